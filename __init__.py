@@ -1,0 +1,1 @@
+"""Slice-based latent diffusion for synthetic 3D brain MRI with tumour masks."""
