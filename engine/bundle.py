@@ -1,0 +1,320 @@
+"""The bundle: one directory that holds a model ready to run, and the vocabulary that every floor shares.
+
+`bundle.json` names every file with its sha256; a file that is missing, changed or not listed is refused
+before any model is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cohort import CohortDistribution
+from .conditions import ConditionColumn
+from .decode import decode
+from .errors import InvalidInputError
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "bundle.json"
+MAX_MANIFEST_BYTES = 8 * 2**20
+MAX_BUNDLE_BYTES = 16 * 2**30
+MAX_VOXELS = 1024**3
+BUNDLES = Path(__file__).parent / "bundles"
+DEFAULT_BUNDLE = "phantom"
+
+MODALITIES = ("t1", "t1ce", "t2", "flair")
+TISSUES = ("ncr", "ed", "et")  # labels 1, 2, 3 inside arrays
+BRATS_LABELS = (0, 1, 2, 4)  # what files in BraTS layout call them
+INT16_SCALE = 1000  # written value of the brightest normalised intensity
+COMPONENTS = ("encoder", "aggregator_encode", "denoiser", "aggregator", "decoder", "refiner")
+REQUIRED_COMPONENTS = frozenset({"encoder", "aggregator_encode", "denoiser", "aggregator", "decoder"})
+
+Sampler = Literal["ddim", "dpmpp-2m"]
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
+TimestepSpacing = Literal["leading", "trailing", "linspace"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The voxel grid of a model: axes (x, y, z) in RAS+, slices along z."""
+
+    shape: tuple[int, int, int]  # voxels
+    spacing_mm: tuple[float, float, float]
+
+    @property
+    def fov_mm(self) -> tuple[float, float, float]:
+        """Field of view along x, y, z in millimetres."""
+        x, y, z = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
+        return x, y, z
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(np.prod(self.spacing_mm)) / 1000.0
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """RAS+ affine (4, 4) in millimetres with the origin at the centre of the field of view."""
+        affine = np.diag([*self.spacing_mm, 1.0])
+        affine[:3, 3] = [-(n - 1) / 2 * s for n, s in zip(self.shape, self.spacing_mm, strict=True)]
+        return affine
+
+
+DEFAULT_GRID = Grid((128, 128, 64), (1.5, 1.5, 2.4))
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a component; the batch axis is called `batch`."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class ComponentSpec:
+    """An ONNX graph of the bundle."""
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file of the bundle as it must be found."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The diffusion process that the denoiser was trained on."""
+
+    name: str  # how the table was made, for the reader
+    prediction_type: PredictionType
+    timestep_spacing: TimestepSpacing
+    alphas_cumprod: tuple[float, ...]  # one value a training step, falling
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """The volume latent Z that the denoiser works on; normalisation lives inside the aggregator graphs."""
+
+    shape: tuple[int, ...]  # (channel, depth, height, width) or (channel, height, width)
+    scale: tuple[float, ...]  # deviation a slice-latent channel that normalisation divides by
+    shift: str  # what normalisation subtracts, in words
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """What `generate` uses when it is not told otherwise."""
+
+    sampler: Sampler
+    steps: int
+    eta: float
+    guidance: float
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the weights come from."""
+
+    data: str
+    training: str
+    code_version: str
+    date: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class BundleManifest:
+    """The content of `bundle.json`."""
+
+    schema_version: int
+    id: str
+    preset: str
+    grid: Grid
+    modalities: tuple[str, ...]
+    labels: tuple[str, ...]  # class names; index 0 is background
+    background_threshold: float  # an unlabelled voxel below this in every modality (0..1) is background
+    latent: LatentSpec
+    schedule: NoiseSchedule
+    defaults: SamplingDefaults
+    condition_columns: tuple[ConditionColumn, ...]
+    cohort: CohortDistribution
+    components: dict[str, ComponentSpec]
+    files: dict[str, FileRecord]
+    opset: int
+    precision: str
+    provenance: Provenance
+    intended_use: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle on disk."""
+
+    path: Path
+    manifest: BundleManifest
+    sha256: str  # of bundle.json, which fixes every other file
+
+    def component_path(self, component: str) -> Path:
+        """Path of a component's ONNX file; KeyError when the preset lacks it."""
+        return self.path / self.manifest.components[component].file
+
+    def has(self, component: str) -> bool:
+        """Whether the preset has this component."""
+        return component in self.manifest.components
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def bundle_directory(name_or_path: str | os.PathLike[str]) -> Path:
+    """Directory of a shipped bundle's name or of a path.
+
+    Raises:
+        InvalidInputError: neither a directory nor the name of a shipped bundle.
+    """
+    shipped = sorted(p.parent.name for p in BUNDLES.glob(f"*/{MANIFEST_NAME}"))
+    if str(name_or_path) in shipped:
+        return BUNDLES / str(name_or_path)
+    path = Path(name_or_path)
+    if not path.is_dir():
+        names = ", ".join(shipped) or "none"
+        raise InvalidInputError(f"bundle {path}: no such directory, and no shipped bundle of that name (shipped: {names})")
+    return path
+
+
+def load_bundle(name_or_path: str | os.PathLike[str] = DEFAULT_BUNDLE) -> Bundle:
+    """Read and verify a bundle: schema, file list, sizes and hashes; no model is loaded.
+
+    Raises:
+        InvalidInputError: what is wrong with it, naming the file.
+    """
+    path = bundle_directory(name_or_path)
+    manifest_path = path / MANIFEST_NAME
+    try:
+        if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise InvalidInputError(f"{manifest_path}: larger than {MAX_MANIFEST_BYTES} bytes, this is no bundle manifest")
+        raw = manifest_path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{manifest_path}: cannot be read ({error.strerror}); is this a bundle?") from error
+    manifest = parse_manifest(raw, str(manifest_path))
+    _verify_files(path, manifest)
+    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+
+
+def parse_manifest(raw: bytes, where: str) -> BundleManifest:
+    """Decode and check the bytes of a `bundle.json`; `where` names it in messages.
+
+    Raises:
+        InvalidInputError: not JSON, another schema version, or values that contradict each other.
+    """
+    try:
+        data = json.loads(raw)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InvalidInputError(f"{where}: not valid JSON ({error})") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InvalidInputError(
+            f"{where}: schema_version is {version!r}, this version reads {SCHEMA_VERSION}; export the bundle again"
+        )
+    manifest = decode(BundleManifest, data, where)
+    for problem in _contradictions(manifest):
+        raise InvalidInputError(f"{where}: {problem}")
+    return manifest
+
+
+def manifest_bytes(manifest: BundleManifest) -> bytes:
+    """The bytes of `bundle.json`, stable for equal manifests."""
+    return (json.dumps(asdict(manifest), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def record_files(path: Path) -> dict[str, FileRecord]:
+    """Records of every file below a bundle directory but its manifest, by relative POSIX path."""
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p != path / MANIFEST_NAME)
+    return {p.relative_to(path).as_posix(): FileRecord(sha256_file(p), p.stat().st_size) for p in files}
+
+
+def provenance_date() -> str:
+    """Today's date as the manifest writes it; SOURCE_DATE_EPOCH overrides the clock for reproducible bundles."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    return (date.fromtimestamp(int(epoch)) if epoch else date.today()).isoformat()
+
+
+def _contradictions(m: BundleManifest) -> list[str]:
+    problems: list[str] = []
+    voxels = 1
+    for n in m.grid.shape:
+        voxels *= n
+    if min(m.grid.shape) < 1 or voxels > MAX_VOXELS:
+        problems.append(f"grid.shape {m.grid.shape}: each axis must be at least 1 and the whole at most {MAX_VOXELS} voxels")
+    if not all(np.isfinite(s) and s > 0 for s in m.grid.spacing_mm):
+        problems.append(f"grid.spacing_mm {m.grid.spacing_mm}: must be positive millimetres")
+    size = 1
+    for n in m.latent.shape:
+        size *= n
+    if len(m.latent.shape) not in (3, 4) or min(m.latent.shape) < 1 or size > MAX_VOXELS:
+        problems.append(f"latent.shape {m.latent.shape}: 3 or 4 positive axes, at most {MAX_VOXELS} elements")
+    table = np.asarray(m.schedule.alphas_cumprod)
+    if table.size == 0 or not np.all((table >= 0) & (table <= 1)) or np.any(np.diff(table) > 0):
+        problems.append("schedule.alphas_cumprod: must be a falling table of values from 0 to 1")
+    if m.defaults.steps < 1 or m.defaults.steps > max(table.size, 1):
+        problems.append(f"defaults.steps {m.defaults.steps}: allowed 1..{table.size}")
+    missing = REQUIRED_COMPONENTS - m.components.keys()
+    unknown = m.components.keys() - set(COMPONENTS)
+    if missing or unknown:
+        problems.append(f"components: missing {sorted(missing)}, unknown {sorted(unknown)}")
+    problems += [f"components.{n}: file {c.file!r} is not in files" for n, c in m.components.items() if c.file not in m.files]
+    return problems
+
+
+def _verify_files(path: Path, manifest: BundleManifest) -> None:
+    present = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir() or p.is_symlink()}
+    unlisted = sorted(present - manifest.files.keys() - {MANIFEST_NAME})
+    if unlisted:
+        raise InvalidInputError(f"{path / unlisted[0]}: not listed in {MANIFEST_NAME}; remove it or export the bundle again")
+    total = sum(record.bytes for record in manifest.files.values())
+    if total > MAX_BUNDLE_BYTES:
+        raise InvalidInputError(f"{path}: lists {total} bytes, at most {MAX_BUNDLE_BYTES} are allowed")
+    for name, record in manifest.files.items():
+        _verify_file(path, name, record)
+
+
+def _verify_file(path: Path, name: str, record: FileRecord) -> None:
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not pure.parts:
+        raise InvalidInputError(f"{path / MANIFEST_NAME}: file name {name!r} leaves the bundle")
+    file = path / name
+    if not file.resolve().is_relative_to(path.resolve()):
+        raise InvalidInputError(f"{file}: links out of the bundle")
+    if not file.is_file():
+        raise InvalidInputError(f"{file}: listed in {MANIFEST_NAME} but missing; get the bundle again")
+    size = file.stat().st_size
+    if size != record.bytes:
+        raise InvalidInputError(f"{file}: has {size} bytes where {MANIFEST_NAME} says {record.bytes}; get the bundle again")
+    if sha256_file(file) != record.sha256:
+        raise InvalidInputError(f"{file}: its sha256 differs from {MANIFEST_NAME}; it was changed, get the bundle again")
+
+
+def manifest_summary(manifest: BundleManifest) -> Mapping[str, Any]:
+    """The manifest as plain data without its long tables, for people and `--json`."""
+    data = asdict(manifest)
+    data["schedule"]["alphas_cumprod"] = f"{len(manifest.schedule.alphas_cumprod)} values"
+    return data
