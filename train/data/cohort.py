@@ -1,0 +1,250 @@
+"""A cohort on the grid: prepared once into memory-mapped files, read slice by slice afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...engine.bundle import DEFAULT_GRID, MODALITIES, Grid
+from ...engine.conditions import COLUMNS
+from ...engine.errors import InvalidInputError
+from ...engine.measuring import measure_tumour
+from . import prepare
+from .discover import CaseFiles, discover_cases
+from .prepare import prepare_case
+from .read import CaseError, decode_case, read_bytes
+
+CACHE_VERSION = 1  # raise it when the same input gives other stored values
+MAX_FAULTS_SHOWN = 20
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+Progress = Callable[[int, int], None]  # cases done, cases in all
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """One case of the cache: its array file, and what its JSON says."""
+
+    name: str
+    path: Path  # .npy, uint8 (z, modality + 1, x, y): the images 0..255, then the label
+    scales: tuple[float, ...]  # raw value that became +1, one a modality
+    conditions: tuple[float, ...]  # COLUMNS, measured on the grid
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Prepared cases; holds paths and numbers only, so memory does not grow with the arrays."""
+
+    grid: Grid
+    modalities: tuple[str, ...]
+    entries: tuple[CachedCase, ...]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Names of the cases, sorted."""
+        return tuple(entry.name for entry in self.entries)
+
+    @property
+    def conditions(self) -> NDArray[np.float64]:
+        """(cases, 12): `COLUMNS` of every case in their own units."""
+        return np.array([entry.conditions for entry in self.entries], np.float64).reshape(-1, len(COLUMNS))
+
+    def slices(self, case: int | str) -> NDArray[np.uint8]:
+        """Memory-mapped images (z, modality, x, y), uint8: 0 background, 1..255; `prepare.to_unit` gives [-1, 1]."""
+        return self._open(case)[:, : len(self.modalities)]
+
+    def label(self, case: int | str) -> NDArray[np.uint8]:
+        """Memory-mapped labels (z, x, y), uint8: 0 background, 1 NCR, 2 ED, 3 ET."""
+        return self._open(case)[:, len(self.modalities)]
+
+    def subset(self, cases: Sequence[int | str]) -> Cohort:
+        """The same cohort with these cases only, in this order."""
+        return Cohort(self.grid, self.modalities, tuple(self._entry(case) for case in cases))
+
+    def _entry(self, case: int | str) -> CachedCase:
+        if isinstance(case, str):
+            for entry in self.entries:
+                if entry.name == case:
+                    return entry
+            raise KeyError(f"no case {case} in this cohort")
+        return self.entries[case]
+
+    def _open(self, case: int | str) -> NDArray[np.uint8]:
+        return np.load(self._entry(case).path, mmap_mode="r")
+
+
+def prepare_cohort(
+    data_dir: Path,
+    cache_dir: Path,
+    grid: Grid = DEFAULT_GRID,
+    *,
+    modalities: Sequence[str] = MODALITIES,
+    workers: int = 1,
+    skip_invalid: bool = False,
+    progress: Progress | None = None,
+) -> Cohort:
+    """Bring every case below `data_dir` to the grid, once; what the cache holds for the same bytes is not made again.
+
+    The key of a case is the sha256 of its files and of the settings, so a changed file costs only its own case and
+    several grids can share `cache_dir`.  `workers` processes share the cases.  Raises `InvalidInputError` that lists
+    every fault of every case; with `skip_invalid` those cases are left out with a warning.
+    """
+    chosen = tuple(modalities)
+    found = discover_cases(Path(data_dir), chosen)
+    sound = [files for files in found.cases if files.name not in found.faults]
+    cache_dir = Path(cache_dir)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    work = partial(_cached_case, cache_dir=cache_dir, grid=grid, modalities=chosen)
+    entries: list[CachedCase] = []
+    faults = dict(found.faults)
+    for done, (files, result) in enumerate(zip(sound, _map(work, sound, workers), strict=True), start=1):
+        if isinstance(result, CachedCase):
+            entries.append(result)
+        else:
+            faults[files.name] = result
+        if progress is not None:
+            progress(done, len(sound))
+    report_faults(Path(data_dir), faults, skip_invalid=skip_invalid)
+    if not entries:
+        raise InvalidInputError(f"{data_dir}: no sound case is left of {len(found.cases)}")
+    return Cohort(grid, chosen, tuple(sorted(entries, key=lambda entry: entry.name)))
+
+
+def report_faults(data_dir: Path, faults: dict[str, list[str]], *, skip_invalid: bool) -> None:
+    """Raise one `InvalidInputError` for all faults, or log a warning a case when they are to be skipped."""
+    if skip_invalid:
+        for name, texts in sorted(faults.items()):
+            log.warning("%s: left out: %s", name, "; ".join(texts))
+        return
+    if not faults:
+        return
+    lines = [f"  {name}: {text}" for name, texts in sorted(faults.items()) for text in texts]
+    more = len(lines) - MAX_FAULTS_SHOWN
+    if more > 0:
+        lines = [*lines[:MAX_FAULTS_SHOWN], f"  and {more} more faults"]
+    raise InvalidInputError(
+        f"{data_dir}: {len(faults)} case{'s' if len(faults) > 1 else ''} cannot be used\n" + "\n".join(lines)
+        + "\nCorrect or remove them, or leave them out with --skip-invalid."
+    )  # fmt: skip
+
+
+def _map(
+    work: Callable[[CaseFiles], CachedCase | list[str]], items: Sequence[CaseFiles], workers: int
+) -> Iterator[CachedCase | list[str]]:
+    if workers <= 1 or len(items) < 2:
+        yield from map(work, items)
+        return
+    context = multiprocessing.get_context("spawn")
+    with _one_thread_each(), ProcessPoolExecutor(min(workers, len(items)), mp_context=context) as pool:
+        yield from pool.map(work, items, chunksize=1)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Worker processes started inside use one thread of linear algebra each."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _settings(grid: Grid, modalities: Sequence[str]) -> dict[str, Any]:
+    return {
+        "version": CACHE_VERSION,
+        "shape": list(grid.shape),
+        "spacing_mm": list(grid.spacing_mm),
+        "modalities": list(modalities),
+        "percentile": prepare.SCALE_PERCENTILE,
+        "headroom": prepare.SCALE_HEADROOM,
+        "limit": prepare.SCALE_LIMIT,
+    }
+
+
+def _cached_case(
+    files: CaseFiles, *, cache_dir: Path, grid: Grid, modalities: tuple[str, ...]
+) -> CachedCase | list[str]:
+    """The case from the cache, made if it is not there; its faults if it cannot be used."""
+    try:
+        contents, inputs = read_bytes(files, modalities)
+        settings = hashlib.sha256(json.dumps(_settings(grid, modalities), sort_keys=True).encode()).hexdigest()
+        prefix = f"{files.name}.{settings[:12]}."
+        stem = cache_dir / f"{prefix}{inputs[:20]}"
+        cached = _load_entry(files.name, stem)
+        if cached is None:
+            cached = _make_case(files, modalities, contents, grid, stem)
+            _remove_outdated(cache_dir, prefix, stem.name)
+    except CaseError as error:
+        return error.faults
+    return cached
+
+
+def _make_case(
+    files: CaseFiles, modalities: Sequence[str], contents: Sequence[bytes], grid: Grid, stem: Path
+) -> CachedCase:
+    made = prepare_case(decode_case(files, modalities, contents), grid)
+    if not made.image.any():
+        raise CaseError(["no brain is left on the grid"])
+    if not made.label.any():
+        raise CaseError(["empty mask: no voxel of the tumour is left on the grid"])
+    measured = measure_tumour(made.label, grid.spacing_mm)
+    conditions = tuple(float(getattr(measured, name)) for name in COLUMNS)
+    stacked = np.concatenate([made.image, made.label[None]]).transpose(3, 0, 1, 2)
+    array_file = stem.with_name(stem.name + ".npy")
+    _write_atomically(array_file, lambda path: _save(path, np.ascontiguousarray(stacked)))
+    entry = {"case": files.name, "scales": made.scales, "conditions": dict(zip(COLUMNS, conditions, strict=True))}
+    _write_atomically(stem.with_name(stem.name + ".json"), lambda path: path.write_text(json.dumps(entry), "utf-8"))
+    return CachedCase(files.name, array_file, made.scales, conditions)
+
+
+def _load_entry(name: str, stem: Path) -> CachedCase | None:
+    array_file, description = stem.with_name(stem.name + ".npy"), stem.with_name(stem.name + ".json")
+    if not (array_file.is_file() and description.is_file()):
+        return None
+    entry = json.loads(description.read_text("utf-8"))
+    conditions = tuple(float(entry["conditions"][field]) for field in COLUMNS)
+    return CachedCase(name, array_file, tuple(entry["scales"]), conditions)
+
+
+def _save(path: Path, array: NDArray[np.uint8]) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, array)
+
+
+def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _remove_outdated(cache_dir: Path, prefix: str, kept: str) -> None:
+    """Delete what earlier inputs of this case left under the same settings."""
+    for path in cache_dir.iterdir():
+        if path.name.startswith(prefix) and not path.name.startswith(kept):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Held-out figures: reconstruction, fidelity, diversity, adherence, memorisation."""
