@@ -51,11 +51,11 @@ def standard_normal(seed: int, sample: int, draw: int, size: int) -> NDArray[np.
 def uniform(seed: int, sample: int, draw: int, size: int) -> NDArray[np.float64]:
     """Uniform numbers (size,) float64 in the open interval (0, 1): ((word >> 8) + 0.5) 2^-24, a word an element."""
     words = random_words(seed, sample, draw, size).reshape(-1)[:size]
-    return ((words >> np.uint32(8)) + 0.5) * 2.0**-24
+    return ((words >> np.uint32(8)).astype(np.float64) + 0.5) * 2.0**-24
 
 
 def random_words(seed: int, sample: int, draw: int, size: int) -> NDArray[np.uint32]:
-    """The Philox words (ceil(size / 4), 4) of one draw: key = seed, counter = (block, draw, sample low, sample high)."""
+    """The Philox words (ceil(size / 4), 4) of a draw: key = seed, counter = (block, draw, sample low, sample high)."""
     for name, value, bits in (("seed", seed, 64), ("sample", sample, 64), ("draw", draw, 32), ("size", size, 34)):
         if not 0 <= value < 2**bits:
             raise ValueError(f"{name} {value} is not in 0..2^{bits} - 1")

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
-
 from sbldm.kernels.noise import CONDITION_DRAW, philox4x32, standard_normal, uniform
+from scipy import stats
 
 SIZES = [1, 3, 4, 5, 63, 500, 65537]
 word64 = st.integers(0, 2**64 - 1)
