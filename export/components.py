@@ -1,0 +1,174 @@
+"""The components of a system as modules with exactly the inputs and outputs of their ONNX graphs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..engine.bundle import TensorSpec
+from ..train.config import SystemConfig
+from ..train.networks.aggregator import Aggregator, latent_shape
+from ..train.networks.denoiser import Denoiser
+from ..train.networks.refiner import Refiner
+from ..train.networks.slice_vae import Decoder, Encoder, SliceVae
+
+BATCH = "batch"
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Trained networks of a system, fp32 on the CPU."""
+
+    config: SystemConfig
+    columns: tuple[str, ...]  # condition columns in the order of the denoiser's `condition`
+    vae: SliceVae
+    aggregator: Aggregator
+    denoiser: Denoiser
+    refiner: Refiner | None
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of Z without the batch axis."""
+        return latent_shape(self.config.aggregator, *self._stack_shape)
+
+    @property
+    def _stack_shape(self) -> tuple[int, int, int, int]:
+        c, h, w = self.config.slice_shape
+        return c, self.config.grid.shape[2], h, w
+
+
+@dataclass(frozen=True)
+class Component:
+    """A graph to be: its module and its tensors, axis 0 of each the batch."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class _EncoderMean(nn.Module):
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, image: Tensor, label: Tensor, position: Tensor) -> Tensor:
+        return self.encoder(image, label, position)[0]
+
+
+class _AggregatorEncode(nn.Module):
+    def __init__(self, aggregator: Aggregator) -> None:
+        super().__init__()
+        self.aggregator = aggregator
+
+    def forward(self, slices: Tensor) -> Tensor:
+        return self.aggregator.encode(slices)
+
+
+class _AggregatorDecode(nn.Module):
+    def __init__(self, aggregator: Aggregator) -> None:
+        super().__init__()
+        self.aggregator = aggregator
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.aggregator.decode(latent)
+
+
+class _DecoderTensors(nn.Module):
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, latent: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        return self.decoder(latent, position)
+
+
+def components_of(networks: Networks) -> dict[str, Component]:
+    """Every component of a system in the order of `engine.bundle.COMPONENTS`; no refiner where it has none."""
+    config = networks.config
+    x, y, depth = config.grid.shape
+    modalities, classes = len(config.modalities), config.classes
+    slice_latent, volume_latent = config.slice_shape, networks.latent_shape
+    image, label = _float("image", modalities, x, y), _float("label", classes, x, y)
+    position = TensorSpec("position", (BATCH,), "int64")
+    stack = _float("slices", depth, *slice_latent)
+    components = [
+        Component(
+            "encoder",
+            _EncoderMean(networks.vae.encoder),
+            (image, label, position),
+            (_float("latent", *slice_latent),),
+        ),
+        Component(
+            "aggregator_encode",
+            _AggregatorEncode(networks.aggregator),
+            (stack,),
+            (_float("latent", *volume_latent),),
+        ),
+        Component(
+            "denoiser",
+            networks.denoiser,
+            (
+                _float("sample", *volume_latent),
+                _float("timestep"),
+                _float("condition", len(networks.columns)),
+                _float("condition_mask"),
+            ),
+            (_float("prediction", *volume_latent),),
+        ),
+        Component(
+            "aggregator",
+            _AggregatorDecode(networks.aggregator),
+            (_float("latent", *volume_latent),),
+            (stack,),
+        ),
+        Component(
+            "decoder",
+            _DecoderTensors(networks.vae.decoder),
+            (_float("latent", *slice_latent), position),
+            (image, _float("label_logits", classes, x, y)),
+        ),
+    ]
+    if networks.refiner is not None:
+        volume = _float("image", depth, modalities, x, y)
+        volume_label = _float("label", depth, classes, x, y)
+        refined = _float("refined", *volume.shape[1:])
+        components.append(Component("refiner", networks.refiner, (volume, volume_label), (refined,)))
+    return {component.name: component for component in components}
+
+
+def random_inputs(component: Component, batch: int, seed: int, depth: int, steps: int = 1000) -> dict[str, Tensor]:
+    """Inputs as the component meets them: noise for latents, one-hot labels, images in [-1, 1], whole indices.
+
+    Args:
+        component: whose inputs.
+        batch: size of axis 0.
+        seed: of the generator.
+        depth: number of slices, the bound of `position`.
+        steps: training steps of the schedule, the bound of `timestep`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    made: dict[str, Tensor] = {}
+    for spec in component.inputs:
+        shape = (batch, *(int(n) for n in spec.shape[1:]))
+        if spec.name == "position":
+            made[spec.name] = torch.arange(batch, dtype=torch.int64) * 7 % depth
+        elif spec.name == "timestep":
+            made[spec.name] = torch.linspace(0, steps - 1, batch).round()
+        elif spec.name == "condition_mask":
+            made[spec.name] = (torch.arange(batch) % 2 == 0).float()
+        elif spec.name == "label":
+            classes = shape[-3]
+            index = torch.randint(0, classes, (*shape[:-3], *shape[-2:]), generator=generator)
+            made[spec.name] = nn.functional.one_hot(index, classes).movedim(-1, -3).float().contiguous()
+        elif spec.name == "image":
+            made[spec.name] = torch.rand(shape, generator=generator) * 2 - 1
+        else:
+            made[spec.name] = torch.randn(shape, generator=generator)
+    return made
+
+
+def _float(name: str, *tail: int | str) -> TensorSpec:
+    return TensorSpec(name, (BATCH, *tail), "float32")
