@@ -1,0 +1,119 @@
+"""The command line: which commands there are, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+# command -> (module below sbldm.cli, help of the list); modules load when their command runs
+COMMANDS = {
+    "generate": ("generate", "Make synthetic volumes and masks from conditions."),
+    "conditions": ("conditions", "Check, measure or draw tumour characteristics."),
+    "augment": ("augment", "Bring a real case under new conditions."),
+    "merge": ("merge", "Put the shards of a run together."),
+    "verify": ("verify", "Hash every file of a run again."),
+    "inspect": ("inspect", "Show what a bundle holds."),
+    "doctor": ("doctor", "Say what this machine can run, and why."),
+    "bench": ("bench", "Measure throughput and quality on this machine."),
+    "phantom": ("phantom", "Write a procedural cohort in BraTS layout."),
+    "train": ("train", "Train a system on a cohort."),
+    "evaluate": ("evaluate", "Measure fidelity, adherence and memorisation."),
+    "export": ("export", "Turn checkpoints into a bundle, held to PyTorch."),
+    "build": ("build", "Build TensorRT engines ahead of time."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Lists every command by name and help, and imports a command's module only when it runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module_name, help_text = COMMANDS[cmd_name]
+        module = importlib.import_module(f".{module_name}", __package__)
+        sub_app = getattr(module, "app", None)
+        if sub_app is None:
+            sub_app = typer.Typer(add_completion=False)
+            sub_app.command(name=cmd_name, help=help_text)(getattr(module, cmd_name))
+            command = typer.main.get_command(sub_app)
+        else:
+            command = typer.main.get_group(sub_app)
+        command.name = cmd_name
+        command.short_help = help_text
+        return command
+
+
+app = typer.Typer(
+    cls=LazyGroup, no_args_is_help=True, add_completion=False, help="Synthetic 3D brain MRI with tumour masks, from tumour characteristics."
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks of errors (anywhere on the line)."),
+) -> None:
+    """Synthetic 3D brain MRI with tumour masks, from tumour characteristics."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"sbldm-engine {installed('sbldm-engine')}")
+        raise typer.Exit
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; no traceback leaves it unless `--debug` is given."""
+    from ..engine.errors import SbldmError
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [a for a in given if a != "--debug"]
+    try:
+        result = typer.main.get_command(app).main(given, prog_name="sbldm-engine", standalone_mode=False)
+    except SbldmError as error:
+        if debug:
+            raise
+        return _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; a run can be gone on with by --resume", 130)
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for users
+        if debug:
+            raise
+        return _fail(f"unexpected {type(error).__name__}: {error}; run again with --debug and report it", 1)
+    return result if isinstance(result, int) else 0
+
+
+def run() -> None:
+    """Entry point of the installed command."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(main())
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,35 @@
+"""`sbldm-engine train`: a cohort in BraTS layout into checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    data: Annotated[Path, typer.Option(help="Cohort: BraTS 2020-2023 names or an nnU-Net raw data set.")],
+    out: Annotated[Path, typer.Option(help="Training directory; a run that is there is gone on with.")],
+    preset: Annotated[str, typer.Option(help="phantom, isbi2024, cmig2025, or a YAML file.")] = "phantom",
+    stage: Annotated[str, typer.Option(help="autoencoder, aggregator, denoiser, refiner, or all.")] = "all",
+    cache: Annotated[Path | None, typer.Option(help="Folder of the prepared cohort (default: OUT/cache).")] = None,
+    held_out: Annotated[int, typer.Option(min=0, help="Leave the last N cases of the cohort out of training.")] = 0,
+    steps: Annotated[list[str] | None, typer.Option(help="STAGE=N: steps of a stage in place of the preset's.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    devices: Annotated[int, typer.Option(min=1, help="How many devices (data parallel).")] = 1,
+    precision: Annotated[str, typer.Option(help="Lightning Fabric's name of the precision.")] = "bf16-mixed",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the cohort.")] = 2,
+    skip_invalid: Annotated[bool, typer.Option(help="Leave faulty cases out instead of refusing the cohort.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+) -> None:
+    """Train a system stage by stage; stopped runs go on from their last checkpoint."""
+    from ..train.config import load_preset
+    from ..train.run import TrainOptions, plan, run_training, with_steps
+
+    config = with_steps(load_preset(preset), steps or [])
+    if dry_run:
+        typer.echo(plan(config, stage))
+        return
+    options = TrainOptions(data, out, stage, cache or out / "cache", held_out, seed, devices, precision, workers, skip_invalid)
+    run_training(config, options)

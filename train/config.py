@@ -1,0 +1,194 @@
+"""Configuration of a system: frozen dataclasses, read from the presets' YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from ..engine.bundle import Grid, PredictionType, SamplingDefaults, TimestepSpacing
+from ..engine.decode import decode
+from ..engine.errors import InvalidInputError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class SliceVaeConfig:
+    """2D autoencoder of one slice; the factor in plane is `unshuffle` times the product of `strides`."""
+
+    widths: tuple[int, ...]
+    strides: tuple[int, ...]
+    unshuffle: int  # space-to-depth factor before the first convolution; 1 for none
+    blocks: int  # residual blocks a level
+    latent_channels: int
+    groups: int  # of GroupNorm
+    attention: bool  # at the deepest level
+    position_width: int
+    fine_width: int  # channels at full resolution, used with unshuffle > 1
+
+    @property
+    def factor(self) -> int:
+        """How many pixels a latent element spans along one axis."""
+        factor = self.unshuffle
+        for stride in self.strides:
+            factor *= stride
+        return factor
+
+
+@dataclass(frozen=True)
+class AggregatorConfig:
+    """How the slice latents of a volume become Z."""
+
+    kind: Literal["stack", "mosaic"]
+    widths: tuple[int, int]  # of the mosaic's VAE
+    kl_weight: float
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """UNet over Z; its dimensionality follows the aggregator."""
+
+    widths: tuple[int, ...]
+    blocks: int
+    groups: int
+    time_width: int
+    condition_width: int  # hidden width of the condition MLP tau
+    attention: bool  # in the middle block
+    ellipsoid: bool  # draw the condition's centre and box as an input channel
+    coordinates: bool  # constant channels with each position's coordinates
+
+
+@dataclass(frozen=True)
+class RefinerConfig:
+    """2.5D residual network at half resolution in plane."""
+
+    width: int
+    blocks: int
+    fine_width: int
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Forward process and what the denoiser predicts."""
+
+    steps: int
+    beta_start: float
+    beta_end: float
+    zero_terminal_snr: bool
+    prediction_type: PredictionType
+    timestep_spacing: TimestepSpacing
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """Optimisation of one stage."""
+
+    steps: int
+    batch_size: int  # slices for the autoencoder, volumes for the others
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    ema_decay: float
+
+
+@dataclass(frozen=True)
+class AutoencoderLoss:
+    """Weights of the autoencoder's loss terms."""
+
+    l1: float
+    ssim: float
+    gradient: float
+    cross_entropy: float
+    dice: float
+    kl: float
+    tumour_share: float  # share of a batch drawn from slices that hold tumour
+    empty_share: float  # share of the empty slices that is kept
+
+
+@dataclass(frozen=True)
+class SystemConfig:
+    """Everything that decides a system: what the networks are and how they are trained."""
+
+    preset: str
+    grid: Grid
+    modalities: tuple[str, ...]
+    tissues: tuple[str, ...]  # label classes beside background
+    vae: SliceVaeConfig
+    aggregator: AggregatorConfig
+    denoiser: DenoiserConfig
+    refiner: RefinerConfig | None
+    schedule: ScheduleConfig
+    sampling: SamplingDefaults
+    autoencoder_loss: AutoencoderLoss
+    condition_dropout: float  # chance that a training case is shown without its condition
+    denoiser_loss: Literal["l1", "l2"]
+    stages: dict[str, StageConfig]
+
+    @property
+    def classes(self) -> int:
+        """Label classes, background included."""
+        return 1 + len(self.tissues)
+
+    @property
+    def slice_shape(self) -> tuple[int, int, int]:
+        """Shape (c, h, w) of a slice latent."""
+        x, y, _ = self.grid.shape
+        return self.vae.latent_channels, x // self.vae.factor, y // self.vae.factor
+
+
+def parse_config(text: str, where: str) -> SystemConfig:
+    """A system from YAML text.
+
+    Raises:
+        InvalidInputError: not YAML, a key is missing, unknown or of the wrong type, or the grid does not divide.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidInputError(f"{where}: not valid YAML ({error})") from error
+    config = decode(SystemConfig, data, where)
+    return check_config(config, where)
+
+
+def check_config(config: SystemConfig, where: str) -> SystemConfig:
+    """The configuration itself when its parts fit together.
+
+    Raises:
+        InvalidInputError: naming the parts that do not.
+    """
+    if len(config.vae.widths) != len(config.vae.strides):
+        raise InvalidInputError(f"{where}: vae.widths and vae.strides differ in length")
+    if any(n % config.vae.factor for n in config.grid.shape[:2]):
+        raise InvalidInputError(
+            f"{where}: grid.shape {config.grid.shape} in plane must be divisible by the autoencoder's factor {config.vae.factor}"
+        )
+    return config
+
+
+def load_preset(name_or_path: str) -> SystemConfig:
+    """A shipped preset by name, or a YAML file by path.
+
+    Raises:
+        InvalidInputError: no such preset or file, or its content is wrong.
+    """
+    shipped = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+    path = PRESETS / f"{name_or_path}.yaml" if name_or_path in shipped else Path(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"preset {name_or_path}: cannot be read; shipped presets: {', '.join(shipped)}") from error
+    return parse_config(text, str(path))
+
+
+def config_to_json(config: SystemConfig) -> dict[str, object]:
+    """Plain data that `config_from_json` reads back."""
+    return dataclasses.asdict(config)
+
+
+def config_from_json(data: object, where: str) -> SystemConfig:
+    """A configuration as a checkpoint stores it; raises InvalidInputError like `parse_config`."""
+    return check_config(decode(SystemConfig, data, where), where)

@@ -1,0 +1,85 @@
+"""Slice latents of a whole cohort on disk: what the aggregator, the denoiser and the refiner train on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..engine.bundle import sha256_file
+from ..engine.conditions import BINARY_COLUMNS, COLUMNS
+from .autoencoder import class_labels, one_hot
+from .checkpoint import weights_path, write_json
+from .config import SystemConfig
+from .data.cohort import Cohort
+from .data.prepare import to_unit
+from .networks.slice_vae import Encoder
+
+MIRRORS = 2  # each case as it is and mirrored left-right
+
+
+@dataclass(frozen=True)
+class LatentStore:
+    """Slice latents (cases, 2, D, c, h, w) float16 memory-mapped, and the conditions (cases, 2, K) in their units."""
+
+    latents: NDArray[np.float16]
+    conditions: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+def load_volume(cohort: Cohort, case: int, mirrored: bool, config: SystemConfig) -> tuple[Tensor, Tensor]:
+    """Slices (D, M, X, Y) in [-1, 1] and labels (D, X, Y) int64 of a case, mirrored along x where asked."""
+    image, label = to_unit(cohort.slices(case)), class_labels(cohort.label(case), config)
+    if mirrored:
+        image, label = image[:, :, ::-1].copy(), label[:, ::-1].copy()
+    return torch.from_numpy(image), torch.from_numpy(label)
+
+
+def mirrored_conditions(conditions: NDArray[np.float64], columns: tuple[str, ...]) -> NDArray[np.float64]:
+    """The conditions (cases, K) of the cases mirrored left-right."""
+    mirrored = conditions.copy()
+    mirrored[:, columns.index("x")] = 1.0 - mirrored[:, columns.index("x")]
+    return mirrored
+
+
+@torch.no_grad()
+def encode_cohort(
+    encoder: Encoder, cohort: Cohort, config: SystemConfig, directory: Path, progress: Callable[[int, int], None]
+) -> LatentStore:
+    """Encode every case and its mirror image, or reuse what the same encoder made of the same cohort."""
+    folder = directory / "latents"
+    folder.mkdir(exist_ok=True)
+    columns = condition_names(config)
+    conditions = cohort.conditions[:, : len(columns)]
+    both = np.stack([conditions, mirrored_conditions(conditions, columns)], axis=1)
+    shape = (len(cohort), MIRRORS, config.grid.shape[2], *config.slice_shape)
+    key = {"encoder": sha256_file(weights_path(directory, "autoencoder")), "cases": [e.path.name for e in cohort.entries]}
+    array, stamp = folder / "latents.npy", folder / "key.json"
+    if not (array.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == key):
+        stamp.unlink(missing_ok=True)
+        store = np.lib.format.open_memmap(array, "w+", np.float16, shape)
+        device = next(encoder.parameters()).device
+        position = torch.arange(shape[2], device=device)
+        for case in range(len(cohort)):
+            for mirror in range(MIRRORS):
+                image, label = load_volume(cohort, case, bool(mirror), config)
+                with torch.autocast(device.type, torch.bfloat16):
+                    mean, _ = encoder(image.to(device), one_hot(label, config.classes).to(device), position)
+                store[case, mirror] = mean.float().cpu().numpy()
+            progress(case + 1, len(cohort))
+        store.flush()
+        write_json(stamp, key)
+    return LatentStore(np.load(array, mmap_mode="r"), both)
+
+
+def condition_names(config: SystemConfig) -> tuple[str, ...]:
+    """Condition columns of a system: shares of tissues only where it has several."""
+    return COLUMNS if config.classes > 2 else BINARY_COLUMNS

@@ -1,0 +1,134 @@
+"""Conditional denoiser: a UNet over the volume latent, 3D for a stack and 2D for a mosaic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import DenoiserConfig
+from .blocks import Attention, ResBlock, Upsample, conv, sinusoids, zero_init
+
+
+class EllipsoidMap(nn.Module):
+    """The condition's centre and bounding box drawn as a soft ellipsoid at latent resolution.
+
+    Without it the place of the tumour is hardly followed; with the null condition the map is empty.
+    Output (N, 1, D, h, w): sigmoid((1 - r) * sharpness) with r the ellipsoid's normalised radius.
+    """
+
+    def __init__(self, shape: Sequence[int], columns: Sequence[str], sharpness: float = 4.0) -> None:
+        super().__init__()
+        self.picks = [columns.index(name) for name in ("x", "y", "z", "w", "h", "d")]
+        self.sharpness = sharpness
+        self.column_mean: Tensor
+        self.column_std: Tensor
+        self.register_buffer("column_mean", torch.zeros(6))
+        self.register_buffer("column_std", torch.ones(6))
+        depth, height, width = shape
+        for name, n in (("axis_x", height), ("axis_y", width), ("axis_z", depth)):
+            self.register_buffer(name, (torch.arange(n, dtype=torch.float32) + 0.5) / n, persistent=False)
+
+    def forward(self, condition: Tensor, mask: Tensor) -> Tensor:  # (N, K) normalised, (N,)
+        place = condition[:, self.picks] * self.column_std + self.column_mean
+        terms = []
+        for axis, name in enumerate(("axis_x", "axis_y", "axis_z")):
+            half = place[:, axis + 3].clamp(0.01, 1.0)[:, None] / 2
+            terms.append(((getattr(self, name)[None] - place[:, axis][:, None]) / half).square())  # (N, n)
+        x, y, z = terms
+        radius = torch.sqrt(z[:, :, None, None] + x[:, None, :, None] + y[:, None, None, :] + 1e-6)
+        soft = torch.sigmoid((1.0 - radius) * self.sharpness) * mask[:, None, None, None]
+        return soft[:, None]
+
+
+class Coordinates(nn.Module):
+    """Constant channels of each latent axis's position in -1..1: (1, dims, ...)."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        axes = [torch.linspace(-1.0, 1.0, n) if n > 1 else torch.zeros(1) for n in shape]
+        self.grid: Tensor
+        self.register_buffer("grid", torch.stack(torch.meshgrid(*axes, indexing="ij"))[None], persistent=False)
+
+    def forward(self, like: Tensor) -> Tensor:
+        return self.grid.to(like.dtype).expand(like.shape[0], *self.grid.shape[1:])
+
+
+class Denoiser(nn.Module):
+    """Z_t (N, C, ...), timestep (N,), normalised condition (N, K), condition mask (N,) -> prediction like Z_t.
+
+    The prediction is noise or velocity, as the schedule says. A mask of 0 puts the learned null condition in.
+    """
+
+    def __init__(self, config: DenoiserConfig, shape: Sequence[int], columns: Sequence[str]) -> None:
+        super().__init__()
+        channels, *space = shape
+        dims = len(space)
+        self.embedding_width = config.time_width
+        self.time = nn.Sequential(
+            nn.Linear(config.widths[0], config.time_width), nn.SiLU(), nn.Linear(config.time_width, config.time_width)
+        )
+        self.tau = nn.Sequential(
+            nn.Linear(len(columns), config.condition_width), nn.SiLU(), nn.Linear(config.condition_width, config.time_width)
+        )
+        self.null = nn.Parameter(torch.zeros(config.time_width))
+        self.ellipsoid = EllipsoidMap(space, columns) if config.ellipsoid else None
+        self.coordinates = Coordinates(space) if config.coordinates else None
+        extra = (1 if config.ellipsoid else 0) + (dims if config.coordinates else 0)
+        self.stem = conv(dims, channels + extra, config.widths[0])
+        self._build_levels(config, dims)
+        self.norm = nn.GroupNorm(math.gcd(config.groups, config.widths[0]), config.widths[0])
+        self.head = zero_init(conv(dims, config.widths[0], channels))
+
+    def _build_levels(self, config: DenoiserConfig, dims: int) -> None:
+        widths, e, g = config.widths, config.time_width, config.groups
+        kept = [widths[0]]
+        c = widths[0]
+        down: list[nn.Module] = []
+        for level, width in enumerate(widths):
+            if level:
+                down.append(conv(dims, c, c, stride=2))
+                kept.append(c)
+            for _ in range(config.blocks):
+                down.append(ResBlock(dims, c, width, e, g))
+                c = width
+                kept.append(c)
+        self.down = nn.ModuleList(down)
+        self.middle1 = ResBlock(dims, c, c, e, g)
+        self.attention = Attention(c, g) if config.attention else nn.Identity()
+        self.middle2 = ResBlock(dims, c, c, e, g)
+        up: list[nn.Module] = []
+        for level, width in reversed(list(enumerate(widths))):
+            for _ in range(config.blocks + 1):
+                up.append(ResBlock(dims, c + kept.pop(), width, e, g))
+                c = width
+            if level:
+                up.append(Upsample(dims, c, c))
+        self.up = nn.ModuleList(up)
+
+    def embed(self, timestep: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
+        """The vector (N, E) that every block adds: time plus condition or null."""
+        dtype = self.null.dtype
+        time = self.time(sinusoids(timestep, self.time[0].in_features).to(dtype))
+        keep = mask[:, None].to(dtype)
+        return time + keep * self.tau(condition.to(dtype)) + (1.0 - keep) * self.null
+
+    def forward(self, sample: Tensor, timestep: Tensor, condition: Tensor, condition_mask: Tensor) -> Tensor:
+        embedding = self.embed(timestep, condition, condition_mask)
+        parts = [sample]
+        if self.ellipsoid is not None:
+            parts.append(self.ellipsoid(condition, condition_mask).to(sample.dtype))
+        if self.coordinates is not None:
+            parts.append(self.coordinates(sample))
+        x = self.stem(torch.cat(parts, dim=1))
+        skips = [x]
+        for stage in self.down:
+            x = stage(x, embedding) if isinstance(stage, ResBlock) else stage(x)
+            skips.append(x)
+        x = self.middle2(self.attention(self.middle1(x, embedding)), embedding)
+        for stage in self.up:
+            x = stage(torch.cat([x, skips.pop()], dim=1), embedding) if isinstance(stage, ResBlock) else stage(x)
+        return self.head(F.silu(self.norm(x)))

@@ -1,0 +1,144 @@
+"""What the stages after the autoencoder optimise: aggregator, denoiser, refiner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.losses.adversarial_loss import PatchAdversarialLoss
+from monai.losses.ssim_loss import SSIMLoss
+from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..engine.bundle import NoiseSchedule
+from .autoencoder import gradient_loss, one_hot
+from .config import SystemConfig
+from .data.cohort import Cohort
+from .diffusion import add_noise, prediction_target, table_tensor
+from .latents import LatentStore, load_volume
+from .networks.aggregator import Aggregator
+from .networks.refiner import Refiner
+from .networks.slice_vae import Decoder
+
+REFINER_SLICES = 12  # neighbouring slices a training crop
+LATENT_JITTER = 0.1  # deviation, in channel deviations, added to latents: the refiner will see generated ones
+ADVERSARIAL_WEIGHT = 0.02
+SSIM_WEIGHT = 0.05
+GRADIENT_WEIGHT = 0.25
+
+
+def draw_latents(store: LatentStore, size: int, generator: np.random.Generator) -> tuple[Tensor, NDArray[np.int64], NDArray[np.int64]]:
+    """Slice latents (N, D, c, h, w) float32 of random cases, with the cases and mirrors drawn."""
+    cases, mirrors = generator.integers(len(store), size=size), generator.integers(2, size=size)
+    picked = np.stack([store.latents[c, m] for c, m in zip(cases, mirrors, strict=True)])
+    return torch.from_numpy(picked.astype(np.float32)), cases, mirrors
+
+
+class AggregatorObjective:
+    """L1 and KL of the mosaic's VAE."""
+
+    def __init__(self, config: SystemConfig, store: LatentStore) -> None:
+        self.config, self.store = config, store
+
+    def __call__(self, module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+        slices, _, _ = draw_latents(self.store, self.config.stages["aggregator"].batch_size, generator)
+        device = next(module.parameters()).device
+        return module.loss(slices.to(device), self.config.aggregator.kl_weight), {}
+
+
+class DenoiserObjective:
+    """Noise or velocity prediction at uniform timesteps with condition dropout."""
+
+    def __init__(
+        self, config: SystemConfig, store: LatentStore, aggregator: Aggregator, conditions: NDArray[np.float32], schedule: NoiseSchedule
+    ) -> None:
+        self.config, self.store, self.aggregator, self.schedule = config, store, aggregator, schedule
+        self.conditions = conditions  # normalised (cases, 2, K)
+
+    def __call__(self, module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+        size = self.config.stages["denoiser"].batch_size
+        device = next(module.parameters()).device
+        slices, cases, mirrors = draw_latents(self.store, size, generator)
+        with torch.no_grad():
+            clean = self.aggregator.encode(slices.to(device))
+        # stratified over the batch, so that every step sees early, middle and late times
+        t = torch.from_numpy(((generator.permutation(size) + generator.random(size)) / size * self.config.schedule.steps).astype(np.int64))
+        keep = torch.from_numpy((generator.random(size) >= self.config.condition_dropout).astype(np.float32)).to(device)
+        condition = torch.from_numpy(self.conditions[cases, mirrors]).to(device)
+        signal = table_tensor(self.schedule, device)[t.to(device)]
+        noise = torch.randn_like(clean)
+        predicted = module(add_noise(clean, noise, signal), t.float().to(device), condition, keep).float()
+        wanted = prediction_target(clean, noise, signal, self.schedule.prediction_type)
+        distance = F.l1_loss if self.config.denoiser_loss == "l1" else F.mse_loss
+        return distance(predicted, wanted), {}
+
+
+class RefinerStage(nn.Module):
+    """Refiner and its discriminator; one loss whose two parts never reach each other's parameters."""
+
+    def __init__(self, refiner: Refiner, modalities: int) -> None:
+        super().__init__()
+        self.refiner = refiner
+        self.discriminator = PatchDiscriminator(
+            spatial_dims=2, channels=32, in_channels=2 * modalities, out_channels=1, num_layers_d=2, norm="INSTANCE"
+        )
+        self.adversarial = PatchAdversarialLoss(criterion="least_squares")
+        self.ssim = SSIMLoss(spatial_dims=2, data_range=2.0, win_size=7)
+
+    def loss(self, coarse: Tensor, label: Tensor, image: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Coarse (N, D, M, X, Y), one-hot label (N, D, L, X, Y), real image like coarse -> total loss and its terms."""
+        refined = self.refiner(coarse, label).float().flatten(0, 1)
+        real, blurred = image.flatten(0, 1), coarse.flatten(0, 1)
+        frozen = {k: v.detach() for k, v in self.discriminator.named_parameters()}
+        seen = functional_call(self.discriminator, frozen, (torch.cat([refined, blurred], dim=1),))
+        fake_score = self.discriminator(torch.cat([refined.detach(), blurred], dim=1))
+        real_score = self.discriminator(torch.cat([real, blurred], dim=1))
+        terms = {
+            "l1": F.l1_loss(refined, real),
+            "gradient": GRADIENT_WEIGHT * gradient_loss(refined, real),
+            "ssim": SSIM_WEIGHT * self.ssim(refined, real),
+            "adversarial": ADVERSARIAL_WEIGHT * self.adversarial(last(seen), target_is_real=True, for_discriminator=False),
+            "discriminator": 0.5
+            * (
+                self.adversarial(last(fake_score), target_is_real=False, for_discriminator=True)
+                + self.adversarial(last(real_score), target_is_real=True, for_discriminator=True)
+            ),
+        }
+        sharpness = refined.detach().diff(dim=3).abs().mean() / real.diff(dim=3).abs().mean()
+        return torch.stack(list(terms.values())).sum(), {**terms, "sharpness": sharpness}
+
+
+def last(scores: list[Tensor]) -> Tensor:
+    """The patch scores (the discriminator also returns its features)."""
+    return scores[-1].float()
+
+
+class RefinerObjective:
+    """Crops of neighbouring slices: decoded from slightly jittered latents, refined towards the real slices."""
+
+    def __init__(self, config: SystemConfig, cohort: Cohort, store: LatentStore, decoder: Decoder, scale: Tensor) -> None:
+        self.config, self.cohort, self.store = config, cohort, store
+        self.decoder, self.scale = decoder, scale  # scale (c, 1, 1): deviation a latent channel
+
+    def __call__(self, module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+        size = self.config.stages["refiner"].batch_size
+        device = next(module.parameters()).device
+        depth = self.config.grid.shape[2]
+        slices, cases, mirrors = draw_latents(self.store, size, generator)
+        span = min(REFINER_SLICES, depth)
+        start = int(generator.integers(depth - span + 1))
+        slices = slices[:, start : start + span].to(device)
+        volumes = [load_volume(self.cohort, int(c), bool(m), self.config) for c, m in zip(cases, mirrors, strict=True)]
+        image = torch.stack([v[0][start : start + span] for v in volumes]).to(device)
+        label = torch.stack([v[1][start : start + span] for v in volumes]).to(device)
+        jitter = LATENT_JITTER * self.scale.to(device) * torch.randn_like(slices) * float(generator.random())
+        position = torch.arange(start, start + span, device=device).repeat(size)
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            coarse, _ = self.decoder((slices + jitter).flatten(0, 1), position)
+        coarse = coarse.float().clamp(-1.0, 1.0).reshape(image.shape)
+        hot = one_hot(label.flatten(0, 1), self.config.classes).reshape(size, span, self.config.classes, *label.shape[2:])
+        return module.loss(coarse, hot, image)

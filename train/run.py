@@ -1,0 +1,94 @@
+"""A training run from the command line: plan, prepare the cohort, train the stages with progress."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning.fabric import Fabric
+from rich.console import Console
+
+from ..engine.conditions import ConditionColumn
+from ..engine.errors import InvalidInputError, UsageError
+from .config import SystemConfig
+from .data.cohort import prepare_cohort
+from .latents import condition_names
+from .stage import StageRun
+from .system import SystemTrainer, parameter_counts, planned_stages, system_latent_shape
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `sbldm-engine train` was asked for."""
+
+    data: Path
+    out: Path
+    stage: str
+    cache: Path
+    held_out: int
+    seed: int
+    devices: int
+    precision: str
+    workers: int
+    skip_invalid: bool
+
+
+def with_steps(config: SystemConfig, overrides: Sequence[str]) -> SystemConfig:
+    """The configuration with other numbers of steps, each given as STAGE=N.
+
+    Raises:
+        UsageError: an override that is not of that form or names no stage of the preset.
+    """
+    stages = dict(config.stages)
+    for override in overrides:
+        name, _, number = override.partition("=")
+        if name not in stages or not number.isdigit() or int(number) < 1:
+            raise UsageError(f"--steps {override}: must be STAGE=N with a stage of {', '.join(stages)} and N at least 1")
+        stages[name] = dataclasses.replace(stages[name], steps=int(number))
+    return dataclasses.replace(config, stages=stages)
+
+
+def plan(config: SystemConfig, stage: str) -> str:
+    """The stages to run with their parameters, as text."""
+    columns = [ConditionColumn(name, False, 0.0, 1.0) for name in condition_names(config)]
+    lines = [f"preset {config.preset}: grid {config.grid.shape}, Z {system_latent_shape(config)}"]
+    lines += [f"  {name:<12} {count / 1e6:8.2f} M parameters" for name, count in parameter_counts(config, columns).items()]
+    for name in planned_stages(config, stage):
+        s = config.stages[name]
+        lines.append(f"stage {name}: {s.steps} steps of {s.batch_size}, learning rate {s.learning_rate:g}")
+    return "\n".join(lines)
+
+
+def run_training(config: SystemConfig, options: TrainOptions) -> None:
+    """Prepare the cohort and train the planned stages.
+
+    Raises:
+        InvalidInputError: faults of the cohort, or a directory of another configuration.
+    """
+    stages = planned_stages(config, options.stage)
+    console = Console(stderr=True)
+    cohort = prepare_cohort(
+        options.data, options.cache, config.grid,
+        modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid,
+    )  # fmt: skip
+    kept = len(cohort) - options.held_out
+    if kept < 1:
+        raise InvalidInputError(f"{options.data}: {len(cohort)} cases leave none to train on after --held-out {options.held_out}")
+    fabric = Fabric(accelerator="auto", devices=options.devices, precision=options.precision)  # pyright: ignore[reportArgumentType]
+    fabric.launch()
+
+    def report(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        console.print(f"{stage} {step}/{steps}  {shown}", highlight=False)
+
+    def encoding(done: int, total: int) -> None:
+        if done % 50 == 0 or done == total:
+            console.print(f"encoded {done}/{total} cases", highlight=False)
+
+    run = StageRun(fabric, options.out, options.seed, report)
+    trainer = SystemTrainer(config, cohort.subset(range(kept)), run, encoding)
+    trainer.start()
+    for stage in stages:
+        trainer.train(stage)
