@@ -1,0 +1,187 @@
+// Decoder output to finished volumes in one pass; the rule is assemble.py's. A block turns a tile of 32 slices times 64
+// positions of the plane so that z runs fastest. Launch: (tiles, 1), 256 threads.
+#include "precision.cuh"
+
+namespace {
+
+constexpr unsigned kThreads = 256, kSlices = 32, kPositions = 64;
+constexpr unsigned kSliceVectors = kSlices / 8, kPositionVectors = kPositions / 8;
+static_assert(kThreads == kSlices * kPositionVectors && kThreads == kPositions * kSliceVectors, "one vector a thread");
+
+struct Volume {
+    unsigned modalities, classes, depth, plane;  // plane: X * Y
+};
+
+// A tile of 16-bit values. The columns of a row are exchanged by row group, so that neither writing along the plane nor
+// reading along z meets a bank twice.
+struct Tile {
+    uint4 rows[kSlices][kPositionVectors];
+    __device__ __forceinline__ void put(unsigned slice, unsigned column, const unsigned short (&bits)[8]) {
+        rows[slice][column ^ (slice / 8)] = pack_words(bits);
+    }
+    __device__ __forceinline__ void take(unsigned slice_vector, unsigned position,
+                                         unsigned short (&bits)[8]) const {
+        const unsigned column = (position / 8) ^ slice_vector;
+#pragma unroll
+        for (unsigned k = 0; k < 8; ++k)
+            bits[k] = reinterpret_cast<const unsigned short*>(&rows[8 * slice_vector + k][column])[position % 8];
+    }
+};
+
+__device__ __forceinline__ void write_run(short* to, unsigned count, const unsigned short (&bits)[8]) {
+    if (count == 8 && aligned(to)) {
+        *reinterpret_cast<uint4*>(to) = pack_words(bits);
+        return;
+    }
+#pragma unroll
+    for (unsigned k = 0; k < 8; ++k)
+        if (k < count) to[k] = short(bits[k]);
+}
+
+__device__ __forceinline__ void write_run(unsigned char* to, unsigned count, const unsigned short (&bits)[8]) {
+    if (count == 8 && (size_t(to) & 7) == 0) {
+        *reinterpret_cast<uint2*>(to) = {bits[0] | bits[1] << 8 | bits[2] << 16 | unsigned(bits[3]) << 24,
+                                         bits[4] | bits[5] << 8 | bits[6] << 16 | unsigned(bits[7]) << 24};
+        return;
+    }
+#pragma unroll
+    for (unsigned k = 0; k < 8; ++k)
+        if (k < count) to[k] = (unsigned char)(bits[k]);
+}
+
+// Writes the tile to `to` (plane, depth), whose first value belongs to position 0 and slice 0 of the volume.
+template <class Out>
+__device__ __forceinline__ void write_tile(const Tile& tile, Out* to, const Volume& volume, unsigned first_position,
+                                           unsigned first_slice) {
+    const unsigned slice_vector = threadIdx.x % kSliceVectors, local = threadIdx.x / kSliceVectors;
+    const unsigned position = first_position + local, slice = first_slice + 8 * slice_vector;
+    if (position >= volume.plane || slice >= volume.depth) return;
+    unsigned short bits[8];
+    tile.take(slice_vector, local, bits);
+    const unsigned left = volume.depth - slice;
+    write_run(to + size_t(position) * volume.depth + slice, left < 8 ? left : 8, bits);
+}
+
+// The first largest logit of eight positions; `logits` points at class 0.
+template <class T>
+__device__ __forceinline__ void argmax8(const T* logits, const Volume& volume, unsigned count,
+                                        unsigned short (&best)[8]) {
+    float top[8];
+    load8(logits, count, top);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) best[k] = 0;
+    for (unsigned label = 1; label < volume.classes; ++label) {
+        float value[8];
+        load8(logits + size_t(label) * volume.plane, count, value);
+#pragma unroll
+        for (int k = 0; k < 8; ++k)
+            if (value[k] > top[k]) top[k] = value[k], best[k] = (unsigned short)(label);
+    }
+}
+
+// Bit k is set where position k is not background.
+template <class T>
+__device__ __forceinline__ unsigned foreground8(const T* image, const Volume& volume, unsigned count, float threshold,
+                                                const unsigned short (&label)[8]) {
+    unsigned keep = 0;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) keep |= unsigned(label[k] != 0) << k;
+    for (unsigned m = 0; m < volume.modalities; ++m) {
+        float value[8];
+        load8(image + size_t(m) * volume.plane, count, value);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) keep |= unsigned(!((value[k] + 1.0f) * 0.5f < threshold)) << k;
+    }
+    return keep;
+}
+
+template <class T>
+__device__ __forceinline__ void denormalise8(const T* image, unsigned count, unsigned keep,
+                                             unsigned short (&bits)[8]) {
+    float value[8];
+    load8(image, count, value);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+        const float scaled = rintf((value[k] + 1.0f) * 500.0f);
+        const bool shown = (keep >> k & 1) && scaled > 0.0f;  // false for NaN
+        bits[k] = shown ? (unsigned short)(scaled < 1000.0f ? scaled : 1000.0f) : 0;
+    }
+}
+
+template <class T>
+__device__ void assemble(const T* image, const T* logits, short* images, unsigned char* labels, unsigned volumes,
+                         const Volume volume, float threshold) {
+    __shared__ Tile tile;
+    const unsigned plane_tiles = (volume.plane + kPositions - 1) / kPositions;
+    const unsigned slice_tiles = (volume.depth + kSlices - 1) / kSlices;
+    const unsigned local_slice = threadIdx.x / kPositionVectors, column = threadIdx.x % kPositionVectors;
+    for (unsigned at = blockIdx.x; at < volumes * slice_tiles * plane_tiles; at += gridDim.x) {
+        const unsigned n = at / (slice_tiles * plane_tiles);
+        const unsigned first_position = at % plane_tiles * kPositions;
+        const unsigned first_slice = at / plane_tiles % slice_tiles * kSlices;
+        const unsigned slice = first_slice + local_slice, position = first_position + 8 * column;
+        const bool inside = slice < volume.depth && position < volume.plane;
+        const unsigned count = volume.plane - position < 8 ? volume.plane - position : 8;
+        const size_t row = size_t(n) * volume.depth + slice;
+        const T* from = image + row * volume.modalities * volume.plane + position;
+        unsigned short bits[8];
+        unsigned keep = 0;
+        if (inside) {
+            argmax8(logits + row * volume.classes * volume.plane + position, volume, count, bits);
+            keep = foreground8(from, volume, count, threshold, bits);
+            tile.put(local_slice, column, bits);
+        }
+        __syncthreads();
+        const size_t voxels = size_t(volume.plane) * volume.depth;
+        write_tile(tile, labels + n * voxels, volume, first_position, first_slice);
+        __syncthreads();
+        for (unsigned m = 0; m < volume.modalities; ++m) {
+            if (inside) {
+                denormalise8(from + size_t(m) * volume.plane, count, keep, bits);
+                tile.put(local_slice, column, bits);
+            }
+            __syncthreads();
+            write_tile(tile, images + (size_t(n) * volume.modalities + m) * voxels, volume, first_position,
+                       first_slice);
+            __syncthreads();
+        }
+    }
+}
+
+// One-hot labels (slices, classes, plane) of the logits, for the refiner.
+template <class T>
+__device__ void one_hot(const T* logits, T* labels, unsigned slices, const Volume volume) {
+    const unsigned groups = (volume.plane + 7) / 8;
+    for (unsigned at = blockIdx.x * blockDim.x + threadIdx.x; at < slices * groups; at += gridDim.x * blockDim.x) {
+        const unsigned position = at % groups * 8;
+        const unsigned count = volume.plane - position < 8 ? volume.plane - position : 8;
+        const size_t offset = size_t(at / groups) * volume.classes * volume.plane + position;
+        unsigned short best[8];
+        argmax8(logits + offset, volume, count, best);
+        for (unsigned label = 0; label < volume.classes; ++label) {
+            float value[8];
+#pragma unroll
+            for (int k = 0; k < 8; ++k) value[k] = best[k] == label ? 1.0f : 0.0f;
+            store8(labels + offset + size_t(label) * volume.plane, count, value);
+        }
+    }
+}
+
+}  // namespace
+
+#define ASSEMBLE(suffix, T) \
+    extern "C" __global__ void __launch_bounds__(256) assemble_##suffix( \
+        const T* image, const T* logits, short* images, unsigned char* labels, unsigned volumes, \
+        unsigned modalities, unsigned classes, unsigned depth, unsigned plane, float threshold) { \
+        assemble<T>(image, logits, images, labels, volumes, {modalities, classes, depth, plane}, threshold); \
+    } \
+    KERNEL_ENTRY(assemble_##suffix) \
+    extern "C" __global__ void __launch_bounds__(256) one_hot_##suffix( \
+        const T* logits, T* labels, unsigned slices, unsigned classes, unsigned plane) { \
+        one_hot<T>(logits, labels, slices, {0, classes, 0, plane}); \
+    } \
+    KERNEL_ENTRY(one_hot_##suffix)
+
+ASSEMBLE(f32, float)
+ASSEMBLE(f16, F16)
+ASSEMBLE(bf16, BF16)

@@ -1,0 +1,138 @@
+// Lets g++ compile the .cu files of this folder and run them on the CPU, one fiber a CUDA thread, for tests.
+// A block's threads run one after the other up to the next __syncthreads(); a barrier that some threads of the block
+// do not reach stops the program. With shim_reverse_order they run backwards, so that a result that depends on the
+// order of threads between two barriers shows as a difference.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ucontext.h>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __shared__ static
+#define __launch_bounds__(threads)
+
+struct dim3 {
+    unsigned x, y, z;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+
+static dim3 threadIdx, blockIdx, blockDim, gridDim;
+extern "C" int shim_reverse_order;
+int shim_reverse_order = 0;
+
+namespace shim {
+
+struct Fiber {
+    ucontext_t context;
+    std::vector<char> stack = std::vector<char>(65536);
+    bool done = false;
+};
+
+static ucontext_t scheduler;
+static std::vector<Fiber> fibers;
+static unsigned current;
+static void (*body)(void*);
+static void* body_arguments;
+
+static void run_thread() {
+    body(body_arguments);
+    fibers[current].done = true;
+}
+
+static void run_block(unsigned threads) {
+    for (unsigned t = 0; t < threads; ++t) {
+        Fiber& fiber = fibers[t];
+        fiber.done = false;
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.data();
+        fiber.context.uc_stack.ss_size = fiber.stack.size();
+        fiber.context.uc_link = &scheduler;
+        makecontext(&fiber.context, run_thread, 0);
+    }
+    for (unsigned finished = 0; finished == 0;) {
+        for (unsigned i = 0; i < threads; ++i) {
+            current = shim_reverse_order ? threads - 1 - i : i;
+            threadIdx = {current, 0, 0};
+            swapcontext(&scheduler, &fibers[current].context);
+            finished += fibers[current].done;
+        }
+        if (finished != 0 && finished != threads) {
+            std::fprintf(stderr, "__syncthreads() was not reached by all threads of a block\n");
+            std::abort();
+        }
+    }
+}
+
+template <class... Arguments, size_t... Index>
+static void call(void (*kernel)(Arguments...), void** values, std::index_sequence<Index...>) {
+    kernel(*static_cast<Arguments*>(values[Index])...);
+}
+
+template <class... Arguments>
+static void launch(void (*kernel)(Arguments...), const unsigned* grid, unsigned threads, void** values) {
+    struct Call {
+        void (*kernel)(Arguments...);
+        void** values;
+    } arguments{kernel, values};
+    body = [](void* pointer) {
+        Call& all = *static_cast<Call*>(pointer);
+        call(all.kernel, all.values, std::index_sequence_for<Arguments...>{});
+    };
+    body_arguments = &arguments;
+    fibers.resize(threads);
+    blockDim = {threads, 1, 1};
+    gridDim = {grid[0], grid[1], 1};
+    for (unsigned y = 0; y < grid[1]; ++y)
+        for (unsigned x = 0; x < grid[0]; ++x) {
+            blockIdx = {x, y, 0};
+            run_block(threads);
+        }
+}
+
+}  // namespace shim
+
+inline void __syncthreads() { swapcontext(&shim::fibers[shim::current].context, &shim::scheduler); }
+
+inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t(a) * b) >> 32); }
+
+inline void sincospif(float x, float* sine, float* cosine) {
+    *sine = float(std::sin(M_PI * x));
+    *cosine = float(std::cos(M_PI * x));
+}
+
+template <class To, class From>
+inline To shim_bits(From from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    std::memcpy(&to, &from, sizeof(to));
+    return to;
+}
+inline float __uint_as_float(unsigned bits) { return shim_bits<float>(bits); }
+inline unsigned short float_to_f16(float x) { return shim_bits<unsigned short>(_Float16(x)); }
+inline float f16_to_float(unsigned short bits) { return float(shim_bits<_Float16>(bits)); }
+inline unsigned short float_to_bf16(float x) {
+    if (x != x) return 0x7fff;
+    const unsigned bits = shim_bits<unsigned>(x);
+    return (unsigned short)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// What cuLaunchKernel is to the compiled kernel: NAME_launch(grid x and y, threads a block, addresses of arguments).
+#define KERNEL_ENTRY(name) \
+    extern "C" void name##_launch(const unsigned* grid, unsigned threads, void** values) { \
+        shim::launch(name, grid, threads, values); \
+    }
