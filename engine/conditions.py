@@ -14,7 +14,6 @@ COLUMNS = (
 )  # fmt: skip
 SHARE_COLUMNS = COLUMNS[9:]
 BINARY_COLUMNS = COLUMNS[:9]  # of a model with one tumour label
-DEFAULT_FIELD_OF_VIEW_MM = (192.0, 192.0, 153.6)
 LOG_COLUMNS = ("volume_ml", "surface_cm2")
 
 # A sphere of V ml has a surface of _SPHERE V^(2/3) cm2 (PyRadiomics: sphericity = pi^(1/3) (6 V)^(2/3) / A).
@@ -125,5 +124,3 @@ def sphere_volume_ml(surface_cm2: NDArray[np.float64]) -> NDArray[np.float64]:
 def view_volume_ml(field_of_view_mm: tuple[float, float, float]) -> float:
     """Volume of the field of view in ml."""
     return math.prod(field_of_view_mm) / 1000
-
-
