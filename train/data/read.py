@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
+from isal import igzip, isal_zlib
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from .discover import CaseFiles
 
+UNREADABLE = (
+    OSError, EOFError, ValueError, OverflowError, MemoryError, isal_zlib.error, ImageFileError, HeaderDataError, WrapStructError,
+)  # fmt: skip
 AFFINE_TOLERANCE_MM = 0.1  # how far a corner of two scans of one case may lie apart
 
 
@@ -69,7 +74,7 @@ def decode_case(files: CaseFiles, modalities: Sequence[str], contents: Sequence[
     for path, content in zip(paths, contents, strict=True):
         try:
             array, affine = _decode(content)
-        except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        except UNREADABLE as error:
             faults.append(f"{path.name}: unreadable ({error or type(error).__name__})")
             continue
         faults += [f"{path.name}: {text}" for text in _faults_of_file(array, affine)]

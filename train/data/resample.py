@@ -7,20 +7,21 @@ from collections.abc import Sequence
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 Array = NDArray[np.float32]
 
 OBLIQUE_TOLERANCE = 1e-3  # off-axis share of a voxel step below which a scan counts as axis-aligned
+TRUNCATE = 4.0  # deviations of the smoothing that are kept
 
 
 class GridSampler:
     """Resamples arrays of one scan geometry to the grid.
 
-    Images: linear interpolation with antialiasing.  Along the axes of an axis-aligned scan the weights are a triangle
-    of half-width max(1, s) source voxels, s = target step / source step, so each axis is one small matrix.  An oblique
-    scan is smoothed by the Gaussian that has the same variance in excess of plain linear interpolation,
-    sigma^2 = (s^2 - 1) / 6, and then interpolated linearly.  Outside of the scan there is background (0).
+    Images: Gaussian smoothing against aliasing, sigma^2 = (s^2 - 1) / 6 source voxels with s = target step / source
+    step (the variance that widens the triangle of linear interpolation from 1 to s voxels), then linear interpolation.
+    Along the axes of an axis-aligned scan both are one small sparse matrix an axis; an oblique scan is smoothed, then
+    interpolated as a volume.  Outside of the scan there is background (0).
     """
 
     def __init__(
@@ -52,9 +53,8 @@ class GridSampler:
     def image(self, ras: NDArray) -> Array:
         """An image (x, y, z) in RAS -> float32 on the grid, antialiased."""
         if self.is_oblique:
-            ratio = np.asarray(self.spacing_mm) / np.asarray(self.source_spacing_mm)
-            sigma = np.sqrt(np.maximum(ratio**2 - 1, 0) / 6)
-            smooth = ndimage.gaussian_filter(ras.astype(np.float32), sigma, mode="constant")
+            sigma = _antialias_sigma(np.asarray(self.spacing_mm) / np.asarray(self.source_spacing_mm))
+            smooth = ndimage.gaussian_filter(ras.astype(np.float32), sigma, mode="constant", truncate=TRUNCATE)
             return self._oblique(smooth)
         return _apply(ras, self._smooth)
 
@@ -77,26 +77,46 @@ class GridSampler:
 
 def axis_weights(
     size: int, step_mm: float, target_size: int, target_step_mm: float, *, antialias: bool
-) -> tuple[slice, Array]:
+) -> tuple[slice, sparse.csr_array]:
     """Interpolation along one axis: the source voxels that count, and weights (target_size, voxels that count).
 
     Both axes share their centre.  Rows sum to 1 inside of the scan, to less where they reach beyond it.
     """
     ratio = target_step_mm / step_mm
     centres = (np.arange(target_size) - (target_size - 1) / 2) * ratio + (size - 1) / 2
-    width = max(1.0, ratio) if antialias else 1.0
-    reach = int(np.ceil(width)) + 1
+    kernel = _gaussian(ratio if antialias else 1.0)
+    reach = kernel.size // 2 + 1
     positions = np.arange(int(np.floor(centres[0])) - reach, int(np.ceil(centres[-1])) + reach + 1)
-    weights = np.maximum(0, 1 - np.abs(positions[None] - centres[:, None]) / width)
-    weights /= weights.sum(axis=1, keepdims=True)
+    linear = np.maximum(0, 1 - np.abs(positions[None] - centres[:, None]))
+    weights = np.stack([np.convolve(row, kernel, mode="same") for row in linear])
     counting = np.flatnonzero((positions >= 0) & (positions < size) & (weights > 0).any(axis=0))
     first, last = counting[0], counting[-1] + 1
-    return slice(int(positions[first]), int(positions[last - 1]) + 1), weights[:, first:last].astype(np.float32)
+    kept = sparse.csr_array(weights[:, first:last].astype(np.float32))
+    return slice(int(positions[first]), int(positions[last - 1]) + 1), kept
 
 
-def _apply(ras: NDArray, axes: Sequence[tuple[slice, Array]]) -> Array:
-    """Multiply (x, y, z) by the weights of its three axes, the slice axis first since it shrinks most."""
+def _antialias_sigma(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Deviation of the smoothing in source voxels, for steps `ratio` times the source's."""
+    return np.sqrt(np.maximum(ratio**2 - 1, 0) / 6)
+
+
+def _gaussian(ratio: float) -> NDArray[np.float64]:
+    sigma = float(_antialias_sigma(np.asarray(ratio)))
+    if sigma == 0:
+        return np.ones(1)
+    reach = int(TRUNCATE * sigma + 0.5)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    return kernel / kernel.sum()
+
+
+def _apply(ras: NDArray, axes: Sequence[tuple[slice, sparse.csr_array]]) -> Array:
+    """Multiply (x, y, z) by the weights of its three axes, the slice axis first since it shrinks most.
+
+    Sparse products run on one thread in a fixed order, so the result does not depend on the machine's linear algebra.
+    """
     (at_x, along_x), (at_y, along_y), (at_z, along_z) = axes
-    cropped = ras[at_x, at_y, at_z].astype(np.float32, order="C")
-    partly = along_y @ (cropped @ along_z.T)
-    return np.tensordot(along_x, partly, axes=1).astype(np.float32, copy=False)
+    array = ras[at_x, at_y, at_z].T
+    for weights in (along_z, along_y, along_x):
+        leading = np.ascontiguousarray(array, np.float32).reshape(array.shape[0], -1)
+        array = np.moveaxis((weights @ leading).reshape(-1, *array.shape[1:]), 0, -1)
+    return array.T
