@@ -1,4 +1,4 @@
-"""Counts that volumes, centre, box and brain overlap of a tumour follow from, in integers (reference of `measure.cu`)."""
+"""Integer counts that a tumour's volumes, centre, box and brain overlap follow from (reference of `measure.cu`)."""
 
 from __future__ import annotations
 

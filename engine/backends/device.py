@@ -1,0 +1,110 @@
+"""What the GPU loop needs of a device; `cuda_device.py` gives it a GPU, `host_device.py` the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...kernels.calls import KernelCall, Storage
+from ..errors import SbldmError
+
+DTYPES: dict[str, np.dtype] = {
+    **{"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": np.dtype(np.uint16)},
+    **{name: np.dtype(name) for name in ("int16", "uint8", "uint32", "int64")},
+}
+"""Element types of buffers; NumPy has no bfloat16, so its bits stand in as uint16."""
+
+
+class DeviceMemoryError(SbldmError):
+    """The device has no room for an allocation."""
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A contiguous array in device memory, or a view of one."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: str  # a key of DTYPES
+    owner: object = None  # keeps the allocation alive
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return prod(self.shape) * DTYPES[self.dtype].itemsize
+
+    def rows(self, start: int, stop: int) -> Buffer:
+        """The view of rows start..stop - 1 of axis 0."""
+        row = prod(self.shape[1:]) * DTYPES[self.dtype].itemsize
+        return replace(self, address=self.address + start * row, shape=(stop - start, *self.shape[1:]))
+
+    def reshaped(self, *shape: int) -> Buffer:
+        """The same memory under another shape of as many elements."""
+        if prod(shape) != prod(self.shape):
+            raise ValueError(f"a buffer of shape {self.shape} cannot be {shape}")
+        return replace(self, shape=shape)
+
+
+class Device(Protocol):
+    """Memory, streams, launches and captured graphs. Streams, events and graphs are the device's own objects."""
+
+    name: str
+
+    def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
+        """New memory, contents undefined; DeviceMemoryError where there is no room."""
+        ...
+
+    def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        """Host memory that copies run asynchronously from and to."""
+        ...
+
+    def stream(self) -> Any:
+        """A new queue of work; work of one stream runs in order."""
+        ...
+
+    def upload(self, buffer: Buffer, values: NDArray[Any], stream: Any) -> None:
+        """Queues the copy of a contiguous host array of the buffer's shape and type; the array must stay as it is."""
+        ...
+
+    def download(self, buffer: Buffer, values: NDArray[Any], stream: Any) -> None:
+        """Queues the copy into a contiguous host array of the buffer's shape and type."""
+        ...
+
+    def launch(self, call: KernelCall, stream: Any) -> None:
+        """Queues a kernel."""
+        ...
+
+    def record(self, stream: Any) -> Any:
+        """An event that is over when all that the stream holds now is done."""
+        ...
+
+    def wait(self, stream: Any, event: Any) -> None:
+        """Holds what is queued on the stream from now on back until the event is over."""
+        ...
+
+    def synchronize(self, event: Any) -> None:
+        """Blocks the host until the event is over."""
+        ...
+
+    def capture(self, stream: Any, work: Callable[[], None]) -> Any:
+        """Records what `work` queues on the stream, without running it, as a graph."""
+        ...
+
+    def replay(self, graph: Any, stream: Any) -> None:
+        """Queues a captured graph."""
+        ...
+
+
+class Component(Protocol):
+    """A network of the bundle whose inputs and outputs are device buffers."""
+
+    storage: Storage  # element type of its floating-point tensors other than timestep and conditions
+
+    def enqueue(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], stream: Any) -> None:
+        """Queues one run."""
+        ...

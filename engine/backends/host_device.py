@@ -1,0 +1,104 @@
+"""The CPU as a `Device`: the CUDA kernels behind the g++ shim, streams that queue until a graph or an event asks.
+
+It is how the loop and the kernels are tested without a GPU; it is exact, not fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ctypes import memmove
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...kernels.calls import THREADS, KernelCall
+from ...kernels.cpu_launcher import CpuLauncher
+from .device import DTYPES, Buffer, DeviceMemoryError
+
+
+class HostStream:
+    """Work is done at once, or recorded while a graph is captured."""
+
+    def __init__(self) -> None:
+        self.recording: list[Callable[[], None]] | None = None
+
+    def put(self, work: Callable[[], None]) -> None:
+        """Does the work, or records it."""
+        if self.recording is None:
+            work()
+        else:
+            self.recording.append(work)
+
+
+class HostDevice:
+    """`folder` receives the compiled kernels; `memory` bytes can be allocated in all; `log` lists what was done."""
+
+    name = "host"
+
+    def __init__(self, folder: Path, memory: int = 2**31) -> None:
+        self._launcher = CpuLauncher(folder)
+        self._left = memory
+        self.log: list[str] = []
+
+    def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
+        """Memory filled with 0xFF, which reads as NaN."""
+        values = np.empty(shape, DTYPES[dtype])
+        if values.nbytes > self._left:
+            raise DeviceMemoryError(f"no room for {values.nbytes} bytes on the host device, {self._left} are left")
+        self._left -= values.nbytes
+        values.view(np.uint8).fill(0xFF) if values.ndim else values.fill(-1)
+        return Buffer(values.ctypes.data, shape, dtype, values)
+
+    def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        return np.empty(shape, DTYPES[dtype])
+
+    def stream(self) -> HostStream:
+        return HostStream()
+
+    def upload(self, buffer: Buffer, values: NDArray[Any], stream: HostStream) -> None:
+        _check_copy(buffer, values)
+        self._queue("upload", stream, lambda: memmove(buffer.address, values.ctypes.data, buffer.nbytes))
+
+    def download(self, buffer: Buffer, values: NDArray[Any], stream: HostStream) -> None:
+        _check_copy(buffer, values)
+        self._queue("download", stream, lambda: memmove(values.ctypes.data, buffer.address, buffer.nbytes))
+
+    def launch(self, call: KernelCall, stream: HostStream) -> None:
+        self._queue(call.entry, stream, lambda: self._launcher.launch(call.entry, call.grid, THREADS, call.arguments))
+
+    def record(self, stream: HostStream) -> str:
+        return "event"
+
+    def wait(self, stream: HostStream, event: str) -> None:
+        self.log.append("wait")
+
+    def synchronize(self, event: str) -> None:
+        self.log.append("synchronize")
+
+    def capture(self, stream: HostStream, work: Callable[[], None]) -> list[Callable[[], None]]:
+        self.log.append("capture")
+        stream.recording = recording = []
+        try:
+            work()
+        finally:
+            stream.recording = None
+        return recording
+
+    def replay(self, graph: list[Callable[[], None]], stream: HostStream) -> None:
+        self.log.append("replay")
+        for work in graph:
+            work()
+
+    def _queue(self, what: str, stream: HostStream, work: Callable[[], object]) -> None:
+        def logged() -> None:
+            self.log.append(what)
+            work()
+
+        stream.put(logged)
+
+
+def _check_copy(buffer: Buffer, values: NDArray[Any]) -> None:
+    if (values.shape, values.dtype) != (buffer.shape, DTYPES[buffer.dtype]) or not values.flags.c_contiguous:
+        raise ValueError(f"host array {values.dtype}{values.shape} does not fit buffer {buffer.dtype}{buffer.shape}")

@@ -1,0 +1,53 @@
+"""Runs the .cu files on the CPU: compiled by g++ behind `cpu_shim.h`, launched with the arguments a GPU would get."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .compile import ENTRIES, KernelCompileError, source_path
+
+
+class CpuLauncher:
+    """Launches kernels by name; `folder` receives the compiled libraries."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._libraries: dict[str, ctypes.CDLL] = {}
+
+    def launch(
+        self,
+        entry: str,
+        grid: tuple[int, int],
+        threads: int,
+        arguments: Sequence[np.generic],
+        reverse: bool = False,
+    ) -> None:
+        """Runs every thread of every block; pointers are addresses as np.uint64.
+
+        `reverse` runs the threads of a block backwards. KernelCompileError carries the compiler's message.
+        """
+        library = self._library(ENTRIES[entry])
+        ctypes.c_int.in_dll(library, "shim_reverse_order").value = int(reverse)
+        values = [np.array(argument) for argument in arguments]
+        addresses = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
+        getattr(library, f"{entry}_launch")((ctypes.c_uint * 2)(*grid), ctypes.c_uint(threads), addresses)
+
+    def _library(self, source: str) -> ctypes.CDLL:
+        if source not in self._libraries:
+            path = self._folder / f"{source}.so"
+            include = str(source_path(source).parent)
+            options = ["-std=c++17", "-O2", "-shared", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
+            command = ["g++", *options, "-x", "c++", "-I", include, str(source_path(source)), "-o", str(path)]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+            except FileNotFoundError as error:
+                raise KernelCompileError("g++ is not installed") from error
+            if done.returncode:
+                raise KernelCompileError(f"g++ on {source}.cu:\n{done.stderr.strip()}")
+            self._libraries[source] = ctypes.CDLL(str(path))
+        return self._libraries[source]
