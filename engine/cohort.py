@@ -70,7 +70,7 @@ class CohortDistribution:
 
     @cached_property
     def _covariance(self) -> Vector:
-        return np.array(self.covariance)
+        return np.array(self.covariance, dtype=np.float64)
 
     @cached_property
     def _factor(self) -> Vector:
@@ -88,8 +88,8 @@ class CohortDistribution:
             row: a row that breaks no rule of `condition_rules`.
             normals: standard normals (normals_per_row,).
         """
-        if not np.isnan(row).any():
-            return np.array(row, dtype=np.float64)
+        if not np.any(np.isnan(row)):
+            return row.astype(np.float64)
         table = normals.astype(np.float64).reshape(ATTEMPTS, self.basis.size + 1)
         points = self._mean + table[:, :-1] @ self._factor.T
         observed, values = self._given(row, ndtr(table[:, -1]))
@@ -102,7 +102,7 @@ class CohortDistribution:
         free = np.array([not np.any(observed[:, k]) for k in range(self.basis.size)])
         inside = ((points >= self.low) & (points <= self.high) | ~free).all(axis=1)
         near = self._distances(points) <= self.distance_limit
-        return candidates[np.argmax(4 * keeps_rules + 2 * inside + near)]
+        return candidates[int(np.argmax(4 * keeps_rules + 2 * inside + near))]
 
     def complete_sample(self, row: Vector, seed: int, sample: int) -> Vector:
         """`complete` with the normals that the contract gives to a run's seed and a sample's number."""
@@ -135,7 +135,7 @@ class CohortDistribution:
 
     def _gain(self, observed: Vector) -> Vector:
         cross = self._covariance @ observed.T
-        return np.linalg.solve(observed @ cross, cross.T).T
+        return cross @ np.linalg.inv(observed @ cross)
 
     def _distances(self, points: Vector) -> Vector:
         return np.linalg.norm(np.linalg.solve(self._factor, (points - self._mean).T), axis=0)
@@ -188,7 +188,7 @@ class CohortDistribution:
         return rows
 
 
-def fit_cohort(rows: Vector, columns: Sequence[str], field_of_view_mm: FieldOfView) -> CohortDistribution:
+def fit(rows: Vector, columns: Sequence[str], field_of_view_mm: FieldOfView) -> CohortDistribution:
     """Fit the distribution to a training cohort's measured rows (cases, K), complete.
 
     The covariance is shrunk towards its diagonal by the analytic intensity of Schaefer and Strimmer (2005,

@@ -1,9 +1,10 @@
 """The basis in which tumour characteristics are nearly independent and normally distributed.
 
-Coordinates: log volume; log sphericity; logit of the centre; log of each box side over the diameter of the sphere of the
-same volume; for models with tissue labels log(NCR / ED) and log(ET / ED) (additive log-ratios, Aitchison 1982, with a
-floor for a tissue that is absent). The surface is no coordinate: it follows from volume and sphericity. The logarithm of
-every column but the shares is linear in these coordinates, so given cells are linear observations of a normal vector.
+Coordinates: log volume; log sphericity; logit of the centre; log of each box side over the diameter of the sphere of
+the same volume; for models with tissue labels log(NCR / ED) and log(ET / ED) (additive log-ratios, Aitchison 1982, with
+a floor for a tissue that is absent). The surface is no coordinate: it follows from volume and sphericity. The logarithm
+of every column but centre and shares is linear in these coordinates, so given cells are linear observations of a normal
+vector.
 """
 
 from __future__ import annotations

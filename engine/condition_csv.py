@@ -39,9 +39,13 @@ def read_conditions(path: Path, columns: Sequence[str], field_of_view_mm: FieldO
     Raises:
         InvalidInputError: the file cannot be read, or all its faults: `file:line: column: value: what is allowed`.
     """
-    faults = Faults(str(path))
-    text = _decode(_read(path), faults)
-    table = _split(text, tuple(columns), faults)
+    return parse_conditions(read_condition_bytes(path), str(path), columns, field_of_view_mm)
+
+
+def parse_conditions(data: bytes, source: str, columns: Sequence[str], field_of_view_mm: FieldOfView) -> Conditions:
+    """`read_conditions` of bytes that are read already; `source` names the file in messages."""
+    faults = Faults(source)
+    table = _split(_decode(data, faults), tuple(columns), faults)
     ids = _ids(table, faults)
     values = np.full((len(table.lines), len(columns)), np.nan)
     for k, (name, allowed) in enumerate(column_ranges(columns, field_of_view_mm).items()):
@@ -52,7 +56,23 @@ def read_conditions(path: Path, columns: Sequence[str], field_of_view_mm: FieldO
             faults.add(table.lines[row], violation.column, violation.value(row), violation.allowed(row))
         faults.count(len(violation.rows) - faults.LIMIT)
     faults.raise_if_any()
-    return Conditions(tuple(columns), tuple(ids), values, tuple(table.lines), str(path))
+    return Conditions(tuple(columns), tuple(ids), values, tuple(table.lines), source)
+
+
+def read_condition_bytes(path: Path) -> bytes:
+    """The bytes of a condition file; InvalidInputError when it cannot be read or is far too large."""
+    try:
+        with path.open("rb") as handle:
+            data = handle.read(MAX_BYTES + 1)
+    except IsADirectoryError as error:
+        raise InvalidInputError(f"{path}: a directory; give a CSV file of conditions") from error
+    except FileNotFoundError as error:
+        raise InvalidInputError(f"{path}: no such file; give a CSV file of conditions") from error
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error})") from error
+    if len(data) > MAX_BYTES:
+        raise InvalidInputError(f"{path}: larger than {MAX_BYTES // 2**20} MiB; this is no table of conditions")
+    return data
 
 
 def format_number(value: float) -> str:
@@ -70,21 +90,6 @@ def conditions_csv(columns: Sequence[str], ids: Sequence[str], values: NDArray[n
     writer.writerow([ID, *columns])
     writer.writerows([name, *map(format_number, row)] for name, row in zip(ids, values.tolist(), strict=True))
     return out.getvalue()
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as handle:
-            data = handle.read(MAX_BYTES + 1)
-    except IsADirectoryError as error:
-        raise InvalidInputError(f"{path}: a directory; give a CSV file of conditions") from error
-    except FileNotFoundError as error:
-        raise InvalidInputError(f"{path}: no such file; give a CSV file of conditions") from error
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{path}: cannot be read ({error})") from error
-    if len(data) > MAX_BYTES:
-        raise InvalidInputError(f"{path}: larger than {MAX_BYTES // 2**20} MiB; this is no table of conditions")
-    return data
 
 
 def _decode(data: bytes, faults: Faults) -> str:

@@ -43,6 +43,12 @@ class Conditions:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def given(self) -> str:
+        """How many rows give each column, for people."""
+        counts = (~np.isnan(self.values)).sum(axis=0).tolist()
+        told = [f"{name} {count}" for name, count in zip(self.columns, counts, strict=True) if count]
+        return ", ".join(told) or "nothing, every cell will be drawn"
+
     def place(self, row: int) -> str:
         """`file:line` of a row, for messages."""
         return f"{self.source}:{self.lines[row]}"

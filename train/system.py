@@ -112,9 +112,9 @@ class SystemTrainer:
         """Write what the directory belongs to and what the cohort's conditions are."""
         self.directory.mkdir(parents=True, exist_ok=True)
         save_system(self.directory, self.config)
-        rows = self.cohort.conditions
         names = condition_names(self.config)
-        save_conditions(self.directory, fit_columns(rows[:, : len(names)], names), fit(rows[:, : len(names)], names))
+        rows = self.cohort.conditions[:, : len(names)]
+        save_conditions(self.directory, fit_columns(rows, names), fit(rows, names, self.config.grid.fov_mm))
 
     def train(self, stage: str) -> None:
         """Run one stage to its end; what it needs of earlier stages is loaded from the directory."""
