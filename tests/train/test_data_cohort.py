@@ -145,6 +145,13 @@ def test_grids_share_a_cache_and_settings_are_part_of_the_key(data: Path) -> Non
     np.testing.assert_array_equal(one.slices(0)[:, 0] > 0, first.slices(0)[:, 3] > 0)
 
 
+def test_cases_of_the_same_name_in_two_folders_do_not_evict_each_other(data: Path, tmp_path: Path) -> None:
+    write(tmp_path / "other", "C0", scan(8))
+    first = prepared(data)
+    second = prepare_cohort(tmp_path / "other", data.parent / "cache", GRID)
+    assert not np.array_equal(first.slices("C0"), second.slices("C0"))
+
+
 def test_an_interrupted_case_is_made_again(data: Path) -> None:
     entry = prepared(data).entries[0]
     entry.path.with_suffix(".json").unlink()
@@ -243,6 +250,7 @@ def test_invalid_cases_can_be_left_out_with_a_warning(data: Path, caplog: pytest
     write(data, "A", case)
     cohort = prepared(data, skip_invalid=True)
     assert cohort.cases == ("C0", "C1", "C2")
+    assert list(cohort.left_out) == ["A"]
     assert "A: left out: A_seg.nii.gz: empty mask" in caplog.text
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Cohort:
     grid: Grid
     modalities: tuple[str, ...]
     entries: tuple[CachedCase, ...]
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)  # case -> its faults, with `skip_invalid`
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -125,7 +127,7 @@ def prepare_cohort(
     report_faults(Path(data_dir), faults, skip_invalid=skip_invalid)
     if not entries:
         raise InvalidInputError(f"{data_dir}: no sound case is left of {len(found.cases)}")
-    return Cohort(grid, chosen, tuple(sorted(entries, key=lambda entry: entry.name)))
+    return Cohort(grid, chosen, tuple(sorted(entries, key=lambda entry: entry.name)), faults)
 
 
 def report_faults(data_dir: Path, faults: dict[str, list[str]], *, skip_invalid: bool) -> None:
@@ -196,7 +198,7 @@ def _cached_case(
         cached = _load_entry(files.name, stem)
         if cached is None:
             cached = _make_case(files, modalities, contents, grid, stem)
-            _remove_outdated(cache_dir, prefix, stem.name)
+            _remove_outdated(cache_dir, prefix, stem.name, _source(files))
     except CaseError as error:
         return error.faults
     return cached
@@ -210,12 +212,16 @@ def _make_case(
         raise CaseError(["no brain is left on the grid"])
     if not made.label.any():
         raise CaseError(["empty mask: no voxel of the tumour is left on the grid"])
-    measured = measure_tumour(made.label, grid.spacing_mm)
-    conditions = tuple(float(getattr(measured, name)) for name in COLUMNS)
+    conditions = tuple(measure_tumour(made.label, grid.spacing_mm).vector(COLUMNS).tolist())
     stacked = np.concatenate([made.image, made.label[None]]).transpose(3, 0, 1, 2)
     array_file = stem.with_name(stem.name + ".npy")
     _write_atomically(array_file, lambda path: _save(path, np.ascontiguousarray(stacked)))
-    entry = {"case": files.name, "scales": made.scales, "conditions": dict(zip(COLUMNS, conditions, strict=True))}
+    entry = {
+        "case": files.name,
+        "source": _source(files),
+        "scales": made.scales,
+        "conditions": dict(zip(COLUMNS, conditions, strict=True)),
+    }
     _write_atomically(stem.with_name(stem.name + ".json"), lambda path: path.write_text(json.dumps(entry), "utf-8"))
     return CachedCase(files.name, array_file, made.scales, conditions)
 
@@ -225,7 +231,7 @@ def _load_entry(name: str, stem: Path) -> CachedCase | None:
     if not (array_file.is_file() and description.is_file()):
         return None
     entry = json.loads(description.read_text("utf-8"))
-    conditions = tuple(float(entry["conditions"][field]) for field in COLUMNS)
+    conditions = tuple(float(entry["conditions"][name]) for name in COLUMNS)
     return CachedCase(name, array_file, tuple(entry["scales"]), conditions)
 
 
@@ -243,8 +249,14 @@ def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _remove_outdated(cache_dir: Path, prefix: str, kept: str) -> None:
-    """Delete what earlier inputs of this case left under the same settings."""
-    for path in cache_dir.iterdir():
-        if path.name.startswith(prefix) and not path.name.startswith(kept):
+def _source(files: CaseFiles) -> str:
+    """What tells this case from one of the same name in another folder."""
+    return str(files.label.resolve()) if files.label is not None else ""
+
+
+def _remove_outdated(cache_dir: Path, prefix: str, kept: str, source: str) -> None:
+    """Delete what earlier contents of the same files left under the same settings."""
+    for path in cache_dir.glob(f"{glob.escape(prefix)}*.json"):
+        if path.stem != kept and json.loads(path.read_text("utf-8"))["source"] == source:
+            path.with_suffix(".npy").unlink(missing_ok=True)
             path.unlink(missing_ok=True)

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from .discover import CaseFiles
 
-UNREADABLE = (
-    OSError, EOFError, ValueError, OverflowError, MemoryError, isal_zlib.error, ImageFileError, HeaderDataError, WrapStructError,
+UNREADABLE: tuple[type[Exception], ...] = (
+    OSError, EOFError, ValueError, OverflowError, MemoryError,
+    isal_zlib.IsalError,  # pyright: ignore[reportAssignmentType] - the stub declares an instance
+    ImageFileError, HeaderDataError, WrapStructError,
 )  # fmt: skip
 AFFINE_TOLERANCE_MM = 0.1  # how far a corner of two scans of one case may lie apart
 
