@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .ddim import DdimCoefficients
 from .dpmpp import Dpmpp2mCoefficients
@@ -92,6 +93,15 @@ def dpmpp_2m_step_call(
         *_floats(c.from_sample, c.from_x0, c.from_previous_x0),
     )
     return KernelCall(f"dpmpp_2m_step_{memory.storage}", memory.grid, arguments)
+
+
+def slot_rows(samples: NDArray[np.uint64], draw_offsets: NDArray[np.uint32] | None = None) -> NDArray[np.uint32]:
+    """The kernels' `slots` (N, 4) uint32: sample low, sample high, draw offset, 0."""
+    rows = np.zeros((samples.size, 4), np.uint32)
+    rows[:, 0], rows[:, 1] = samples & np.uint64(0xFFFFFFFF), samples >> np.uint64(32)
+    if draw_offsets is not None:
+        rows[:, 2] = draw_offsets
+    return rows
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels import calls
-from ...kernels.calls import LoopMemory, Storage, VolumeShape
-from ...kernels.ddim import DdimCoefficients
-from ...kernels.dpmpp import Dpmpp2mCoefficients
-from ...kernels.measure import COLUMNS
-from ...kernels.noise import split_words
-from .device import DTYPES, Buffer, Device
+from ..engine.backends.device import DTYPES, Buffer, Device
+from ..kernels import calls
+from ..kernels.calls import LoopMemory, Storage, VolumeShape
+from ..kernels.ddim import DdimCoefficients
+from ..kernels.dpmpp import Dpmpp2mCoefficients
+from ..kernels.measure import COLUMNS
+from ..kernels.noise import split_words
 
 
 def to_storage(values: NDArray[np.floating], storage: Storage) -> NDArray[Any]:
@@ -61,7 +61,7 @@ class KernelArrays:
     def words(self, seed: int, samples: list[int], draw: int, blocks: int) -> NDArray[np.uint32]:
         """Philox words (samples, blocks, 4)."""
         out = self.poisoned((len(samples), blocks, 4), "uint32")
-        slots = self.put(slot_rows(np.array(samples, np.uint64)), "uint32")
+        slots = self.put(calls.slot_rows(np.array(samples, np.uint64)), "uint32")
         seeds = self.put(split_words(seed), "uint32")
         arguments = (*map(np.uint64, (out.address, seeds.address, slots.address)),)
         sizes = (*map(np.uint32, (blocks, len(samples), draw)),)
@@ -179,7 +179,7 @@ class KernelArrays:
             if state is None
             else self.put(np.zeros(count, np.uint32), "uint32"),
             "seed": self.put(split_words(seed), "uint32"),
-            "slots": self.put(slot_rows(np.array(samples, np.uint64)), "uint32"),
+            "slots": self.put(calls.slot_rows(np.array(samples, np.uint64)), "uint32"),
         }
         memory = LoopMemory(
             self.storage, count, size, guided, **{name: buffer.address for name, buffer in buffers.items()}
@@ -197,12 +197,3 @@ class _LoopBuffers:
     def results(self, arrays: KernelArrays) -> dict[str, NDArray[Any]]:
         names = ("state", "sample", "timestep", "failed", "previous_x0")
         return {name: arrays.get(self._buffers[name]) for name in names}
-
-
-def slot_rows(samples: NDArray[np.uint64], draw_offsets: NDArray[np.uint32] | None = None) -> NDArray[np.uint32]:
-    """The kernels' `slots` (N, 4) uint32: sample low, sample high, draw offset, 0."""
-    rows = np.zeros((samples.size, 4), np.uint32)
-    rows[:, 0], rows[:, 1] = samples & np.uint64(0xFFFFFFFF), samples >> np.uint64(32)
-    if draw_offsets is not None:
-        rows[:, 2] = draw_offsets
-    return rows

@@ -1,0 +1,83 @@
+"""The .cu files, compiled by g++ and run on the CPU, against their NumPy references."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sbldm.benchmarks.kernel_checks import Check, all_checks
+from sbldm.engine.backends.host_device import HostDevice
+from sbldm.kernels.calls import THREADS, VolumeShape, assemble_call, measure_blocks_count, measure_calls
+from sbldm.kernels.compile import KernelCompileError
+from sbldm.kernels.cpu_launcher import CpuLauncher
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> HostDevice:
+    return HostDevice(tmp_path_factory.mktemp("kernels"), memory=2**40)
+
+
+@pytest.mark.parametrize("check", list(all_checks()), ids=lambda check: check.name)
+def test_kernel_matches_reference(check: Check, device: HostDevice) -> None:
+    check.run(device)
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> CpuLauncher:
+    return CpuLauncher(tmp_path_factory.mktemp("kernels"))
+
+
+def address(values: np.ndarray) -> int:
+    return values.ctypes.data
+
+
+def test_assemble_and_measure_do_not_depend_on_the_order_of_threads(launcher: CpuLauncher) -> None:
+    random = np.random.default_rng(0)
+    x, y, z = 9, 31, 70
+    image = random.uniform(-1, 1, (z, 2, x, y)).astype(np.float32)
+    logits = random.standard_normal((z, 3, x, y)).astype(np.float32)
+    shape = VolumeShape(2, 3, (x, y, z))
+    outputs = []
+    for reverse in (False, True):
+        images, labels = np.full((2, x, y, z), -1, np.int16), np.full((x, y, z), 255, np.uint8)
+        partial, rows = np.full((measure_blocks_count(shape), 16), -1), np.full(16, -1)
+        call = assemble_call(
+            "f32", shape, 1, 0.1, image=address(image), logits=address(logits), images=address(images),
+            labels=address(labels),
+        )  # fmt: skip
+        counts = measure_calls(
+            shape, 1, images=address(images), labels=address(labels), partial=address(partial), rows=address(rows)
+        )
+        for launch in (call, *counts):
+            launcher.launch(launch.entry, launch.grid, THREADS, launch.arguments, reverse)
+        outputs.append((images.tobytes(), labels.tobytes(), rows.tobytes()))
+    assert outputs[0] == outputs[1]
+
+
+def test_a_grid_smaller_than_the_work_gives_the_same(launcher: CpuLauncher) -> None:
+    random = np.random.default_rng(1)
+    x, y, z = 17, 20, 40
+    image = random.uniform(-1, 1, (z, 1, x, y)).astype(np.float32)
+    logits = random.standard_normal((z, 2, x, y)).astype(np.float32)
+    outputs = []
+    for grid in ((1, 1), (5, 1), (64, 1)):
+        images, labels = np.full((1, x, y, z), -1, np.int16), np.full((x, y, z), 255, np.uint8)
+        call = assemble_call(
+            "f32", VolumeShape(1, 2, (x, y, z)), 1, 0.1, image=address(image), logits=address(logits),
+            images=address(images), labels=address(labels),
+        )  # fmt: skip
+        launcher.launch(call.entry, grid, THREADS, call.arguments)
+        outputs.append(images.tobytes() + labels.tobytes())
+    assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_compile_failure_carries_the_compilers_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "noise.cu"
+    broken.write_text("void f() { undeclared(); }")
+    monkeypatch.setattr("sbldm.kernels.cpu_launcher.source_path", lambda source: broken)
+    with pytest.raises(KernelCompileError, match="undeclared"):
+        CpuLauncher(tmp_path).launch("philox_words", (1, 1), THREADS, ())
