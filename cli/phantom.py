@@ -1,0 +1,40 @@
+"""`sbldm-engine phantom`: a procedural cohort in BraTS layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def phantom(
+    count: Annotated[int, typer.Option("--count", help="Number of cases, 1 or more.")],
+    out: Annotated[Path, typer.Option("--out", help="New or empty directory.")],
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the cohort, 0 or more.")] = 0,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes; default: one a CPU.")] = None,
+) -> None:
+    """Make a procedural cohort (no patient data): t1, t1ce, t2, flair and seg of every case, 240x240x155 at 1 mm."""
+    import os
+
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from ..engine.errors import UsageError
+
+    try:
+        from ..train.phantom import write_cohort
+    except ImportError as error:
+        raise UsageError(f'phantom needs {error.name}: pip install "sbldm-engine[train]"') from error
+
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("phantoms", total=max(count, 0))
+        write_cohort(
+            out,
+            count,
+            seed,
+            workers if workers is not None else os.cpu_count() or 1,
+            lambda done: progress.update(task, completed=done),
+        )
+    typer.echo(f"{count} cases in {out}")

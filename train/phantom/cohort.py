@@ -1,0 +1,113 @@
+"""Phantoms as a directory of NIfTI files in BraTS layout."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from isal import igzip
+from numpy.typing import NDArray
+
+from ...engine.errors import UsageError
+from .case import MODALITIES, Phantom, make_phantom
+
+# voxel to mm of BraTS's files, stored LPS
+BRATS_AFFINE = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]], np.float64)
+_FILE_LABELS = np.array([0, 1, 2, 4], np.uint8)
+_COMPRESSION = 1
+
+
+def case_name(case: int) -> str:
+    """Name of a case's folder and the stem of its files."""
+    return f"phantom-{case:05d}"
+
+
+def write_cohort(out: Path, count: int, seed: int, workers: int, progress: Callable[[int], None] | None = None) -> None:
+    """Write cases 0 to count - 1 of cohort `seed` under `out`, byte-identical whatever `count` and `workers`.
+
+    `progress` gets the number of finished cases. Raises UsageError if `count` or `workers` is below 1, `seed` is
+    negative, or `out` holds files or cannot be written.
+    """
+    for name, value, least in (("--count", count, 1), ("--workers", workers, 1), ("--seed", seed, 0)):
+        if value < least:
+            raise UsageError(f"{name} {value}: has to be {least} or more")
+    _prepare(out)
+    workers = min(workers, count)
+    if workers == 1:
+        for case in range(count):
+            write_case(out, seed, case)
+            _report(progress, case + 1)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+        pending = [pool.submit(write_case, out, seed, case) for case in range(count)]
+        try:
+            for done, future in enumerate(as_completed(pending), start=1):
+                future.result()
+                _report(progress, done)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def write_case(out: Path, seed: int, case: int) -> None:
+    """Make a phantom and write its five files; each appears whole or not at all."""
+    phantom = make_phantom(seed, case)
+    name = case_name(case)
+    folder = out / name
+    folder.mkdir(exist_ok=True)
+    for kind, data in _volumes(phantom):
+        target = folder / f"{name}_{kind}.nii.gz"
+        partial = target.with_name(target.name + ".tmp")
+        partial.write_bytes(igzip.compress(_nifti(data), _COMPRESSION, mtime=0))
+        partial.replace(target)
+
+
+def _volumes(phantom: Phantom) -> list[tuple[str, NDArray[np.int16] | NDArray[np.uint8]]]:
+    images = [(name, phantom.image[index]) for index, name in enumerate(MODALITIES)]
+    return [*images, ("seg", _FILE_LABELS[phantom.label])]
+
+
+def _nifti(data: NDArray[np.int16] | NDArray[np.uint8]) -> bytes:
+    """A NIfTI-1 file in LPS of `data` (240, 240, 155) in RAS+."""
+    image = nib.nifti1.Nifti1Image(data[::-1, ::-1], BRATS_AFFINE)
+    image.header.set_xyzt_units("mm")
+    image.header["descrip"] = b"SYNTHETIC sbldm-engine phantom"
+    image.set_qform(BRATS_AFFINE, code=1)
+    image.set_sform(BRATS_AFFINE, code=1)
+    return image.to_bytes()
+
+
+def _prepare(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        occupied = next(out.iterdir(), None)
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be used as a directory ({error.strerror})") from error
+    if occupied is not None:
+        raise UsageError(f"--out {out}: is not empty (holds {occupied.name}); name a directory that is new or empty")
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {out}: cannot be written")
+
+
+def _report(progress: Callable[[int], None] | None, done: int) -> None:
+    if progress is not None:
+        progress(done)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

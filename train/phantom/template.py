@@ -1,0 +1,103 @@
+"""The anatomy that every phantom starts from: the ICBM 2009a template at 1 mm, as nilearn carries it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy.ndimage import binary_closing, distance_transform_edt, gaussian_filter, label
+
+from ...engine.errors import InvalidInputError
+from .fields import FloatArray
+
+ORIGIN = np.array([98.0, 134.0, 72.0], np.float32)  # voxel of the anterior commissure, (0, 0, 0) mm of MNI space
+_FLOOR = 0.02  # least probability of a tissue, which bounds the logarithms
+_DEPTH_LIMIT = 30.0  # mm
+_CRISPNESS = 1.6  # share of the unsharp mask
+
+
+@dataclass(frozen=True)
+class Template:
+    """Maps (197, 233, 189) in RAS+, voxels of 1 mm; `ORIGIN` is the voxel at 0 mm."""
+
+    maps: FloatArray  # (5, ...), all that follows in its order
+
+    @property
+    def depth(self) -> FloatArray:
+        """(1, ...) mm to the brain's surface, negative outside."""
+        return self.maps[:1]
+
+    @property
+    def grey(self) -> FloatArray:
+        """(1, ...) log(grey / CSF)."""
+        return self.maps[1:2]
+
+    @property
+    def white(self) -> FloatArray:
+        """(1, ...) log(white / CSF)."""
+        return self.maps[2:3]
+
+    @property
+    def deep(self) -> FloatArray:
+        """(1, ...) 1 in deep grey matter and brainstem, half in the cerebellum: where folds are not varied."""
+        return self.maps[3:4]
+
+    @property
+    def ventricle(self) -> FloatArray:
+        """(1, ...) 1 in the lateral and third ventricles, smooth edge."""
+        return self.maps[4:5]
+
+
+@lru_cache(maxsize=1)
+def load_template() -> Template:
+    """Read the template and derive its maps; cached, so once a process (about 3 s).
+
+    Raises InvalidInputError if nilearn, which carries the template, is not installed.
+    """
+    t1, grey, white = (_read(name) for name in ("t1", "gm", "wm"))
+    brain = binary_closing(t1 > 0, iterations=3)
+    depth = np.where(brain, distance_transform_edt(brain) - 0.5, 0.5 - distance_transform_edt(~brain))
+    csf = np.clip(1 - grey - white, _FLOOR, None)
+    millimetres = np.meshgrid(*(np.arange(n) - o for n, o in zip(t1.shape, ORIGIN, strict=True)), indexing="ij")
+    smooth_depth = gaussian_filter(np.clip(depth, -_DEPTH_LIMIT, _DEPTH_LIMIT).astype(np.float32), 0.7)
+    ventricle = _ventricles(csf, depth, *millimetres)
+    deep = _deep_structures(*millimetres)
+    ratios = (_logarithm(grey, csf, deep), _logarithm(white, csf, deep))
+    return Template(np.stack([smooth_depth, *ratios, deep, ventricle]))
+
+
+def _read(name: str) -> FloatArray:
+    try:
+        from nilearn import datasets
+    except ImportError as error:
+        raise InvalidInputError(
+            'Phantoms need the template that nilearn carries: pip install "sbldm-engine[train]"'
+        ) from error
+    folder = Path(datasets.__file__).parent / "data"
+    image = nib.nifti1.load(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+    return np.asarray(image.dataobj, dtype=np.float32) / np.float32(255)
+
+
+def _logarithm(tissue: FloatArray, csf: FloatArray, deep: FloatArray) -> FloatArray:
+    """Log ratio with an unsharp mask, which brings back the folds that averaging heads has blurred."""
+    ratio = np.log(np.clip(tissue, _FLOOR, None) / csf).astype(np.float32)
+    return ratio + np.float32(_CRISPNESS) * (ratio - gaussian_filter(ratio, 2.5)) * (1 - deep)
+
+
+def _deep_structures(x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
+    nuclei = (x / 34) ** 2 + ((y + 6) / 34) ** 2 + ((z - 4) / 18) ** 2 < 1
+    brainstem = (np.abs(x) < 20) & (y > -48) & (y < -4) & (z < 0)
+    cerebellum = (y < -38) & (z < -14 - 0.35 * (y + 60)) & (z < -8)
+    fixed = np.where(nuclei | brainstem, 1.0, np.where(cerebellum, 0.5, 0.0))
+    return gaussian_filter(fixed.astype(np.float32), 3)
+
+
+def _ventricles(csf: FloatArray, depth: FloatArray, x: FloatArray, y: FloatArray, z: FloatArray) -> FloatArray:
+    inner = (csf > 0.4) & (depth > 14) & (np.abs(x) < 42) & (y > -60) & (y < 42) & (z > -22) & (z < 34)
+    pieces, _ = label(inner)
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return gaussian_filter(np.isin(pieces, np.flatnonzero(sizes > 400)).astype(np.float32), 1.0)
