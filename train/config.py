@@ -23,7 +23,8 @@ class SliceVaeConfig:
     widths: tuple[int, ...]
     strides: tuple[int, ...]
     unshuffle: int  # space-to-depth factor before the first convolution; 1 for none
-    blocks: int  # residual blocks a level
+    encoder_blocks: int  # residual blocks a level
+    decoder_blocks: int
     latent_channels: int
     groups: int  # of GroupNorm
     attention: bool  # at the deepest level

@@ -85,28 +85,23 @@ class Denoiser(nn.Module):
 
     def _build_levels(self, config: DenoiserConfig, dims: int) -> None:
         widths, e, g = config.widths, config.time_width, config.groups
-        kept = [widths[0]]
-        c = widths[0]
         down: list[nn.Module] = []
+        c = widths[0]
         for level, width in enumerate(widths):
             if level:
                 down.append(conv(dims, c, c, stride=2))
-                kept.append(c)
             for _ in range(config.blocks):
                 down.append(ResBlock(dims, c, width, e, g))
                 c = width
-                kept.append(c)
         self.down = nn.ModuleList(down)
         self.middle1 = ResBlock(dims, c, c, e, g)
         self.attention = Attention(c, g) if config.attention else nn.Identity()
         self.middle2 = ResBlock(dims, c, c, e, g)
         up: list[nn.Module] = []
         for level, width in reversed(list(enumerate(widths))):
-            for _ in range(config.blocks + 1):
-                up.append(ResBlock(dims, c + kept.pop(), width, e, g))
-                c = width
+            up += [ResBlock(dims, 2 * width, width, e, g) for _ in range(config.blocks)]  # each takes one skip
             if level:
-                up.append(Upsample(dims, c, c))
+                up.append(Upsample(dims, width, widths[level - 1]))
         self.up = nn.ModuleList(up)
 
     def embed(self, timestep: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
@@ -124,10 +119,13 @@ class Denoiser(nn.Module):
         if self.coordinates is not None:
             parts.append(self.coordinates(sample))
         x = self.stem(torch.cat(parts, dim=1))
-        skips = [x]
+        skips: list[Tensor] = []
         for stage in self.down:
-            x = stage(x, embedding) if isinstance(stage, ResBlock) else stage(x)
-            skips.append(x)
+            if isinstance(stage, ResBlock):
+                x = stage(x, embedding)
+                skips.append(x)
+            else:
+                x = stage(x)
         x = self.middle2(self.attention(self.middle1(x, embedding)), embedding)
         for stage in self.up:
             x = stage(torch.cat([x, skips.pop()], dim=1), embedding) if isinstance(stage, ResBlock) else stage(x)

@@ -35,7 +35,7 @@ class Encoder(nn.Module):
         for width, stride in zip(config.widths, config.strides, strict=True):
             stages.append(conv(2, c, width, stride=stride) if stride > 1 else nn.Identity())
             c_in = width if stride > 1 else c
-            for block in range(config.blocks):
+            for block in range(config.encoder_blocks):
                 stages.append(ResBlock(2, c_in if block == 0 else width, width, config.position_width, config.groups))
             c = width
         self.stages = nn.ModuleList(stages)
@@ -65,7 +65,7 @@ class Decoder(nn.Module):
         self.attention = Attention(widths[0], config.groups) if config.attention else nn.Identity()
         stages: list[nn.Module] = []
         for level, (width, stride) in enumerate(zip(widths, strides, strict=True)):
-            stages += [ResBlock(2, width, width, config.position_width, config.groups) for _ in range(config.blocks)]
+            stages += [ResBlock(2, width, width, config.position_width, config.groups) for _ in range(config.decoder_blocks)]
             following = widths[min(level + 1, len(widths) - 1)]
             if stride > 1:
                 stages.append(Upsample(2, width, following))
