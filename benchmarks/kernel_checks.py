@@ -75,7 +75,9 @@ def check_dpmpp(device: Device, storage: Storage, size: int) -> None:
     points = [(0.4, float(np.sqrt(1 - 0.16))), (0.6, 0.8), (0.8, 0.6), (1.0, 0.0)]
     for before, now, then in ((None, 1, 2), (0, 1, 2), (None, 2, 3)):
         for guidance, clip in ((None, None), (2.5, 0.7)):
-            c = dpmpp_2m_coefficients("v", None if before is None else points[before], points[now], points[then], clip)
+            c = dpmpp_2m_coefficients(
+                "v_prediction", None if before is None else points[before], points[now], points[then], clip
+            )
             state, prediction = _step_inputs(storage, size, guidance is not None)
             previous = np.full_like(state, np.nan) if before is None else state[:, ::-1].copy()
             result = KernelArrays(device, storage).dpmpp(state, prediction, guidance, c, previous)
@@ -91,13 +93,13 @@ def check_failure_flags(device: Device, storage: Storage, size: int) -> None:
     for bad, clip in ((np.nan, None), (np.nan, 1.0), (np.inf, None)):
         state, prediction = _step_inputs(storage, size, False)
         prediction[1, size - 1] = bad
-        c = ddim_coefficients("v", 0.6, 0.8, 0.8, 0.6, clip=clip)
+        c = ddim_coefficients("v_prediction", 0.6, 0.8, 0.8, 0.6, clip=clip)
         arrays = KernelArrays(device, storage)
         result = arrays.ddim(state, prediction, None, c, seed=_SEED, samples=_SAMPLES, draw=1)
         np.testing.assert_array_equal(result["failed"], [0, 1])
         if np.isinf(bad):
             continue
-        second = dpmpp_2m_coefficients("v", None, (0.6, 0.8), (0.8, 0.6), clip)
+        second = dpmpp_2m_coefficients("v_prediction", None, (0.6, 0.8), (0.8, 0.6), clip)
         result = arrays.dpmpp(state, prediction, None, second, state)
         np.testing.assert_array_equal(result["failed"], [0, 1])
 

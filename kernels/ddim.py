@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-PredictionType = Literal["epsilon", "x0", "v"]
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ def x0_coefficients(prediction_type: PredictionType, alpha: float, sigma: float)
     """
     if prediction_type == "epsilon":
         return 1.0 / alpha, -sigma / alpha
-    if prediction_type == "x0":
+    if prediction_type == "sample":
         return 0.0, 1.0
-    if prediction_type == "v":
+    if prediction_type == "v_prediction":
         return alpha, -sigma
-    raise ValueError(f"prediction type {prediction_type!r} is not one of epsilon, x0, v")
+    raise ValueError(f"prediction type {prediction_type!r} is not one of epsilon, sample, v_prediction")
 
 
 def ddim_coefficients(

@@ -11,7 +11,6 @@ from sbldm.kernels.dpmpp import dpmpp_2m_coefficients, dpmpp_2m_step
 
 SHAPE = (2, 4, 3, 5, 5)
 TYPES = get_args(PredictionType)
-NAMES = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}
 
 
 def scheduler_config(prediction_type: str) -> dict[str, object]:
@@ -20,7 +19,7 @@ def scheduler_config(prediction_type: str) -> dict[str, object]:
         "beta_start": 0.002,
         "beta_end": 0.02,
         "beta_schedule": "scaled_linear",
-        "prediction_type": NAMES[prediction_type],
+        "prediction_type": prediction_type,
     }
 
 
@@ -81,7 +80,7 @@ def test_dpmpp_2m_matches_diffusers(prediction_type: PredictionType, steps: int)
 
 
 def test_guidance_mixes_the_two_predictions() -> None:
-    coefficients = ddim_coefficients("v", 0.6, 0.8, 0.8, 0.6)
+    coefficients = ddim_coefficients("v_prediction", 0.6, 0.8, 0.8, 0.6)
     x, conditional, unconditional = normal(0), normal(1), normal(2)
     mixed = (unconditional + 2.5 * (conditional.astype(np.float64) - unconditional)).astype(np.float32)
     guided = ddim_step(x, conditional, unconditional, 2.5, coefficients)
@@ -105,10 +104,10 @@ def test_inputs_are_left_alone_and_nan_stays_in_its_sample() -> None:
 def test_what_a_step_needs_and_does_not_get() -> None:
     x = normal(0)
     with pytest.raises(ValueError, match="give `noise`"):
-        ddim_step(x, x, None, 1.0, ddim_coefficients("v", 0.6, 0.8, 0.8, 0.6, eta=1.0))
+        ddim_step(x, x, None, 1.0, ddim_coefficients("v_prediction", 0.6, 0.8, 0.8, 0.6, eta=1.0))
     with pytest.raises(ValueError, match="previous_x0"):
-        dpmpp_2m_step(x, x, None, 1.0, dpmpp_2m_coefficients("v", (0.4, 0.9), (0.6, 0.8), (0.8, 0.6)))
+        dpmpp_2m_step(x, x, None, 1.0, dpmpp_2m_coefficients("v_prediction", (0.4, 0.9), (0.6, 0.8), (0.8, 0.6)))
     with pytest.raises(ValueError, match="no second order"):
-        dpmpp_2m_coefficients("v", (0.4, 0.9), (0.6, 0.8), (1.0, 0.0))
-    with pytest.raises(ValueError, match="one of epsilon, x0, v"):
+        dpmpp_2m_coefficients("v_prediction", (0.4, 0.9), (0.6, 0.8), (1.0, 0.0))
+    with pytest.raises(ValueError, match="one of epsilon, sample, v_prediction"):
         ddim_coefficients("score", 0.6, 0.8, 0.8, 0.6)  # pyright: ignore[reportArgumentType]
