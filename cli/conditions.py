@@ -71,7 +71,8 @@ def measure(
         manifest = load_bundle(bundle).manifest
         columns, grid = tuple(column.name for column in manifest.condition_columns), manifest.grid
     view = grid.fov_mm if fov is FieldOfViewOf.model else None
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("cases")
         measured = measure_cohort(
             directory, columns, view, lambda done, total: bar.update(task, completed=done, total=total)

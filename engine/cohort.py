@@ -118,10 +118,10 @@ class CohortDistribution:
         """Distance of what each row (N, K) gives from the cohort, and the limit for as many numbers: (N,), (N,).
 
         The limit of a row that gives all is `distance_limit`; with fewer degrees of freedom it is the distance with
-        the same tail probability of the chi-squared distribution. A row that gives nothing has distance 0.
+        the same tail probability of the chi-squared distribution, or with 0.1 % where that is less. A row that gives nothing has distance 0.
         """
         distance, limit = np.zeros(len(rows)), np.full(len(rows), self.distance_limit)
-        tail = float(chdtrc(self.basis.size, self.distance_limit**2))
+        tail = max(float(chdtrc(self.basis.size, self.distance_limit**2)), 1 - PERCENTILE)
         patterns, kinds = np.unique(np.isnan(rows), axis=0, return_inverse=True)
         for kind in range(len(patterns)):
             members = np.flatnonzero(kinds.ravel() == kind)
@@ -130,7 +130,8 @@ class CohortDistribution:
                 misfit = values - observed @ self._mean
                 inverse = np.linalg.inv(observed @ self._covariance @ observed.T)
                 distance[members] = np.sqrt(np.einsum("ni,ij,nj->n", misfit, inverse, misfit))
-                limit[members] = np.sqrt(chdtri(len(observed), tail))
+                if len(observed) < self.basis.size:
+                    limit[members] = np.sqrt(chdtri(len(observed), tail))
         return distance, limit
 
     def _gain(self, observed: Vector) -> Vector:

@@ -143,7 +143,7 @@ def _split(text: str, columns: tuple[str, ...], faults: Faults) -> _Table:
     cells: dict[str, list[str]] = {name: [] for name in known}
     if len(header) > MAX_HEADER:
         return _Table(lines, cells)
-    rows = 0
+    rows, before = 0, faults.total
     for line, row in records:
         rows += 1
         if len(row) != len(header):
@@ -152,7 +152,7 @@ def _split(text: str, columns: tuple[str, ...], faults: Faults) -> _Table:
         lines.append(line)
         for name, k in known.items():
             cells[name].append(row[k].strip())
-    if rows == 0:
+    if rows == 0 and faults.total == before:
         faults.add(first[0], "rows", "no data rows", "at least one row below the header")
     return _Table(lines, cells)
 

@@ -25,6 +25,11 @@ class Faults:
         self._count = 0
         self._told: list[tuple[int, int, str]] = []  # line, order of arrival, message
 
+    @property
+    def total(self) -> int:
+        """How many faults there are by now."""
+        return self._count
+
     def add(self, line: int, column: str, value: str, allowed: str) -> None:
         """A fault at a line (from 1): `file:line: column: value: what is allowed`."""
         self._count += 1
