@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,34 +10,10 @@ from torch import Tensor, nn
 
 from ..engine.bundle import TensorSpec
 from ..train.config import SystemConfig
-from ..train.networks.aggregator import Aggregator, latent_shape
-from ..train.networks.denoiser import Denoiser
-from ..train.networks.refiner import Refiner
-from ..train.networks.slice_vae import Decoder, Encoder, SliceVae
+from ..train.latents import condition_names
+from ..train.system import system_latent_shape
 
 BATCH = "batch"
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Trained networks of a system, fp32 on the CPU."""
-
-    config: SystemConfig
-    columns: tuple[str, ...]  # condition columns in the order of the denoiser's `condition`
-    vae: SliceVae
-    aggregator: Aggregator
-    denoiser: Denoiser
-    refiner: Refiner | None
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """Shape of Z without the batch axis."""
-        return latent_shape(self.config.aggregator, *self._stack_shape)
-
-    @property
-    def _stack_shape(self) -> tuple[int, int, int, int]:
-        c, h, w = self.config.slice_shape
-        return c, self.config.grid.shape[2], h, w
 
 
 @dataclass(frozen=True)
@@ -50,7 +27,7 @@ class Component:
 
 
 class _EncoderMean(nn.Module):
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
 
@@ -59,83 +36,78 @@ class _EncoderMean(nn.Module):
 
 
 class _AggregatorEncode(nn.Module):
-    def __init__(self, aggregator: Aggregator) -> None:
+    def __init__(self, aggregator: nn.Module) -> None:
         super().__init__()
         self.aggregator = aggregator
 
     def forward(self, slices: Tensor) -> Tensor:
-        return self.aggregator.encode(slices)
+        return self.aggregator.encode(slices)  # pyright: ignore[reportCallIssue]
 
 
 class _AggregatorDecode(nn.Module):
-    def __init__(self, aggregator: Aggregator) -> None:
+    def __init__(self, aggregator: nn.Module) -> None:
         super().__init__()
         self.aggregator = aggregator
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self.aggregator.decode(latent)
+        return self.aggregator.decode(latent)  # pyright: ignore[reportCallIssue]
 
 
-class _DecoderTensors(nn.Module):
-    def __init__(self, decoder: Decoder) -> None:
-        super().__init__()
-        self.decoder = decoder
+def components_of(config: SystemConfig, networks: Mapping[str, nn.Module]) -> dict[str, Component]:
+    """Every component of a system in the order of `engine.bundle.COMPONENTS`; no refiner where it has none.
 
-    def forward(self, latent: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        return self.decoder(latent, position)
-
-
-def components_of(networks: Networks) -> dict[str, Component]:
-    """Every component of a system in the order of `engine.bundle.COMPONENTS`; no refiner where it has none."""
-    config = networks.config
+    Args:
+        config: the system.
+        networks: from `train.system.load_networks`: encoder, decoder, aggregator, denoiser and, if any, refiner.
+    """
     x, y, depth = config.grid.shape
     modalities, classes = len(config.modalities), config.classes
-    slice_latent, volume_latent = config.slice_shape, networks.latent_shape
+    slice_latent, volume_latent = config.slice_shape, system_latent_shape(config)
     image, label = _float("image", modalities, x, y), _float("label", classes, x, y)
     position = TensorSpec("position", (BATCH,), "int64")
     stack = _float("slices", depth, *slice_latent)
     components = [
         Component(
             "encoder",
-            _EncoderMean(networks.vae.encoder),
+            _EncoderMean(networks["encoder"]),
             (image, label, position),
             (_float("latent", *slice_latent),),
         ),
         Component(
             "aggregator_encode",
-            _AggregatorEncode(networks.aggregator),
+            _AggregatorEncode(networks["aggregator"]),
             (stack,),
             (_float("latent", *volume_latent),),
         ),
         Component(
             "denoiser",
-            networks.denoiser,
+            networks["denoiser"],
             (
                 _float("sample", *volume_latent),
                 _float("timestep"),
-                _float("condition", len(networks.columns)),
+                _float("condition", len(condition_names(config))),
                 _float("condition_mask"),
             ),
             (_float("prediction", *volume_latent),),
         ),
         Component(
             "aggregator",
-            _AggregatorDecode(networks.aggregator),
+            _AggregatorDecode(networks["aggregator"]),
             (_float("latent", *volume_latent),),
             (stack,),
         ),
         Component(
             "decoder",
-            _DecoderTensors(networks.vae.decoder),
+            networks["decoder"],
             (_float("latent", *slice_latent), position),
             (image, _float("label_logits", classes, x, y)),
         ),
     ]
-    if networks.refiner is not None:
+    if "refiner" in networks:
         volume = _float("image", depth, modalities, x, y)
         volume_label = _float("label", depth, classes, x, y)
         refined = _float("refined", *volume.shape[1:])
-        components.append(Component("refiner", networks.refiner, (volume, volume_label), (refined,)))
+        components.append(Component("refiner", networks["refiner"], (volume, volume_label), (refined,)))
     return {component.name: component for component in components}
 
 

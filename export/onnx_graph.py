@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +16,16 @@ import torch
 
 from ..engine.errors import InvalidInputError
 from .components import BATCH, Component, random_inputs
+from .precision import Precision
 
 OPSETS = range(21, 24)  # below 21 GroupNormalization is split up or, at 18, refused by TensorRT
-DEFAULT_OPSET = 21
+DEFAULT_OPSET = {"fp32": 21, "fp16": 21, "bf16": 22}  # bfloat16 convolutions exist from 22 on
 
 
-def check_opset(opset: int) -> None:
-    """Raises InvalidInputError where `opset` is not one that the engine's runtimes take."""
+def check_opset(opset: int, precision: Precision) -> None:
+    """Raises InvalidInputError where `opset` is not one that the engine's runtimes take at this precision."""
+    if precision == "bf16" and opset == 21:
+        raise InvalidInputError("opset 21 has no bfloat16 convolutions: leave --opset out or ask for 22 or 23")
     if opset not in OPSETS:
         raise InvalidInputError(
             f"opset {opset}: allowed {OPSETS.start}..{OPSETS.stop - 1} "
@@ -28,18 +33,14 @@ def check_opset(opset: int) -> None:
         )
 
 
-def export_graph(component: Component, depth: int, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+def export_graph(component: Component, depth: int, opset: int) -> onnx.ModelProto:
     """The fp32 ONNX graph of one component.
 
     Args:
         component: module and tensors.
         depth: slices of a volume, for the example inputs.
-        opset: 21 to 23.
-
-    Raises:
-        InvalidInputError: opset not allowed.
+        opset: one that `check_opset` allows.
     """
-    check_opset(opset)
     example = random_inputs(component, batch=2, seed=0, depth=depth)
     axis = torch.export.Dim(BATCH, min=1, max=1 << 16)
     with _quiet(), torch.no_grad():
@@ -56,7 +57,20 @@ def export_graph(component: Component, depth: int, opset: int = DEFAULT_OPSET) -
         )
     if program is None:
         raise AssertionError("torch.onnx.export(dynamo=True) returns a program")
-    return finish(program.model_proto, component)
+    model = program.model_proto
+    _name_nodes_after_modules(model)
+    return finish(model, component)
+
+
+def _name_nodes_after_modules(model: onnx.ModelProto) -> None:
+    """Node names like `down.3.conv1/Conv`, so that a refusal or a departure points at a layer of the network."""
+    counts: Counter[str] = Counter()
+    for node in model.graph.node:
+        scopes = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
+        path = [*ast.literal_eval(scopes[0])][-2] if scopes else ""
+        name = f"{path}/{node.op_type}"
+        counts[name] += 1
+        node.name = name if counts[name] == 1 else f"{name}_{counts[name]}"
 
 
 def finish(model: onnx.ModelProto, component: Component) -> onnx.ModelProto:

@@ -1,0 +1,216 @@
+"""Training directory -> bundle: graphs, parity gate, manifest; the directory appears whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..engine.bundle import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    Bundle,
+    BundleManifest,
+    ComponentSpec,
+    LatentSpec,
+    Provenance,
+    load_bundle,
+    manifest_bytes,
+    provenance_date,
+    record_files,
+)
+from ..engine.errors import InvalidInputError, UsageError
+from ..train.checkpoint import STAGES, load_system, weights_path
+from ..train.config import SystemConfig
+from ..train.diffusion import make_schedule
+from ..train.system import load_conditions, load_networks, system_latent_shape
+from .components import Component, components_of
+from .gate import GateInputs, require_passed, run_gate
+from .model_card import model_card
+from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
+from .parity import ParityReport
+from .precision import PRECISIONS, STORED_AS_FP16_FROM, Precision, reduce_precision, store_weights_as_fp16
+
+INTENDED_USE = (
+    "Research: synthetic training and test data for segmentation and image analysis, teaching, software tests. "
+    "Check what you train with it on real data."
+)
+Storage = Literal["fp32", "fp16"]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How to export, and what the bundle says of itself."""
+
+    precision: Precision = "fp32"
+    opset: int | None = None  # None: the lowest that carries the precision
+    store: Storage = (
+        "fp32"  # type that weights are kept in on disk; fp16 halves the bundle, the model is the rounded one
+    )
+    identifier: str | None = None  # None: preset and the first letters of the weights' hash
+    data: str = "not stated"
+    licence: str = "not stated"
+    intended_use: str = INTENDED_USE
+    background_threshold: float = 0.02  # 0..1 of the normalised intensity
+
+
+def export_bundle(
+    checkpoint: Path,
+    out: Path,
+    options: ExportOptions | None = None,
+    progress: Callable[[str], None] = lambda _message: None,
+) -> Bundle:
+    """Export a training directory and hold the result to its networks.
+
+    Args:
+        checkpoint: directory of `sbldm-engine train`.
+        out: bundle directory to make; must not exist or be empty.
+        options: precision and description.
+        progress: told what is being done.
+
+    Raises:
+        InvalidInputError: the checkpoint is incomplete or of another version, an option does not fit, or the parity
+            gate failed (the message is its table). Nothing is left behind.
+        UsageError: `out` holds files or cannot be written.
+    """
+    options = options or ExportOptions()
+    if options.precision not in PRECISIONS:
+        raise InvalidInputError(f"precision {options.precision!r}: allowed {', '.join(PRECISIONS)}")
+    if options.store == "fp16" and options.precision == "bf16":
+        raise InvalidInputError("store fp16 keeps fp32 weights as fp16; a bf16 bundle stores bf16 weights already")
+    opset = options.opset or DEFAULT_OPSET[options.precision]
+    check_opset(opset, options.precision)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out}: exists and is not an empty directory; name another or remove it")
+    config = load_system(checkpoint)
+    networks = load_networks(checkpoint, config)
+    if options.store == "fp16":
+        round_weights_to_fp16(networks)
+    components = components_of(config, networks)
+    models: dict[str, onnx.ModelProto] = {}
+    for name, component in components.items():
+        progress(f"exporting {name}")
+        models[name] = _graph(component, config, options, opset)
+    inputs = GateInputs(config, make_schedule(config.schedule), real_latents(checkpoint, config))
+    parity = run_gate(components, models, inputs, options.precision, progress)
+    require_passed(parity)
+    manifest = _manifest(checkpoint, config, components, networks, options, opset)
+    return _write(out, manifest, models, parity)
+
+
+def round_weights_to_fp16(networks: Mapping[str, nn.Module]) -> None:
+    """Round every large tensor of the networks to fp16 precision in place; they stay float32.
+
+    Raises:
+        InvalidInputError: a weight is beyond fp16's range.
+    """
+    for network, module in networks.items():
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if tensor.dtype != torch.float32 or tensor.numel() < STORED_AS_FP16_FROM:
+                continue
+            rounded = tensor.data.half().float()
+            if not torch.isfinite(rounded).all():
+                raise InvalidInputError(f"{network}.{name} reaches beyond fp16's range; export with --store fp32")
+            tensor.data.copy_(rounded)
+
+
+def real_latents(checkpoint: Path, config: SystemConfig) -> NDArray[np.float32] | None:
+    """Slice latents (1, D, c, h, w) of a case of the training cohort, where the directory still has them."""
+    path = checkpoint / "latents" / "latents.npy"
+    if not path.is_file():
+        return None
+    try:
+        latents = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error}); remove it to export without") from error
+    if latents.shape[2:] != (config.grid.shape[2], *config.slice_shape):
+        raise InvalidInputError(f"{path}: shape {latents.shape} does not fit the system; remove it to export without")
+    return np.asarray(latents[:1, 0], np.float32)
+
+
+def _graph(component: Component, config: SystemConfig, options: ExportOptions, opset: int) -> onnx.ModelProto:
+    model = reduce_precision(export_graph(component, config.grid.shape[2], opset), options.precision)
+    return store_weights_as_fp16(model) if options.store == "fp16" else model
+
+
+def _manifest(
+    checkpoint: Path,
+    config: SystemConfig,
+    components: Mapping[str, Component],
+    networks: Mapping[str, nn.Module],
+    options: ExportOptions,
+    opset: int,
+) -> BundleManifest:
+    columns, cohort = load_conditions(checkpoint)
+    stages = [stage for stage in STAGES if weights_path(checkpoint, stage).is_file()]
+    digest = hashlib.sha256()
+    for stage in stages:
+        digest.update(weights_path(checkpoint, stage).read_bytes())
+    scale = networks["aggregator"].get_buffer("normalisation.scale")
+    return BundleManifest(
+        schema_version=SCHEMA_VERSION,
+        id=options.identifier or f"{config.preset}-{digest.hexdigest()[:12]}",
+        preset=config.preset,
+        grid=config.grid,
+        modalities=config.modalities,
+        labels=("background", *config.tissues),
+        background_threshold=options.background_threshold,
+        latent=LatentSpec(
+            system_latent_shape(config),
+            tuple(float(value) for value in scale.flatten()),
+            "the mean training latent of each position, inside the aggregator graphs",
+        ),
+        schedule=make_schedule(config.schedule),
+        defaults=config.sampling,
+        condition_columns=columns,
+        cohort=cohort,
+        components={
+            name: ComponentSpec(f"{name}.onnx", component.inputs, component.outputs)
+            for name, component in components.items()
+        },
+        files={},
+        opset=opset,
+        precision=options.precision,
+        provenance=Provenance(
+            data=options.data,
+            training=", ".join(f"{stage} {config.stages[stage].steps} steps" for stage in stages),
+            code_version=version("sbldm-engine"),
+            date=provenance_date(),
+            licence=options.licence,
+        ),
+        intended_use=options.intended_use,
+    )
+
+
+def _write(out: Path, manifest: BundleManifest, models: Mapping[str, onnx.ModelProto], parity: ParityReport) -> Bundle:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as folder:
+            staging = Path(folder) / "bundle"
+            staging.mkdir()
+            for name, model in models.items():
+                save(model, staging / manifest.components[name].file)
+            (staging / "parity.json").write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
+            (staging / "README.md").write_text(model_card(manifest, parity), encoding="utf-8")
+            complete = dataclasses.replace(manifest, files=record_files(staging))
+            (staging / MANIFEST_NAME).write_bytes(manifest_bytes(complete))
+            load_bundle(staging)
+            if out.exists():
+                out.rmdir()
+            shutil.move(staging, out)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written: {error.strerror or error}") from error
+    return load_bundle(out)

@@ -1,0 +1,49 @@
+"""README.md of a bundle: the model card."""
+
+from __future__ import annotations
+
+from ..engine.bundle import BundleManifest
+from .parity import ParityReport
+
+
+def model_card(manifest: BundleManifest, parity: ParityReport) -> str:
+    """Markdown: what the model makes, from what it was trained, how near the export is, what it is not for."""
+    grid, provenance = manifest.grid, manifest.provenance
+    size = " x ".join(str(n) for n in grid.shape)
+    spacing = " x ".join(f"{n:g}" for n in grid.spacing_mm)
+    columns = ", ".join(f"`{column.name}`" for column in manifest.condition_columns)
+    sections = [
+        f"# {manifest.id}",
+        f"Synthetic brain MRI ({', '.join(manifest.modalities)}) with tumour labels "
+        f"({', '.join(manifest.labels[1:])}), {size} voxels of {spacing} mm. Preset `{manifest.preset}`, "
+        f"precision {manifest.precision}, opset {manifest.opset}.",
+        "## Intended use",
+        manifest.intended_use,
+        "Every volume is synthetic and marked so in its NIfTI header. Not a medical device; not for diagnosis.",
+        "## Conditions",
+        f"{columns}. Ranges and normalisation are those of the {manifest.cohort.cases} training cases (`bundle.json`).",
+        "## Training data and provenance",
+        f"- data: {provenance.data}\n- training: {provenance.training}\n- made with: sbldm-engine "
+        f"{provenance.code_version}, {provenance.date}\n- licence of the weights: {provenance.licence}",
+        "## Equality with the trained networks",
+        parity_table(parity),
+        "## Sampling",
+        f"Default: {manifest.defaults.sampler}, {manifest.defaults.steps} steps, eta {manifest.defaults.eta:g}, "
+        f"guidance {manifest.defaults.guidance:g}. Schedule: {manifest.schedule.name}, predicts "
+        f"`{manifest.schedule.prediction_type}`.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def parity_table(parity: ParityReport) -> str:
+    """Markdown table of the worst figure of each component, and the whole volume."""
+    lines = ["| component | largest error | RMS error |", "| --- | --- | --- |"]
+    for name in dict.fromkeys(figure.component for figure in parity.components):
+        mine = [figure for figure in parity.components if figure.component == name]
+        largest, rms = max(f.max_relative for f in mine), max(f.rms_relative for f in mine)
+        lines.append(f"| {name} | {largest:.1e} | {rms:.1e} |")
+    text = "Errors relative to PyTorch in fp32, worst of all inputs tried.\n\n" + "\n".join(lines)
+    if parity.volume is not None:
+        dice = ", ".join(f"{name} {value:.4f}" for name, value in parity.volume.dice.items())
+        text += f"\n\nA whole volume after {parity.volume.steps} steps: {parity.volume.psnr}, Dice {dice}."
+    return text

@@ -1,0 +1,108 @@
+"""Who computes a component: the PyTorch modules, or ONNX graphs through ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from .components import Component
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class TorchRunner:
+    """The fp32 networks themselves, behind the engine's backend protocol."""
+
+    def __init__(self, components: Mapping[str, Component]) -> None:
+        self.components = components
+
+    def run(self, component: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Outputs by tensor name."""
+        spec = self.components[component]
+        with torch.inference_mode():
+            made = spec.module(
+                **{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()}
+            )
+        values = made if isinstance(made, tuple) else (made,)
+        return {tensor.name: value.numpy() for tensor, value in zip(spec.outputs, values, strict=True)}
+
+
+class OnnxRunner:
+    """The exported graphs, one session each, made when first asked for."""
+
+    def __init__(self, models: Mapping[str, onnx.ModelProto], threads: int = 0) -> None:
+        self.models, self.threads = models, threads
+        self.sessions: dict[str, Any] = {}
+
+    def run(self, component: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Outputs by tensor name."""
+        if component not in self.sessions:
+            self.sessions[component] = make_session(self.models[component], threads=self.threads)
+        session = self.sessions[component]
+        names = [value.name for value in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def make_session(model: onnx.ModelProto, extra_outputs: Sequence[str] = (), threads: int = 0) -> Any:
+    """An ONNX Runtime session on the CPU that also returns the tensors named in `extra_outputs`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    runnable = emulate_bf16(model)
+    if extra_outputs:
+        watched = onnx.ModelProto()
+        watched.CopyFrom(runnable)
+        present = {value.name for value in watched.graph.output}
+        watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra_outputs if name not in present)
+        runnable = watched
+    return onnxruntime.InferenceSession(runnable.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def emulate_bf16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same numbers for a CPU runtime without bfloat16 kernels: fp32 arithmetic, each result rounded to bfloat16.
+
+    A model without bfloat16 is returned as it is.
+    """
+    graph = model.graph
+    low = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.BFLOAT16}
+    if not low:
+        return model
+    nodes: list[onnx.NodeProto] = []
+    for original in graph.node:
+        node = onnx.NodeProto()
+        node.CopyFrom(original)
+        to_bf16 = node.op_type == "Cast" and node.attribute[0].i == TensorProto.BFLOAT16
+        follows = node.op_type not in ("Cast", "Shape") and any(name in low for name in node.input)
+        nodes.append(node)
+        if not to_bf16 and not follows:
+            continue
+        for index, name in enumerate(node.output):
+            low.add(name)
+            if to_bf16:
+                node.output[index] = f"{name}.rounded"
+            else:
+                node.output[index] = f"{name}.exact"
+                nodes.append(_cast(f"{name}.exact", f"{name}.rounded", TensorProto.BFLOAT16))
+            nodes.append(_cast(f"{name}.rounded", name, TensorProto.FLOAT))
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.node[:], copy.graph.value_info[:]
+    weights = {tensor.name for tensor in graph.initializer if tensor.name in low}
+    for tensor in copy.graph.initializer:
+        if tensor.name in weights:
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    copy.graph.node.extend(nodes)
+    return copy
+
+
+def _cast(source: str, target: str, element_type: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], name=f"{target}/Cast", to=element_type)
