@@ -1,0 +1,86 @@
+"""ONNX Runtime, the embedded default: CPU, or CUDA where asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bundle
+from ..errors import BackendUnavailableError, InvalidInputError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+class OnnxRuntimeBackend:
+    """Sessions of a bundle's components, each made at its first use.
+
+    Args:
+        bundle: verified bundle.
+        device: `cpu` or `cuda:I`.
+        threads: of one session; results do not depend on it on the CPU.
+
+    Raises:
+        BackendUnavailableError: onnxruntime is not installed, or CUDA was asked for and cannot run.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, bundle: Bundle, device: str, threads: int) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise BackendUnavailableError(
+                'onnxruntime is not installed; install "sbldm-engine[cpu]" or "sbldm-engine[gpu]"'
+            ) from error
+        self._ort = onnxruntime
+        self.bundle, self.device, self.threads = bundle, device, threads
+        self.precision = bundle.manifest.precision
+        self.version = onnxruntime.__version__
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        if device != "cpu" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise BackendUnavailableError(
+                f'--device {device}: this onnxruntime has no CUDA provider; install "sbldm-engine[gpu]" on a machine with an NVIDIA GPU'
+            )
+
+    def run(self, component: str, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        """Outputs of a component by name; inputs as the bundle's manifest names them."""
+        session = self.session(component)
+        names = [o.name for o in self.bundle.manifest.components[component].outputs]
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+    def session(self, component: str) -> onnxruntime.InferenceSession:
+        """The component's session.
+
+        Raises:
+            InvalidInputError: the graph cannot be loaded.
+            BackendUnavailableError: it would silently run elsewhere than asked.
+        """
+        if component not in self._sessions:
+            self._sessions[component] = self._load(component)
+        return self._sessions[component]
+
+    def _load(self, component: str) -> onnxruntime.InferenceSession:
+        ort = self._ort
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.use_deterministic_compute = True
+        options.log_severity_level = 3
+        wanted: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+        if self.device != "cpu":
+            wanted.insert(0, ("CUDAExecutionProvider", {"device_id": self.device.partition(":")[2] or "0"}))
+        path = self.bundle.component_path(component)
+        errors = ort.capi.onnxruntime_pybind11_state
+        try:
+            session = ort.InferenceSession(path, options, providers=wanted)
+        except (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument, errors.NotImplemented, errors.RuntimeException) as error:
+            raise InvalidInputError(f"{path}: onnxruntime {self.version} cannot load it: {error}") from error
+        if self.device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
+            raise BackendUnavailableError(
+                f"--device {self.device}: onnxruntime fell back to the CPU for {component}; see `sbldm-engine doctor`"
+            )
+        return session

@@ -1,0 +1,158 @@
+"""A batch of requests into volumes: noise, sampler, aggregator, decoder, refiner, assembly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels.assemble import assemble, one_hot
+from ..kernels.noise import standard_normal
+from .backends import Backend
+from .bundle import INT16_SCALE, Bundle, Sampler
+from .errors import UsageError
+from .samplers import sample_ddim, sample_dpmpp_2m
+from .schedule import sampling_points
+
+ATTEMPT_STRIDE = 65536  # draws a redrawn sample moves on by
+DECODER_SLICES = 16  # slices a decoder call; the time per slice is flat from 1 to 16 on a CPU
+SATURATED_SHARE = 0.5  # of the foreground at the largest value: no image
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """What decides a run's numbers beside the bundle and the backend."""
+
+    steps: int
+    sampler: Sampler
+    eta: float
+    guidance: float
+    seed: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One sample of a run."""
+
+    number: int  # of the sample, from 0
+    attempt: int  # 0, or how often it was rejected and redrawn
+    condition: NDArray[np.float32]  # (K,) normalised
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A finished sample on the model's grid."""
+
+    number: int
+    attempt: int
+    image: NDArray[np.int16]  # (modality, x, y, z), 0..1000, background 0
+    label: NDArray[np.uint8]  # (x, y, z)
+    fault: str | None  # why it must not be written as good
+
+
+class VolumeSampler:
+    """Makes volumes in batches of one fixed shape; sample k always sits in slot k % batch_size.
+
+    Raises:
+        UsageError: options that the bundle's schedule or the sampler cannot follow.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, options: SamplingOptions) -> None:
+        if options.sampler == "dpmpp-2m" and options.eta:
+            raise UsageError("--eta: dpmpp-2m is deterministic, leave --eta at 0 or use --sampler ddim")
+        self.bundle, self.backend, self.options = bundle, backend, options
+        self.points = sampling_points(bundle.manifest.schedule, options.steps)
+        self.shape = bundle.manifest.latent.shape
+
+    def sample(self, requests: Sequence[SampleRequest]) -> list[Volume]:
+        """Volumes of up to `batch_size` requests whose slots differ, in their order."""
+        return self.decode(requests, self.latents(requests))
+
+    def latents(self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        """Clean volume latents Z (batch_size, C, ...); slots that no request uses are padding."""
+        return self.denoise(requests, self.noise(requests, 0), 0, on_step)
+
+    def noise(self, requests: Sequence[SampleRequest], draw: int) -> NDArray[np.float32]:
+        """Noise (batch_size, C, ...) of a draw index; zeros in unused slots."""
+        state = np.zeros((self.options.batch_size, *self.shape), np.float32)
+        for request in requests:
+            index = draw + ATTEMPT_STRIDE * request.attempt
+            values = standard_normal(self.options.seed, request.number, index, prod(self.shape))
+            state[self.slot(request)] = values.reshape(self.shape)
+        return state
+
+    def slot(self, request: SampleRequest) -> int:
+        """Where a request sits in the batch, whatever else is asked for."""
+        return request.number % self.options.batch_size
+
+    def denoise(
+        self, requests: Sequence[SampleRequest], state: NDArray[np.float32], first: int, on_step: Callable[[], None] | None = None
+    ) -> NDArray[np.float32]:
+        """Run the sampler from step `first` on (0 for all of them) with `state` noised to that point."""
+        size, options = self.options.batch_size, self.options
+        condition = np.zeros((size, len(self.bundle.manifest.condition_columns)), np.float32)
+        for request in requests:
+            condition[self.slot(request)] = request.condition
+        on, off = np.ones(size, np.float32), np.zeros(size, np.float32)
+
+        def predict(state: NDArray[np.float32], timestep: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+            feeds = {"sample": state, "timestep": np.full(size, timestep, np.float32), "condition": condition}
+            conditional = self.backend.run("denoiser", {**feeds, "condition_mask": on})["prediction"]
+            unconditional = None
+            if options.guidance != 1.0:
+                unconditional = self.backend.run("denoiser", {**feeds, "condition_mask": off})["prediction"]
+            if on_step is not None:
+                on_step()
+            return conditional, unconditional
+
+        kind, points = self.bundle.manifest.schedule.prediction_type, self.points[first:]
+        if options.sampler == "dpmpp-2m":
+            return sample_dpmpp_2m(predict, state, points, kind, guidance=options.guidance)
+        return sample_ddim(
+            predict, state, points, kind,
+            guidance=options.guidance, eta=options.eta, noise=lambda k: self.noise(requests, first + k),
+        )  # fmt: skip
+
+    def decode(self, requests: Sequence[SampleRequest], latents: NDArray[np.float32]) -> list[Volume]:
+        """Volumes of the requests from clean latents (batch_size, C, ...)."""
+        stacks = self.backend.run("aggregator", {"latent": latents})["slices"]
+        return [self._volume(request, latents[self.slot(request)], stacks[self.slot(request)]) for request in requests]
+
+    def decode_slices(self, slices: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Slice latents (D, c, h, w) of one volume -> refined image (D, M, X, Y) and label logits (D, L, X, Y)."""
+        depth = len(slices)
+        images, logits = [], []
+        for start in range(0, depth, DECODER_SLICES):
+            stop = min(start + DECODER_SLICES, depth)
+            position = np.arange(start, stop, dtype=np.int64)
+            decoded = self.backend.run("decoder", {"latent": slices[start:stop], "position": position})
+            images.append(decoded["image"])
+            logits.append(decoded["label_logits"])
+        image, label_logits = np.concatenate(images), np.concatenate(logits)
+        if self.bundle.has("refiner"):
+            coarse = np.clip(image, -1.0, 1.0)[None]
+            image = self.backend.run("refiner", {"image": coarse, "label": one_hot(label_logits)[None]})["refined"][0]
+        return image, label_logits
+
+    def _volume(self, request: SampleRequest, latent: NDArray[np.float32], slices: NDArray[np.float32]) -> Volume:
+        image, label_logits = self.decode_slices(slices)
+        fault = None
+        if not (np.isfinite(latent).all() and np.isfinite(image).all() and np.isfinite(label_logits).all()):
+            fault = "the networks returned values that are not finite"
+        images, labels = assemble(image, label_logits, len(slices), self.bundle.manifest.background_threshold)
+        return Volume(request.number, request.attempt, images[0], labels[0], fault or image_fault(images[0]))
+
+
+def image_fault(image: NDArray[np.int16]) -> str | None:
+    """Why an image (modality, x, y, z) is no image: blank, or saturated in some modality; None for a good one."""
+    for number, modality in enumerate(image):
+        foreground = modality[modality > 0]
+        if foreground.size == 0 or foreground.min() == foreground.max():
+            return f"modality {number} is blank"
+        if (foreground == INT16_SCALE).mean() > SATURATED_SHARE:
+            return f"modality {number} is saturated"
+    return None
