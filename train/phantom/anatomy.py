@@ -29,7 +29,7 @@ _FIELD_CENTRE = np.array([120.0, 114.0, 138.0])  # where that point lies in BraT
 _SCALE = np.array([1.055, 1.025, 1.085])  # template over BraTS head
 _SCALE_DEVIATION = np.array([0.03, 0.03, 0.025])
 _ROTATION_DEVIATION = np.array([4.0, 1.5, 1.5])  # degrees about x, y, z
-_WARP = ((44.0, 2.4), (22.0, 1.6), (11.0, 1.2))  # (spacing mm, deviation mm) of the velocity
+_WARP = ((44.0, 2.4), (22.0, 1.3), (11.0, 1.2))  # (spacing mm, deviation mm) of the velocity
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,13 @@ class Head:
     matrix: NDArray[np.float32]  # (3, 3) from head to template
     centre: NDArray[np.float32]  # (3,) voxel of the head that falls on the template's centre
     displacement: FloatArray  # (3, X, Y, Z) mm, applied in head space before the matrix
-    depth: FloatArray  # (X, Y, Z) mm below the brain's surface
+    maps: FloatArray  # (5, X, Y, Z) the template's maps: depth, grey, white, deep, ventricle
     place: FloatArray  # (3, X, Y, Z) mm in MNI space
+
+    @property
+    def depth(self) -> FloatArray:
+        """(X, Y, Z) mm below the brain's surface."""
+        return self.maps[0]
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Tissue:
     grey: FloatArray
     white: FloatArray
     ventricle: FloatArray  # 0..1
+    periventricular: FloatArray  # the same, blurred over some 5 mm
     depth: FloatArray  # mm below the brain's surface
     place: FloatArray  # (3, voxels of the brain) mm in MNI space
 
@@ -78,8 +84,8 @@ def push_aside(head: Head, outward: FloatArray) -> Head:
 
 def _located(matrix: FloatArray, centre: FloatArray, displacement: FloatArray) -> Head:
     coordinates = _to_template(matrix, centre, node_positions() + displacement)
-    depth = sample(load_template().depth, coordinates)[0]
-    return Head(matrix, centre, displacement, depth, coordinates - ORIGIN[:, None, None, None])
+    maps = sample(load_template().maps, coordinates)
+    return Head(matrix, centre, displacement, maps, coordinates - ORIGIN[:, None, None, None])
 
 
 def _to_template(matrix: FloatArray, centre: FloatArray, position: FloatArray) -> FloatArray:
@@ -92,7 +98,7 @@ def _widen_ventricles(
     matrix: FloatArray, centre: FloatArray, displacement: FloatArray, millimetres: float
 ) -> FloatArray:
     coordinates = _to_template(matrix, centre, node_positions() + displacement)
-    ventricle = gaussian_filter(sample(load_template().ventricle, coordinates)[0], 1.2)
+    ventricle = gaussian_filter(sample(load_template().ventricle, coordinates)[0], 1.0)
     slope = np.stack(np.gradient(ventricle))
     steepness = np.sqrt((slope**2).sum(0))
     inward = slope / np.float32(max(float(steepness.max()), 1e-6)) * np.float32(millimetres)
@@ -126,7 +132,8 @@ def draw_tissue(rng: np.random.Generator, head: Head, effacement: FloatArray) ->
     for volume, values in zip(volumes, (*shares, maps[4]), strict=True):
         volume[brain] = values
     csf, grey, white, ventricle = volumes
-    return Tissue(box, brain, csf, grey, white, ventricle, depth, coordinates[:, inside] - ORIGIN[:, None])
+    near = expand(head.maps[4], box)
+    return Tissue(box, brain, csf, grey, white, ventricle, near, depth, coordinates[:, inside] - ORIGIN[:, None])
 
 
 def _source(head: Head, box: Box, where: NDArray[np.bool_]) -> FloatArray:
@@ -149,7 +156,7 @@ def _shares(
     folds = (smooth_noise(rng, box, 4.5) + np.float32(0.7) * smooth_noise(rng, box, 2.6))[brain]
     ribbon = (smooth_noise(rng, box, 6.0) + np.float32(0.5) * smooth_noise(rng, box, 3.0))[brain]
     outer = np.clip(1 - ventricle * 2, 0, 1) * freedom
-    openness = np.float32(rng.normal(-0.5, 0.3))
+    openness = np.float32(np.clip(rng.normal(-0.75, 0.3), -1.4, 0.0))
     closed = np.float32(0.6) * folds * outer - openness * outer + np.float32(2.0) * effacement * (1 - ventricle)
     sharpness = 1.15 + np.float32(rng.uniform(1.5, 2.1)) * freedom
     grey = sharpness * (grey_ratio + closed)

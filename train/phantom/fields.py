@@ -12,7 +12,7 @@ FloatArray = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
 
 SHAPE = (240, 240, 155)  # voxels of 1 mm along x, y, z (RAS), the grid of BraTS
-NODE_SPACING = 4.0  # mm between the nodes of a deformation
+NODE_SPACING = 5.0  # mm between the nodes of a deformation
 _SPLINE_DEVIATION = 0.4793**1.5  # of a 3D cubic B-spline whose coefficients are independent standard normals
 
 
@@ -87,7 +87,7 @@ def displace(field: FloatArray, by: FloatArray) -> FloatArray:
     return sample(field, moved)
 
 
-def exponential(velocity: FloatArray, squarings: int = 4) -> FloatArray:
+def exponential(velocity: FloatArray, squarings: int = 3) -> FloatArray:
     """Displacement (3, X, Y, Z) in mm of the flow of a stationary velocity field, by scaling and squaring.
 
     Source: Arsigny et al., "A Log-Euclidean Framework for Statistics on Diffeomorphisms", MICCAI 2006.

@@ -39,11 +39,13 @@ def draw_image(rng: np.random.Generator, tissue: Tissue, growth: Growth, kind: K
     vessels = _draw_vessels(rng, tissue)
     paint = _Paint(rng, tissue, growth, kind)
     bias = smooth_noise(rng, tissue.box, 70.0)
+    grain = np.float32(0.7) * smooth_noise(rng, tissue.box, 9.0) + np.float32(0.7) * smooth_noise(rng, tissue.box, 3.5)
     unit = float(np.exp(rng.normal(np.log(800), 0.3)))
     thick = rng.random() < 0.5
     images = []
     for modality in range(4):
         values = _healthy(rng, modality, tissue, vessels)
+        values *= 1 + np.float32(rng.choice((-1, 1)) * rng.uniform(0.008, 0.02)) * grain
         paint.apply(values, modality)
         values *= np.exp(np.float32(rng.uniform(0.02, 0.07)) * bias)
         scale = unit * float(np.exp(rng.normal(0, 0.2)))
@@ -63,7 +65,7 @@ def _healthy(rng: np.random.Generator, modality: int, tissue: Tissue, vessels: V
     elif modality == 2:
         values *= 1 - np.float32(0.55) * np.maximum(vessels.small, vessels.sinus) - np.float32(0.3) * vessels.choroid
     elif modality == 3:
-        rim = gaussian_filter(tissue.ventricle, 2.0) * (1 - tissue.csf) * tissue.brain
+        rim = tissue.periventricular * (1 - tissue.csf) * tissue.brain
         values += np.float32(rng.uniform(0.15, 0.7)) * rim
     return values
 
@@ -80,7 +82,7 @@ def _draw_vessels(rng: np.random.Generator, tissue: Tissue) -> Vessels:
     surface = np.clip((5.5 - depth) / 2, 0, 1)
     upper = np.clip((z + 10 - 0.4 * y) / 20, 0, 1) * np.clip((40 - y) / 20, 0, 1)
     sagittal = np.exp(-((x / 3.5) ** 2)) * surface * upper
-    falx = 0.3 * np.exp(-((x / 0.9) ** 2)) * np.clip((16 - depth) / 6, 0, 1) * np.clip((z - 10) / 8, 0, 1)
+    falx = 0.5 * np.exp(-((x / 0.9) ** 2)) * np.clip((16 - depth) / 6, 0, 1) * np.clip((z - 10) / 8, 0, 1)
     straight = np.exp(-((x / 2.2) ** 2) - ((z - 8 - 0.55 * (y + 60)) / 2.2) ** 2) * np.clip((-44 - y) / 6, 0, 1)
     transverse = np.exp(-(((z + 17) / 4.5) ** 2)) * np.clip((-35 - y) / 10, 0, 1) * surface * np.clip(patches, 0, 1)
     sinus = np.clip(np.maximum.reduce([sagittal, falx, 0.7 * straight * fluid, transverse]), 0, 1)

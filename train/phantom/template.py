@@ -23,32 +23,14 @@ _CRISPNESS = 1.6  # share of the unsharp mask
 class Template:
     """Maps (197, 233, 189) in RAS+, voxels of 1 mm; `ORIGIN` is the voxel at 0 mm."""
 
-    maps: FloatArray  # (5, ...), all that follows in its order
-
-    @property
-    def depth(self) -> FloatArray:
-        """(1, ...) mm to the brain's surface, negative outside."""
-        return self.maps[:1]
-
-    @property
-    def grey(self) -> FloatArray:
-        """(1, ...) log(grey / CSF)."""
-        return self.maps[1:2]
-
-    @property
-    def white(self) -> FloatArray:
-        """(1, ...) log(white / CSF)."""
-        return self.maps[2:3]
-
-    @property
-    def deep(self) -> FloatArray:
-        """(1, ...) 1 in deep grey matter and brainstem, half in the cerebellum: where folds are not varied."""
-        return self.maps[3:4]
+    # (5, ...): mm to the brain's surface, negative outside; log(grey / CSF); log(white / CSF); deep: 1 in deep grey
+    # matter and brainstem, half in the cerebellum, where folds stay; ventricle: 1 in the lateral and third ventricles
+    maps: FloatArray
 
     @property
     def ventricle(self) -> FloatArray:
-        """(1, ...) 1 in the lateral and third ventricles, smooth edge."""
-        return self.maps[4:5]
+        """(1, ...) the last map alone."""
+        return self.maps[4:]
 
 
 @lru_cache(maxsize=1)

@@ -11,8 +11,7 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_fi
 from skimage.graph import MCP_Geometric
 
 from .anatomy import Head, Tissue
-from .fields import SHAPE, Box, FloatArray, node_positions, sample, smooth_noise
-from .template import ORIGIN, load_template
+from .fields import SHAPE, Box, FloatArray, node_positions, smooth_noise
 
 Kind = Literal["ring", "patchy", "solid", "plain"]
 NCR, ED, ET = 1, 2, 3
@@ -64,17 +63,15 @@ def plan_tumour(rng: np.random.Generator, head: Head) -> Plan:
 
 
 def _draw_centre(rng: np.random.Generator, head: Head, radius: float) -> NDArray[np.float32]:
-    template = load_template()
     x, y, z = head.place
-    coordinates = head.place + ORIGIN[:, None, None, None]
-    _, grey, white, _, ventricle = sample(template.maps, coordinates)
+    _, grey, white, _, ventricle = head.maps
     solid = (grey > 0) | (white > 0)
     hollow = ventricle > 0.2
     below = (y < -30) & (z < -12 - 0.35 * (y + 60)) | ((np.abs(x) < 22) & (y > -48) & (y < -4) & (z < -4))
     weight = np.where(below, 0.06, 1.0) * np.where(np.abs(x) < 8, 0.3, 1.0)
     depth = np.clip(0.75 * radius + 1.0, 3.0, 20.0)
     weight = weight * solid * ~hollow * (head.depth > depth) * np.where(head.depth > depth + 14, 0.6, 1.0)
-    weight = weight * (node_positions()[2] > 3)
+    weight = weight * np.clip(1 - 4 * gaussian_filter(ventricle, 0.12 * radius), 0.05, 1) * (node_positions()[2] > 3)
     chosen = int(rng.choice(weight.size, p=(weight / weight.sum()).ravel()))
     return (node_positions().reshape(3, -1)[:, chosen] + rng.uniform(-2, 2, 3)).astype(np.float32)
 
@@ -137,7 +134,7 @@ def _grow_core(
     lobes = int(rng.choice(4, p=(0.35, 0.3, 0.2, 0.15))) + 1
     near = np.zeros(brain.shape, np.float32)
     for number in range(lobes):
-        offset = np.zeros(3) if number == 0 else rng.normal(0, 0.62 * plan.radius, 3)
+        offset = np.zeros(3) if number == 0 else rng.normal(0, 0.55 * plan.radius, 3)
         reach = plan.radius * (1 if number == 0 else rng.uniform(0.45, 0.9)) * np.exp(rng.normal(0, 0.16, 3))
         away = (position - (plan.centre + offset).astype(np.float32)[:, None, None, None]) / reach.astype(np.float32)[
             :, None, None, None
@@ -148,7 +145,7 @@ def _grow_core(
     level += coarse * smooth_noise(rng, box, float(np.clip(0.8 * plan.radius, 5, 16)))
     level += 0.6 * coarse * smooth_noise(rng, box, float(np.clip(0.4 * plan.radius, 3.5, 8)))
     level += 0.25 * fine * smooth_noise(rng, box, 3.0)
-    level += 0.35 * gaussian_filter(csf, 1.0) + 1.2 * ventricle
+    level += 0.35 * gaussian_filter(csf, 1.0) + 0.6 * ventricle
     level = np.where(brain, level, np.inf).astype(np.float32)
     core = _main_piece(level <= _threshold(level[brain], plan.core))
     return binary_fill_holes(core) & brain
