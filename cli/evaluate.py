@@ -1,0 +1,64 @@
+"""`sbldm-engine evaluate`: fidelity, adherence, memorisation and reconstruction as figures, tables and plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    real: Annotated[Path, typer.Option(help="Held-out real cases (or a cohort with --held-out).")],
+    synthetic: Annotated[Path | None, typer.Option(help="Samples; a run directory also gives adherence.")] = None,
+    train: Annotated[Path | None, typer.Option(help="The training cases, for memorisation.")] = None,
+    bundle: Annotated[
+        str | None, typer.Option(help="Bundle whose autoencoder gives latents and reconstructions.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory of evaluation.json, evaluation.md and the plots.")] = Path(
+        "evaluation"
+    ),
+    device: Annotated[str, typer.Option(help="Where the bundle runs: auto, cpu, cuda or cuda:I.")] = "auto",
+    reconstruct: Annotated[bool, typer.Option("--reconstruct", help="Also encode and decode the real cases.")] = False,
+    held_out: Annotated[
+        int, typer.Option(min=0, help="Only the last N cases of --real count; the rest is --train's.")
+    ] = 0,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of volumes for the MS-SSIM diversity.")] = 64,
+    fid_network: Annotated[
+        Path | None, typer.Option(help="ONNX feature network (N, 3, h, w) -> (N, F) for FID.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases (default: OUT/cache).")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the cases.")] = 2,
+    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave faulty real cases out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, not as a table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Compare synthetic with real volumes, and tell how well a bundle's autoencoder reconstructs real ones."""
+    import json
+    import logging
+
+    from ..engine.errors import UsageError
+
+    try:
+        from ..train.evaluation.plots import write_plots
+        from ..train.evaluation.report import plain, table, write_json
+        from ..train.evaluation.run import EvaluationOptions
+        from ..train.evaluation.run import evaluate as measure
+    except ImportError as error:
+        raise UsageError(f'evaluate needs {error.name}: pip install "sbldm-engine[train]"') from error
+    from ..engine.backends import choose_backend
+    from ..engine.bundle import load_bundle
+
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
+    loaded = None if bundle is None else load_bundle(bundle)
+    backend = None if loaded is None else choose_backend(loaded, device=device)
+    options = EvaluationOptions(
+        real, synthetic, train, cache or out / "cache", held_out, pairs, reconstruct, fid_network, workers, skip_invalid
+    )
+    evaluation = measure(options, loaded, backend)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "evaluation.json", evaluation.figures)
+    text = table(evaluation.figures)
+    (out / "evaluation.md").write_text(text, "utf-8")
+    write_plots(out, evaluation)
+    typer.echo(json.dumps(plain(evaluation.figures), allow_nan=False) if as_json else text)

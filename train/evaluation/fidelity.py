@@ -1,0 +1,162 @@
+"""How like real volumes the synthetic ones are as a set: MMD, diversity, intensities, characteristics, coherence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from monai.metrics.mmd import MMDMetric
+from monai.metrics.regression import MultiScaleSSIMMetric
+from numpy.typing import NDArray
+from scipy.stats import wasserstein_distance
+
+from ...engine.conditions import COLUMNS
+from ..data.cohort import Cohort
+from .volumes import TISSUE_NAMES, brain_of, largest_piece_share, neighbour_difference, tissue_histograms
+
+MS_SSIM_KERNEL = 4  # voxels; MONAI's usual choice for volumes, whose depth allows no kernel of 11
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
+
+Figures = dict[str, Any]
+
+
+def describe_cohort(cohort: Cohort) -> Figures:
+    """One pass over the volumes of a cohort.
+
+    Gives `histograms` (4 tissues, modality, 256), and a value a case of `slice_difference` (along z),
+    `in_plane_difference`, `inside_brain` (share of the tumour) and `largest_piece`.
+    """
+    histograms = np.zeros((len(TISSUE_NAMES), len(cohort.modalities), 256), np.int64)
+    values: dict[str, list[float]] = {
+        name: [] for name in ("slice_difference", "in_plane_difference", "inside_brain", "largest_piece")
+    }
+    for case in cohort.cases:
+        slices, label = np.asarray(cohort.slices(case)), np.asarray(cohort.label(case))
+        brain = brain_of(slices)
+        tumour = label > 0
+        histograms += tissue_histograms(slices, label, brain)
+        values["slice_difference"].append(neighbour_difference(slices, brain, 0))
+        in_plane = [neighbour_difference(slices, brain, axis) for axis in (1, 2)]
+        values["in_plane_difference"].append(float(np.mean(in_plane)))
+        values["inside_brain"].append(float(brain[tumour].mean()))
+        values["largest_piece"].append(largest_piece_share(tumour))
+    return {"histograms": histograms, **{name: np.array(found) for name, found in values.items()}}
+
+
+def coherence(real: Figures, synthetic: Figures) -> Figures:
+    """Slice-to-slice difference against that of real volumes (1 is as coherent; stripes give more, blur less).
+
+    `relative_to_in_plane` divides by the same ratio within slices, which takes general blur out of it.
+    """
+    ratio = float(np.nanmean(synthetic["slice_difference"]) / np.nanmean(real["slice_difference"]))
+    in_plane = float(np.nanmean(synthetic["in_plane_difference"]) / np.nanmean(real["in_plane_difference"]))
+    return {
+        "slice_difference_ratio": ratio,
+        "in_plane_difference_ratio": in_plane,
+        "relative_to_in_plane": ratio / in_plane,
+    }
+
+
+def anatomy(figures: Figures) -> Figures:
+    """Share of tumour voxels inside of the brain and in the largest piece, over the cases."""
+    return {
+        name: {"mean": float(np.nanmean(figures[name])), "least": float(np.nanmin(figures[name]))}
+        for name in ("inside_brain", "largest_piece")
+    }
+
+
+def intensity_distances(real: Figures, synthetic: Figures, modalities: tuple[str, ...]) -> Figures:
+    """Wasserstein distance of the intensity histograms, a tissue and modality, in shares of the range (0..1)."""
+    levels = np.arange(256) / 255
+    distances: Figures = {}
+    for t, tissue in enumerate(TISSUE_NAMES):
+        distances[tissue] = {}
+        for m, modality in enumerate(modalities):
+            pair = (real["histograms"][t, m], synthetic["histograms"][t, m])
+            present = all(counts.sum() for counts in pair)
+            distances[tissue][modality] = float(wasserstein_distance(levels, levels, *pair)) if present else None
+    return distances
+
+
+def characteristic_distances(real: NDArray[np.float64], synthetic: NDArray[np.float64]) -> Figures:
+    """Wasserstein distance a tumour characteristic of two tables (cases, 12), in its unit and in real deviations."""
+    distances: Figures = {}
+    for k, name in enumerate(COLUMNS):
+        distance = float(wasserstein_distance(real[:, k], synthetic[:, k]))
+        deviation = float(real[:, k].std())
+        distances[name] = {"distance": distance, "in_deviations": distance / deviation if deviation > 0 else None}
+    return distances
+
+
+def mmd(first: Cohort, second: Cohort) -> float | None:
+    """MONAI's maximum mean discrepancy (linear kernel, unbiased, of all voxels) divided by the number of voxels.
+
+    Takes as many cases of each as both have; None with fewer than two.
+    """
+    count = min(len(first), len(second))
+    if count < 2:
+        return None
+    metric = MMDMetric(y_mapping=lambda batch: batch.flatten(1) / batch[0].numel() ** 0.5)
+    return float(metric(_stack(first, count), _stack(second, count)))
+
+
+def _stack(cohort: Cohort, count: int) -> torch.Tensor:
+    """(count, voxels) of block-averaged volumes, which bounds memory."""
+    return torch.stack([torch.from_numpy(block_average(np.asarray(cohort.slices(i)))) for i in range(count)])
+
+
+def block_average(slices: NDArray[np.uint8], blocks: tuple[int, int, int] = (2, 4, 4)) -> NDArray[np.float32]:
+    """Stored images (z, modality, x, y) -> float32 0..1, averaged over blocks of (z, x, y); a rest is cut off."""
+    z, modalities, x, y = slices.shape
+    bz, bx, by = (min(block, size) for block, size in zip(blocks, (z, x, y), strict=True))
+    cut = slices[: z // bz * bz, :, : x // bx * bx, : y // by * by].astype(np.float32)
+    shaped = cut.reshape(z // bz, bz, modalities, x // bx, bx, y // by, by)
+    return shaped.mean(axis=(1, 4, 6), dtype=np.float32) / np.float32(255)
+
+
+def ms_ssim_diversity(cohort: Cohort, pairs: int, seed: int = 0) -> Figures | None:
+    """Mean MS-SSIM (MONAI, 3D, all modalities) over random pairs of a cohort; lower is more diverse.
+
+    None with fewer than two cases or volumes too small for one scale.
+    """
+    metric = _ms_ssim(cohort.grid.shape)
+    if len(cohort) < 2 or metric is None:
+        return None
+    values = [
+        float(torch.as_tensor(metric(_volume(cohort, a), _volume(cohort, b))).mean())
+        for a, b in _pairs(len(cohort), pairs, seed)
+    ]
+    return {
+        "mean": float(np.mean(values)),
+        "standard_error": float(np.std(values) / len(values) ** 0.5),
+        "pairs": len(values),
+    }
+
+
+def _ms_ssim(shape: tuple[int, int, int]) -> MultiScaleSSIMMetric | None:
+    """The metric with as many of the five scales as the smallest axis allows; None if not even one fits."""
+    scales = sum((MS_SSIM_KERNEL - 1) * 2**level < min(shape) for level in range(len(MS_SSIM_WEIGHTS)))
+    if scales == 0:
+        return None
+    weights = np.array(MS_SSIM_WEIGHTS[:scales])
+    return MultiScaleSSIMMetric(
+        spatial_dims=3,
+        data_range=1.0,
+        kernel_size=MS_SSIM_KERNEL,
+        weights=tuple(weights / weights.sum()),
+        reduction="none",
+    )
+
+
+def _volume(cohort: Cohort, case: int) -> torch.Tensor:
+    """(1, modality, z, x, y) in 0..1."""
+    return torch.from_numpy(np.moveaxis(np.asarray(cohort.slices(case)), 1, 0).astype(np.float32) / 255)[None]
+
+
+def _pairs(cases: int, pairs: int, seed: int) -> Iterator[tuple[int, int]]:
+    """Distinct random pairs, all of them where there are no more."""
+    every = np.stack(np.triu_indices(cases, 1), axis=1)
+    chosen = np.random.default_rng(seed).permutation(len(every))[:pairs]
+    yield from ((int(a), int(b)) for a, b in every[np.sort(chosen)])

@@ -1,0 +1,155 @@
+"""The evaluation as pictures (PNG)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ...engine.conditions import COLUMNS
+from ..data.cohort import Cohort
+from .autoencoder import Autoencoder
+from .run import Evaluation
+from .volumes import TISSUE_NAMES
+
+REAL, SYNTHETIC = "#3b6ea5", "#d1682c"
+CASES_SHOWN = 4
+_METADATA: dict[str, Any] = {"Software": None}
+
+
+def write_plots(folder: Path, evaluation: Evaluation) -> list[Path]:
+    """Draw what was measured into `folder`; gives the files written."""
+    figures, cohorts = evaluation.figures, evaluation.cohorts
+    drawn: dict[str, Figure] = {}
+    if cohorts.synthetic is not None:
+        drawn["samples"] = three_views({"real": cohorts.real, "synthetic": cohorts.synthetic})
+        drawn["characteristics"] = _characteristics(cohorts.real.conditions, cohorts.synthetic.conditions)
+        drawn["intensities"] = _intensities(evaluation.descriptions, cohorts.real.modalities)
+    if evaluation.pairs:
+        drawn["adherence"] = _adherence(evaluation.pairs, figures["adherence"])
+    if "memorisation" in figures:
+        drawn["memorisation"] = _memorisation(figures["memorisation"])
+    if "reconstruction" in figures and evaluation.autoencoder is not None:
+        drawn["reconstruction"] = _reconstruction(cohorts.real, evaluation.autoencoder)
+    for name, figure in drawn.items():
+        FigureCanvasAgg(figure)
+        figure.savefig(folder / f"{name}.png", dpi=110, metadata=_METADATA)
+    return [folder / f"{name}.png" for name in drawn]
+
+
+def _characteristics(real: NDArray[np.float64], synthetic: NDArray[np.float64]) -> Figure:
+    figure, axes = _grid(3, 4, (14, 8))
+    for k, name in enumerate(COLUMNS):
+        ax = axes[k // 4, k % 4]
+        bins = np.histogram_bin_edges(np.concatenate([real[:, k], synthetic[:, k]]), 20)
+        ax.hist(real[:, k], bins, density=True, alpha=0.6, color=REAL, label="real")
+        ax.hist(synthetic[:, k], bins, density=True, alpha=0.6, color=SYNTHETIC, label="synthetic")
+        ax.set_title(name)
+    axes[0, 0].legend()
+    return figure
+
+
+def _intensities(descriptions: Mapping[str, Mapping[str, Any]], modalities: tuple[str, ...]) -> Figure:
+    figure, axes = _grid(len(TISSUE_NAMES), len(modalities), (3.5 * len(modalities), 9))
+    for side, colour in (("real", REAL), ("synthetic", SYNTHETIC)):
+        histograms = descriptions[side]["histograms"]
+        for t, tissue in enumerate(TISSUE_NAMES):
+            for m, modality in enumerate(modalities):
+                counts = histograms[t, m]
+                axes[t, m].plot(np.arange(256) / 255, counts / max(counts.sum(), 1), color=colour, label=side)
+                axes[t, m].set_title(f"{tissue}, {modality}")
+    axes[0, 0].legend()
+    return figure
+
+
+def _adherence(pairs: Mapping[str, NDArray[np.float64]], figures: Mapping[str, Any]) -> Figure:
+    figure, axes = _grid(3, 4, (14, 10))
+    for ax in axes.ravel()[len(pairs) :]:
+        ax.axis("off")
+    for ax, (name, values) in zip(axes.ravel(), pairs.items(), strict=False):
+        ax.scatter(values[:, 0], values[:, 1], s=12, color=SYNTHETIC)
+        ends = [float(np.nanmin(values)), float(np.nanmax(values))]
+        ax.plot(ends, ends, color="grey", linewidth=1)
+        r = figures[name]["r"]
+        ax.set_title(name if r is None else f"{name}, r = {r:.3f}")
+        ax.set_xlabel("requested")
+        ax.set_ylabel("measured")
+    return figure
+
+
+def _memorisation(found: Mapping[str, Any]) -> Figure:
+    figure, axes = _grid(1, len(found), (6 * len(found), 4))
+    for ax, (space, figures) in zip(axes.ravel(), found.items(), strict=True):
+        sides = figures["distances"]
+        bins = np.histogram_bin_edges(sides["held_out"] + sides["synthetic"], 30)
+        ax.hist(sides["held_out"], bins, alpha=0.6, color=REAL, label="held-out real cases")
+        ax.hist(sides["synthetic"], bins, alpha=0.6, color=SYNTHETIC, label="samples")
+        ax.axvline(figures["threshold"], color="black", linewidth=1, label="1st percentile of held out")
+        ax.set_title(f"{space} space")
+        ax.set_xlabel("distance to the nearest training case (RMS)")
+        ax.legend()
+    return figure
+
+
+def three_views(cohorts: Mapping[str, Cohort]) -> Figure:
+    """The first cases of each cohort: every modality and the mask in axial view, one modality in the other two."""
+    rows = [(side, cohort, case) for side, cohort in cohorts.items() for case in cohort.cases[:CASES_SHOWN]]
+    modalities = rows[0][1].modalities
+    figure, axes = _grid(len(rows), len(modalities) + 3, (2.2 * (len(modalities) + 3), 2.2 * len(rows)))
+    for line, (side, cohort, case) in zip(axes, rows, strict=True):
+        volume = np.asarray(cohort.slices(case)) / 255
+        _show_case(line, volume, np.asarray(cohort.label(case)), cohort.grid.spacing_mm)
+        line[0].set_title(f"{side}: {case}", fontsize=8)
+    return figure
+
+
+def _reconstruction(cohort: Cohort, autoencoder: Autoencoder) -> Figure:
+    shown = cohort.cases[:CASES_SHOWN]
+    columns = len(cohort.modalities) + 3
+    figure, axes = _grid(3 * len(shown), columns, (2.2 * columns, 6.6 * len(shown)))
+    for k, case in enumerate(shown):
+        slices, label = np.asarray(cohort.slices(case)), np.asarray(cohort.label(case))
+        made = autoencoder.reconstruct(slices, label)
+        versions = (
+            ("real", slices / 127.5 - 1, label),
+            ("coarse", made.coarse, made.label),
+            ("refined", made.refined, made.label),
+        )
+        for line, (title, volume, mask) in zip(axes[3 * k : 3 * k + 3], versions, strict=True):
+            if volume is None:
+                for ax in line:
+                    ax.axis("off")
+                continue
+            _show_case(line, (volume + 1) / 2, mask, cohort.grid.spacing_mm, centre=label)
+            line[0].set_title(f"{title}: {case}", fontsize=8)
+    return figure
+
+
+def _show_case(
+    axes: NDArray[Any],
+    volume: NDArray[np.floating],
+    label: NDArray[np.uint8],
+    spacing_mm: tuple[float, float, float],
+    centre: NDArray[np.uint8] | None = None,
+) -> None:
+    """Through the tumour: axial views of (z, modality, x, y) and of the mask, the second one from two sides."""
+    z, x, y = (int(np.median(at)) for at in np.nonzero(label if centre is None else centre))
+    second = volume[:, min(1, volume.shape[1] - 1)]
+    tall = spacing_mm[2] / spacing_mm[0]
+    views = [(volume[z, m].T, 1.0, 1.0) for m in range(volume.shape[1])]
+    views += [(label[z].T / 3, 1.0, 1.0), (second[:, x], tall, 1.0), (second[:, :, y], tall, 1.0)]
+    for ax, (view, aspect, most) in zip(axes, views, strict=True):
+        ax.imshow(view, cmap="gray", vmin=0, vmax=most, origin="lower", aspect=aspect, interpolation="nearest")
+        ax.axis("off")
+
+
+def _grid(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, NDArray[Any]]:
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=size, layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False)

@@ -1,0 +1,54 @@
+"""Brain, tissue and neighbouring slices of one prepared case: what the measures of this folder look at."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+BRAIN_LEVEL = 10  # of 255: what is darker in every modality counts as background
+TISSUE_NAMES = ("healthy", "ncr", "ed", "et")
+_TOUCHING = np.ones((3, 3, 3), bool)
+
+Levels = NDArray[np.uint8]
+
+
+def brain_of(slices: Levels) -> NDArray[np.bool_]:
+    """Brain (z, x, y) of stored images (z, modality, x, y): the largest piece that is not dark everywhere, filled."""
+    bright = slices.max(axis=1) >= BRAIN_LEVEL
+    pieces, count = ndimage.label(bright, structure=_TOUCHING)  # pyright: ignore[reportGeneralTypeIssues]
+    if count > 1:
+        bright = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
+    return np.array([ndimage.binary_fill_holes(one) for one in bright], bool)
+
+
+def neighbour_difference(slices: Levels, brain: NDArray[np.bool_], axis: int) -> float:
+    """Mean absolute difference of neighbours along `axis` (0 z, 1 x, 2 y) that both lie in the brain.
+
+    `slices` (z, modality, x, y), `brain` (z, x, y); in shares of the intensity range, NaN where no two neighbours do.
+    """
+    images = np.moveaxis(slices, 1, 0)
+    length = brain.shape[axis]
+    first, second = np.arange(length - 1), np.arange(1, length)
+    both = brain.take(first, axis) & brain.take(second, axis)
+    if not both.any():
+        return float("nan")
+    difference = np.abs(np.diff(images.astype(np.int16), axis=axis + 1))
+    return float(difference[:, both].mean() / 255)
+
+
+def tissue_histograms(slices: Levels, label: NDArray[np.uint8], brain: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Counts (tissue, modality, 256) of stored intensities; tissues as `TISSUE_NAMES`."""
+    regions = [brain & (label == 0), *(label == value for value in (1, 2, 3))]
+    return np.stack(
+        [[np.bincount(image[region], minlength=256) for image in np.moveaxis(slices, 1, 0)] for region in regions]
+    )
+
+
+def largest_piece_share(mask: NDArray[np.bool_]) -> float:
+    """Voxels of the largest 26-connected piece over all voxels of the mask; NaN for an empty one."""
+    if not mask.any():
+        return float("nan")
+    pieces, _ = ndimage.label(mask, structure=_TOUCHING)  # pyright: ignore[reportGeneralTypeIssues]
+    counts = np.bincount(pieces.ravel())[1:]
+    return float(counts.max() / counts.sum())
