@@ -87,7 +87,7 @@ def train_stage(run: StageRun, stage: str, module: nn.Module, step_loss: StepLos
         optimizer.zero_grad(set_to_none=True)
         _update_ema(ema, module, min(config.ema_decay, (step + 1) / (step + 10)))
         if step % run.log_every == 0 or step + 1 == config.steps:
-            _log(run, stage, step, config.steps, {"loss": loss.item(), **{k: float(v) for k, v in metrics.items()}})
+            _log(run, stage, step, config.steps, {"loss": loss.item(), **{k: float(v.detach() if isinstance(v, Tensor) else v) for k, v in metrics.items()}})
         if time.monotonic() - saved > run.save_seconds and run.fabric.is_global_zero:
             _save(folder, step + 1, module, ema, optimizer, run.seed)
             saved = time.monotonic()

@@ -1,0 +1,32 @@
+"""`sbldm-engine doctor`: what this machine can run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    bundle: Annotated[str, typer.Option(help="Shipped bundle's name, or a path.")] = "phantom",
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Say what this machine can run, and why."""
+    import json
+    from dataclasses import asdict
+
+    from ..engine.bundle import load_bundle
+    from ..engine.doctor import diagnose
+
+    diagnosis = diagnose(load_bundle(bundle))
+    if json_output:
+        typer.echo(json.dumps(asdict(diagnosis)))
+    else:
+        typer.echo(f"Python {diagnosis.python} on {diagnosis.system}")
+        typer.echo(f"CPU    {diagnosis.cpu}, {diagnosis.threads} threads")
+        for finding in diagnosis.findings:
+            mark = "yes" if finding.usable else "no "
+            typer.echo(f"{mark}    {finding.backend} on {finding.device}: {finding.detail}")
+        typer.echo(f"auto   {diagnosis.choice}")
+    if not any(finding.usable for finding in diagnosis.findings):
+        raise typer.Exit(4)

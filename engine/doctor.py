@@ -1,0 +1,81 @@
+"""What this machine can run, and why not the rest."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from .backends import available_threads, choose_backend
+from .bundle import Bundle
+from .errors import BackendUnavailableError, UsageError
+
+# backend, device, distribution that brings it, extra that installs it
+CANDIDATES = (
+    ("onnxruntime", "cpu", ("onnxruntime", "onnxruntime-gpu"), "cpu"),
+    ("openvino", "cpu", ("openvino",), "openvino"),
+    ("onnxruntime", "cuda", ("onnxruntime-gpu",), "gpu"),
+    ("tensorrt", "cuda", ("tensorrt", "tensorrt-rtx"), "gpu"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One way to run a bundle here, or the reason why it is none."""
+
+    backend: str
+    device: str
+    usable: bool
+    detail: str  # versions and precision, or what is missing and how to get it
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The machine and every backend on it."""
+
+    python: str
+    system: str
+    cpu: str
+    threads: int
+    findings: tuple[Finding, ...]
+    choice: str  # what `--backend auto` takes, and why
+
+
+def diagnose(bundle: Bundle) -> Diagnosis:
+    """Try every backend on the bundle's components without running a sample."""
+    findings = tuple(_try(bundle, *candidate) for candidate in CANDIDATES)
+    try:
+        chosen = choose_backend(bundle)
+        choice = f"{chosen.name} on {chosen.device}, {chosen.precision}, {chosen.threads} threads"
+    except BackendUnavailableError as error:
+        choice = f"none: {error}"
+    return Diagnosis(platform.python_version(), platform.platform(), cpu_name(), available_threads(), findings, choice)
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _try(bundle: Bundle, name: str, device: str, distributions: tuple[str, ...], extra: str) -> Finding:
+    installed = [f"{d} {v}" for d in distributions if (v := _version(d))]
+    if not installed:
+        return Finding(name, device, False, f'{" or ".join(distributions)} not installed; pip install "sbldm-engine[{extra}]"')
+    try:
+        backend = choose_backend(bundle, name, device)
+    except (BackendUnavailableError, UsageError) as error:
+        return Finding(name, device, False, str(error))
+    return Finding(name, device, True, f"{', '.join(installed)}, {backend.precision}")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
