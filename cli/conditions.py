@@ -22,7 +22,7 @@ class FieldOfViewOf(StrEnum):
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="Condition table (CSV).")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Condition table (CSV).")],
     bundle: Annotated[
         str | None, typer.Option(help="Model it is for: name or path (default: the shipped one).")
     ] = None,

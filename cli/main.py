@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 # command -> (module below sbldm.cli, help of the list); modules load when their command runs
 COMMANDS = {
@@ -34,10 +34,10 @@ COMMANDS = {
 class LazyGroup(TyperGroup):
     """Lists every command by name and help, and imports a command's module only when it runs."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> Any:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
         module_name, help_text = COMMANDS[cmd_name]
@@ -89,13 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _fail(str(error), error.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+    except TyperException as error:
+        getattr(error, "show", lambda: _fail(str(error), 2))()
         return 2
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted; a run can be gone on with by --resume", 130)
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for users
         if debug:

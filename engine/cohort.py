@@ -74,7 +74,7 @@ class CohortDistribution:
 
     @cached_property
     def _factor(self) -> Vector:
-        return np.linalg.cholesky(self._covariance)
+        return np.asarray(np.linalg.cholesky(self._covariance), dtype=np.float64)
 
     def complete(self, row: Vector, normals: NDArray[np.floating]) -> Vector:
         """A row (K,) with its NaN cells drawn given the others, which keep their values.
@@ -118,7 +118,8 @@ class CohortDistribution:
         """Distance of what each row (N, K) gives from the cohort, and the limit for as many numbers: (N,), (N,).
 
         The limit of a row that gives all is `distance_limit`; with fewer degrees of freedom it is the distance with
-        the same tail probability of the chi-squared distribution, or with 0.1 % where that is less. A row that gives nothing has distance 0.
+        the same tail probability of the chi-squared distribution, or with 0.1 % where that is less. A row that gives
+        nothing has distance 0.
         """
         distance, limit = np.zeros(len(rows)), np.full(len(rows), self.distance_limit)
         tail = max(float(chdtrc(self.basis.size, self.distance_limit**2)), 1 - PERCENTILE)
