@@ -98,7 +98,7 @@ def cached_cubin(source: str, architecture: int, cache: Path | None = None) -> b
     if path.is_file():
         return path.read_bytes()
     code = compile_cubin(source_path(source), architecture).code
-    _write_whole(path, code)
+    write_whole(path, code)
     return code
 
 
@@ -108,7 +108,7 @@ def build_cubins(architectures: Iterable[int], out: Path) -> list[Path]:
     for architecture in architectures:
         for source in SOURCES:
             path = out / f"{source}-{source_hash(source)[:32]}-sm_{architecture}.cubin"
-            _write_whole(path, compile_cubin(source_path(source), architecture).code)
+            write_whole(path, compile_cubin(source_path(source), architecture).code)
             written.append(path)
     return written
 
@@ -120,7 +120,7 @@ def default_cache() -> Path:
     return user_cache_path("sbldm-engine") / "kernels"
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Writes a file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from .compile import ENTRIES, KernelCompileError, source_path
+from .compile import ENTRIES, KernelCompileError, source_hash, source_path, write_whole
 
 
 class CpuLauncher:
-    """Launches kernels by name; `folder` receives the compiled libraries."""
+    """Launches kernels by name; `folder` keeps the compiled libraries, by source hash."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -39,15 +40,24 @@ class CpuLauncher:
 
     def _library(self, source: str) -> ctypes.CDLL:
         if source not in self._libraries:
-            path = self._folder / f"{source}.so"
-            include = str(source_path(source).parent)
-            options = ["-std=c++17", "-O2", "-shared", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
-            command = ["g++", *options, "-x", "c++", "-I", include, str(source_path(source)), "-o", str(path)]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-            except FileNotFoundError as error:
-                raise KernelCompileError("g++ is not installed") from error
-            if done.returncode:
-                raise KernelCompileError(f"g++ on {source}.cu:\n{done.stderr.strip()}")
+            path = self._folder / f"{source}-{source_hash(source)[:32]}.so"
+            if not path.is_file():
+                write_whole(path, _compile(source))
             self._libraries[source] = ctypes.CDLL(str(path))
         return self._libraries[source]
+
+
+def _compile(source: str) -> bytes:
+    """The shared library of a source."""
+    include = str(source_path(source).parent)
+    options = ["-std=c++17", "-O2", "-shared", "-fPIC", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "kernel.so"
+        command = ["g++", *options, "-x", "c++", "-I", include, str(source_path(source)), "-o", str(out)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            raise KernelCompileError("g++ is not installed") from error
+        if done.returncode:
+            raise KernelCompileError(f"g++ on {source}.cu:\n{done.stderr.strip()}")
+        return out.read_bytes()

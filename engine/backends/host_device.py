@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels.calls import THREADS, KernelCall
+from ...kernels.calls import THREADS, KernelCall, Storage
 from ...kernels.cpu_launcher import CpuLauncher
-from .device import DTYPES, Buffer, DeviceMemoryError
+from .device import DTYPES, Buffer, Component, DeviceMemoryError
 
 
 class HostStream:
@@ -59,14 +59,14 @@ class HostDevice:
 
     def upload(self, buffer: Buffer, values: NDArray[Any], stream: HostStream) -> None:
         _check_copy(buffer, values)
-        self._queue("upload", stream, lambda: memmove(buffer.address, values.ctypes.data, buffer.nbytes))
+        self.queue("upload", stream, lambda: memmove(buffer.address, values.ctypes.data, buffer.nbytes))
 
     def download(self, buffer: Buffer, values: NDArray[Any], stream: HostStream) -> None:
         _check_copy(buffer, values)
-        self._queue("download", stream, lambda: memmove(values.ctypes.data, buffer.address, buffer.nbytes))
+        self.queue("download", stream, lambda: memmove(values.ctypes.data, buffer.address, buffer.nbytes))
 
     def launch(self, call: KernelCall, stream: HostStream) -> None:
-        self._queue(call.entry, stream, lambda: self._launcher.launch(call.entry, call.grid, THREADS, call.arguments))
+        self.queue(call.entry, stream, lambda: self._launcher.launch(call.entry, call.grid, THREADS, call.arguments))
 
     def record(self, stream: HostStream) -> str:
         return "event"
@@ -91,12 +91,27 @@ class HostDevice:
         for work in graph:
             work()
 
-    def _queue(self, what: str, stream: HostStream, work: Callable[[], object]) -> None:
+    def queue(self, what: str, stream: HostStream, work: Callable[[], object]) -> None:
+        """Does the work and logs `what`, or records both while a graph is captured."""
+
         def logged() -> None:
             self.log.append(what)
             work()
 
         stream.put(logged)
+
+
+class HostComponent:
+    """Any component on a `HostDevice`: its runs can be captured, as work on a GPU stream is."""
+
+    def __init__(self, device: HostDevice, name: str, component: Component) -> None:
+        self._device = device
+        self._name = name
+        self._component = component
+        self.storage: Storage = component.storage
+
+    def enqueue(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], stream: HostStream) -> None:
+        self._device.queue(self._name, stream, lambda: self._component.enqueue(inputs, outputs, stream))
 
 
 def _check_copy(buffer: Buffer, values: NDArray[Any]) -> None:

@@ -1,0 +1,70 @@
+"""Launches the kernels on a GPU through PyCUDA: modules compiled for the GPU that is there, loaded on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from .calls import THREADS, KernelCall
+from .compile import ENTRIES, cached_cubin
+
+MINIMUM_CAPABILITY = (8, 0)
+
+
+class GpuUnavailableError(RuntimeError):
+    """There is no usable NVIDIA GPU, driver or PyCUDA; the message says which and what to do."""
+
+
+def pycuda_driver() -> Any:
+    """The initialised module `pycuda.driver`.
+
+    GpuUnavailableError where PyCUDA is not installed, the driver library is missing or too old, or there is no GPU.
+    """
+    try:
+        driver = import_module("pycuda.driver")
+    except ModuleNotFoundError as error:
+        raise GpuUnavailableError('PyCUDA is not installed: pip install "sbldm-engine[gpu]"') from error
+    except ImportError as error:
+        raise GpuUnavailableError(f"the NVIDIA driver's libcuda does not load: {error}") from error
+    try:
+        driver.init()
+        count = driver.Device.count()
+    except driver.Error as error:
+        raise GpuUnavailableError(f"the NVIDIA driver does not start: {error}") from error
+    if count == 0:
+        raise GpuUnavailableError("the NVIDIA driver sees no GPU")
+    return driver
+
+
+class KernelLauncher:
+    """Kernels for the current context's GPU. `cache` is the folder of compiled kernels, by default the user's."""
+
+    def __init__(self, capability: tuple[int, int], cache: Path | None = None) -> None:
+        if capability < MINIMUM_CAPABILITY:
+            have, need = (".".join(map(str, pair)) for pair in (capability, MINIMUM_CAPABILITY))
+            raise GpuUnavailableError(f"this GPU has compute capability {have}; the kernels need {need} or later")
+        self._driver = pycuda_driver()
+        self._architecture = capability[0] * 10 + capability[1]
+        self._cache = cache
+        self._modules: dict[str, Any] = {}
+        self._functions: dict[str, Any] = {}
+
+    def launch(self, call: KernelCall, stream: Any) -> None:
+        """Queues a kernel; KernelCompileError where it does not compile, GpuUnavailableError where it does not load."""
+        function = self._functions.get(call.entry) or self._load(call.entry)
+        function(*call.arguments, block=(THREADS, 1, 1), grid=call.grid, stream=stream)
+
+    def _load(self, entry: str) -> Any:
+        source = ENTRIES[entry]
+        if source not in self._modules:
+            cubin = cached_cubin(source, self._architecture, self._cache)
+            try:
+                self._modules[source] = self._driver.module_from_buffer(cubin)
+            except self._driver.Error as error:
+                raise GpuUnavailableError(
+                    f"the driver does not load {source}.cu for sm_{self._architecture} ({error}): is it older than "
+                    "the compiler?"
+                ) from error
+        self._functions[entry] = self._modules[source].get_function(entry)
+        return self._functions[entry]
