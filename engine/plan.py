@@ -1,0 +1,249 @@
+"""What a run is: its options, what they resolve to on this machine, its conditions; the content of `run.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle, BundleManifest, Sampler
+from .conditions import Conditions, id_of_sample, row_of_sample
+from .decode import decode
+from .errors import InvalidInputError, UsageError
+from .layouts import Layout, make_layout
+
+RUN_NAME = "run.json"
+SCHEMA_VERSION = 1
+MAX_STEPS = 65535  # draws of one attempt, less the initial one
+GRIDS = ("native", "brats")
+SAMPLERS = ("ddim", "dpmpp-2m")
+MAX_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What was asked for; together with bundle, conditions and `Resolved` it fixes every byte of a run."""
+
+    count: int
+    seed: int
+    steps: int
+    sampler: Sampler
+    eta: float
+    guidance: float
+    layout: Literal["brats", "nnunet", "bids"]
+    names: Literal["2021", "2023"]
+    grid: Literal["native", "brats"]
+    reject: float | None  # tolerance; None keeps every tumour
+    attempts: int  # redraws at most, with reject
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What the options came to on the machine that started the run; everything that goes on with it keeps this."""
+
+    backend: str
+    device: str
+    precision: str
+    batch_size: int
+    threads: int
+    compressor: str
+
+
+@dataclass(frozen=True)
+class ConditionsDigest:
+    """Enough of a conditions file to tell whether, and where, it was changed."""
+
+    sha256: str
+    lines: str  # CRC-32 of each line, 8 hex digits each
+
+
+@dataclass(frozen=True)
+class BundleIdentity:
+    """Which bundle a run was started with."""
+
+    id: str
+    sha256: str  # of bundle.json
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """The content of `run.json`: equal for every shard of a run."""
+
+    schema_version: int
+    notice: str
+    bundle: BundleIdentity
+    versions: dict[str, str]
+    options: RunOptions
+    resolved: Resolved
+    conditions: ConditionsDigest | None
+
+    def to_bytes(self) -> bytes:
+        """The bytes of `run.json`."""
+        return (json.dumps(asdict(self), indent=1, allow_nan=False) + "\n").encode()
+
+    def layout(self, manifest: BundleManifest) -> Layout:
+        """The layout of the run's files."""
+        return make_layout(self.options.layout, manifest.modalities, manifest.labels, self.options.names)
+
+
+@dataclass(frozen=True)
+class SampleTask:
+    """One sample to make, at one attempt."""
+
+    sample: int
+    id: str
+    requested: tuple[float, ...]  # complete, in the order of the bundle's condition columns
+    drawn: tuple[str, ...]  # columns that the cohort supplied
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Requests:
+    """The tumours of a run, completed on demand: sample k needs nothing of the others."""
+
+    conditions: Conditions
+    manifest: BundleManifest
+    seed: int
+    ids: frozenset[str]
+
+    @staticmethod
+    def of(conditions: Conditions, manifest: BundleManifest, seed: int) -> Requests:
+        """Requests for a run's seed; `conditions` in the order of the bundle's columns."""
+        return Requests(conditions, manifest, seed, frozenset(conditions.ids))
+
+    def task(self, sample: int) -> SampleTask:
+        """The first attempt at a sample."""
+        row: NDArray[np.float64] = self.conditions.values[row_of_sample(self.conditions, sample)]
+        complete = self.manifest.cohort.complete_sample(row, self.seed, sample)
+        drawn = tuple(name for name, value in zip(self.conditions.columns, row, strict=True) if np.isnan(value))
+        name = id_of_sample(self.conditions, sample, self.ids)
+        return SampleTask(sample, name, tuple(float(v) for v in complete), drawn)
+
+    def groups(self, samples: Sequence[int], batch_size: int) -> Iterator[list[SampleTask]]:
+        """The tasks of `samples` (sorted), those of one batch (sample // batch_size) together."""
+        group: list[SampleTask] = []
+        for sample in samples:
+            if group and group[0].sample // batch_size != sample // batch_size:
+                yield group
+                group = []
+            group.append(self.task(sample))
+        if group:
+            yield group
+
+
+def make_options(bundle: Bundle, count: int, **asked: Any) -> RunOptions:
+    """Options with the bundle's defaults where `asked` is None.
+
+    Raises:
+        UsageError: a value is out of range; all are named.
+    """
+    defaults = bundle.manifest.defaults
+    filled = {"seed": 0, "layout": "brats", "names": "2021", "grid": "native", "reject": None, "attempts": 4}
+    filled |= {name: getattr(defaults, name) for name in ("steps", "sampler", "eta", "guidance")}
+    filled |= {name: value for name, value in asked.items() if value is not None}
+    options = RunOptions(count=count, **filled)
+    faults = list(_faults(options, len(bundle.manifest.schedule.alphas_cumprod)))
+    if faults:
+        raise UsageError("\n".join(faults))
+    make_layout(options.layout, bundle.manifest.modalities, bundle.manifest.labels, options.names)
+    return options
+
+
+def _faults(o: RunOptions, training_steps: int) -> Iterator[str]:
+    if o.count < 1:
+        yield f"--count {o.count}: must be 1 or more"
+    if not 0 <= o.seed < 2**64:
+        yield f"--seed {o.seed}: must be from 0 to 2^64 - 1"
+    most = min(training_steps, MAX_STEPS)
+    if not 1 <= o.steps <= most:
+        yield f"--steps {o.steps}: must be from 1 to {most}"
+    if o.sampler not in SAMPLERS:
+        yield f"--sampler {o.sampler}: allowed: {', '.join(SAMPLERS)}"
+    if not 0 <= o.eta <= 1:
+        yield f"--eta {o.eta}: must be from 0 to 1"
+    if not 0 <= o.guidance <= 100:
+        yield f"--guidance {o.guidance}: must be from 0 to 100"
+    if o.grid not in GRIDS:
+        yield f"--grid {o.grid}: allowed: {', '.join(GRIDS)}"
+    if o.reject is not None and not 0 < o.reject <= 10:
+        yield f"--reject {o.reject}: the tolerance must be above 0 and at most 10"
+    if not 1 <= o.attempts <= 100:
+        yield f"--attempts {o.attempts}: must be from 1 to 100"
+
+
+def describe(
+    bundle: Bundle, options: RunOptions, resolved: Resolved, backend: dict[str, str], conditions: ConditionsDigest | None
+) -> RunDescription:
+    """The description of a run; `backend` is name and version of its backend, `conditions` None where all are drawn."""
+    return RunDescription(
+        SCHEMA_VERSION,
+        "SYNTHETIC sbldm-engine: these volumes show no patient",
+        BundleIdentity(bundle.manifest.id, bundle.sha256),
+        _versions() | backend,
+        options,
+        resolved,
+        conditions,
+    )
+
+
+def digest_conditions(file: Path) -> ConditionsDigest:
+    """Digest of a conditions file; OSError when it cannot be read."""
+    data = file.read_bytes()
+    lines = "".join(format(zlib.crc32(line.rstrip(b"\r")), "08x") for line in data.split(b"\n"))
+    return ConditionsDigest(hashlib.sha256(data).hexdigest(), lines)
+
+
+def read_description(directory: Path) -> RunDescription:
+    """The description in a run directory.
+
+    Raises:
+        InvalidInputError: there is none, or it is damaged.
+    """
+    path = directory / RUN_NAME
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); is this the directory of a run?") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{path}: not valid JSON ({error}); the run must be started again elsewhere") from error
+    return decode(RunDescription, data, str(path))
+
+
+def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
+    """What keeps `wanted` from being the recorded run, one line a difference; empty when nothing does."""
+    found = []
+    if recorded.bundle != wanted.bundle:
+        old, new = recorded.bundle, wanted.bundle
+        found.append(f"bundle: the run has {old.id} ({old.sha256[:12]}), asked for {new.id} ({new.sha256[:12]})")
+    for part in ("options", "resolved"):
+        old, new = asdict(getattr(recorded, part)), asdict(getattr(wanted, part))
+        found += [f"{k.replace('_', '-')}: the run has {old[k]}, asked for {new[k]}" for k in old if old[k] != new[k]]
+    for name in sorted((recorded.versions.keys() & wanted.versions.keys()) - {"python"}):
+        if recorded.versions[name] != wanted.versions[name]:
+            found.append(f"version of {name}: the run has {recorded.versions[name]}, here is {wanted.versions[name]}")
+    return found + _conditions_difference(recorded.conditions, wanted.conditions)
+
+
+def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest | None) -> list[str]:
+    if old == new:
+        return []
+    if old is None or new is None:
+        return [f"conditions: the run has {'none' if old is None else 'a file'}, asked for {'none' if new is None else 'a file'}"]
+    width, length = 8, max(len(old.lines), len(new.lines))
+    changed = [i // width + 1 for i in range(0, length, width) if old.lines[i : i + width] != new.lines[i : i + width]]
+    where = f"line {changed[0]}" + (f" and {len(changed) - 1} more" if len(changed) > 1 else "") if changed else "line ends"
+    return [f"conditions: the file is not the one the run was started with ({where} differ{'' if len(changed) > 1 else 's'})"]
+
+
+def _versions() -> dict[str, str]:
+    names = ("sbldm-engine", "numpy", "scipy", "scikit-image", "nibabel", "isal")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}

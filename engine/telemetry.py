@@ -1,0 +1,123 @@
+"""What an operator sees of a run: counts, queue depth and seconds a stage, as a Prometheus text file and log lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from .files import write_atomic
+
+STAGES = ("sample", "decode", "measure", "write")
+LogFormat = Literal["text", "json"]
+_PREFIX = "sbldm"
+_METRICS_INTERVAL_S = 2.0
+
+
+class Telemetry:
+    """Counters of one process; safe to use from several threads."""
+
+    def __init__(self, total: int = 0, metrics_file: Path | None = None) -> None:
+        self.total = total
+        self._metrics_file = metrics_file
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self._queue_depth = 0
+        self._started = self._written = time.monotonic()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to a stage of `STAGES`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add_seconds({name: time.monotonic() - start})
+
+    def add_seconds(self, seconds: dict[str, float]) -> None:
+        """Add seconds by stage, as another process counted them."""
+        with self._lock:
+            for name, value in seconds.items():
+                self._seconds[name] += value
+
+    def take_seconds(self) -> dict[str, float]:
+        """The seconds by stage since the last call, which starts them anew."""
+        with self._lock:
+            taken, self._seconds = self._seconds, dict.fromkeys(STAGES, 0.0)
+        return taken
+
+    def count(self, name: Literal["done", "failed", "redrawn", "lost_workers"], more: int = 1) -> None:
+        """Count events, and bring the metrics file up to date now and then."""
+        with self._lock:
+            self._counts[name] += more
+            due = time.monotonic() - self._written > _METRICS_INTERVAL_S
+        if due:
+            self.write_metrics()
+
+    def queue_depth(self, change: int) -> None:
+        """Volumes that entered (positive) or left the queue between sampling and writing."""
+        with self._lock:
+            self._queue_depth += change
+
+    def snapshot(self) -> dict[str, Any]:
+        """All figures as plain data."""
+        with self._lock:
+            counts = {name: self._counts[name] for name in ("done", "failed", "redrawn", "lost_workers")}
+            return {
+                "total": self.total,
+                **counts,
+                "queue_depth": self._queue_depth,
+                "elapsed_seconds": time.monotonic() - self._started,
+                "stage_seconds": dict(self._seconds),
+            }
+
+    def write_metrics(self) -> None:
+        """Write the metrics file, whole or not at all; OSError when it cannot be written."""
+        self._written = time.monotonic()
+        if self._metrics_file is not None:
+            write_atomic(self._metrics_file, prometheus_text(self.snapshot()).encode())
+
+
+def prometheus_text(figures: dict[str, Any]) -> str:
+    """Figures of `Telemetry.snapshot` in the Prometheus text exposition format, version 0.0.4."""
+    lines: list[str] = []
+
+    def metric(name: str, kind: str, text: str, samples: dict[str, float]) -> None:
+        lines.extend((f"# HELP {_PREFIX}_{name} {text}", f"# TYPE {_PREFIX}_{name} {kind}"))
+        lines.extend(f"{_PREFIX}_{name}{label} {value:g}" for label, value in samples.items())
+
+    metric("volumes_wanted", "gauge", "Volumes that this process was started for.", {"": figures["total"]})
+    metric("volumes_done_total", "counter", "Volumes written and recorded.", {"": figures["done"]})
+    metric("volumes_failed_total", "counter", "Volumes that failed and were recorded as such.", {"": figures["failed"]})
+    metric("volumes_redrawn_total", "counter", "Draws that --reject refused.", {"": figures["redrawn"]})
+    metric("workers_lost_total", "counter", "Worker processes that died.", {"": figures["lost_workers"]})
+    metric("queue_depth", "gauge", "Volumes between sampling and writing.", {"": figures["queue_depth"]})
+    metric("elapsed_seconds", "gauge", "Seconds since the start.", {"": figures["elapsed_seconds"]})
+    stages = {f'{{stage="{name}"}}': seconds for name, seconds in figures["stage_seconds"].items()}
+    metric("stage_seconds_total", "counter", "Seconds spent in each stage, over all threads.", stages)
+    return "\n".join(lines) + "\n"
+
+
+class EventLog:
+    """Log lines on a stream: plain text, or one JSON object a line for collectors."""
+
+    def __init__(self, form: LogFormat = "text", stream: TextIO | None = None) -> None:
+        self.as_json = form == "json"
+        self._stream = stream if stream is not None else sys.stderr
+
+    def event(self, event: str, level: Literal["info", "warning", "error"] = "info", **fields: Any) -> None:
+        """Write one event with its fields."""
+        if self.as_json:
+            data = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": level, "event": event, **fields}
+            text = json.dumps(data)
+        else:
+            detail = " ".join(f"{name}={value}" for name, value in fields.items())
+            text = f"{level}: {event}{' ' + detail if detail else ''}"
+        print(text, file=self._stream, flush=True)

@@ -1,0 +1,185 @@
+"""Several processes on one run: groups are handed out one by one, a worker that dies is replaced, none outlives us."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from .bundle import load_bundle
+from .errors import BackendUnavailableError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
+from .finish import Finisher
+from .ledger import SampleRecord
+from .pipeline import Pipeline
+from .plan import RunDescription, SampleTask
+from .run import disk_faults
+from .sampling import make_sampler
+from .telemetry import Telemetry
+
+Group = list[SampleTask]
+_ERRORS: dict[str, type[SbldmError]] = {
+    kind.__name__: kind for kind in (SbldmError, UsageError, InvalidInputError, BackendUnavailableError, IncompleteRunError)
+}
+_AHEAD = 2  # groups a worker holds: one being sampled, one waiting
+_MAX_DEATHS = 2  # of workers that made a group, before its samples count as failed
+_MAX_DEATHS_IN_A_ROW = 8
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """All a worker needs to make the samples of a run."""
+
+    bundle: Path
+    directory: Path
+    run: RunDescription
+    device: str
+
+
+@dataclass
+class _Worker:
+    process: Any
+    connection: Connection
+    groups: list[dict[int, SampleTask]] = field(default_factory=list)  # handed out and not yet recorded, by sample
+
+
+class WorkerPool:
+    """`count` processes with the same setup; `record` and `telemetry` are used in the calling thread."""
+
+    def __init__(self, setup: WorkerSetup, count: int, record: Callable[[SampleRecord], None], telemetry: Telemetry) -> None:
+        self._setup, self._count, self._record, self._telemetry = setup, count, record, telemetry
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: list[_Worker] = []
+        self._deaths: Counter[int] = Counter()  # by first sample of the group that was being made
+        self._deaths_in_a_row = 0
+        self._returned: deque[Group] = deque()
+        self._failed: list[SampleTask] = []
+
+    def run(self, groups: Iterator[Group], stop: threading.Event) -> list[SampleTask]:
+        """Make every group, or stop early when `stop` is set; returns the tasks that killed their workers.
+
+        Raises:
+            SbldmError: what a worker raised: a full disk, a backend that cannot be had.
+        """
+        try:
+            self._workers = [self._start() for _ in range(self._count)]
+            while not stop.is_set():
+                self._hand_out(groups)
+                if not any(worker.groups for worker in self._workers):
+                    break
+                self._serve()
+            return self._failed
+        finally:
+            self._end()
+
+    def process_ids(self) -> list[int]:
+        """Process numbers of the living workers."""
+        return [worker.process.pid for worker in self._workers]
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(self._setup, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _hand_out(self, groups: Iterator[Group]) -> None:
+        for _ in range(_AHEAD):
+            for worker in self._workers:
+                if len(worker.groups) < _AHEAD:
+                    group = self._returned.popleft() if self._returned else next(groups, None)
+                    if group is None:
+                        return
+                    worker.groups.append({task.sample: task for task in group})
+                    with suppress(BrokenPipeError, ConnectionResetError):  # the dead are noticed by their closed pipe
+                        worker.connection.send(group)
+
+    def _serve(self) -> None:
+        by_source = {worker.connection: worker for worker in self._workers}
+        for source in wait(list(by_source), timeout=0.5):
+            worker = by_source[source]  # type: ignore[index]
+            try:
+                kind, content = worker.connection.recv()
+            except (EOFError, ConnectionResetError):
+                self._replace(worker)
+                continue
+            if kind == "error":
+                name, text = content
+                raise _ERRORS.get(name, SbldmError)(text)
+            self._receive(worker, *content)
+
+    def _receive(self, worker: _Worker, record: SampleRecord, seconds: dict[str, float]) -> None:
+        self._deaths_in_a_row = 0
+        self._record(record)
+        self._telemetry.add_seconds(seconds)
+        self._telemetry.count("done" if record.fault is None else "failed")
+        for group in worker.groups:
+            group.pop(record.sample, None)
+        worker.groups = [group for group in worker.groups if group]
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.process.join()
+        worker.connection.close()
+        self._telemetry.count("lost_workers")
+        self._deaths_in_a_row += 1
+        if self._deaths_in_a_row > _MAX_DEATHS_IN_A_ROW:
+            raise IncompleteRunError(
+                f"{self._deaths_in_a_row} workers died one after another (exit status {worker.process.exitcode}); "
+                "is memory short? Go on with --resume and fewer --workers"
+            )
+        for position, group in enumerate(worker.groups):
+            tasks = list(group.values())
+            self._deaths[tasks[0].sample] += position == 0
+            if self._deaths[tasks[0].sample] >= _MAX_DEATHS:
+                self._failed.extend(tasks)
+            else:
+                self._returned.append(tasks)
+        self._workers[self._workers.index(worker)] = self._start()
+
+    def _end(self) -> None:
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join()
+            worker.connection.close()
+
+
+def _work(setup: WorkerSetup, connection: Connection) -> None:
+    """Life of a worker: receives groups, sends ("record", (record, seconds)) for each sample, or ("error", ...)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    telemetry = Telemetry()
+
+    def send(record: SampleRecord) -> None:
+        connection.send(("record", (record, telemetry.take_seconds())))
+
+    try:
+        bundle = load_bundle(setup.bundle)
+        sampler = make_sampler(bundle, setup.run, setup.device)
+        finisher = Finisher(setup.directory, setup.run, bundle.manifest, telemetry)
+        with disk_faults(setup.directory), Pipeline(sampler, finisher, send) as pipeline:
+            while True:
+                if not connection.poll():
+                    pipeline.drain()
+                pipeline.feed(connection.recv())
+    except EOFError:
+        return
+    except SbldmError as error:
+        connection.send(("error", (type(error).__name__, str(error))))
+    except Exception as error:  # noqa: BLE001 - the border of the process: the parent reports it
+        connection.send(("error", ("SbldmError", f"unexpected {type(error).__name__} in a worker: {error}")))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
