@@ -166,7 +166,7 @@ cell = {
 }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(cells=st.fixed_dictionaries({}, optional=cell), sample=st.integers(0, 2**40))
 def test_whatever_is_asked_for_is_kept_and_completed_by_the_rules(cells: dict[str, float], sample: int) -> None:
     row = asking(**cells)
