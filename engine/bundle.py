@@ -281,6 +281,9 @@ def _contradictions(m: BundleManifest) -> list[str]:
     unknown = m.components.keys() - set(COMPONENTS)
     if missing or unknown:
         problems.append(f"components: missing {sorted(missing)}, unknown {sorted(unknown)}")
+    problems += m.cohort.problems()
+    if tuple(column.name for column in m.condition_columns) != m.cohort.columns:
+        problems.append(f"condition_columns: must be the cohort's columns {', '.join(m.cohort.columns)}")
     problems += [f"components.{n}: file {c.file!r} is not in files" for n, c in m.components.items() if c.file not in m.files]
     return problems
 
