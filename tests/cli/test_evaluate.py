@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from sbldm.cli.main import main
+
+SHAPE = (40, 42, 36)
+
+
+def write_case(folder: Path, name: str, seed: int) -> None:
+    """A small skull-stripped scan in BraTS layout: a ball with a lump of three tissues."""
+    rng = np.random.default_rng(seed)
+    index = np.stack(np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in SHAPE], indexing="ij"))
+    radius = np.sqrt((index**2).sum(0))
+    lump = np.sqrt(((index - rng.uniform(-4, 4, (3, 1, 1, 1))) ** 2).sum(0))
+    label = np.select([lump < 3, lump < 5, lump < 8], [1, 4, 2], 0).astype(np.uint8)
+    (folder / name).mkdir(parents=True)
+    for modality in ("t1", "t1ce", "t2", "flair"):
+        image = np.where(radius < 17, rng.normal(500, 40, SHAPE) + 60 * label, 0).astype(np.int16)
+        nib.save(nib.Nifti1Image(image, np.eye(4)), folder / name / f"{name}_{modality}.nii.gz")
+    nib.save(nib.Nifti1Image(label, np.eye(4)), folder / name / f"{name}_seg.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("evaluate")
+    for number in range(6):
+        write_case(root / "cohort", f"C{number}", number)
+    for number in range(2):
+        write_case(root / "run", f"sbldm-{number:06d}", 50 + number)
+    head = "id,requested_volume_ml,measured_volume_ml"
+    (root / "run" / "manifest.csv").write_text(f"{head}\n0,2.0,2.1\n1,2.2,2.1\n")
+    return root
+
+
+def test_evaluate_writes_figures_table_and_plots(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort, run, out = str(folders / "cohort"), str(folders / "run"), folders / "out"
+    arguments = ["--real", cohort, "--train", cohort, "--held-out", "3", "--synthetic", run, "--out", str(out)]
+    assert main(["evaluate", *arguments, "--pairs", "1", "--workers", "1", "--quiet"]) == 0
+    text = capsys.readouterr().out
+    assert text.strip() == (out / "evaluation.md").read_text().strip()
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert [figures["inputs"][side]["cases"] for side in ("real", "synthetic", "train")] == [3, 2, 3]
+    assert figures["fid"].startswith("not computed")
+    assert figures["adherence"]["volume_ml"]["samples"] == 2
+    assert figures["anatomy"]["synthetic"]["inside_brain"]["mean"] == 1
+    assert set(figures["memorisation"]) == {"image"}
+    assert "memorisation in latent space" in figures["not_measured"]
+    names = {path.stem for path in out.glob("*.png")}
+    assert names == {"samples", "characteristics", "intensities", "adherence", "memorisation"}
+
+
+def test_json_goes_to_stdout(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--real", str(folders / "cohort"), "--synthetic", str(folders / "run"), "--out", str(folders / "out2")]
+    arguments += ["--cache", str(folders / "out" / "cache"), "--held-out", "2", "--pairs", "1", "--workers", "1"]
+    assert main(["evaluate", *arguments, "--quiet", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["inputs"]["real"]["cases"] == 2
+    assert figures["not_measured"]["memorisation"] == "no --train DIR was given"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--real", "cohort"], 2, "nothing to do"),
+        (["--real", "cohort", "--reconstruct"], 2, "needs a bundle"),
+        (["--real", "cohort", "--train", "cohort", "--synthetic", "run"], 2, "same folder"),
+        (["--real", "cohort", "--train", "cohort", "--synthetic", "run", "--held-out", "9"], 2, "has 6 cases"),
+        (["--real", "nowhere", "--synthetic", "run"], 3, "not a directory"),
+        (["--real", "cohort", "--synthetic", "run", "--bundle", "nowhere"], 3, "nowhere"),
+    ],
+)
+def test_faults_say_what_to_do(
+    folders: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(folders)
+    assert (
+        main(["evaluate", *arguments, "--cache", str(folders / "out" / "cache"), "--workers", "1", "--quiet"]) == code
+    )
+    assert message in capsys.readouterr().err

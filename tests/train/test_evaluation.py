@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+import pytest
+from numpy.typing import NDArray
+from sbldm.engine.bundle import MODALITIES, Grid
+from sbldm.engine.conditions import COLUMNS
+from sbldm.engine.errors import InvalidInputError
+from sbldm.engine.measuring import measure_tumour
+from sbldm.train.data.cohort import CachedCase, Cohort
+from sbldm.train.evaluation.adherence import adherence, requested_and_measured
+from sbldm.train.evaluation.autoencoder import Autoencoder
+from sbldm.train.evaluation.fid import FeatureNetwork, frechet_distance, gaussian_distance
+from sbldm.train.evaluation.fidelity import (
+    block_average,
+    characteristic_distances,
+    coherence,
+    describe_cohort,
+    intensity_distances,
+    mmd,
+    ms_ssim_diversity,
+)
+from sbldm.train.evaluation.memorisation import image_feature, latent_feature, memorisation, nearest_training
+from sbldm.train.evaluation.reconstruction import dice, high_frequency_energy, psnr, reconstruction, ssim
+from sbldm.train.evaluation.report import plain, table
+from sbldm.train.evaluation.volumes import brain_of, largest_piece_share, neighbour_difference
+
+GRID = Grid((32, 32, 16), (1.5, 1.5, 2.4))
+Z, X, Y = np.meshgrid(np.arange(16), np.arange(32), np.arange(32), indexing="ij")
+
+
+def volume(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Stored images (z, 4, x, y) and label (z, x, y): an ellipsoid of brain with a lump of three tissues."""
+    rng = np.random.default_rng(seed)
+    brain = ((Z - 7.5) / 7) ** 2 + ((X - 15.5) / 13) ** 2 + ((Y - 15.5) / 14) ** 2 < 1
+    at = rng.uniform(-3, 3, 3) + np.array([7.5, 15.5, 15.5])
+    radius = np.sqrt((1.6 * (Z - at[0])) ** 2 + (X - at[1]) ** 2 + (Y - at[2]) ** 2)
+    size = rng.uniform(0.8, 1.2)
+    label = np.select([radius < 2 * size, radius < 3 * size, radius < 5 * size], [1, 3, 2], 0).astype(np.uint8)
+    texture = rng.normal(110, 12, (4, *brain.shape)) + 20 * label
+    images = np.where(brain | (label > 0), texture.clip(20, 255), 0).astype(np.uint8)
+    return np.moveaxis(images, 0, 1), label
+
+
+def cohort_of(folder: Path, volumes: Mapping[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> Cohort:
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for name, (slices, label) in volumes.items():
+        path = folder / f"{name}.npy"
+        np.save(path, np.concatenate([slices, label[:, None]], axis=1))
+        measured = measure_tumour(np.moveaxis(label, 0, -1), GRID.spacing_mm).vector(COLUMNS)
+        entries.append(CachedCase(name, path, (1.0,) * 4, tuple(measured)))
+    return Cohort(GRID, MODALITIES, tuple(entries))
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return cohort_of(tmp_path_factory.mktemp("train"), {f"T{seed}": volume(seed) for seed in range(10)})
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    return cohort_of(tmp_path_factory.mktemp("real"), {f"R{seed}": volume(100 + seed) for seed in range(6)})
+
+
+class Pooling:
+    """A backend whose autoencoder averages blocks of 4 x 4 pixels and keeps the labels of one pixel each."""
+
+    name = device = precision = version = "test"
+    threads = 1
+
+    def __init__(self) -> None:
+        self.positions: list[int] = []
+
+    def run(self, component: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        if component == "encoder":
+            self.positions += inputs["position"].tolist()
+            s, m, x, y = inputs["image"].shape
+            pooled = inputs["image"].reshape(s, m, x // 4, 4, y // 4, 4).mean((3, 5))
+            return {"latent": np.concatenate([pooled, inputs["label"][:, :, ::4, ::4]], axis=1)}
+        if component == "aggregator_encode":
+            return {"latent": np.moveaxis(inputs["slices"], 1, 2)}
+        if component == "aggregator":
+            return {"slices": np.moveaxis(inputs["latent"], 2, 1)}
+        if component == "decoder":
+            full = np.repeat(np.repeat(inputs["latent"], 4, 2), 4, 3)
+            return {"image": full[:, :4], "label_logits": full[:, 4:]}
+        assert component == "refiner"
+        assert inputs["label"].shape[2] == 4
+        return {"refined": inputs["image"] * np.float32(1.5)}
+
+
+def autoencoder(*, refiner: bool = True) -> Autoencoder:
+    components = dict.fromkeys(["encoder", "decoder", *(["refiner"] if refiner else [])])
+    manifest = SimpleNamespace(
+        labels=("background", "ncr", "ed", "et"), background_threshold=0.04, components=components
+    )
+    return Autoencoder(Pooling(), manifest)  # type: ignore[arg-type]
+
+
+def test_the_brain_is_the_largest_piece_with_its_holes() -> None:
+    slices, _ = volume(0)
+    slices[7:9, :, 15:17, 15:17] = 0
+    slices[0, :, 0, 0] = 255
+    brain = brain_of(slices)
+    assert brain[7, 15, 15]
+    assert not brain[0, 0, 0]
+    assert brain.sum() == ((slices.max(1) > 0).sum() - 1 + 8)
+
+
+def test_neighbour_differences_see_stripes_along_their_own_axis_only() -> None:
+    slices = np.full((8, 2, 10, 12), 100, np.uint8)
+    brain = np.ones((8, 10, 12), bool)
+    slices[::2] += 51
+    assert neighbour_difference(slices, brain, 0) == pytest.approx(51 / 255)
+    assert neighbour_difference(slices, brain, 1) == 0
+    assert neighbour_difference(slices, brain, 2) == 0
+    assert np.isnan(neighbour_difference(slices, np.zeros_like(brain), 0))
+
+
+def test_largest_piece_share() -> None:
+    mask = np.zeros((5, 5, 5), bool)
+    mask[0, 0, :3] = True
+    mask[4, 4, 4] = True
+    assert largest_piece_share(mask) == 0.75
+    assert np.isnan(largest_piece_share(np.zeros_like(mask)))
+
+
+def test_the_same_cohort_is_at_distance_nothing(real: Cohort) -> None:
+    described = describe_cohort(real)
+    assert coherence(described, described) == {
+        "slice_difference_ratio": 1,
+        "in_plane_difference_ratio": 1,
+        "relative_to_in_plane": 1,
+    }
+    distances = intensity_distances(described, described, MODALITIES)
+    assert {value for tissue in distances.values() for value in tissue.values()} == {0}
+    assert all(v["distance"] == 0 for v in characteristic_distances(real.conditions, real.conditions).values())
+
+
+def test_striped_and_brighter_volumes_are_told(real: Cohort, tmp_path: Path) -> None:
+    striped = {}
+    for name in real.cases:
+        slices, label = np.array(real.slices(name)), np.array(real.label(name))
+        inside = slices > 0
+        slices[::2] = np.where(inside[::2], np.minimum(slices[::2].astype(int) + 51, 255), 0)
+        striped[name] = (slices, label)
+    figures = (describe_cohort(real), describe_cohort(cohort_of(tmp_path, striped)))
+    found = coherence(*figures)
+    assert found["slice_difference_ratio"] > 2
+    assert found["in_plane_difference_ratio"] < 1.1
+    distance = intensity_distances(*figures, MODALITIES)["healthy"]["t1"]
+    assert distance == pytest.approx(0.1, abs=0.02)  # half of the voxels moved by 0.2
+
+
+def test_mmd_is_small_within_and_large_between(real: Cohort, training: Cohort, tmp_path: Path) -> None:
+    darker = {name: ((real.slices(name) // 2).astype(np.uint8), np.array(real.label(name))) for name in real.cases}
+    within, between = mmd(real, training), mmd(real, cohort_of(tmp_path, darker))
+    assert within is not None
+    assert between is not None
+    assert abs(within) < 0.1 * between
+    assert mmd(real, training.subset([0])) is None
+
+
+def test_mmd_agrees_with_its_formula(real: Cohort, training: Cohort) -> None:
+    x, y = (np.stack([block_average(np.asarray(c.slices(i))).ravel() for i in range(6)]) for c in (real, training))
+    gram = [a.astype(np.float64) @ b.T / x.shape[1] for a, b in ((x, x), (y, y), (x, y))]
+    expected = sum((g.sum() - np.trace(g)) / 30 for g in gram[:2]) - 2 * gram[2].mean()
+    assert mmd(real, training) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_copies_of_one_case_have_no_diversity(real: Cohort) -> None:
+    same = real.subset([0, 0, 0])
+    found, copies = ms_ssim_diversity(real, 5), ms_ssim_diversity(same, 5)
+    assert found is not None
+    assert copies is not None
+    assert copies["mean"] == pytest.approx(1, abs=1e-4)
+    assert copies["pairs"] == 3
+    assert found["mean"] < 0.96
+    assert found["pairs"] == 5
+    assert ms_ssim_diversity(real.subset([0]), 5) is None
+
+
+def manifest(path: Path, rows: list[tuple[str, str, str, str]]) -> Path:
+    head = "id,requested_volume_ml,measured_volume_ml,requested_x,measured_x"
+    path.write_text("\n".join([head, *(f"s{k},{','.join(row)}" for k, row in enumerate(rows))]) + "\n")
+    return path
+
+
+def test_adherence_of_a_manifest(tmp_path: Path) -> None:
+    path = manifest(
+        tmp_path / "m.csv", [("10", "11", "0.5", "0.5"), ("20", "18", "0.5", ""), ("40", "44", "0.5", "0.4")]
+    )
+    found = adherence(requested_and_measured(path))
+    assert found["volume_ml"]["median_relative_error"] == pytest.approx(0.1)
+    assert found["volume_ml"]["median_error"] == pytest.approx(2)
+    assert found["volume_ml"]["r"] == pytest.approx(np.corrcoef([10, 20, 40], [11, 18, 44])[0, 1])
+    assert found["x"]["samples"] == 2
+    assert found["x"]["r"] is None
+    assert set(found) == {"volume_ml", "x"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,requested_x,measured_x\na,1,b\n", "m.csv:2: measured_x: 'b' is not a number"),
+        ("id,requested_x,measured_x\n", "holds no sample"),
+        ("id,x\na,1\n", "no pair of columns"),
+    ],
+)
+def test_manifests_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(InvalidInputError, match=message):
+        requested_and_measured(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("space", ["image", "latent"])
+def test_a_memorised_sample_is_listed_and_a_new_one_is_not(
+    space: str, real: Cohort, training: Cohort, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(-3, 4, (16, 4, 32, 32))
+    copied = np.asarray(training.slices("T7"))
+    copied = np.where(copied > 0, (copied + noise).clip(1, 255), 0).astype(np.uint8)
+    new, label = volume(500)
+    new[:, 2] = np.where(new[:, 2] > 0, new[:, 2] // 2 + 100, 0)  # unlike any training case
+    made = cohort_of(tmp_path, {"new": (new, label), "copy": (copied, np.asarray(training.label("T7")))})
+    feature = image_feature if space == "image" else latent_feature(autoencoder())
+    found = memorisation(feature, real, made, training)
+    (listed,) = found["memorised"]
+    assert listed["sample"] == "copy"
+    assert listed["nearest"] == "T7"
+    assert listed["nearest_over_second"] < 0.5
+    assert found["synthetic"]["least"] == listed["distance"]
+
+
+def test_nearest_distances_agree_with_all_pairs(real: Cohort, training: Cohort) -> None:
+    distances, who = nearest_training(image_feature, [(real, case) for case in range(6)], training)
+    x, y = (np.stack([image_feature(c, i) for i in range(len(c))]).astype(np.float64) for c in (real, training))
+    every = np.sqrt(((x[:, None] - y[None]) ** 2).mean(-1))
+    np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :2], rtol=1e-3)
+    assert np.array_equal(who[:, 0], every.argmin(axis=1))
+    alone, _ = nearest_training(image_feature, [(real, 0)], training.subset([0]))
+    assert alone[0, 1] == np.inf
+
+
+def test_encoding_takes_every_slice_at_its_position(real: Cohort) -> None:
+    model = autoencoder()
+    latents = model.encode(np.asarray(real.slices(0)), np.asarray(real.label(0)))
+    assert latents.shape == (16, 8, 8, 8)
+    assert model._backend.positions == list(range(16))  # type: ignore[attr-defined]
+
+
+def test_reconstruction_figures(real: Cohort) -> None:
+    found = reconstruction(real, autoencoder())
+    assert list(found["cases"]) == list(real.cases)
+    assert 10 < found["coarse"]["psnr"] < 40
+    assert found["coarse"]["psnr_brain"] < found["coarse"]["psnr"]
+    assert 0.1 < found["coarse"]["ssim"] < 1
+    assert found["coarse"]["high_frequency_ratio"] < 0.5
+    assert found["refined"]["psnr"] != found["coarse"]["psnr"]
+    assert 0.5 < found["dice"]["wt"] < 1
+    assert reconstruction(real, autoencoder(refiner=False))["refined"] is None
+
+
+def test_background_of_a_reconstruction_is_exactly_minus_one(real: Cohort) -> None:
+    made = autoencoder().reconstruct(np.asarray(real.slices(0)), np.asarray(real.label(0)))
+    assert (made.coarse[:, :, 0, 0] == -1).all()
+    assert made.coarse.min() == -1
+    assert made.refined is not None
+    assert made.refined.max() <= 1
+
+
+def test_psnr_ssim_and_energy_of_known_images() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.uniform(-1, 1, (8, 2, 16, 16)).astype(np.float32)
+    assert psnr(image, image + np.float32(0.2)) == pytest.approx(20, abs=1e-3)
+    assert ssim(image, image) == pytest.approx(1)
+    everywhere = np.ones((8, 16, 16), bool)
+    ratio = high_frequency_energy(2 * image, everywhere) / high_frequency_energy(image, everywhere)
+    assert ratio == pytest.approx(4, rel=1e-5)
+    assert high_frequency_energy(np.ones_like(image), everywhere) == pytest.approx(0, abs=1e-9)
+
+
+def test_dice_of_known_masks() -> None:
+    first = np.array([0, 1, 3, 2, 2, 0], np.uint8)
+    second = np.array([0, 1, 2, 2, 0, 0], np.uint8)
+    assert dice(first, second, (1, 2, 3)) == pytest.approx(2 * 3 / 7)
+    assert dice(first, second, (3,)) == 0
+    assert np.isnan(dice(first, second, (7,)))
+
+
+def feature_network(path: Path) -> Path:
+    """Mean and range of an image of 24 x 24, as an ONNX graph."""
+    nodes = (
+        [onnx.helper.make_node(kind, ["image", "axes"], [kind], keepdims=0) for kind in ("ReduceMean", "ReduceMax")]
+        + [onnx.helper.make_node("Unsqueeze", [kind, "one"], [f"{kind}1"]) for kind in ("ReduceMean", "ReduceMax")]
+        + [onnx.helper.make_node("Concat", ["ReduceMean1", "ReduceMax1"], ["features"], axis=1)]
+    )
+    graph = onnx.helper.make_graph(
+        nodes,
+        "features",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["n", 3, 24, 24])],
+        [onnx.helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, ["n", 2])],
+        [onnx.numpy_helper.from_array(np.array(v, np.int64), n) for n, v in (("axes", [1, 2, 3]), ("one", [1]))],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def test_fid_by_a_network_of_the_user(real: Cohort, training: Cohort, tmp_path: Path) -> None:
+    network = FeatureNetwork(feature_network(tmp_path / "features.onnx"))
+    same, other = frechet_distance(real, real, network), frechet_distance(real, training, network)
+    assert set(same) == set(MODALITIES)
+    assert all(abs(value) < 1e-6 for value in same.values())
+    assert other["t1"] > 0
+
+
+def test_networks_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"nothing of the kind")
+    with pytest.raises(InvalidInputError, match="cannot load"):
+        FeatureNetwork(tmp_path / "broken.onnx")
+    with pytest.raises(InvalidInputError, match="no such file"):
+        FeatureNetwork(tmp_path / "absent.onnx")
+
+
+def test_frechet_distance_of_gaussians_by_its_closed_form() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(500, 3))
+    base = (base - base.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(base, rowvar=False))).T
+    first, second = base * [1, 2, 3], base * [2, 2, 1] + [1, 0, 0]
+    expected = 1 + (1 - 2) ** 2 + 0 + (3 - 1) ** 2  # diagonal covariances: distances of means and of deviations
+    assert gaussian_distance(first, second) == pytest.approx(expected)
+
+
+def test_figures_become_json_whatever_they_hold() -> None:
+    text = json.dumps(plain({"a": float("nan"), "b": (1, float("inf")), "c": {"d": 2.5}}), allow_nan=False)
+    assert json.loads(text) == {"a": None, "b": [1, None], "c": {"d": 2.5}}
+
+
+def test_the_table_says_what_was_not_measured() -> None:
+    inputs = {"real": {"cases": 3}, "synthetic": None, "train": None, "synthetic_left_out": {}, "modalities": ["t1"]}
+    text = table({"inputs": inputs, "not_measured": {"memorisation": "no --train DIR was given"}})
+    assert "| real | 3     |" in text
+    assert "- memorisation: no --train DIR was given" in text
