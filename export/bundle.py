@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -32,7 +30,8 @@ from ..engine.bundle import (
     provenance_date,
     record_files,
 )
-from ..engine.errors import InvalidInputError, UsageError
+from ..engine.bundle_report import PARITY_NAME
+from ..engine.errors import InvalidInputError
 from ..train.checkpoint import STAGES, load_system, weights_path
 from ..train.config import SystemConfig
 from ..train.diffusion import make_schedule
@@ -43,6 +42,7 @@ from .model_card import model_card
 from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
 from .parity import ParityReport
 from .precision import PRECISIONS, STORED_AS_FP16_FROM, Precision, reduce_precision, store_weights_as_fp16
+from .staging import require_free, staged_directory
 
 INTENDED_USE = (
     "Research: synthetic training and test data for segmentation and image analysis, teaching, software tests. "
@@ -93,8 +93,7 @@ def export_bundle(
         raise InvalidInputError("store fp16 keeps fp32 weights as fp16; a bf16 bundle stores bf16 weights already")
     opset = options.opset or DEFAULT_OPSET[options.precision]
     check_opset(opset, options.precision)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: exists and is not an empty directory; name another or remove it")
+    require_free(out)
     config = load_system(checkpoint)
     networks = load_networks(checkpoint, config)
     if options.store == "fp16":
@@ -196,21 +195,12 @@ def _manifest(
 
 
 def _write(out: Path, manifest: BundleManifest, models: Mapping[str, onnx.ModelProto], parity: ParityReport) -> Bundle:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as folder:
-            staging = Path(folder) / "bundle"
-            staging.mkdir()
-            for name, model in models.items():
-                save(model, staging / manifest.components[name].file)
-            (staging / "parity.json").write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
-            (staging / "README.md").write_text(model_card(manifest, parity), encoding="utf-8")
-            complete = dataclasses.replace(manifest, files=record_files(staging))
-            (staging / MANIFEST_NAME).write_bytes(manifest_bytes(complete))
-            load_bundle(staging)
-            if out.exists():
-                out.rmdir()
-            shutil.move(staging, out)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written: {error.strerror or error}") from error
+    with staged_directory(out) as staging:
+        for name, model in models.items():
+            save(model, staging / manifest.components[name].file)
+        (staging / PARITY_NAME).write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
+        (staging / "README.md").write_text(model_card(manifest, parity), encoding="utf-8")
+        complete = dataclasses.replace(manifest, files=record_files(staging))
+        (staging / MANIFEST_NAME).write_bytes(manifest_bytes(complete))
+        load_bundle(staging)
     return load_bundle(out)

@@ -1,0 +1,59 @@
+"""`sbldm-engine build`: TensorRT engines of a bundle ahead of time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def build(
+    bundle: Annotated[str, typer.Option(help="Bundle: a path or a shipped name.")] = "phantom",
+    batch: Annotated[int, typer.Option(min=1, help="Largest batch of volumes.")] = 1,
+    slices: Annotated[int, typer.Option(min=1, help="Largest batch of slices, for encoder and decoder.")] = 16,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="Build for another GPU, e.g. 89 or 8.9 (TensorRT-RTX only).")
+    ] = None,
+    cuda_driver: Annotated[
+        str | None, typer.Option(help="With --compute-capability: the driver there, as `doctor` shows it (13000).")
+    ] = None,
+    flavour: Annotated[str | None, typer.Option(help="tensorrt or tensorrt_rtx (default: what is installed).")] = None,
+    device: Annotated[int, typer.Option(min=0, help="GPU of this machine.")] = 0,
+    workspace_mb: Annotated[int, typer.Option(min=16, help="Scratch memory that the builder may plan with.")] = 4096,
+    cache_dir: Annotated[Path | None, typer.Option(help="Engine cache (default: the user's cache directory).")] = None,
+    rebuild: Annotated[bool, typer.Option(help="Build again what is cached.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Build and cache the engines; an engine is used only where its whole key matches."""
+    import json
+
+    from ..engine.bundle import load_bundle
+    from ..engine.errors import UsageError
+    from ..engine.tensorrt_build import FLAVOURS, load_flavour, normalise_capability
+    from ..engine.tensorrt_cache import EngineCache
+    from ..engine.tensorrt_engines import EngineSet, foreign_target, present_target, profile_of
+
+    if flavour is not None and flavour not in FLAVOURS:
+        raise UsageError(f"--flavour {flavour}: allowed {', '.join(FLAVOURS)}")
+    if cuda_driver is not None and compute_capability is None:
+        raise UsageError("--cuda-driver belongs to --compute-capability; this machine's driver is known")
+    model = load_bundle(bundle)
+    builder = load_flavour(flavour)
+    if compute_capability is None:
+        target = present_target(device)
+    else:
+        target = foreign_target(builder, normalise_capability(compute_capability), cuda_driver)
+    engines = EngineSet(
+        model, builder, target, EngineCache(cache_dir), workspace_mb << 20, lambda text: typer.echo(text, err=True)
+    )
+    rows = []
+    for component in model.manifest.components:
+        engine = engines.prepare(component, profile_of(component, batch, slices), rebuild)
+        rows.append({"component": component, "path": str(engine.path), "built": engine.built, **engine.figures})
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        how = f"built in {row['build_seconds']:.1f} s" if row["built"] else "cached"
+        typer.echo(f"{row['component']:<18} {row['engine_bytes'] / 2**20:8.1f} MiB  {how}  {row['path']}")

@@ -1,0 +1,21 @@
+"""`sbldm-engine inspect`: what a bundle holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def inspect(
+    bundle: Annotated[str, typer.Argument(help="Bundle: a path or a shipped name.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Verify a bundle and show its components, conditions with their ranges, provenance and parity."""
+    import json
+
+    from ..engine.bundle import load_bundle
+    from ..engine.bundle_report import report_data, report_text
+
+    loaded = load_bundle(bundle)
+    typer.echo(json.dumps(report_data(loaded), indent=1) if as_json else report_text(loaded))
