@@ -138,6 +138,12 @@ class KernelArrays:
         self.device.launch(call, self._stream)
         return from_storage(self.get(out), self.storage)
 
+    def clip(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`clip_image`."""
+        values = self.put(to_storage(image, self.storage), self.storage)
+        self.device.launch(calls.clip_image_call(self.storage, image.size, image=values.address), self._stream)
+        return from_storage(self.get(values), self.storage)
+
     def measure(self, images: NDArray[np.int16], labels: NDArray[np.uint8]) -> NDArray[np.int64]:
         """`measure`, arguments as `kernels.measure.measure`."""
         samples, modalities, x, y, z = images.shape

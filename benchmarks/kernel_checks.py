@@ -105,7 +105,7 @@ def check_failure_flags(device: Device, storage: Storage, size: int) -> None:
 
 
 def check_assemble(device: Device, storage: Storage, shape: tuple[int, int, int]) -> None:
-    """Volumes and one-hot labels are the reference's, byte for byte; ties, halves and NaN included."""
+    """Volumes, one-hot labels and the clipped image are the reference's, byte for byte; ties and NaN too."""
     x, y, z = shape
     random = np.random.default_rng(x * y + z)
     image = from_storage(to_storage(random.uniform(-1.3, 1.3, (2 * z, 3, x, y)), storage), storage)
@@ -118,6 +118,7 @@ def check_assemble(device: Device, storage: Storage, shape: tuple[int, int, int]
         np.testing.assert_array_equal(labels, expected_labels)
         np.testing.assert_array_equal(images, expected_images)
     np.testing.assert_array_equal(KernelArrays(device, storage).one_hot(logits), one_hot(logits))
+    np.testing.assert_array_equal(KernelArrays(device, storage).clip(image), np.clip(image, -1.0, 1.0))
 
 
 def check_measure(device: Device, storage: Storage, shape: tuple[int, int, int]) -> None:

@@ -167,6 +167,20 @@ __device__ void one_hot(const T* logits, T* labels, unsigned slices, const Volum
     }
 }
 
+// Holds the image within -1..1 in place, as the refiner was trained; NaN stays.
+template <class T>
+__device__ void clip_image(T* image, unsigned elements) {
+    const unsigned groups = (elements + 7) / 8;
+    for (unsigned group = blockIdx.x * blockDim.x + threadIdx.x; group < groups; group += gridDim.x * blockDim.x) {
+        const unsigned first = 8 * group, count = elements - first < 8 ? elements - first : 8;
+        float value[8];
+        load8(image + first, count, value);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) value[k] = value[k] > 1.0f ? 1.0f : value[k] < -1.0f ? -1.0f : value[k];
+        store8(image + first, count, value);
+    }
+}
+
 }  // namespace
 
 #define ASSEMBLE(suffix, T) \
@@ -180,7 +194,11 @@ __device__ void one_hot(const T* logits, T* labels, unsigned slices, const Volum
         const T* logits, T* labels, unsigned slices, unsigned classes, unsigned plane) { \
         one_hot<T>(logits, labels, slices, {0, classes, 0, plane}); \
     } \
-    KERNEL_ENTRY(one_hot_##suffix)
+    KERNEL_ENTRY(one_hot_##suffix) \
+    extern "C" __global__ void __launch_bounds__(256) clip_image_##suffix(T* image, unsigned elements) { \
+        clip_image<T>(image, elements); \
+    } \
+    KERNEL_ENTRY(clip_image_##suffix)
 
 ASSEMBLE(f32, float)
 ASSEMBLE(f16, F16)

@@ -146,6 +146,12 @@ def one_hot_call(storage: Storage, shape: VolumeShape, slices: int, *, logits: i
     return KernelCall(f"one_hot_{storage}", (_blocks(groups), 1), arguments)
 
 
+def clip_image_call(storage: Storage, elements: int, *, image: int) -> KernelCall:
+    """Holds an image within -1..1 in place, as the refiner expects; NaN stays."""
+    grid = (_blocks(-(-elements // 8)), 1)
+    return KernelCall(f"clip_image_{storage}", grid, (*_addresses(image), *_unsigned(elements)))
+
+
 def measure_blocks_count(shape: VolumeShape) -> int:
     """Partial rows a sample that `measure_calls` needs room for, each 16 i64."""
     return min(_blocks(-(-shape.plane * shape.shape[2] // 8)), 128)

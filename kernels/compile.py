@@ -22,7 +22,7 @@ _ENTRY_STEMS = {
     "noise": ("initial_latent",),
     "ddim_step": ("ddim_step",),
     "dpmpp_2m_step": ("dpmpp_2m_step",),
-    "assemble": ("assemble", "one_hot"),
+    "assemble": ("assemble", "one_hot", "clip_image"),
     "measure": (),
 }
 

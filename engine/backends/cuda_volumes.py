@@ -7,12 +7,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels.calls import Storage, VolumeShape, assemble_call, measure_blocks_count, measure_calls, one_hot_call
+from ...kernels.calls import (
+    Storage,
+    VolumeShape,
+    assemble_call,
+    clip_image_call,
+    measure_blocks_count,
+    measure_calls,
+    one_hot_call,
+)
 from ...kernels.measure import COLUMNS
 from .cuda_graph import LoopBatch, LoopShape, SamplingLoop, SamplingPlan
 from .device import Buffer, Component, Device
@@ -115,6 +124,8 @@ class Finisher:
             labels=self._one_hot.address,
         )
         self._device.launch(call, stream)
+        elements = prod(self._image.shape)
+        self._device.launch(clip_image_call(self.storage, elements, image=self._image.address), stream)
         inputs = {"image": _as_volume(self._image), "label": _as_volume(self._one_hot)}
         self._components["refiner"].enqueue(inputs, {"refined": _as_volume(self._refined)}, stream)
         return self._refined
@@ -136,7 +147,10 @@ class _Lane:
 
 
 class VolumeGenerator:
-    """All memory of a run, allocated once; DeviceMemoryError where there is no room (see `fit_batch`)."""
+    """All memory of a run, allocated once; DeviceMemoryError where there is no room (see `fit_batch`).
+
+    `streams`: the denoiser's, and that of the other components.
+    """
 
     def __init__(
         self,
@@ -144,6 +158,7 @@ class VolumeGenerator:
         components: Mapping[str, Component],
         loop: LoopShape,
         finish: FinishShape,
+        streams: tuple[Any, Any],
         use_graphs: bool,
     ) -> None:
         self._device = device
@@ -152,7 +167,7 @@ class VolumeGenerator:
         if components["denoiser"].storage != self._finisher.storage:
             raise ValueError("the denoiser must have the storage type of the other components")
         self._lanes = [_Lane(device, components["denoiser"], loop, finish.volume, use_graphs) for _ in range(LANES)]
-        self._sampling, self._finishing = device.stream(), device.stream()
+        self._sampling, self._finishing = streams
         self._finisher.start(self._finishing)
 
     def generate(self, batches: Iterable[LoopBatch], plan: SamplingPlan) -> Iterator[VolumeBatch]:

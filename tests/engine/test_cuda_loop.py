@@ -8,16 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from sbldm.engine.backends.cuda_bundle import open_generator, sampling_plan
 from sbldm.engine.backends.cuda_components import OnnxRuntimeComponent, TensorRtComponent, open_cuda_session
 from sbldm.engine.backends.cuda_graph import LoopBatch, LoopShape, SamplingLoop, SamplingPlan, fit_batch
 from sbldm.engine.backends.cuda_volumes import Finisher, FinishShape, VolumeGenerator
 from sbldm.engine.backends.device import Buffer, DeviceMemoryError
 from sbldm.engine.backends.host_device import HostComponent, HostDevice
+from sbldm.engine.bundle import NoiseSchedule, Sampler, TensorSpec
 from sbldm.engine.errors import BackendUnavailableError
+from sbldm.engine.loop import SampleRequest, SamplingOptions, VolumeSampler
 from sbldm.kernels.assemble import assemble, one_hot
 from sbldm.kernels.calls import VolumeShape
 from sbldm.kernels.ddim import ddim_coefficients, ddim_step
@@ -69,7 +73,7 @@ GRAPHS = {
             tenth = Constant<value_float=0.1>()
             added = Mul(tall, tenth)
             moved = Add(part, added)
-            image = Tanh(moved)
+            image = Identity(moved)
             label_logits = Identity(big)
         }""",
     "refiner": """<ir_version: 8, opset_import: ["" : 17]>
@@ -249,7 +253,8 @@ def test_what_does_not_fit_the_loop_is_refused(folder: Path) -> None:
 def generator(folder: Path, samples: int, memory: int = 2**31) -> tuple[VolumeGenerator, HostDevice]:
     device = HostDevice(folder, memory)
     loop = LoopShape(samples, LATENT, COLUMNS, False)
-    return VolumeGenerator(device, components(device), loop, FinishShape(VOLUME, (4, 2, 2), 0.3), True), device
+    finish, streams = FinishShape(VOLUME, (4, 2, 2), 0.3), (device.stream(), device.stream())
+    return VolumeGenerator(device, components(device), loop, finish, streams, True), device
 
 
 def test_volumes_come_out_whole_and_in_order(folder: Path) -> None:
@@ -263,7 +268,9 @@ def test_volumes_come_out_whole_and_in_order(folder: Path) -> None:
         position = np.tile(np.arange(3), 2)
         image, logits = network("decoder")(latent=slices, position=position)
         shape = (2, 3, -1, 4, 4)
-        (refined,) = network("refiner")(image=image.reshape(shape), label=one_hot(logits).reshape(shape))
+        (refined,) = network("refiner")(
+            image=np.clip(image, -1, 1).reshape(shape), label=one_hot(logits).reshape(shape)
+        )
         images, labels = assemble(refined.reshape(image.shape), logits, 3, 0.3)
         np.testing.assert_array_equal(result.images, images)
         np.testing.assert_array_equal(result.labels, labels)
@@ -305,6 +312,51 @@ def test_out_of_memory_halves_the_batch_and_says_so(folder: Path) -> None:
     assert "no room for" in said[0]
     with pytest.raises(DeviceMemoryError, match="no room"):
         fit_batch(lambda n: generator(folder, n, memory=100), 2, said.append)
+
+
+class SessionBackend:
+    """The networks of this file as the CPU engine's backend."""
+
+    def run(self, component: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = [node.name for node in SESSIONS[component].get_outputs()]
+        return dict(zip(names, SESSIONS[component].run(names, dict(inputs)), strict=True))
+
+
+def tiny_bundle() -> Any:
+    """What loop and engine read of a bundle."""
+    bars = tuple(np.linspace(0.99, 0.02, 1000).tolist())
+    manifest = SimpleNamespace(
+        schedule=NoiseSchedule("linear", "v_prediction", "trailing", bars),
+        latent=SimpleNamespace(shape=LATENT),
+        condition_columns=("a", "b"),
+        background_threshold=0.3,
+        modalities=("t1", "t2"),
+        labels=("background", "ncr", "ed", "et"),
+        grid=SimpleNamespace(shape=VOLUME.shape),
+        components={"decoder": SimpleNamespace(inputs=(TensorSpec("latent", ("batch", 4, 2, 2), "float32"),))},
+    )
+    return SimpleNamespace(manifest=manifest, has=lambda name: name in GRAPHS)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("sampler", "eta", "guidance"), [("ddim", 0.0, 1.0), ("ddim", 1.0, 2.0), ("dpmpp-2m", 0.0, 1.0)]
+)
+def test_volumes_are_those_of_the_cpu_engine(
+    folder: Path, sampler: Sampler, eta: float, guidance: float, steps: int
+) -> None:
+    bundle, device = tiny_bundle(), HostDevice(folder)
+    options = SamplingOptions(steps, sampler, eta, guidance, SEED, 2)
+    streams = (device.stream(), device.stream())
+    pipeline, size = open_generator(bundle, options, device, components(device), streams, True, pytest.fail)
+    request = batch(4)
+    (made,) = pipeline.generate([request], sampling_plan(bundle.manifest.schedule, options))
+    assert size == 2
+    engine = VolumeSampler(bundle, SessionBackend(), options)  # pyright: ignore[reportArgumentType]
+    wanted = [SampleRequest(4, 0, request.condition[0]), SampleRequest(5, 1, request.condition[1])]
+    for index, volume in enumerate(engine.sample(wanted)):
+        assert np.abs(made.images[index].astype(int) - volume.image).max() <= 1
+        np.testing.assert_array_equal(made.labels[index], volume.label)
 
 
 @dataclass

@@ -1,0 +1,272 @@
+"""The items of `gpu_check`: each returns its figures, raises `Skip` with the reason, or fails with an exception."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..engine.backends.cuda_bundle import onnxruntime_components, open_generator, sampling_plan
+from ..engine.backends.cuda_device import CudaDevice
+from ..engine.backends.cuda_graph import LoopBatch, LoopShape, SamplingLoop
+from ..engine.bundle import Bundle, load_bundle
+from ..engine.errors import BackendUnavailableError
+from ..engine.loop import SampleRequest, SamplingOptions, VolumeSampler
+from ..kernels import compile as kernel_compile
+from .gpu_timing import bandwidth_of_assemble, bandwidth_of_copy, bandwidth_of_ddim_step, milliseconds, torch_call_ms
+from .kernel_checks import all_checks
+
+BATCHES = (1, 8, 32)
+"""Batch sizes that the loop is timed at."""
+
+BANDWIDTH_TARGET = 0.8
+"""Share of a device copy's bandwidth that `ddim_step` and `assemble` should reach."""
+
+LATENT_RMS_LIMIT = {"f32": 1e-3, "f16": 2e-2, "bf16": 1e-1}
+"""Largest accepted RMS between the latents of graph loop and CPU engine, a storage type."""
+
+
+class Skip(Exception):
+    """An item cannot run here; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line gives an item."""
+
+    gpu: int
+    bundle: str | None
+    count: int  # volumes that go to disk
+
+
+def compile_all(options: Options) -> dict[str, Any]:
+    """Every kernel for every architecture; needs a compiler, not a GPU."""
+    compilers = kernel_compile.available_compilers()
+    if not compilers:
+        raise Skip("neither NVRTC nor nvcc is here")
+    for source in kernel_compile.SOURCES:
+        for architecture in kernel_compile.ARCHITECTURES:
+            log = kernel_compile.compile_cubin(kernel_compile.source_path(source), architecture).log
+            assert " bytes spill stores" in log, f"{source}: the compiler gave no register report"
+            spilled = re.findall(r"[1-9]\d* bytes spill \w+", log)
+            assert not spilled, f"{source}.cu spills registers on sm_{architecture}: {spilled}"
+    return {"compiler": compilers[0], "cubins": len(kernel_compile.SOURCES) * len(kernel_compile.ARCHITECTURES)}
+
+
+def kernels_against_references(options: Options) -> dict[str, Any]:
+    """Every kernel against NumPy at every size."""
+    device = _gpu(options)
+    failures = []
+    checks = list(all_checks())
+    for check in checks:
+        try:
+            check.run(device)
+        except AssertionError as error:
+            failures.append(f"{check.name}: {str(error).strip().splitlines()[0]}")
+    assert not failures, "; ".join(failures)
+    return {"checks": len(checks), "gpu": device.name}
+
+
+def sanitizer(options: Options, tool: str) -> dict[str, Any]:
+    """The kernel checks under compute-sanitizer."""
+    _gpu(options)
+    if shutil.which("compute-sanitizer") is None:
+        raise Skip("compute-sanitizer is not on PATH (it comes with the CUDA toolkit)")
+    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "sbldm.benchmarks"]
+    command[-1] += ".gpu_check"
+    command += ["--item", "kernels", "--gpu", str(options.gpu)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{tool}: {(done.stdout + done.stderr)[-2000:]}"
+    return {"tool": tool}
+
+
+def bandwidth(options: Options) -> dict[str, Any]:
+    """GB/s of the two kernels that move the data, and their share of a device copy."""
+    device = _gpu(options)
+    copy = bandwidth_of_copy(device)
+    figures: dict[str, Any] = {"copy_gb_s": round(copy, 1)}
+    kernels = {"ddim_step": bandwidth_of_ddim_step(device), "assemble": bandwidth_of_assemble(device)}
+    for name, rate in kernels.items():
+        figures |= {f"{name}_gb_s": round(rate, 1), f"{name}_share": round(rate / copy, 3)}
+    figures["target_met"] = all(rate >= BANDWIDTH_TARGET * copy for rate in kernels.values())
+    return figures
+
+
+def against_cpu_engine(options: Options) -> dict[str, Any]:
+    """Graph loop against the CPU engine on the same samples: latents, images, labels; and graph against launches."""
+    device, bundle = _gpu(options), load_bundle(options.bundle) if options.bundle else load_bundle()
+    from ..engine.backends.onnxruntime import OnnxRuntimeBackend
+
+    settings = _settings(bundle, 2)
+    batch = _batch(bundle, 2)
+    latents, volumes, storage = {}, {}, ""
+    for use_graphs in (True, False):
+        streams, parts = _components(device, bundle, options.gpu)
+        storage = parts["denoiser"].storage
+        generator, size = open_generator(bundle, settings, device, parts, streams, use_graphs, print)
+        assert size == 2, "two samples do not fit the GPU"
+        plan = sampling_plan(bundle.manifest.schedule, settings)
+        (volumes[use_graphs],) = generator.generate([batch], plan)
+        latents[use_graphs] = _latents(device, bundle, parts, streams[0], settings, batch, use_graphs)
+    assert latents[True].tobytes() == latents[False].tobytes(), "graph and plain launches differ"
+    assert volumes[True].images.tobytes() == volumes[False].images.tobytes(), "graph and plain launches differ"
+    engine = VolumeSampler(bundle, OnnxRuntimeBackend(bundle, "cpu", 0), settings)
+    requests = [SampleRequest(k, 0, batch.condition[k]) for k in range(2)]
+    reference = engine.latents(requests)
+    rms = float(np.sqrt(np.mean((latents[True].astype(np.float32) - reference) ** 2)))
+    expected = engine.decode(requests, reference)
+    images = np.stack([volume.image for volume in expected]).astype(float)
+    error = np.mean((volumes[True].images - images) ** 2)
+    figures = {
+        "latent_rms": rms,
+        "image_psnr_db": float(10 * np.log10(1000.0**2 / error)) if error else float("inf"),
+        "label_dice": _dice(volumes[True].labels > 0, np.stack([volume.label for volume in expected]) > 0),
+        "storage": storage,
+    }
+    assert rms <= LATENT_RMS_LIMIT[storage], f"latent RMS {rms:.2e} is above {LATENT_RMS_LIMIT[storage]}: {figures}"
+    return figures
+
+
+def loop_time(options: Options) -> dict[str, Any]:
+    """Milliseconds of the sampling loop, as a graph and as ONNX Runtime CUDA without the graph."""
+    device, bundle = _gpu(options), load_bundle(options.bundle) if options.bundle else load_bundle()
+    streams, parts = _components(device, bundle, options.gpu)
+    figures: dict[str, Any] = {"steps": bundle.manifest.defaults.steps}
+    for size in BATCHES:
+        settings, batch = _settings(bundle, size), _batch(bundle, size)
+        plan = sampling_plan(bundle.manifest.schedule, settings)
+        for name, use_graphs in (("graph", True), ("plain", False)):
+            loop = SamplingLoop(device, parts["denoiser"], _shape(bundle, settings), use_graphs)
+            work = _sampling(loop, batch, plan, streams[0])
+            figures[f"{name}_batch_{size}_ms"] = round(milliseconds(device, streams[0], work), 3)
+    return figures
+
+
+def torch_time(options: Options, compiled: bool) -> dict[str, Any]:
+    """Milliseconds of the same number of denoiser calls in PyTorch (random weights), eager or compiled with graphs."""
+    try:
+        import torch
+    except ImportError as error:
+        raise Skip("PyTorch is not installed") from error
+    if not torch.cuda.is_available():
+        raise Skip("this PyTorch sees no GPU, or was built without CUDA")
+    torch.cuda.set_device(options.gpu)
+    bundle = load_bundle(options.bundle) if options.bundle else load_bundle()
+    calls = bundle.manifest.defaults.steps
+    rows = 2 if bundle.manifest.defaults.guidance != 1.0 else 1
+    precision = bundle.manifest.precision
+    return {
+        f"batch_{size}_ms": round(calls * torch_call_ms(bundle.manifest.preset, size * rows, precision, compiled), 3)
+        for size in BATCHES
+    }
+
+
+def tensorrt(options: Options) -> dict[str, Any]:
+    """Whether a TensorRT is here; its engines are checked by `build` and its parity gate."""
+    _gpu(options)
+    from ..engine.tensorrt_build import load_flavour
+
+    try:
+        flavour = load_flavour()
+    except BackendUnavailableError as error:
+        raise Skip(str(error)) from error
+    return {"flavour": flavour.name, "version": flavour.version}
+
+
+def volumes_to_disk(options: Options) -> dict[str, Any]:
+    """Volumes a second from the command line's start to its end, files included."""
+    _gpu(options)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", "import sys; from sbldm.cli.main import main; sys.exit(main(sys.argv[1:]))"]
+        command += ["generate", "--count", str(options.count), "--device", f"cuda:{options.gpu}", "--quiet"]
+        command += ["--batch-size", "auto", "--out", str(Path(folder) / "run")]
+        command += ["--bundle", options.bundle] if options.bundle else []
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - start
+    assert done.returncode == 0, f"generate ended with {done.returncode}: {done.stderr[-1000:]}"
+    return {"volumes": options.count, "seconds": round(seconds, 2), "volumes_s": round(options.count / seconds, 2)}
+
+
+ITEMS: dict[str, Callable[[Options], dict[str, Any]]] = {
+    "compile": compile_all,
+    "kernels": kernels_against_references,
+    "memcheck": lambda options: sanitizer(options, "memcheck"),
+    "racecheck": lambda options: sanitizer(options, "racecheck"),
+    "bandwidth": bandwidth,
+    "cpu-parity": against_cpu_engine,
+    "loop-time": loop_time,
+    "torch-eager": lambda options: torch_time(options, compiled=False),
+    "torch-compile": lambda options: torch_time(options, compiled=True),
+    "tensorrt": tensorrt,
+    "to-disk": volumes_to_disk,
+}
+"""In the order in which they run."""
+
+
+def _gpu(options: Options) -> CudaDevice:
+    try:
+        return CudaDevice(options.gpu)
+    except BackendUnavailableError as error:
+        raise Skip(str(error)) from error
+
+
+def _components(device: CudaDevice, bundle: Bundle, gpu: int) -> tuple[tuple[Any, Any], dict[str, Any]]:
+    """((sampling stream, finishing stream), components on them)."""
+    streams = (device.stream(), device.stream())
+    try:
+        return streams, onnxruntime_components(bundle, gpu, streams[0].handle, streams[1].handle)
+    except BackendUnavailableError as error:
+        raise Skip(str(error)) from error
+
+
+def _settings(bundle: Bundle, batch: int) -> SamplingOptions:
+    defaults = bundle.manifest.defaults
+    return SamplingOptions(defaults.steps, defaults.sampler, defaults.eta, defaults.guidance, 0, batch)
+
+
+def _shape(bundle: Bundle, settings: SamplingOptions) -> LoopShape:
+    columns = len(bundle.manifest.condition_columns)
+    return LoopShape(settings.batch_size, bundle.manifest.latent.shape, columns, settings.guidance != 1.0)
+
+
+def _batch(bundle: Bundle, size: int) -> LoopBatch:
+    """Samples 0.. under the cohort's mean condition (0 when normalised)."""
+    condition = np.zeros((size, len(bundle.manifest.condition_columns)), np.float32)
+    attempts = np.zeros(size, np.int64)
+    return LoopBatch(0, np.arange(size, dtype=np.uint64), attempts, condition, np.ones(size, np.float32))
+
+
+def _sampling(loop: SamplingLoop, batch: LoopBatch, plan: Any, stream: Any) -> Callable[[], None]:
+    return lambda: loop.sample(batch, plan, stream)
+
+
+def _latents(
+    device: CudaDevice,
+    bundle: Bundle,
+    parts: dict[str, Any],
+    stream: Any,
+    settings: SamplingOptions,
+    batch: LoopBatch,
+    use_graphs: bool,
+) -> np.ndarray:
+    loop = SamplingLoop(device, parts["denoiser"], _shape(bundle, settings), use_graphs)
+    loop.sample(batch, sampling_plan(bundle.manifest.schedule, settings), stream)
+    latents = device.pinned(loop.latent.shape, loop.latent.dtype)
+    device.download(loop.latent, latents, stream)
+    device.synchronize(device.record(stream))
+    return latents
+
+
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    total = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / total if total else 1.0

@@ -1,0 +1,122 @@
+"""Times on a GPU: medians over CUDA events after a warm-up, and the bandwidth of the kernels that move the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..engine.backends.cuda_device import CudaDevice
+from ..engine.backends.device import Buffer
+from ..kernels.calls import LoopMemory, VolumeShape, assemble_call, ddim_step_call, slot_rows
+from ..kernels.ddim import ddim_coefficients
+from ..kernels.launcher import pycuda_driver
+
+WARM_UP, REPEATS = 5, 30
+LATENTS, LATENT_SIZE = 1024, 65536  # 805 MB moved a step in fp16: far beyond any cache
+VOLUMES, VOLUME = 16, VolumeShape(modalities=4, classes=4, shape=(128, 128, 64))
+
+
+def milliseconds(device: CudaDevice, stream: Any, work: Callable[[], None]) -> float:
+    """Median of `REPEATS` runs of what `work` queues on the stream."""
+    driver = pycuda_driver()
+    times = []
+    for index in range(WARM_UP + REPEATS):
+        start, stop = driver.Event(), driver.Event()
+        start.record(stream)
+        work()
+        stop.record(stream)
+        stop.synchronize()
+        if index >= WARM_UP:
+            times.append(stop.time_since(start))
+    return float(np.median(times))
+
+
+def bandwidth_of_copy(device: CudaDevice) -> float:
+    """GB/s (read plus written) of a copy within the device's memory."""
+    driver, stream = pycuda_driver(), device.stream()
+    size = LATENTS * LATENT_SIZE
+    source, target = device.allocate((size,), "f32"), device.allocate((size,), "f32")
+    ms = milliseconds(
+        device, stream, lambda: driver.memcpy_dtod_async(target.address, source.address, source.nbytes, stream)
+    )
+    return 2 * source.nbytes / ms / 1e6
+
+
+def bandwidth_of_ddim_step(device: CudaDevice) -> float:
+    """GB/s of a deterministic fp16 step without guidance: state read and written, prediction read, copy written."""
+    stream = device.stream()
+    shapes = {"state": "f32", "prediction": "f16", "sample": "f16"}
+    buffers = {name: _zeros(device, (LATENTS, LATENT_SIZE), dtype, stream) for name, dtype in shapes.items()}
+    slots = slot_rows(np.arange(LATENTS, dtype=np.uint64))
+    small = {
+        "timestep": _zeros(device, (LATENTS,), "f32", stream),
+        "failed": _zeros(device, (LATENTS,), "uint32", stream),
+        "seed": _zeros(device, (2,), "uint32", stream),
+        "slots": device.allocate(slots.shape, "uint32"),
+    }
+    device.upload(small["slots"], slots, stream)
+    addresses = {name: buffer.address for name, buffer in {**buffers, **small}.items()}
+    memory = LoopMemory("f16", LATENTS, LATENT_SIZE, False, previous_x0=0, **addresses)
+    call = ddim_step_call(memory, 1, 0.0, 0.0, ddim_coefficients("v_prediction", 0.6, 0.8, 0.8, 0.6))
+    ms = milliseconds(device, stream, lambda: device.launch(call, stream))
+    return (2 * buffers["state"].nbytes + buffers["prediction"].nbytes + buffers["sample"].nbytes) / ms / 1e6
+
+
+def bandwidth_of_assemble(device: CudaDevice) -> float:
+    """GB/s of assembling fp16 volumes of four modalities and four classes, each value counted once."""
+    stream = device.stream()
+    x, y, z = VOLUME.shape
+    image = _zeros(device, (VOLUMES * z, VOLUME.modalities, x, y), "f16", stream)
+    logits = _zeros(device, (VOLUMES * z, VOLUME.classes, x, y), "f16", stream)
+    images = device.allocate((VOLUMES, VOLUME.modalities, x, y, z), "int16")
+    labels = device.allocate((VOLUMES, x, y, z), "uint8")
+    call = assemble_call(
+        "f16",
+        VOLUME,
+        VOLUMES,
+        0.1,
+        image=image.address,
+        logits=logits.address,
+        images=images.address,
+        labels=labels.address,
+    )
+    ms = milliseconds(device, stream, lambda: device.launch(call, stream))
+    return sum(buffer.nbytes for buffer in (image, logits, images, labels)) / ms / 1e6
+
+
+def torch_call_ms(preset: str, rows: int, precision: str, compiled: bool) -> float:
+    """Median milliseconds of one denoiser call of a preset (random weights) in PyTorch on the current CUDA device."""
+    import torch
+
+    from ..train.config import load_preset
+    from ..train.latents import condition_names
+    from ..train.networks.denoiser import Denoiser
+    from ..train.system import system_latent_shape
+
+    config = load_preset(preset)
+    shape, names = system_latent_shape(config), condition_names(config)
+    denoiser: Any = Denoiser(config.denoiser, shape, names).cuda().eval()
+    if compiled:
+        denoiser = torch.compile(denoiser, mode="reduce-overhead", fullgraph=True)
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+    inputs = (torch.randn(rows, *shape), torch.full((rows,), 500.0), torch.zeros(rows, len(names)), torch.ones(rows))
+    inputs = tuple(tensor.cuda() for tensor in inputs)
+    times = []
+    with torch.inference_mode(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+        for index in range(WARM_UP + REPEATS):
+            start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            denoiser(*inputs)
+            stop.record()
+            stop.synchronize()
+            if index >= WARM_UP:
+                times.append(start.elapsed_time(stop))
+    return float(np.median(times))
+
+
+def _zeros(device: CudaDevice, shape: tuple[int, ...], dtype: str, stream: Any) -> Buffer:
+    buffer = device.allocate(shape, dtype)
+    pycuda_driver().memset_d8_async(buffer.address, 0, buffer.nbytes, stream)
+    return buffer
