@@ -15,10 +15,11 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` when the block ends, and leaves nothing behind when it raises.
 
-    The temporary name carries the process number, so that two writers of one target never share it.
+    The temporary name carries the process number, so that two writers of one target never share it. Without `sync` the
+    caller makes the new name lasting by `sync_folder`, once for many files.
 
     Raises:
         OSError: the file cannot be written.
@@ -34,12 +35,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink()
         raise
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all; OSError when it cannot be written."""
-    with atomic_file(path) as handle:
+def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write `data` to `path` by `atomic_file`; OSError when it cannot be written."""
+    with atomic_file(path, sync=sync) as handle:
         handle.write(data)
 
 

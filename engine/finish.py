@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import BundleManifest
-from .files import make_folders, write_atomic
+from .files import make_folders, sync_folder, write_atomic
 from .ledger import FileEntry, SampleRecord
 from .loop import Volume
 from .manifest import QUALITY
@@ -37,8 +37,8 @@ class Finisher:
 
     def __init__(self, root: Path, run: RunDescription, bundle: BundleManifest, telemetry: Telemetry) -> None:
         self.root, self.run, self.bundle, self.telemetry = root, run, bundle, telemetry
-        self.layout = run.layout(bundle)
-        self.columns = tuple(column.name for column in bundle.condition_columns)
+        self.layout = run.layout()
+        self.columns = run.bundle.columns
 
     def measure(self, task: SampleTask, volume: Volume) -> Candidate:
         """Measure the tumour of a volume without fault."""
@@ -59,6 +59,8 @@ class Finisher:
             written: list[Path] = []
             try:
                 files = tuple(self._write(name, data, written) for name, data in self._encoded(candidate))
+                for folder in {path.parent for path in written}:
+                    sync_folder(folder)
             except OSError:
                 for path in written:
                     path.unlink(missing_ok=True)
@@ -88,7 +90,7 @@ class Finisher:
     def _write(self, name: str, data: bytes, written: list[Path]) -> FileEntry:
         path = self.root / name
         make_folders(path.parent, self.root)
-        write_atomic(path, data)
+        write_atomic(path, data, sync=False)
         written.append(path)
         return FileEntry(name, hashlib.sha256(data).hexdigest(), len(data))
 

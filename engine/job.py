@@ -121,7 +121,7 @@ def execute(
         SbldmError: see `prepare` and `require_same`.
     """
     made = failed = 0
-    with RunDirectory(job.out, job.run, job.bundle.manifest, job.selection) as directory:
+    with RunDirectory(job.out, job.run, job.selection) as directory:
         telemetry.total = len(directory.todo)
         opened(directory)
 

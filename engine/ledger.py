@@ -11,13 +11,14 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from .errors import UsageError
-from .files import sync_folder
+from .files import atomic_file, sync_folder
 
 _BLOCK = 65536
 LEDGER_PATTERN = re.compile(r"ledger(?:-(\d+)-of-(\d+))?\.jsonl")
@@ -100,6 +101,17 @@ class Ledger:
             os.ftruncate(self._descriptor, end)
             raise
 
+    def tidy(self) -> None:
+        """Bring the lines into the order of samples, the last of each alone; the ledger takes no more after this."""
+        index = LedgerIndex.of_file(self.path)
+        offsets = [index.places[sample][1] for sample in sorted(index.places)]
+        with self.path.open("rb") as handle:
+            lines = sum(1 for _ in handle)
+        if offsets == sorted(offsets) and lines == len(offsets):
+            return
+        with atomic_file(self.path) as handle:
+            handle.writelines(record.to_line() for record in index.records())
+
 
 def lock_file(path: Path) -> int:
     """Open `path` for appending (made if absent) and lock it; the lock ends with the process.
@@ -174,8 +186,17 @@ class LedgerIndex:
     @staticmethod
     def of(directory: Path) -> LedgerIndex:
         """The index of a run directory; the last record of a sample wins."""
-        index = LedgerIndex(ledgers(directory), {})
-        for number, path in enumerate(index.paths):
+        return LedgerIndex._of(ledgers(directory))
+
+    @staticmethod
+    def of_file(path: Path) -> LedgerIndex:
+        """The index of one ledger."""
+        return LedgerIndex._of([path])
+
+    @staticmethod
+    def _of(paths: list[Path]) -> LedgerIndex:
+        index = LedgerIndex(paths, {})
+        for number, path in enumerate(paths):
             for offset, record in read_ledger(path):
                 index.places[record.sample] = (number, offset)
         return index
@@ -193,3 +214,25 @@ class LedgerIndex:
         finally:
             for handle in handles:
                 handle.close()
+
+
+@contextmanager
+def quiet_ledgers(directory: Path) -> Iterator[list[Path]]:
+    """The ledgers of a directory while nobody writes them.
+
+    Raises:
+        UsageError: a process is writing one of them.
+    """
+    descriptors: list[int] = []
+    try:
+        paths = ledgers(directory)
+        for path in paths:
+            descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            try:
+                fcntl.flock(descriptors[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"{path}: a process is still writing this run; wait for it to end") from None
+        yield paths
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .bundle import BundleManifest
 from .condition_csv import format_number
 from .files import atomic_file, make_folders, write_atomic
 from .layouts import DatasetFacts
@@ -41,13 +40,13 @@ def row(record: SampleRecord, seed: int, columns: tuple[str, ...]) -> list[str]:
     ]  # fmt: skip
 
 
-def write_manifest(directory: Path, run: RunDescription, bundle: BundleManifest, index: LedgerIndex) -> int:
+def write_manifest(directory: Path, run: RunDescription, index: LedgerIndex) -> int:
     """Write the data set's own files, then the manifest of all good samples; returns their number.
 
     Raises:
         OSError: they cannot be written.
     """
-    columns = tuple(column.name for column in bundle.condition_columns)
+    columns = run.bundle.columns
     samples: list[int] = []
     with atomic_file(directory / MANIFEST_CSV) as handle:
         handle.write(_line(header(columns)))
@@ -55,7 +54,7 @@ def write_manifest(directory: Path, run: RunDescription, bundle: BundleManifest,
             if record.fault is None:
                 samples.append(record.sample)
                 handle.write(_line(row(record, run.options.seed, columns)))
-        _write_dataset_files(directory, run, bundle, tuple(samples))
+        _write_dataset_files(directory, run, tuple(samples))
     return len(samples)
 
 
@@ -65,9 +64,9 @@ def read_manifest(path: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(handle)
 
 
-def _write_dataset_files(directory: Path, run: RunDescription, bundle: BundleManifest, samples: tuple[int, ...]) -> None:
+def _write_dataset_files(directory: Path, run: RunDescription, samples: tuple[int, ...]) -> None:
     facts = DatasetFacts(samples, run.bundle.id, run.bundle.sha256, run.versions["sbldm-engine"])
-    for name, data in run.layout(bundle).dataset_files(facts).items():
+    for name, data in run.layout().dataset_files(facts).items():
         path = directory / name
         make_folders(path.parent, directory)
         write_atomic(path, data)

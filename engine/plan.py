@@ -68,10 +68,13 @@ class ConditionsDigest:
 
 @dataclass(frozen=True)
 class BundleIdentity:
-    """Which bundle a run was started with."""
+    """Which bundle a run was started with, and what its files hold, so that a run can be read without it."""
 
     id: str
     sha256: str  # of bundle.json
+    modalities: tuple[str, ...]
+    labels: tuple[str, ...]  # class names, background first
+    columns: tuple[str, ...]  # of the conditions
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,9 @@ class RunDescription:
         """The bytes of `run.json`."""
         return (json.dumps(asdict(self), indent=1, allow_nan=False) + "\n").encode()
 
-    def layout(self, manifest: BundleManifest) -> Layout:
+    def layout(self) -> Layout:
         """The layout of the run's files."""
-        return make_layout(self.options.layout, manifest.modalities, manifest.labels, self.options.names)
+        return make_layout(self.options.layout, self.bundle.modalities, self.bundle.labels, self.options.names)
 
 
 @dataclass(frozen=True)
@@ -184,10 +187,12 @@ def describe(
     bundle: Bundle, options: RunOptions, resolved: Resolved, backend: dict[str, str], conditions: ConditionsDigest | None
 ) -> RunDescription:
     """The description of a run; `backend` is name and version of its backend, `conditions` None where all are drawn."""
+    manifest = bundle.manifest
+    columns = tuple(column.name for column in manifest.condition_columns)
     return RunDescription(
         SCHEMA_VERSION,
         "SYNTHETIC sbldm-engine: these volumes show no patient",
-        BundleIdentity(bundle.manifest.id, bundle.sha256),
+        BundleIdentity(manifest.id, bundle.sha256, manifest.modalities, manifest.labels, columns),
         _versions() | backend,
         options,
         resolved,

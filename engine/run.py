@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .bundle import BundleManifest, sha256_file
+from .bundle import sha256_file
 from .errors import IncompleteRunError, UsageError
 from .files import FULL, clear_temporaries, create_exclusively, sync_folder
 from .layouts import owner
@@ -100,8 +100,8 @@ def require_same(directory: Path, recorded: RunDescription, wanted: RunDescripti
 class RunDirectory:
     """An open run: the ledger is locked, what is left of a kill is cleared. Use as a context manager."""
 
-    def __init__(self, directory: Path, run: RunDescription, bundle: BundleManifest, selection: Selection) -> None:
-        self.directory, self.run, self.bundle, self.selection = directory, run, bundle, selection
+    def __init__(self, directory: Path, run: RunDescription, selection: Selection) -> None:
+        self.directory, self.run, self.selection = directory, run, selection
         self._ledger = Ledger(directory / selection.shard.ledger_name)
         self._others: list[int] = []
         self.done = 0
@@ -131,11 +131,12 @@ class RunDirectory:
         self._ledger.append(record)
 
     def close_complete(self) -> int:
-        """Write the manifest of a run that is not split; returns the number of failed samples of the selection."""
-        index = LedgerIndex.of(self.directory)
+        """Tidy the ledger, write the manifest of a run that is not split; the number of failed samples selected."""
         with disk_faults(self.directory):
+            self._ledger.tidy()
+            index = LedgerIndex.of(self.directory)
             if self.selection.shard.count == 1:
-                write_manifest(self.directory, self.run, self.bundle, index)
+                write_manifest(self.directory, self.run, index)
         wanted = set(self.selection)
         return sum(r.fault is not None for r in index.records(sorted(wanted & index.places.keys())))
 
