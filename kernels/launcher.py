@@ -52,11 +52,12 @@ class KernelLauncher:
 
     def launch(self, call: KernelCall, stream: Any) -> None:
         """Queues a kernel; KernelCompileError where it does not compile, GpuUnavailableError where it does not load."""
-        function = self._functions.get(call.entry) or self._load(call.entry)
-        function(*call.arguments, block=(THREADS, 1, 1), grid=call.grid, stream=stream)
+        function = self._functions.get(call.entry) or self._load(call)
+        function.prepared_async_call(call.grid, (THREADS, 1, 1), stream, *call.arguments)
 
-    def _load(self, entry: str) -> Any:
-        source = ENTRIES[entry]
+    def _load(self, call: KernelCall) -> Any:
+        """The kernel, prepared: PyCUDA's plain call caches packed arguments by value and takes 1 for 1.0."""
+        source = ENTRIES[call.entry]
         if source not in self._modules:
             cubin = cached_cubin(source, self._architecture, self._cache)
             try:
@@ -66,5 +67,7 @@ class KernelLauncher:
                     f"the driver does not load {source}.cu for sm_{self._architecture} ({error}): is it older than "
                     "the compiler?"
                 ) from error
-        self._functions[entry] = self._modules[source].get_function(entry)
-        return self._functions[entry]
+        function = self._modules[source].get_function(call.entry)
+        function.prepare([type(argument) for argument in call.arguments])
+        self._functions[call.entry] = function
+        return function

@@ -156,7 +156,9 @@ def reference_latent(request: LoopBatch, steps: SamplingPlan) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kernels")
+    shared = tmp_path_factory.getbasetemp() / "cpu-kernels"
+    shared.mkdir(exist_ok=True)
+    return shared
 
 
 def sampled(folder: Path, use_graphs: bool, steps: SamplingPlan, *batches: LoopBatch) -> tuple[list, list, list[str]]:

@@ -16,9 +16,16 @@ from sbldm.kernels.cpu_launcher import CpuLauncher
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
 
 
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """Where the session's kernels are compiled to, once."""
+    folder = factory.getbasetemp() / "cpu-kernels"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def device(tmp_path_factory: pytest.TempPathFactory) -> HostDevice:
-    return HostDevice(tmp_path_factory.mktemp("kernels"), memory=2**40)
+    return HostDevice(shared_folder(tmp_path_factory), memory=2**40)
 
 
 @pytest.mark.parametrize("check", list(all_checks()), ids=lambda check: check.name)
@@ -28,7 +35,7 @@ def test_kernel_matches_reference(check: Check, device: HostDevice) -> None:
 
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> CpuLauncher:
-    return CpuLauncher(tmp_path_factory.mktemp("kernels"))
+    return CpuLauncher(shared_folder(tmp_path_factory))
 
 
 def address(values: np.ndarray) -> int:
