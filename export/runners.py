@@ -56,6 +56,7 @@ def make_session(model: onnx.ModelProto, extra_outputs: Sequence[str] = (), thre
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other work may share the machine
     runnable = emulate_bf16(model)
     if extra_outputs:
         watched = onnx.ModelProto()

@@ -121,10 +121,9 @@ class TensorRtBackend:
         if self._fallback is None:
             return self.name
         if engine.figures.get("compared_with") != f"{self._fallback.name} {self._fallback.version}":
-            self.choices = {component: self.name}
-            inputs = zero_inputs(self.bundle.manifest.components[component], profile)
-            fallback = self._fallback
-            ours = median_ms(lambda: self.run(component, inputs))
+            spec, fallback = self.bundle.manifest.components[component], self._fallback
+            inputs = zero_inputs(spec, profile)
+            ours = median_ms(lambda: self._run_piece(component, spec, inputs))
             theirs = median_ms(lambda: fallback.run(component, inputs))
             figures = {
                 "compared_with": f"{fallback.name} {fallback.version}",
