@@ -5,11 +5,12 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-from .backends import available_threads, choose_backend
+from .backends import choose_backend
+from .backends.selection import stored_choice
 from .bundle import Bundle
 from .errors import BackendUnavailableError, UsageError
+from .processor import available_threads, cpu_name, has_bf16
 
 # backend, device, distribution that brings it, extra that installs it
 CANDIDATES = (
@@ -37,6 +38,7 @@ class Diagnosis:
     python: str
     system: str
     cpu: str
+    bf16: bool  # the CPU multiplies bfloat16 in hardware
     threads: int
     findings: tuple[Finding, ...]
     choice: str  # what `--backend auto` takes, and why
@@ -47,20 +49,17 @@ def diagnose(bundle: Bundle) -> Diagnosis:
     findings = tuple(_try(bundle, *candidate) for candidate in CANDIDATES)
     try:
         chosen = choose_backend(bundle)
-        choice = f"{chosen.name} on {chosen.device}, {chosen.precision}, {chosen.threads} threads"
+        choice = f"{chosen.name} on {chosen.device}, {chosen.precision}, {chosen.threads} threads; {_reason(bundle)}"
     except BackendUnavailableError as error:
         choice = f"none: {error}"
-    return Diagnosis(platform.python_version(), platform.platform(), cpu_name(), available_threads(), findings, choice)
+    return Diagnosis(platform.python_version(), platform.platform(), cpu_name(), has_bf16(), available_threads(), findings, choice)
 
 
-def cpu_name() -> str:
-    """The processor's model name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+def _reason(bundle: Bundle) -> str:
+    choice = stored_choice(bundle, available_threads())
+    if choice is None:
+        return "the default; `sbldm-engine bench --select` measures whether another is faster here"
+    return f"the fastest within the parity limits when `bench --select` measured on {choice.date}"
 
 
 def _try(bundle: Bundle, name: str, device: str, distributions: tuple[str, ...], extra: str) -> Finding:

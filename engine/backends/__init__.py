@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -10,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
-from ..errors import BackendUnavailableError, UsageError
+from ..errors import UsageError
+from ..processor import available_threads
 
 BACKENDS = ("onnxruntime", "openvino", "tensorrt")
 
@@ -29,19 +29,14 @@ class Backend(Protocol):
         ...
 
 
-def available_threads() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def choose_backend(
     bundle: Bundle, name: str = "auto", device: str = "auto", precision: str = "auto", threads: int | None = None
 ) -> Backend:
-    """The backend that was asked for, or the first of this machine's for `auto`.
+    """The backend that was asked for; for `auto`, ONNX Runtime or what `bench --select` measured to be faster here.
 
     Args:
         bundle: the model to run.
-        name: `auto` or one of `BACKENDS`.
+        name: `auto`, one of `BACKENDS`, or a mix such as `openvino-denoiser-decoder` (OpenVINO for those components).
         device: `auto`, `cpu`, `cuda` or `cuda:I`.
         precision: `auto`, or what the backend offers.
         threads: of the CPU; all that this process may use by default.
@@ -50,14 +45,54 @@ def choose_backend(
         UsageError: an unknown name, or a combination that no backend offers.
         BackendUnavailableError: what was asked for cannot run here.
     """
-    if name not in ("auto", *BACKENDS):
-        raise UsageError(f"--backend {name}: allowed auto, {', '.join(BACKENDS)}")
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or (index and (kind != "cuda" or not index.isdigit())):
-        raise UsageError(f"--device {device}: allowed auto, cpu, cuda, cuda:0, cuda:1, ...")
+    kind = _device_kind(device)
+    if not (name in ("auto", *BACKENDS) or name.startswith("openvino-")):
+        raise UsageError(f"--backend {name}: allowed auto, {', '.join(BACKENDS)}, openvino-COMPONENT-...")
+    threads = threads or available_threads()
+    if name == "auto" and precision == "auto" and kind != "cuda":
+        name, precision = _automatic(bundle, threads)
+    if name.startswith("openvino"):
+        if kind == "cuda":
+            raise UsageError(f"--device {device}: {name} runs on the CPU")
+        return _openvino(bundle, name, precision, threads)
+    if name == "tensorrt":
+        return _tensorrt(bundle, device, precision)
     from .onnxruntime import OnnxRuntimeBackend
 
-    backend = OnnxRuntimeBackend(bundle, "cpu" if kind in ("auto", "cpu") else f"cuda:{index or 0}", threads or available_threads())
+    backend = OnnxRuntimeBackend(bundle, f"cuda:{device.partition(':')[2] or 0}" if kind == "cuda" else "cpu", threads)
     if precision not in ("auto", backend.precision):
         raise UsageError(f"--precision {precision}: this bundle holds {backend.precision} for onnxruntime")
     return backend
+
+
+def _device_kind(device: str) -> str:
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (":" in device and (kind != "cuda" or not index.isdecimal())):
+        raise UsageError(f"--device {device}: allowed auto, cpu, cuda, cuda:0, cuda:1, ...")
+    return kind
+
+
+def _automatic(bundle: Bundle, threads: int) -> tuple[str, str]:
+    from .selection import stored_choice
+
+    choice = stored_choice(bundle, threads)
+    return (choice.backend, choice.precision) if choice else ("onnxruntime", "auto")
+
+
+def _openvino(bundle: Bundle, name: str, precision: str, threads: int) -> Backend:
+    from .mixed import MixedBackend
+    from .openvino import OpenVinoBackend
+
+    if name == "openvino":
+        return OpenVinoBackend(bundle, precision, threads)
+    return MixedBackend(bundle, name, precision, threads)
+
+
+def _tensorrt(bundle: Bundle, device: str, precision: str) -> Backend:
+    if device == "cpu":
+        raise UsageError("--device cpu: tensorrt runs on an NVIDIA GPU")
+    if precision not in ("auto", bundle.manifest.precision):
+        raise UsageError(f"--precision {precision}: this bundle holds {bundle.manifest.precision} for tensorrt")
+    from .tensorrt import open_tensorrt
+
+    return open_tensorrt(bundle, int(device.partition(":")[2] or 0))

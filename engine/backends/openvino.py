@@ -1,0 +1,79 @@
+"""OpenVINO on the CPU: bfloat16 where the processor multiplies it in hardware, float32 elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bundle
+from ..errors import BackendUnavailableError, InvalidInputError, UsageError
+from ..processor import has_bf16
+
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # how the command line and OpenVINO call them
+
+
+class OpenVinoBackend:
+    """A bundle's components, each compiled at its first use for every batch size that it is run with.
+
+    Threads, their partition and the shapes are fixed, so equal inputs give equal bytes.
+
+    Args:
+        bundle: verified bundle.
+        precision: `auto`, `fp32` or `bf16`: what convolutions and products are computed in.
+        threads: of one inference.
+
+    Raises:
+        BackendUnavailableError: openvino is not installed.
+        UsageError: a precision that this processor does not have.
+    """
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(self, bundle: Bundle, precision: str, threads: int) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise BackendUnavailableError('openvino is not installed: pip install "sbldm-engine[openvino]"') from error
+        if precision not in ("auto", *PRECISIONS):
+            raise UsageError(f"--precision {precision}: openvino offers auto, {', '.join(PRECISIONS)}")
+        if precision == "bf16" and not has_bf16():
+            raise UsageError("--precision bf16: this processor has neither avx512_bf16 nor AMX; use fp32")
+        self.bundle, self.threads = bundle, threads
+        self.precision = precision if precision != "auto" else "bf16" if has_bf16() else "fp32"
+        self.version: str = openvino.__version__
+        self._openvino = openvino
+        self._core = openvino.Core()
+        self._requests: dict[tuple[str, int], Any] = {}
+
+    def run(self, component: str, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        """Outputs of a component by name; inputs as the bundle's manifest names them."""
+        spec = self.bundle.manifest.components[component]
+        arrays = {i.name: np.ascontiguousarray(inputs[i.name], i.dtype) for i in spec.inputs}
+        batch = len(arrays[spec.inputs[0].name])
+        if (component, batch) not in self._requests:
+            self._requests[component, batch] = self._compile(component, batch)
+        request = self._requests[component, batch]
+        request.infer(arrays, share_inputs=True)
+        return {o.name: np.array(request.get_tensor(o.name).data, np.float32) for o in spec.outputs}
+
+    def _compile(self, component: str, batch: int) -> Any:
+        path = self.bundle.component_path(component)
+        properties = {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[self.precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": self.threads,
+            "ENABLE_CPU_PINNING": False,  # several worker processes share the cores
+            "TBB_PARTITIONER": "STATIC",
+        }
+        try:
+            model = self._core.read_model(path)
+            tails = {port: port.get_partial_shape() for port in model.inputs}
+            model.reshape({port: [batch, *list(tail)[1:]] for port, tail in tails.items()})
+            return self._core.compile_model(model, "CPU", properties).create_infer_request()
+        except RuntimeError as error:
+            raise InvalidInputError(f"{path}: openvino {self.version} cannot compile it: {error}") from error

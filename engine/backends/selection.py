@@ -1,0 +1,69 @@
+"""The choice that `sbldm-engine bench --select` measured on this machine, kept in the user's cache.
+
+`auto` follows it where it was made for the very same bundle, package versions, processor and thread count, and takes
+the embedded ONNX Runtime otherwise: what a run computes never depends on a clock that nobody asked to be looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ..bundle import Bundle
+from ..decode import decode
+from ..errors import InvalidInputError
+from ..files import write_atomic
+from ..processor import cpu_flags, cpu_name
+
+PACKAGES = ("onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A measured choice of backend."""
+
+    backend: str  # a name that --backend takes
+    precision: str
+    date: str
+    seconds: dict[str, dict[str, float]]  # component -> backend:precision -> seconds a call, for people
+
+
+def choice_path(bundle: Bundle, threads: int) -> Path:
+    """Where the choice for this bundle, machine and thread count lies."""
+    key = [bundle.sha256, cpu_name(), sorted(cpu_flags()), threads, [_version(name) for name in PACKAGES]]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    return cache_directory() / f"{digest[:32]}.json"
+
+
+def cache_directory() -> Path:
+    """Folder of choices in the user's cache directory."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("sbldm-engine") / "backend-choice"
+
+
+def stored_choice(bundle: Bundle, threads: int) -> Choice | None:
+    """The measured choice, None without one or where the file cannot be used."""
+    path = choice_path(bundle, threads)
+    try:
+        return decode(Choice, json.loads(path.read_bytes()), str(path))
+    except (OSError, ValueError, InvalidInputError):
+        return None
+
+
+def store_choice(bundle: Bundle, threads: int, choice: Choice) -> Path:
+    """Keep a choice for `auto`; OSError where the cache cannot be written."""
+    path = choice_path(bundle, threads)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (json.dumps(asdict(choice), indent=1, allow_nan=False) + "\n").encode())
+    return path
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
