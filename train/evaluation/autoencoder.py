@@ -55,7 +55,7 @@ class Autoencoder:
             decoded = self._backend.run("decoder", {"latent": latents[at], "position": self._positions(at)})
             images.append(decoded["image"])
             logits.append(decoded["label_logits"])
-        raw = np.concatenate(images)
+        raw = np.clip(np.concatenate(images), -1, 1)
         made_label = np.concatenate(logits).argmax(axis=1).astype(np.uint8)
         refined = None
         if "refiner" in self._manifest.components:

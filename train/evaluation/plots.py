@@ -101,7 +101,7 @@ def three_views(cohorts: Mapping[str, Cohort]) -> Figure:
     """The first cases of each cohort: every modality and the mask in axial view, one modality in the other two."""
     rows = [(side, cohort, case) for side, cohort in cohorts.items() for case in cohort.cases[:CASES_SHOWN]]
     modalities = rows[0][1].modalities
-    figure, axes = _grid(len(rows), len(modalities) + 3, (2.2 * (len(modalities) + 3), 2.2 * len(rows)))
+    figure, axes = _grid(len(rows), len(modalities) + 3, (2.2 * (len(modalities) + 3), 2.2 * len(rows)), pictures=True)
     for line, (side, cohort, case) in zip(axes, rows, strict=True):
         volume = np.asarray(cohort.slices(case)) / 255
         _show_case(line, volume, np.asarray(cohort.label(case)), cohort.grid.spacing_mm)
@@ -112,7 +112,7 @@ def three_views(cohorts: Mapping[str, Cohort]) -> Figure:
 def _reconstruction(cohort: Cohort, autoencoder: Autoencoder) -> Figure:
     shown = cohort.cases[:CASES_SHOWN]
     columns = len(cohort.modalities) + 3
-    figure, axes = _grid(3 * len(shown), columns, (2.2 * columns, 6.6 * len(shown)))
+    figure, axes = _grid(3 * len(shown), columns, (2.2 * columns, 6.6 * len(shown)), pictures=True)
     for k, case in enumerate(shown):
         slices, label = np.asarray(cohort.slices(case)), np.asarray(cohort.label(case))
         made = autoencoder.reconstruct(slices, label)
@@ -149,7 +149,10 @@ def _show_case(
         ax.axis("off")
 
 
-def _grid(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, NDArray[Any]]:
+def _grid(rows: int, columns: int, size: tuple[float, float], *, pictures: bool = False) -> tuple[Figure, NDArray[Any]]:
     with matplotlib.rc_context({"font.size": 9}):
-        figure = Figure(figsize=size, layout="constrained")
-        return figure, figure.subplots(rows, columns, squeeze=False)
+        figure = Figure(figsize=size, layout=None if pictures else "constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+    if pictures:
+        figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.2 / size[1], 0.03, 0.12)
+    return figure, axes
