@@ -1,0 +1,55 @@
+"""`export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sbldm.cli.main import main
+from sbldm.engine.bundle import Bundle, load_bundle
+
+
+@pytest.mark.slow
+def test_a_checkpoint_becomes_a_bundle(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "bundle"
+    command = ["export", "--checkpoint", str(tiny_checkpoint), "--out", str(out), "--id", "mine", "--licence", "CC0"]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert "parity with PyTorch" in captured.out
+    assert "exporting denoiser" in captured.err
+    manifest = load_bundle(out).manifest
+    assert (manifest.id, manifest.provenance.licence) == ("mine", "CC0")
+    assert main(command) == 2  # the directory holds files now
+
+
+def test_triton_from_a_bundle(tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--bundle", str(tiny_bundle.path), "--triton", str(tmp_path / "models")]) == 0
+    assert "sbldm_denoiser" in capsys.readouterr().out
+    assert (tmp_path / "models" / "sbldm_denoiser" / "1" / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ([], 2, "give --checkpoint and --out"),
+        (["--checkpoint", "c"], 2, "needs --out"),
+        (["--checkpoint", "c", "--out", "o", "--precision", "int8"], 2, "allowed fp32, fp16, bf16"),
+        (["--checkpoint", "c", "--out", "o", "--store", "int8"], 2, "allowed fp32, fp16"),
+        (["--checkpoint", "c", "--out", "o", "--opset", "9"], 3, "opset 9: allowed 21..23"),
+        (["--checkpoint", "c", "--out", "o"], 3, "is this a training directory"),
+    ],
+)
+def test_bad_options_are_refused_and_leave_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", *options]) == code
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,89 @@
+"""The gate sees what it is there to see, and names the place."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sbldm.engine.errors import InvalidInputError
+from sbldm.export.departure import first_departure
+from sbldm.export.gate import fault_table, require_passed
+from sbldm.export.parity import ParityReport, check_component, compare, compare_volumes
+from sbldm.export.runners import OnnxRunner, TorchRunner
+
+from .conftest import ExportedPreset
+from .test_graphs import arrays
+
+REFERENCE = np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32)
+
+
+@given(st.floats(1e-6, 1e-1), st.floats(1e-5, 1e-2))
+def test_the_relative_error_is_that_of_the_definition(size: float, limit: float) -> None:
+    noise = np.random.default_rng(1).standard_normal(REFERENCE.shape)
+    made = REFERENCE + size * noise
+    largest, rms, fault = compare(REFERENCE, made, limit)
+    assert rms == pytest.approx(np.linalg.norm(size * noise) / np.linalg.norm(REFERENCE), rel=1e-3)
+    assert largest == pytest.approx(np.abs(size * noise).max() / np.abs(REFERENCE).max(), rel=1e-3)
+    assert (fault is not None) == (rms > limit)
+
+
+@pytest.mark.parametrize(
+    ("made", "fault"),
+    [
+        (np.where(REFERENCE > 2, np.nan, REFERENCE), "NaN"),
+        (np.where(REFERENCE > 2, np.inf, REFERENCE), "Inf"),
+        (np.zeros_like(REFERENCE), "constant"),
+        (np.clip(REFERENCE, -1, 1), "clipped"),
+        (np.where(REFERENCE > 2, 65504, REFERENCE), "clipped"),
+        (REFERENCE[:1], "shape"),
+        (REFERENCE * 1.1, "RMS"),
+    ],
+)
+def test_each_kind_of_fault_is_named(made: np.ndarray, fault: str) -> None:
+    found = compare(REFERENCE, made, 2e-2)[2]
+    assert found is not None
+    assert fault in found
+
+
+def test_a_saturated_reference_is_no_fault_of_the_export() -> None:
+    saturated = np.clip(REFERENCE, -0.5, 0.5)
+    assert compare(saturated, saturated.copy(), 1e-4)[2] is None
+
+
+@pytest.mark.parametrize("exported", ["phantom"], indirect=True)
+def test_a_wrong_weight_is_found_and_located(exported: ExportedPreset) -> None:
+    component, good = exported.components["denoiser"], exported.models["denoiser"]
+    convolutions = [node for node in good.graph.node if node.op_type == "Conv" and node.name.startswith("down.")]
+    victim = convolutions[len(convolutions) // 2]
+    bad = onnx.ModelProto()
+    bad.CopyFrom(good)
+    weight = next(tensor for tensor in bad.graph.initializer if tensor.name == victim.input[1])
+    weight.CopyFrom(onnx.numpy_helper.from_array(1.5 * onnx.numpy_helper.to_array(weight), weight.name))
+    inputs = arrays(exported, "denoiser", 1)
+    runner = OnnxRunner({"denoiser": bad})
+    figures = check_component(component, TorchRunner(exported.components), runner, {"random": inputs}, "fp32")
+    assert figures[0].fault is not None
+    where = first_departure(component, bad, inputs, 1e-4)
+    assert f"and {victim.name.rpartition('/')[0]} " in where
+    report = ParityReport("fp32", 1e-4, 0.99, tuple(figures), None, {"denoiser": where})
+    assert where in fault_table(report)
+    with pytest.raises(InvalidInputError, match="no bundle was written"):
+        require_passed(report)
+
+
+def test_volumes_are_compared_by_image_and_by_label() -> None:
+    random = np.random.default_rng(2)
+    image = random.integers(0, 1000, (1, 2, 8, 8, 8)).astype(np.int16)
+    label = random.integers(0, 3, (1, 8, 8, 8)).astype(np.uint8)
+    names = ("background", "a", "b", "absent")
+    same = compare_volumes((image, label), (image, label), names)
+    assert (same.psnr_db, same.fault, set(same.dice.values())) == (None, None, {1.0})
+    other = label.copy()
+    other[:, :2] = 0
+    worse = compare_volumes((image, label), (image + 10, other), names)
+    assert worse.psnr_db == pytest.approx(40.0)
+    assert worse.fault is not None
+    overlap = ((label == 1) & (other == 1)).sum()
+    assert worse.dice["a"] == pytest.approx(2 * overlap / ((label == 1).sum() + (other == 1).sum()))
