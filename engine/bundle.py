@@ -22,6 +22,7 @@ from .cohort import CohortDistribution
 from .conditions import ConditionColumn
 from .decode import decode
 from .errors import InvalidInputError
+from .onnx_scan import check_onnx_file
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
@@ -202,7 +203,7 @@ def bundle_directory(name_or_path: str | os.PathLike[str]) -> Path:
 
 
 def load_bundle(name_or_path: str | os.PathLike[str] = DEFAULT_BUNDLE) -> Bundle:
-    """Read and verify a bundle: schema, file list, sizes and hashes; no model is loaded.
+    """Read and verify a bundle: schema, file list, sizes, hashes and the soundness of the ONNX files; no model is loaded.
 
     Raises:
         InvalidInputError: what is wrong with it, naming the file.
@@ -217,6 +218,8 @@ def load_bundle(name_or_path: str | os.PathLike[str] = DEFAULT_BUNDLE) -> Bundle
         raise InvalidInputError(f"{manifest_path}: cannot be read ({error.strerror}); is this a bundle?") from error
     manifest = parse_manifest(raw, str(manifest_path))
     _verify_files(path, manifest)
+    for component in manifest.components.values():
+        check_onnx_file(path / component.file)
     return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
 
 

@@ -13,13 +13,14 @@ from .errors import InvalidInputError
 
 PARITY_NAME = "parity.json"
 USUAL = 1.96  # deviations: 95 % of a normal cohort
+LARGEST_EXPONENT = 700.0
 
 
 def usual_range(column: ConditionColumn) -> tuple[float, float]:
     """Where 95 % of the training cohort lie, in the column's unit; shares and places held within 0..1."""
     low, high = (column.mean + sign * USUAL * column.std for sign in (-1, 1))
     if column.log:
-        return math.exp(low), math.exp(high)
+        return math.exp(min(low, LARGEST_EXPONENT)), math.exp(min(high, LARGEST_EXPONENT))
     return max(low, 0.0), min(high, 1.0)
 
 
@@ -83,7 +84,7 @@ def report_text(bundle: Bundle) -> str:
         f"made with sbldm-engine {provenance.code_version}, {provenance.date}; licence {provenance.licence}",
         f"use       {manifest.intended_use}",
         "",
-        *_parity(read_parity(bundle)),
+        *_parity(bundle),
     ]
     return "\n".join(lines)
 
@@ -102,9 +103,17 @@ def _conditions(bundle: Bundle) -> list[str]:
     return [f"  {name:<12} {low:10.4g} .. {high:.4g}" for name, (low, high) in ranges.items()]
 
 
-def _parity(parity: Mapping[str, Any] | None) -> list[str]:
+def _parity(bundle: Bundle) -> list[str]:
+    parity = read_parity(bundle)
     if parity is None:
         return ["parity    no figures in this bundle"]
+    try:
+        return _parity_lines(parity)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InvalidInputError(f"{bundle.path / PARITY_NAME}: not a parity report ({error!r})") from error
+
+
+def _parity_lines(parity: Mapping[str, Any]) -> list[str]:
     lines = [f"parity with PyTorch fp32 (RMS limit {parity.get('rms_limit')})", "  largest   RMS       output"]
     for figure in parity.get("components", []):
         where = f"{figure['component']}.{figure['output']} ({figure['case']})"

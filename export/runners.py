@@ -106,4 +106,4 @@ def emulate_bf16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _cast(source: str, target: str, element_type: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [target], name=f"{target}/Cast", to=element_type)
+    return helper.make_node("Cast", [source], [target], name=f"{target}/Emulated", to=element_type)

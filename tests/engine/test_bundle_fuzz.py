@@ -20,7 +20,6 @@ from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
 from sbldm.engine.bundle import MANIFEST_NAME, Bundle, load_bundle
 from sbldm.engine.bundle_report import report_text
 from sbldm.engine.errors import InvalidInputError, SbldmError
-from sbldm.engine.onnx_scan import check_onnx_file
 
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON_VALUES = st.one_of(
@@ -48,7 +47,6 @@ def open_everything(path: Path) -> None:
     report_text(bundle)
     backend = OnnxRuntimeBackend(bundle, "cpu", 1)
     for component in bundle.manifest.components:
-        check_onnx_file(bundle.component_path(component))
         backend.session(component)
 
 
@@ -76,9 +74,7 @@ def test_unlisted_files_are_refused(copy: Path) -> None:
         load_bundle(copy)
 
 
-@pytest.mark.parametrize(
-    "name", ["../outside.onnx", "/etc/passwd", "a/../../outside.onnx", "..\\outside.onnx", "", "."]
-)
+@pytest.mark.parametrize("name", ["../outside.onnx", "/etc/passwd", "a/../../outside", "..\\outside.onnx", "", "."])
 def test_paths_may_not_leave_the_bundle(copy: Path, name: str) -> None:
     manifest = json.loads((copy / MANIFEST_NAME).read_text())
     manifest["files"][name] = manifest["files"].pop("denoiser.onnx")
@@ -149,10 +145,20 @@ def test_external_data_outside_the_bundle_is_refused(copy: Path) -> None:
         open_everything(copy)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "null", "{", "[" * 200_000, '{"schema_version": 99}', "\ud800".encode("utf-8", "surrogatepass")]
-)
-def test_other_manifests_are_refused(copy: Path, text: str | bytes) -> None:
-    (copy / MANIFEST_NAME).write_bytes(text if isinstance(text, bytes) else text.encode())
+NOT_UTF8 = "\ud800".encode("utf-8", "surrogatepass")
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"null", b"{", b"[" * 200_000, b'{"schema_version": 99}', NOT_UTF8])
+def test_other_manifests_are_refused(copy: Path, text: bytes) -> None:
+    (copy / MANIFEST_NAME).write_bytes(text)
     with pytest.raises(InvalidInputError, match=r"bundle\.json"):
         load_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "text", [b"{", b"[]", b'{"components": 3}', b'{"components": [{}]}', b'{"volume": {"dice": []}}']
+)
+def test_other_parity_reports_are_refused(copy: Path, text: bytes) -> None:
+    put(copy, "parity.json", text, sealed=True)
+    with pytest.raises(InvalidInputError, match=r"parity\.json"):
+        open_everything(copy)
