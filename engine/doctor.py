@@ -52,7 +52,9 @@ def diagnose(bundle: Bundle) -> Diagnosis:
         choice = f"{chosen.name} on {chosen.device}, {chosen.precision}, {chosen.threads} threads; {_reason(bundle)}"
     except BackendUnavailableError as error:
         choice = f"none: {error}"
-    return Diagnosis(platform.python_version(), platform.platform(), cpu_name(), has_bf16(), available_threads(), findings, choice)
+    return Diagnosis(
+        platform.python_version(), platform.platform(), cpu_name(), has_bf16(), available_threads(), findings, choice
+    )
 
 
 def _reason(bundle: Bundle) -> str:
@@ -65,7 +67,9 @@ def _reason(bundle: Bundle) -> str:
 def _try(bundle: Bundle, name: str, device: str, distributions: tuple[str, ...], extra: str) -> Finding:
     installed = [f"{d} {v}" for d in distributions if (v := _version(d))]
     if not installed:
-        return Finding(name, device, False, f'{" or ".join(distributions)} not installed; pip install "sbldm-engine[{extra}]"')
+        return Finding(
+            name, device, False, f'{" or ".join(distributions)} not installed; pip install "sbldm-engine[{extra}]"'
+        )
     try:
         backend = choose_backend(bundle, name, device)
     except (BackendUnavailableError, UsageError) as error:

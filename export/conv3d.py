@@ -25,8 +25,22 @@ CHANNEL_BLOCK = 16  # ONNX Runtime's blocked convolutions want multiples
 SHARED_FROM = 1024  # bytes of a weight that is worth referring to
 
 # Lavin & Gray 2016, equations 10-12, for F(4, 3): input, filter and output transform
-_INPUT = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]
-_FILTER = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
+_INPUT = [
+    [4, 0, -5, 0, 1, 0],
+    [0, -4, -4, 1, 1, 0],
+    [0, 4, -4, -1, 1, 0],
+    [0, -2, -1, 2, 1, 0],
+    [0, 2, -1, -2, 1, 0],
+    [0, 4, 0, -5, 0, 1],
+]
+_FILTER = [
+    [1 / 4, 0, 0],
+    [-1 / 6, -1 / 6, -1 / 6],
+    [-1 / 6, 1 / 6, -1 / 6],
+    [1 / 24, 1 / 12, 1 / 6],
+    [1 / 24, -1 / 12, 1 / 6],
+    [0, 0, 1],
+]
 _OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 _BIAS = [0, 1, 0, 0, 0, 0]  # a constant in this mixture reaches every output slice once
 
@@ -42,7 +56,11 @@ def with_fast_conv3d(model: onnx.ModelProto) -> onnx.ModelProto:
     if not cubic:
         return model
     shapes = _shapes(model, sorted({name for node in cubic for name in (node.input[0], node.output[0])}))
-    fitting = {node.output[0] for node in cubic if shapes[node.input[0]][2] % TILE == 0 and shapes[node.input[0]][1] % CHANNEL_BLOCK == 0}
+    fitting = {
+        node.output[0]
+        for node in cubic
+        if shapes[node.input[0]][2] % TILE == 0 and shapes[node.input[0]][1] % CHANNEL_BLOCK == 0
+    }
     if not fitting:
         return model
     copy = onnx.ModelProto()
@@ -114,7 +132,9 @@ class _Rewrite:
 
     def _add(self, kind: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
         name = output or f"{self.prefix}.winograd{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [name], name=f"{self.prefix}/{kind}{len(self.nodes)}", **attributes))
+        self.nodes.append(
+            helper.make_node(kind, inputs, [name], name=f"{self.prefix}/{kind}{len(self.nodes)}", **attributes)
+        )
         return name
 
     def _reshape(self, name: str, *shape: int) -> str:
@@ -142,11 +162,15 @@ def _is_cubic(node: onnx.NodeProto) -> bool:
     wanted = {"kernel_shape": [3] * 3, "strides": [1] * 3, "dilations": [1] * 3, "pads": [1] * 6, "group": 1}
     assumed = {"strides": [1] * 3, "dilations": [1] * 3, "group": 1, "auto_pad": b"NOTSET"}
     present = assumed | given
-    return node.op_type == "Conv" and present["auto_pad"] == b"NOTSET" and all(present.get(k) == v for k, v in wanted.items())
+    return (
+        node.op_type == "Conv"
+        and present["auto_pad"] == b"NOTSET"
+        and all(present.get(k) == v for k, v in wanted.items())
+    )
 
 
 def _shapes(model: onnx.ModelProto, names: list[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of tensors for a batch of one, found by running the graph: inference does not get past GroupNormalization."""
+    """Shapes of tensors for a batch of one, found by running the graph: inference stops at GroupNormalization."""
     session = make_session(model, names, threads=1)
     feeds = {value.name: _ones(value.type.tensor_type) for value in model.graph.input}
     return {name: array.shape for name, array in zip(names, session.run(names, feeds), strict=True)}

@@ -48,5 +48,7 @@ def components_of_name(name: str) -> frozenset[str]:
     """The OpenVINO components of a mix's name; UsageError where it is not the spelling of `mixed_name`."""
     found = frozenset(name.removeprefix(PREFIX).split("-"))
     if not found <= set(COMPONENTS) or name != mixed_name(found):
-        raise UsageError(f"--backend {name}: after {PREFIX!r}, components joined by - in the order {', '.join(COMPONENTS)}")
+        raise UsageError(
+            f"--backend {name}: after {PREFIX!r}, components joined by - in the order {', '.join(COMPONENTS)}"
+        )
     return found

@@ -15,7 +15,12 @@ from sbldm.export.conv3d import save_beside, with_fast_conv3d
 
 
 def layer(
-    channels: int, depth: int, bias: bool = True, stored: type = np.float32, out_channels: int = 24, **attributes: object
+    channels: int,
+    depth: int,
+    bias: bool = True,
+    stored: type = np.float32,
+    out_channels: int = 24,
+    **attributes: object,
 ) -> onnx.ModelProto:
     """A graph of one 3x3x3 convolution of (batch, channels, depth, 5, 3)."""
     rng = np.random.default_rng(0)

@@ -1,0 +1,219 @@
+"""Throughput and quality of a bundle on this machine.
+
+A parity gate first; then single components; then whole runs to disk at every combination of backend, sampler, steps and
+batch size, with the quality of their volumes beside many more steps of the same seeds. What is compared is run by
+turns, medians count, and what was measured while other processes took the processor is marked.
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..engine.backends import Backend
+from ..engine.bundle import Bundle
+from ..engine.errors import InvalidInputError
+from ..engine.loop import DECODER_SLICES, Volume
+from ..kernels.assemble import assemble
+from .component_calls import Arrays, Gate, calls_of, check
+from .end_to_end import EndToEnd
+from .machine import Machine, describe_machine
+from .plan import BenchPlan, Point, points_of
+from .process import run_measured
+from .quality import Quality, compare
+from .timing import Run, Timing, interleaved, summarise, timed
+from .work import count_macs
+
+PACKAGES = ("sbldm-engine", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ComponentFigure:
+    """One component of one backend. A call: the batch for denoiser and aggregator, 16 slices, one refined volume."""
+
+    backend: str
+    component: str
+    timing: Timing
+    gmac: float | None  # of a call
+    fma_share: float | None  # of the machine's float32 multiply-add peak
+
+
+@dataclass(frozen=True)
+class PointFigure:
+    """One combination, end to end to disk."""
+
+    point: Point
+    precision: str
+    timing: Timing  # a volume
+    volumes_a_second: float
+    stage_seconds: dict[str, float]  # a volume, in the last run; stages overlap
+    megabytes: float  # a volume on disk
+    quality: Quality
+
+
+@dataclass(frozen=True)
+class ProcessFigure:
+    """`generate --count 1` in a process of its own: everything from start-up to the manifest."""
+
+    backend: str
+    seconds: float
+    peak_mib: float
+    other_cores: float
+
+
+@dataclass
+class BenchResult:
+    """What was measured; `complete` stays False where the benchmark was interrupted."""
+
+    date: str
+    system: str
+    versions: dict[str, str]
+    bundle: dict[str, str]
+    plan: BenchPlan
+    complete: bool = False
+    machine: Machine | None = None
+    gates: list[Gate] = field(default_factory=list)
+    components: list[ComponentFigure] = field(default_factory=list)
+    points: list[PointFigure] = field(default_factory=list)
+    processes: list[ProcessFigure] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def start(bundle: Bundle, plan: BenchPlan) -> BenchResult:
+    """An empty result with its circumstances."""
+    manifest = bundle.manifest
+    identity = {"id": manifest.id, "sha256": bundle.sha256, "preset": manifest.preset, "precision": manifest.precision}
+    versions = {"python": platform.python_version()} | {n: v for n in PACKAGES if (v := _version(n)) is not None}
+    return BenchResult(time.strftime("%Y-%m-%d"), platform.platform(), versions, identity, plan)
+
+
+def measure(bundle: Bundle, backends: dict[str, Backend], result: BenchResult, say: Progress) -> None:
+    """Fill `result`; KeyboardInterrupt leaves what was measured so far in it, marked incomplete.
+
+    Raises:
+        InvalidInputError: no backend passes the parity gate.
+    """
+    say("machine: multiply-add peak")
+    result.machine = describe_machine()
+    plan = result.plan
+    reference = _reference(backends)
+    calls = calls_of(bundle, reference, plan.batches[0])
+    say(f"parity gate, against {reference.name}")
+    result.gates = [check(bundle, backend, reference, calls) for backend in backends.values()]
+    passed = {name: backends[name] for name, gate in zip(backends, result.gates, strict=True) if gate.passed}
+    if not passed:
+        raise InvalidInputError("no backend is timed:\n" + "\n".join(f"{g.backend}: {g.reason}" for g in result.gates))
+    say("components")
+    _measure_components(bundle, passed, calls, result)
+    with tempfile.TemporaryDirectory(prefix="sbldm-bench-") as folder:
+        _measure_points(bundle, passed, reference, result, Path(folder), say)
+        for spelled, backend in passed.items():
+            say(f"a process of its own: {spelled}")
+            result.processes.append(_measure_process(bundle, spelled, backend, plan, Path(folder)))
+    result.complete = True
+
+
+def _reference(backends: dict[str, Backend]) -> Backend:
+    """ONNX Runtime where it is among them, else the first."""
+    return next((b for b in backends.values() if b.name == "onnxruntime"), next(iter(backends.values())))
+
+
+def _measure_components(
+    bundle: Bundle, backends: dict[str, Backend], calls: dict[str, Arrays], result: BenchResult
+) -> None:
+    assert result.machine is not None
+    peak = result.machine.fma_peak.gflops
+    for component, inputs in calls.items():
+        macs = count_macs(bundle.component_path(component), inputs)
+        bound = {name: partial(backend.run, component, inputs) for name, backend in backends.items()}
+        timings = interleaved(bound, result.plan.repeats)
+        for name, timing in timings.items():
+            share = 2e-9 * macs / timing.seconds / peak if macs is not None and peak else None
+            gmac = None if macs is None else macs / 1e9
+            result.components.append(ComponentFigure(name, component, timing, gmac, share))
+    depth = bundle.manifest.grid.shape[2]
+    decoded = next(iter(backends.values())).run("decoder", calls["decoder"])
+    image, logits = (
+        decoded[key].repeat(-(-depth // len(decoded[key])), 0)[:depth] for key in ("image", "label_logits")
+    )
+    timings = interleaved(
+        {"numpy": partial(assemble, image, logits, depth, bundle.manifest.background_threshold)}, result.plan.repeats
+    )
+    result.components.append(ComponentFigure("numpy", "assemble", timings["numpy"], None, None))
+
+
+def _measure_points(
+    bundle: Bundle, backends: dict[str, Backend], reference: Backend, result: BenchResult, scratch: Path, say: Progress
+) -> None:
+    plan = result.plan
+    say(f"reference: {plan.reference_steps} ddim steps of {plan.volumes} volumes on {reference.name}")
+    ideal_point = Point(reference.name, "ddim", plan.reference_steps, plan.batches[0])
+    ideal_run = EndToEnd(bundle, ideal_point, reference, plan.volumes, plan.seed, scratch / "reference")
+    ideal = ideal_run.first_run()
+    points = points_of(plan, tuple(backends))
+    runs: dict[Point, EndToEnd] = {}
+    quality: dict[Point, Quality] = {}
+    taken: dict[Point, list[Run]] = {}
+    try:
+        for number, point in enumerate(points):
+            say(f"warm-up and quality {number + 1}/{len(points)}: {point.name}")
+            backend = backends[point.backend]
+            runs[point] = EndToEnd(bundle, point, backend, plan.volumes, plan.seed, scratch / str(number))
+            quality[point] = _quality(bundle, runs[point], ideal)
+        for repeat in range(plan.repeats):
+            for point in points:
+                say(f"timed run {repeat + 1}/{plan.repeats}: {point.name}")
+                taken.setdefault(point, []).append(timed(runs[point].run))
+                runs[point].clear()
+    finally:
+        for point, timings in taken.items():
+            precision = backends[point.backend].precision
+            result.points.append(_point_figure(point, precision, timings, runs[point], quality[point], plan.volumes))
+
+
+def _quality(bundle: Bundle, run: EndToEnd, ideal: list[Volume]) -> Quality:
+    return compare(run.first_run(), ideal, run.requested, bundle.manifest)
+
+
+def _point_figure(
+    point: Point, precision: str, runs: list[Run], made: EndToEnd, quality: Quality, volumes: int
+) -> PointFigure:
+    timing = summarise(runs, 1 / volumes)
+    stages = {stage: seconds / volumes for stage, seconds in made.stage_seconds.items()}
+    return PointFigure(point, precision, timing, 1 / timing.seconds, stages, made.bytes_a_volume / 1e6, quality)
+
+
+def _measure_process(bundle: Bundle, spelled: str, backend: Backend, plan: BenchPlan, scratch: Path) -> ProcessFigure:
+    out = scratch / f"process-{spelled.replace(':', '-')}"
+    run = run_measured([
+        "generate", "--count", "1", "--bundle", str(bundle.path), "--out", str(out), "--backend", backend.name,
+        "--precision", backend.precision, "--steps", str(plan.steps[0]), "--threads", str(backend.threads), "--quiet",
+    ])  # fmt: skip
+    if run.exit_code:
+        raise InvalidInputError(
+            f"generate with {spelled} ended with exit code {run.exit_code}: {run.errors.strip()[-500:]}"
+        )
+    return ProcessFigure(spelled, run.seconds, run.peak_bytes / 2**20, run.other_cores)
+
+
+def slices_calls(depth: int) -> int:
+    """Decoder calls of a volume."""
+    return -(-depth // DECODER_SLICES)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

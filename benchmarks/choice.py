@@ -1,0 +1,60 @@
+"""From measured components to the backend that `auto` takes on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from itertools import groupby
+
+from ..engine.backends import Backend
+from ..engine.backends.mixed import mixed_name
+from ..engine.backends.selection import Choice
+from ..engine.bundle import COMPONENTS, Bundle
+from .bench import BenchResult, slices_calls
+
+EMBEDDED = "onnxruntime"
+
+
+def choose(bundle: Bundle, backends: Mapping[str, Backend], result: BenchResult) -> Choice:
+    """The mix of ONNX Runtime and one precision of OpenVINO with the shortest volume at the bundle's own steps.
+
+    Only backends that passed the gate and were timed count. A component goes to OpenVINO where that is faster.
+    """
+    seconds = _seconds(result)
+    weights = _calls_a_volume(bundle, result.plan.batches[0])
+    own = seconds.get(EMBEDDED, {})
+    best = (_total(own, weights), EMBEDDED, bundle.manifest.precision)
+    for spelled, backend in backends.items():
+        theirs = seconds.get(spelled)
+        if backend.name != "openvino" or theirs is None:
+            continue
+        faster = {c for c in weights if theirs[c] < own.get(c, float("inf"))}
+        mixed = {c: theirs[c] if c in faster else own[c] for c in weights}
+        name = "openvino" if faster == set(weights) else mixed_name(faster)
+        if faster and _total(mixed, weights) < best[0]:
+            best = (_total(mixed, weights), name, backend.precision)
+    by_component = {c: {b: times[c] for b, times in seconds.items() if c in times} for c in weights}
+    return Choice(best[1], best[2], time.strftime("%Y-%m-%d"), by_component)
+
+
+def _seconds(result: BenchResult) -> dict[str, dict[str, float]]:
+    figures = sorted((f for f in result.components if f.component in COMPONENTS), key=lambda f: f.backend)
+    return {
+        backend: {f.component: f.timing.seconds for f in group}
+        for backend, group in groupby(figures, key=lambda f: f.backend)
+    }
+
+
+def _calls_a_volume(bundle: Bundle, batch: int) -> dict[str, float]:
+    defaults, depth = bundle.manifest.defaults, bundle.manifest.grid.shape[2]
+    passes = 2 if defaults.guidance != 1.0 else 1
+    weights = {
+        "denoiser": passes * defaults.steps / batch,
+        "aggregator": 1 / batch,
+        "decoder": float(slices_calls(depth)),
+    }
+    return weights | ({"refiner": 1.0} if bundle.has("refiner") else {})
+
+
+def _total(seconds: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    return sum(weight * seconds.get(component, float("inf")) for component, weight in weights.items())

@@ -1,0 +1,84 @@
+"""Whole runs to disk, the way `generate` makes them, with the volumes kept for a look at their quality."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engine.backends import Backend
+from ..engine.bundle import Bundle
+from ..engine.job import Asked, Job, execute, prepare
+from ..engine.loop import SampleRequest, Volume, VolumeSampler
+from ..engine.sampling import sampling_options
+from ..engine.telemetry import Telemetry
+from .plan import Point
+
+
+class KeepingSampler:
+    """A sampler that remembers the volumes it made, by sample number, while `keep` is set."""
+
+    def __init__(self, sampler: VolumeSampler) -> None:
+        self._sampler = sampler
+        self.keep = True
+        self.volumes: dict[int, Volume] = {}
+
+    def latents(self, requests: Sequence[SampleRequest]) -> NDArray[np.float32]:
+        """As the sampler's own."""
+        return self._sampler.latents(requests)
+
+    def decode(self, requests: Sequence[SampleRequest], latents: NDArray[np.float32]) -> list[Volume]:
+        """As the sampler's own."""
+        volumes = self._sampler.decode(requests, latents)
+        if self.keep:
+            self.volumes |= {volume.number: volume for volume in volumes}
+        return volumes
+
+
+class EndToEnd:
+    """One point, ready to be run again and again into the directory `out`, which `clear` removes."""
+
+    def __init__(self, bundle: Bundle, point: Point, backend: Backend, volumes: int, seed: int, out: Path) -> None:
+        options = {"steps": point.steps, "sampler": point.sampler, "eta": 0.0, "seed": seed}
+        asked = Asked(
+            out, bundle.path, count=volumes, options=options, backend=backend.name, device=backend.device,
+            precision=backend.precision, batch_size=str(point.batch), threads=backend.threads,
+        )  # fmt: skip
+        job = prepare(asked)
+        self._sampler = KeepingSampler(VolumeSampler(bundle, backend, sampling_options(job.run.options, point.batch)))
+        self._job: Job = replace(job, sampler=self._sampler)
+        self.stage_seconds: dict[str, float] = {}
+        self.bytes_a_volume = 0.0
+        self.requested: list[Mapping[str, float]] = [self._requested(sample) for sample in range(volumes)]
+
+    def run(self) -> None:
+        """Make all volumes, to disk."""
+        telemetry = Telemetry()
+        out = self._job.out
+        summary = execute(self._job, telemetry, threading.Event())
+        if summary.interrupted:
+            raise KeyboardInterrupt
+        self.stage_seconds = telemetry.take_seconds()
+        self.bytes_a_volume = sum(f.stat().st_size for f in out.rglob("*.nii.gz")) / len(self.requested)
+
+    def first_run(self) -> list[Volume]:
+        """Warm up, and return the volumes in the order of their numbers."""
+        self.run()
+        self.clear()
+        self._sampler.keep = False
+        volumes = [self._sampler.volumes[number] for number in range(len(self.requested))]
+        self._sampler.volumes = {}
+        return volumes
+
+    def clear(self) -> None:
+        """Remove what the last run wrote."""
+        shutil.rmtree(self._job.out)
+
+    def _requested(self, sample: int) -> dict[str, float]:
+        columns = [column.name for column in self._job.bundle.manifest.condition_columns]
+        return dict(zip(columns, self._job.requests.task(sample).requested, strict=True))

@@ -1,0 +1,97 @@
+"""The machine that is measured: how fast it multiplies, and what else it was doing meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..engine.processor import available_threads, cpu_name, has_bf16
+
+BUSY_CORES = 0.1  # a measurement during which other processes took more is marked
+FMA_SOURCE = Path(__file__).parent / "fma_peak.c"
+FMA_RUNS = 5
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class FmaPeak:
+    """Multiply-add rate of the processor in float32, one multiply-add counted as two operations."""
+
+    gflops: float | None  # None: not measured
+    how: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a figure belongs to."""
+
+    cpu: str
+    threads: int
+    memory_gib: float
+    bf16: bool
+    gpu: str | None
+    fma_peak: FmaPeak
+
+
+class OtherLoad:
+    """Cores that processes other than this one and its finished children took since `start`."""
+
+    def __init__(self) -> None:
+        self._at = (0.0, 0.0, 0.0)
+        self.start()
+
+    def start(self) -> None:
+        """Begin anew."""
+        self._at = self._now()
+
+    def cores(self) -> float:
+        """Average number of cores since the start."""
+        (wall, busy, own), (wall_0, busy_0, own_0) = self._now(), self._at
+        return max(0.0, (busy - busy_0) - (own - own_0)) / max(wall - wall_0, 1e-9)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        fields = [int(v) for v in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        busy = (sum(fields) - fields[3] - fields[4]) / _TICKS  # without idle and iowait; steal counts as taken
+        own = os.times()
+        return time.perf_counter(), busy, own.user + own.system + own.children_user + own.children_system
+
+
+def describe_machine() -> Machine:
+    """Measure and name this machine; takes a second or two."""
+    threads = available_threads()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return Machine(cpu_name(), threads, round(memory, 1), has_bf16(), gpu_name(), measure_fma_peak(threads))
+
+
+def gpu_name() -> str | None:
+    """The first NVIDIA GPU's name, None without one."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True, check=False)
+    names = found.stdout.strip().splitlines()
+    return names[0] if found.returncode == 0 and names else None
+
+
+def measure_fma_peak(threads: int) -> FmaPeak:
+    """The best of a few runs of a C loop that does nothing but multiply-adds in registers, on `threads` threads."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        return FmaPeak(None, "no C compiler here, so the multiply-add peak is not measured")
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "fma_peak"
+        build = [compiler, "-O2", "-march=native", "-pthread", str(FMA_SOURCE), "-o", str(program)]
+        made = subprocess.run(build, capture_output=True, text=True, check=False)
+        if made.returncode:
+            return FmaPeak(None, f"{compiler} could not build the multiply-add loop: {made.stderr.strip()[:200]}")
+        runs = [
+            subprocess.run([str(program), str(threads)], capture_output=True, text=True, check=True).stdout
+            for _ in range(FMA_RUNS)
+        ]
+    return FmaPeak(max(map(float, runs)), f"C loop of vector multiply-adds, {threads} threads, best of {FMA_RUNS}")

@@ -1,0 +1,134 @@
+"""What a benchmark is asked to measure, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from ..engine.backends import Backend, choose_backend
+from ..engine.bundle import Bundle
+from ..engine.errors import UsageError
+from ..engine.plan import MAX_BATCH, SAMPLERS
+
+MOST_REPEATS = 1000
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """The points are every combination of backends, samplers, steps and batch sizes."""
+
+    backends: tuple[str, ...]  # NAME or NAME:PRECISION
+    steps: tuple[int, ...]
+    samplers: tuple[str, ...]
+    batches: tuple[int, ...]
+    volumes: int  # of a timed run
+    repeats: int
+    reference_steps: int
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination."""
+
+    backend: str  # as the plan spells it
+    sampler: str
+    steps: int
+    batch: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.backend} {self.sampler} {self.steps} steps batch {self.batch}"
+
+
+def parse_numbers(option: str, text: str, least: int, most: int) -> tuple[int, ...]:
+    """Comma-separated whole numbers; UsageError where there is none, one is none or is out of range."""
+    allowed = f"whole numbers from {least} to {most}, separated by commas"
+    values = []
+    for part in text.split(","):
+        word = part.strip()
+        if not (word.isascii() and word.isdigit() and least <= int(word) <= most):
+            raise UsageError(f"{option} {text!r}: {word or 'nothing'!r} is not allowed; {allowed}")
+        values.append(int(word))
+    return tuple(dict.fromkeys(values))
+
+
+def parse_names(option: str, text: str, allowed: Sequence[str]) -> tuple[str, ...]:
+    """Comma-separated names out of `allowed`; UsageError for others."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in names:
+        if name not in allowed:
+            raise UsageError(f"{option} {text!r}: {name or 'nothing'!r} is not allowed; {', '.join(allowed)}")
+    return names
+
+
+def make_plan(
+    bundle: Bundle,
+    *,
+    backends: str | None,
+    steps: str,
+    samplers: str,
+    batches: str,
+    volumes: int,
+    repeats: int,
+    reference_steps: int,
+) -> BenchPlan:
+    """The plan that the options spell.
+
+    Raises:
+        UsageError: an option is empty or out of range.
+    """
+    table = len(bundle.manifest.schedule.alphas_cumprod)
+    for option, value, most in (
+        ("--volumes", volumes, MAX_BATCH),
+        ("--repeats", repeats, MOST_REPEATS),
+        ("--reference-steps", reference_steps, table),
+    ):
+        if not 1 <= value <= most:
+            raise UsageError(f"{option} {value}: must be from 1 to {most}")
+    names = default_backends() if backends is None else tuple(dict.fromkeys(b.strip() for b in backends.split(",")))
+    if not all(names):
+        raise UsageError(f"--backends {backends!r}: names such as onnxruntime, openvino:bf16, separated by commas")
+    return BenchPlan(
+        names,
+        parse_numbers("--steps", steps, 1, table),
+        parse_names("--samplers", samplers, SAMPLERS),
+        parse_numbers("--batch", batches, 1, MAX_BATCH),
+        volumes,
+        repeats,
+        reference_steps,
+    )
+
+
+def default_backends() -> tuple[str, ...]:
+    """ONNX Runtime, and OpenVINO where it is installed."""
+    return ("onnxruntime", *(("openvino",) if find_spec("openvino") else ()))
+
+
+def open_backends(bundle: Bundle, plan: BenchPlan, threads: int | None) -> dict[str, Backend]:
+    """The plan's backends by the name that it spells.
+
+    Raises:
+        BackendUnavailableError: one is not installed or cannot run here.
+        UsageError: there is none of that name or precision.
+    """
+    opened: dict[str, Backend] = {}
+    for spelled in plan.backends:
+        name, _, precision = spelled.partition(":")
+        opened[spelled] = choose_backend(
+            bundle, name, "cpu" if name != "tensorrt" else "auto", precision or "auto", threads
+        )
+    return opened
+
+
+def points_of(plan: BenchPlan, backends: Sequence[str]) -> tuple[Point, ...]:
+    """Every combination for the backends that passed."""
+    return tuple(
+        Point(backend, sampler, steps, batch)
+        for batch in plan.batches
+        for steps in plan.steps
+        for sampler in plan.samplers
+        for backend in backends
+    )

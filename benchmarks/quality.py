@@ -1,0 +1,70 @@
+"""How good a volume is: beside the reference of the same seed, and against the tumour that was asked for."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..engine.bundle import INT16_SCALE, BundleManifest
+from ..engine.loop import Volume
+from ..engine.measuring import measure_tumour
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Medians over the volumes of a point; None where there is nothing to say."""
+
+    psnr_db: float | None  # of the images against the reference, peak = the written range; None: identical
+    dice: Mapping[str, float]  # a label against the reference's; 1 where neither has it
+    volume_error: float | None  # |measured / requested - 1| of the tumour's volume
+    centre_error_mm: float | None
+
+
+def compare(
+    volumes: Sequence[Volume],
+    reference: Sequence[Volume],
+    requested: Sequence[Mapping[str, float]],
+    manifest: BundleManifest,
+) -> Quality:
+    """Quality of volumes beside reference volumes of the same samples and what was requested of each."""
+    psnr = [_psnr(a, b) for a, b in zip(volumes, reference, strict=True)]
+    pairs = list(zip(volumes, reference, strict=True))
+    dice = {
+        name: statistics.median(_dice(a, b, label) for a, b in pairs)
+        for label, name in enumerate(manifest.labels)
+        if label
+    }
+    misses = [_misses(volume, wanted, manifest) for volume, wanted in zip(volumes, requested, strict=True)]
+    return Quality(
+        _median(psnr), dice, _median([volume for volume, _ in misses]), _median([centre for _, centre in misses])
+    )
+
+
+def _psnr(a: Volume, b: Volume) -> float | None:
+    error = float(np.mean((a.image.astype(np.float64) - b.image) ** 2))
+    return 10 * math.log10(INT16_SCALE**2 / error) if error else None
+
+
+def _dice(a: Volume, b: Volume, label: int) -> float:
+    first, second = a.label == label, b.label == label
+    both = int(first.sum()) + int(second.sum())
+    return 2 * int((first & second).sum()) / both if both else 1.0
+
+
+def _misses(volume: Volume, wanted: Mapping[str, float], manifest: BundleManifest) -> tuple[float | None, float | None]:
+    measured = measure_tumour(volume.label, manifest.grid.spacing_mm)
+    if measured.volume_ml == 0:
+        return 1.0, None
+    offsets = [
+        (getattr(measured, axis) - wanted[axis]) * side for axis, side in zip("xyz", manifest.grid.fov_mm, strict=True)
+    ]
+    return abs(measured.volume_ml / wanted["volume_ml"] - 1), math.hypot(*offsets)
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return statistics.median(present) if present else None

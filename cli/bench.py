@@ -1,0 +1,83 @@
+"""`sbldm-engine bench`: throughput and quality of a bundle on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..benchmarks.bench import BenchResult
+
+
+def bench(
+    bundle: Annotated[str, typer.Option(help="Shipped bundle's name, or a path.")] = "phantom",
+    backends: Annotated[
+        str | None,
+        typer.Option(help="NAME or NAME:PRECISION, by commas; default: onnxruntime, and openvino if installed."),
+    ] = None,
+    steps: Annotated[str, typer.Option(help="Denoising steps, by commas.")] = "5,10,20,50",
+    samplers: Annotated[str, typer.Option(help="ddim, dpmpp-2m or both.")] = "ddim,dpmpp-2m",
+    batch: Annotated[str, typer.Option(help="Batch sizes, by commas.")] = "1",
+    volumes: Annotated[int, typer.Option(help="Volumes of a timed run; quality is a median over them.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Timed runs of each point.")] = 3,
+    reference_steps: Annotated[int, typer.Option(help="Steps that quality is told against.")] = 250,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; default: all.")] = None,
+    select: Annotated[bool, typer.Option("--select", help="Keep the fastest choice for --backend auto.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result here.")] = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", help="Picture of quality against speed.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> int:
+    """Measure throughput and quality on this machine; the last line of stdout is the result as JSON."""
+    from ..benchmarks.bench import measure, start
+    from ..benchmarks.plan import make_plan, open_backends
+    from ..benchmarks.plot import require_matplotlib
+    from ..engine.bundle import load_bundle
+    from ..engine.errors import UsageError
+
+    for path in (json_file, plot_file):
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{path}: its folder does not exist")
+    if plot_file is not None:
+        require_matplotlib()
+    loaded = load_bundle(bundle)
+    plan = make_plan(
+        loaded, backends=backends, steps=steps, samplers=samplers, batches=batch,
+        volumes=volumes, repeats=repeats, reference_steps=reference_steps,
+    )  # fmt: skip
+    opened = open_backends(loaded, plan, threads)
+    result = start(loaded, plan)
+    code = 0
+    try:
+        measure(loaded, opened, result, (lambda _: None) if quiet else lambda text: typer.echo(text, err=True))
+    except KeyboardInterrupt:
+        code = 130
+    if select and result.complete:
+        from ..benchmarks.choice import choose
+        from ..engine.backends.selection import store_choice
+
+        choice = choose(loaded, opened, result)
+        path = store_choice(loaded, next(iter(opened.values())).threads, choice)
+        typer.echo(f"--backend auto now takes {choice.backend} {choice.precision} for this bundle ({path})", err=True)
+    _write(result, json_file, plot_file)
+    return code
+
+
+def _write(result: BenchResult, json_file: Path | None, plot_file: Path | None) -> None:
+    import json
+
+    from ..benchmarks.plot import plot
+    from ..benchmarks.report import tables
+    from ..engine.errors import UsageError
+
+    line = json.dumps(result.to_json(), allow_nan=False)
+    typer.echo(tables(result) + "\n")
+    typer.echo(line)
+    try:
+        if json_file is not None:
+            json_file.write_text(line + "\n", "utf-8")
+        if plot_file is not None:
+            plot(result, plot_file)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot write the result: {error}") from error
