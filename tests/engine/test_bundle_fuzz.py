@@ -56,7 +56,7 @@ def open_everything(path: Path) -> None:
     [
         lambda path: path.unlink(),
         lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes()[:-2]),
         lambda path: path.write_bytes(path.read_bytes() + b" x"),
         lambda path: (path.unlink(), path.mkdir()),
         lambda path: (path.unlink(), path.symlink_to("/etc/passwd")),
