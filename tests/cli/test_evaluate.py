@@ -7,8 +7,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 from sbldm.cli.main import main
+from sbldm.engine.bundle import Bundle
 
 SHAPE = (40, 42, 36)
+AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
 
 
 def write_case(folder: Path, name: str, seed: int) -> None:
@@ -21,8 +23,8 @@ def write_case(folder: Path, name: str, seed: int) -> None:
     (folder / name).mkdir(parents=True)
     for modality in ("t1", "t1ce", "t2", "flair"):
         image = np.where(radius < 17, rng.normal(500, 40, SHAPE) + 60 * label, 0).astype(np.int16)
-        nib.save(nib.Nifti1Image(image, np.eye(4)), folder / name / f"{name}_{modality}.nii.gz")
-    nib.save(nib.Nifti1Image(label, np.eye(4)), folder / name / f"{name}_seg.nii.gz")
+        nib.save(nib.Nifti1Image(image, AFFINE), folder / name / f"{name}_{modality}.nii.gz")
+    nib.save(nib.Nifti1Image(label, AFFINE), folder / name / f"{name}_seg.nii.gz")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,39 @@ def test_json_goes_to_stdout(folders: Path, capsys: pytest.CaptureFixture[str]) 
     figures = json.loads(capsys.readouterr().out)
     assert figures["inputs"]["real"]["cases"] == 2
     assert figures["not_measured"]["memorisation"] == "no --train DIR was given"
+
+
+def test_a_bundle_gives_latents_and_reconstructions(folders: Path, tiny_bundle: Bundle) -> None:
+    cohort, out = str(folders / "cohort"), folders / "out3"
+    arguments = ["--real", cohort, "--train", cohort, "--held-out", "2", "--synthetic", str(folders / "run")]
+    arguments += [
+        "--bundle",
+        str(tiny_bundle.path),
+        "--reconstruct",
+        "--out",
+        str(out),
+        "--pairs",
+        "1",
+        "--workers",
+        "1",
+    ]
+    assert main(["evaluate", *arguments, "--quiet"]) == 0
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert figures["inputs"]["bundle"] == {"id": tiny_bundle.manifest.id, "sha256": tiny_bundle.sha256}
+    assert figures["inputs"]["grid"]["shape"] == list(tiny_bundle.manifest.grid.shape)
+    assert set(figures["memorisation"]) == {"image", "latent"}
+    assert set(figures["reconstruction"]["cases"]) == {"C4", "C5"}
+    assert figures["reconstruction"]["refined"]["psnr"] > 0
+    assert set(figures["reconstruction"]["dice"]) == {"wt", "tc", "et"}
+    assert (out / "reconstruction.png").is_file()
+    assert "## Reconstruction" in (out / "evaluation.md").read_text()
+
+
+def test_reconstruction_alone_needs_no_samples(folders: Path, tiny_bundle: Bundle) -> None:
+    out = folders / "out4"
+    arguments = ["--real", str(folders / "run"), "--bundle", str(tiny_bundle.path), "--reconstruct", "--out", str(out)]
+    assert main(["evaluate", *arguments, "--workers", "1", "--quiet"]) == 0
+    assert {path.name for path in out.glob("*.png")} == {"reconstruction.png"}
 
 
 @pytest.mark.parametrize(
