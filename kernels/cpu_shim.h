@@ -4,6 +4,7 @@
 // order of threads between two barriers shows as a difference.
 #pragma once
 #include <cmath>
+#include <csetjmp>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -37,38 +38,51 @@ int shim_reverse_order = 0;
 
 namespace shim {
 
+// A fiber is made once and runs one thread of each block; jumps between fibers leave the signal mask alone and so need
+// no system call.
 struct Fiber {
     ucontext_t context;
+    jmp_buf state;
     std::vector<char> stack = std::vector<char>(65536);
-    bool done = false;
+    bool started = false, done = false;
 };
 
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static std::vector<Fiber> fibers;
 static unsigned current;
 static void (*body)(void*);
 static void* body_arguments;
 
-static void run_thread() {
-    body(body_arguments);
-    fibers[current].done = true;
+static void yield() {
+    if (!_setjmp(fibers[current].state)) _longjmp(scheduler, 1);
+}
+
+static void run_threads() {
+    for (;;) {
+        body(body_arguments);
+        fibers[current].done = true;
+        yield();
+    }
+}
+
+static void resume(Fiber& fiber) {
+    if (_setjmp(scheduler)) return;
+    if (fiber.started) _longjmp(fiber.state, 1);
+    fiber.started = true;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    makecontext(&fiber.context, run_threads, 0);
+    setcontext(&fiber.context);
 }
 
 static void run_block(unsigned threads) {
-    for (unsigned t = 0; t < threads; ++t) {
-        Fiber& fiber = fibers[t];
-        fiber.done = false;
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.data();
-        fiber.context.uc_stack.ss_size = fiber.stack.size();
-        fiber.context.uc_link = &scheduler;
-        makecontext(&fiber.context, run_thread, 0);
-    }
+    for (Fiber& fiber : fibers) fiber.done = false;
     for (unsigned finished = 0; finished == 0;) {
         for (unsigned i = 0; i < threads; ++i) {
             current = shim_reverse_order ? threads - 1 - i : i;
             threadIdx = {current, 0, 0};
-            swapcontext(&scheduler, &fibers[current].context);
+            resume(fibers[current]);
             finished += fibers[current].done;
         }
         if (finished != 0 && finished != threads) {
@@ -94,7 +108,7 @@ static void launch(void (*kernel)(Arguments...), const unsigned* grid, unsigned 
         call(all.kernel, all.values, std::index_sequence_for<Arguments...>{});
     };
     body_arguments = &arguments;
-    fibers.resize(threads);
+    if (fibers.size() < threads) fibers.resize(threads);
     blockDim = {threads, 1, 1};
     gridDim = {grid[0], grid[1], 1};
     for (unsigned y = 0; y < grid[1]; ++y)
@@ -106,7 +120,7 @@ static void launch(void (*kernel)(Arguments...), const unsigned* grid, unsigned 
 
 }  // namespace shim
 
-inline void __syncthreads() { swapcontext(&shim::fibers[shim::current].context, &shim::scheduler); }
+inline void __syncthreads() { shim::yield(); }
 
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t(a) * b) >> 32); }
 
