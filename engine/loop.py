@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.assemble import assemble, one_hot
-from ..kernels.noise import standard_normal
+from ..kernels.noise import DRAWS_PER_ATTEMPT, standard_normal
 from .backends import Backend
 from .bundle import INT16_SCALE, Bundle, Sampler
 from .errors import UsageError
 from .samplers import sample_ddim, sample_dpmpp_2m
 from .schedule import sampling_points
 
-ATTEMPT_STRIDE = 65536  # draws a redrawn sample moves on by
 DECODER_SLICES = 16  # slices a decoder call; the time per slice is flat from 1 to 16 on a CPU
 SATURATED_SHARE = 0.5  # of the foreground at the largest value: no image
 
@@ -80,7 +79,7 @@ class VolumeSampler:
         """Noise (batch_size, C, ...) of a draw index; zeros in unused slots."""
         state = np.zeros((self.options.batch_size, *self.shape), np.float32)
         for request in requests:
-            index = draw + ATTEMPT_STRIDE * request.attempt
+            index = draw + DRAWS_PER_ATTEMPT * request.attempt
             values = standard_normal(self.options.seed, request.number, index, prod(self.shape))
             state[self.slot(request)] = values.reshape(self.shape)
         return state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from ..kernels.ddim import ddim_coefficients, ddim_step
 from ..kernels.dpmpp import dpmpp_2m_coefficients, dpmpp_2m_step
 from .bundle import PredictionType
-from .schedule import SMALLEST_SIGNAL, Point
+from .schedule import Point
 
 Latent = NDArray[np.float32]
 # (state, timestep) -> prediction under the condition, prediction under the null condition or None without guidance
@@ -47,14 +46,9 @@ def sample_dpmpp_2m(
     for now, then in zip(points[:-1], points[1:], strict=True):
         assert now.timestep is not None
         prediction, unconditional = denoise(state, now.timestep)
-        here = _log_safe(now)
+        here = now.log_safe
         history = before if then.sigma > 0.0 else None
         step = dpmpp_2m_coefficients(kind, history, here, (then.alpha, then.sigma))
         state, previous = dpmpp_2m_step(state, prediction, unconditional, guidance, step, previous)
         before = here
     return state
-
-
-def _log_safe(point: Point) -> tuple[float, float]:
-    signal = max(point.alpha**2, SMALLEST_SIGNAL)
-    return sqrt(signal), sqrt(1.0 - signal)

@@ -22,6 +22,12 @@ class Point:
     alpha: float
     sigma: float
 
+    @property
+    def log_safe(self) -> tuple[float, float]:
+        """(alpha, sigma) with a logarithm of alpha, for samplers that step in log SNR."""
+        signal = max(self.alpha**2, SMALLEST_SIGNAL)
+        return sqrt(signal), sqrt(1.0 - signal)
+
 
 def timesteps(train_steps: int, steps: int, spacing: TimestepSpacing) -> NDArray[np.int64]:
     """Falling training timesteps (steps,), as diffusers' schedulers space them (Lin et al. 2023, table 2).

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 from ...kernels.calls import VolumeShape
 from ...kernels.ddim import ddim_coefficients
 from ...kernels.dpmpp import dpmpp_2m_coefficients
 from ..bundle import Bundle, NoiseSchedule
-from ..schedule import SMALLEST_SIGNAL, Point, sampling_points
+from ..schedule import sampling_points
 from .cuda_components import OnnxRuntimeComponent, open_cuda_session
 from .cuda_graph import LoopShape, SamplingPlan, fit_batch
 from .cuda_volumes import FinishShape, VolumeGenerator
@@ -37,7 +36,7 @@ def sampling_plan(schedule: NoiseSchedule, options: SamplingOptions) -> Sampling
             tuple(ddim_coefficients(kind, a.alpha, a.sigma, b.alpha, b.sigma, options.eta) for a, b in pairs),
             guidance,
         )
-    safe = [_log_safe(point) for point in points]
+    safe = [point.log_safe for point in points]
     coefficients = tuple(
         dpmpp_2m_coefficients(kind, safe[k - 1] if k and then.sigma > 0.0 else None, safe[k], (then.alpha, then.sigma))
         for k, (_, then) in enumerate(pairs)
@@ -96,9 +95,3 @@ def _slice_latent(bundle: Bundle) -> tuple[int, int, int]:
     (spec,) = (tensor for tensor in bundle.manifest.components["decoder"].inputs if tensor.name == "latent")
     _, channels, height, width = spec.shape
     return int(channels), int(height), int(width)
-
-
-def _log_safe(point: Point) -> tuple[float, float]:
-    """(alpha, sigma) with a logarithm of alpha, as `samplers.py` takes it."""
-    signal = max(point.alpha**2, SMALLEST_SIGNAL)
-    return sqrt(signal), sqrt(1.0 - signal)
