@@ -1,7 +1,7 @@
 """How well the tumours of a run follow their conditions: a table, Pearson's r and median errors.
 
-    sbldm-engine generate --conditions benchmarks/adherence.csv --out runs/adherence
-    python -m sbldm.benchmarks.adherence runs/adherence
+sbldm-engine generate --conditions benchmarks/adherence.csv --out runs/adherence
+python -m sbldm.benchmarks.adherence runs/adherence
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def read_pairs(manifest: Path) -> dict[str, NDArray[np.float64]]:
     if not rows:
         raise InvalidInputError(f"{manifest}: holds no sample")
     names = [name for name in COLUMNS if f"requested_{name}" in rows[0]]
-    return {n: np.array([[float(r[f"requested_{n}"] or "nan"), float(r[f"measured_{n}"] or "nan")] for r in rows]) for n in names}
+    return {
+        n: np.array([[float(r[f"requested_{n}"] or "nan"), float(r[f"measured_{n}"] or "nan")] for r in rows])
+        for n in names
+    }
 
 
 def main(run: Path) -> None:

@@ -55,7 +55,10 @@ class LazyGroup(TyperGroup):
 
 
 app = typer.Typer(
-    cls=LazyGroup, no_args_is_help=True, add_completion=False, help="Synthetic 3D brain MRI with tumour masks, from tumour characteristics."
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Synthetic 3D brain MRI with tumour masks, from tumour characteristics.",
 )
 
 

@@ -31,5 +31,7 @@ def train(
     if dry_run:
         typer.echo(plan(config, stage))
         return
-    options = TrainOptions(data, out, stage, cache or out / "cache", held_out, seed, devices, precision, workers, skip_invalid)
+    options = TrainOptions(
+        data, out, stage, cache or out / "cache", held_out, seed, devices, precision, workers, skip_invalid
+    )
     run_training(config, options)

@@ -198,7 +198,9 @@ def bundle_directory(name_or_path: str | os.PathLike[str]) -> Path:
     path = Path(name_or_path)
     if not path.is_dir():
         names = ", ".join(shipped) or "none"
-        raise InvalidInputError(f"bundle {path}: no such directory, and no shipped bundle of that name (shipped: {names})")
+        raise InvalidInputError(
+            f"bundle {path}: no such directory, and no shipped bundle of that name (shipped: {names})"
+        )
     return path
 
 
@@ -212,7 +214,9 @@ def load_bundle(name_or_path: str | os.PathLike[str] = DEFAULT_BUNDLE) -> Bundle
     manifest_path = path / MANIFEST_NAME
     try:
         if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise InvalidInputError(f"{manifest_path}: larger than {MAX_MANIFEST_BYTES} bytes, this is no bundle manifest")
+            raise InvalidInputError(
+                f"{manifest_path}: larger than {MAX_MANIFEST_BYTES} bytes, this is no bundle manifest"
+            )
         raw = manifest_path.read_bytes()
     except OSError as error:
         raise InvalidInputError(f"{manifest_path}: cannot be read ({error.strerror}); is this a bundle?") from error
@@ -267,7 +271,9 @@ def _contradictions(m: BundleManifest) -> list[str]:
     for n in m.grid.shape:
         voxels *= n
     if min(m.grid.shape) < 1 or voxels > MAX_VOXELS:
-        problems.append(f"grid.shape {m.grid.shape}: each axis must be at least 1 and the whole at most {MAX_VOXELS} voxels")
+        problems.append(
+            f"grid.shape {m.grid.shape}: each axis must be at least 1 and the whole at most {MAX_VOXELS} voxels"
+        )
     if not all(np.isfinite(s) and s > 0 for s in m.grid.spacing_mm):
         problems.append(f"grid.spacing_mm {m.grid.spacing_mm}: must be positive millimetres")
     size = 1
@@ -287,7 +293,9 @@ def _contradictions(m: BundleManifest) -> list[str]:
     problems += m.cohort.problems()
     if tuple(column.name for column in m.condition_columns) != m.cohort.columns:
         problems.append(f"condition_columns: must be the cohort's columns {', '.join(m.cohort.columns)}")
-    problems += [f"components.{n}: file {c.file!r} is not in files" for n, c in m.components.items() if c.file not in m.files]
+    problems += [
+        f"components.{n}: file {c.file!r} is not in files" for n, c in m.components.items() if c.file not in m.files
+    ]
     return problems
 
 
@@ -295,7 +303,9 @@ def _verify_files(path: Path, manifest: BundleManifest) -> None:
     present = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir() or p.is_symlink()}
     unlisted = sorted(present - manifest.files.keys() - {MANIFEST_NAME})
     if unlisted:
-        raise InvalidInputError(f"{path / unlisted[0]}: not listed in {MANIFEST_NAME}; remove it or export the bundle again")
+        raise InvalidInputError(
+            f"{path / unlisted[0]}: not listed in {MANIFEST_NAME}; remove it or export the bundle again"
+        )
     total = sum(record.bytes for record in manifest.files.values())
     if total > MAX_BUNDLE_BYTES:
         raise InvalidInputError(f"{path}: lists {total} bytes, at most {MAX_BUNDLE_BYTES} are allowed")
@@ -314,9 +324,13 @@ def _verify_file(path: Path, name: str, record: FileRecord) -> None:
         raise InvalidInputError(f"{file}: listed in {MANIFEST_NAME} but missing; get the bundle again")
     size = file.stat().st_size
     if size != record.bytes:
-        raise InvalidInputError(f"{file}: has {size} bytes where {MANIFEST_NAME} says {record.bytes}; get the bundle again")
+        raise InvalidInputError(
+            f"{file}: has {size} bytes where {MANIFEST_NAME} says {record.bytes}; get the bundle again"
+        )
     if sha256_file(file) != record.sha256:
-        raise InvalidInputError(f"{file}: its sha256 differs from {MANIFEST_NAME}; it was changed, get the bundle again")
+        raise InvalidInputError(
+            f"{file}: its sha256 differs from {MANIFEST_NAME}; it was changed, get the bundle again"
+        )
 
 
 def manifest_summary(manifest: BundleManifest) -> Mapping[str, Any]:

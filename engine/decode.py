@@ -88,7 +88,11 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
         raise _wrong(where, "a finite number", value)
     if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
-    raise _wrong(where, {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(kind, str(kind)), value)
+    raise _wrong(
+        where,
+        {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(kind, str(kind)),
+        value,
+    )
 
 
 def _wrong(where: str, allowed: str, value: Any) -> InvalidInputError:

@@ -71,7 +71,9 @@ class VolumeSampler:
         """Volumes of up to `batch_size` requests whose slots differ, in their order."""
         return self.decode(requests, self.latents(requests))
 
-    def latents(self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def latents(
+        self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
+    ) -> NDArray[np.float32]:
         """Clean volume latents Z (batch_size, C, ...); slots that no request uses are padding."""
         return self.denoise(requests, self.noise(requests, 0), 0, on_step)
 
@@ -89,7 +91,11 @@ class VolumeSampler:
         return request.number % self.options.batch_size
 
     def denoise(
-        self, requests: Sequence[SampleRequest], state: NDArray[np.float32], first: int, on_step: Callable[[], None] | None = None
+        self,
+        requests: Sequence[SampleRequest],
+        state: NDArray[np.float32],
+        first: int,
+        on_step: Callable[[], None] | None = None,
     ) -> NDArray[np.float32]:
         """Run the sampler from step `first` on (0 for all of them) with `state` noised to that point."""
         size, options = self.options.batch_size, self.options
@@ -98,7 +104,9 @@ class VolumeSampler:
             condition[self.slot(request)] = request.condition
         on, off = np.ones(size, np.float32), np.zeros(size, np.float32)
 
-        def predict(state: NDArray[np.float32], timestep: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        def predict(
+            state: NDArray[np.float32], timestep: int
+        ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
             feeds = {"sample": state, "timestep": np.full(size, timestep, np.float32), "condition": condition}
             conditional = self.backend.run("denoiser", {**feeds, "condition_mask": on})["prediction"]
             unconditional = None

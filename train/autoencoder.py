@@ -86,7 +86,9 @@ class AutoencoderObjective:
         self.config, self.sampler = config, sampler
         self.ssim = SSIMLoss(spatial_dims=2, data_range=2.0, win_size=7)
 
-    def __call__(self, module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def __call__(
+        self, module: nn.Module, step: int, generator: np.random.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         weights, classes = self.config.autoencoder_loss, self.config.classes
         image, label, position = self.sampler.draw(self.config.stages["autoencoder"].batch_size, generator)
         device = next(module.parameters()).device
@@ -103,7 +105,9 @@ class AutoencoderObjective:
             "gradient": weights.gradient * gradient_loss(rebuilt, image),
             "cross_entropy": weights.cross_entropy * F.cross_entropy(logits, label, weight=class_weight),
             "dice": weights.dice * soft_dice_loss(logits, wanted),
-            "kl": weights.kl * 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=(1, 2, 3)).mean(),
+            "kl": weights.kl
+            * 0.5
+            * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=(1, 2, 3)).mean(),
         }
         psnr = -10.0 * torch.log10(F.mse_loss(rebuilt, image) / 4.0)
         return torch.stack(list(terms.values())).sum(), {**terms, "psnr": psnr.detach()}

@@ -181,7 +181,9 @@ def load_preset(name_or_path: str) -> SystemConfig:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"preset {name_or_path}: cannot be read; shipped presets: {', '.join(shipped)}") from error
+        raise InvalidInputError(
+            f"preset {name_or_path}: cannot be read; shipped presets: {', '.join(shipped)}"
+        ) from error
     return parse_config(text, str(path))
 
 

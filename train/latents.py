@@ -61,7 +61,10 @@ def encode_cohort(
     conditions = cohort.conditions[:, : len(columns)]
     both = np.stack([conditions, mirrored_conditions(conditions, columns)], axis=1)
     shape = (len(cohort), MIRRORS, config.grid.shape[2], *config.slice_shape)
-    key = {"encoder": sha256_file(weights_path(directory, "autoencoder")), "cases": [e.path.name for e in cohort.entries]}
+    key = {
+        "encoder": sha256_file(weights_path(directory, "autoencoder")),
+        "cases": [e.path.name for e in cohort.entries],
+    }
     array, stamp = folder / "latents.npy", folder / "key.json"
     if not (array.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == key):
         stamp.unlink(missing_ok=True)

@@ -31,7 +31,9 @@ SSIM_WEIGHT = 0.05
 GRADIENT_WEIGHT = 0.25
 
 
-def draw_latents(store: LatentStore, size: int, generator: np.random.Generator) -> tuple[Tensor, NDArray[np.int64], NDArray[np.int64]]:
+def draw_latents(
+    store: LatentStore, size: int, generator: np.random.Generator
+) -> tuple[Tensor, NDArray[np.int64], NDArray[np.int64]]:
     """Slice latents (N, D, c, h, w) float32 of random cases, with the cases and mirrors drawn."""
     cases, mirrors = generator.integers(len(store), size=size), generator.integers(2, size=size)
     picked = np.stack([store.latents[c, m] for c, m in zip(cases, mirrors, strict=True)])
@@ -44,7 +46,9 @@ class AggregatorObjective:
     def __init__(self, config: SystemConfig, store: LatentStore) -> None:
         self.config, self.store = config, store
 
-    def __call__(self, module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def __call__(
+        self, module: nn.Module, step: int, generator: np.random.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         slices, _, _ = draw_latents(self.store, self.config.stages["aggregator"].batch_size, generator)
         device = next(module.parameters()).device
         return module.loss(slices.to(device), self.config.aggregator.kl_weight), {}
@@ -54,19 +58,30 @@ class DenoiserObjective:
     """Noise or velocity prediction at uniform timesteps with condition dropout."""
 
     def __init__(
-        self, config: SystemConfig, store: LatentStore, aggregator: Aggregator, conditions: NDArray[np.float32], schedule: NoiseSchedule
+        self,
+        config: SystemConfig,
+        store: LatentStore,
+        aggregator: Aggregator,
+        conditions: NDArray[np.float32],
+        schedule: NoiseSchedule,
     ) -> None:
         self.config, self.store, self.aggregator, self.schedule = config, store, aggregator, schedule
         self.conditions = conditions  # normalised (cases, 2, K)
 
-    def __call__(self, module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def __call__(
+        self, module: nn.Module, step: int, generator: np.random.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         size = self.config.stages["denoiser"].batch_size
         device = next(module.parameters()).device
         slices, cases, mirrors = draw_latents(self.store, size, generator)
         with torch.no_grad():
             clean = self.aggregator.encode(slices.to(device))
         # stratified over the batch, so that every step sees early, middle and late times
-        t = torch.from_numpy(((generator.permutation(size) + generator.random(size)) / size * self.config.schedule.steps).astype(np.int64))
+        t = torch.from_numpy(
+            ((generator.permutation(size) + generator.random(size)) / size * self.config.schedule.steps).astype(
+                np.int64
+            )
+        )
         keep = torch.from_numpy((generator.random(size) >= self.config.condition_dropout).astype(np.float32)).to(device)
         condition = torch.from_numpy(self.conditions[cases, mirrors]).to(device)
         signal = table_tensor(self.schedule, device)[t.to(device)]
@@ -101,7 +116,8 @@ class RefinerStage(nn.Module):
             "l1": F.l1_loss(refined, real),
             "gradient": GRADIENT_WEIGHT * gradient_loss(refined, real),
             "ssim": SSIM_WEIGHT * self.ssim(refined, real),
-            "adversarial": ADVERSARIAL_WEIGHT * self.adversarial(last(seen), target_is_real=True, for_discriminator=False),
+            "adversarial": ADVERSARIAL_WEIGHT
+            * self.adversarial(last(seen), target_is_real=True, for_discriminator=False),
             "discriminator": 0.5
             * (
                 self.adversarial(last(fake_score), target_is_real=False, for_discriminator=True)
@@ -120,11 +136,15 @@ def last(scores: list[Tensor]) -> Tensor:
 class RefinerObjective:
     """Crops of neighbouring slices: decoded from slightly jittered latents, refined towards the real slices."""
 
-    def __init__(self, config: SystemConfig, cohort: Cohort, store: LatentStore, decoder: Decoder, scale: Tensor) -> None:
+    def __init__(
+        self, config: SystemConfig, cohort: Cohort, store: LatentStore, decoder: Decoder, scale: Tensor
+    ) -> None:
         self.config, self.cohort, self.store = config, cohort, store
         self.decoder, self.scale = decoder, scale  # scale (c, 1, 1): deviation a latent channel
 
-    def __call__(self, module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def __call__(
+        self, module: nn.Module, step: int, generator: np.random.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         size = self.config.stages["refiner"].batch_size
         device = next(module.parameters()).device
         depth = self.config.grid.shape[2]
@@ -140,5 +160,7 @@ class RefinerObjective:
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             coarse, _ = self.decoder((slices + jitter).flatten(0, 1), position)
         coarse = coarse.float().clamp(-1.0, 1.0).reshape(image.shape)
-        hot = one_hot(label.flatten(0, 1), self.config.classes).reshape(size, span, self.config.classes, *label.shape[2:])
+        hot = one_hot(label.flatten(0, 1), self.config.classes).reshape(
+            size, span, self.config.classes, *label.shape[2:]
+        )
         return module.loss(coarse, hot, image)

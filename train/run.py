@@ -45,7 +45,9 @@ def with_steps(config: SystemConfig, overrides: Sequence[str]) -> SystemConfig:
     for override in overrides:
         name, _, number = override.partition("=")
         if name not in stages or not number.isdigit() or int(number) < 1:
-            raise UsageError(f"--steps {override}: must be STAGE=N with a stage of {', '.join(stages)} and N at least 1")
+            raise UsageError(
+                f"--steps {override}: must be STAGE=N with a stage of {', '.join(stages)} and N at least 1"
+            )
         stages[name] = dataclasses.replace(stages[name], steps=int(number))
     return dataclasses.replace(config, stages=stages)
 
@@ -54,7 +56,9 @@ def plan(config: SystemConfig, stage: str) -> str:
     """The stages to run with their parameters, as text."""
     columns = [ConditionColumn(name, False, 0.0, 1.0) for name in condition_names(config)]
     lines = [f"preset {config.preset}: grid {config.grid.shape}, Z {system_latent_shape(config)}"]
-    lines += [f"  {name:<12} {count / 1e6:8.2f} M parameters" for name, count in parameter_counts(config, columns).items()]
+    lines += [
+        f"  {name:<12} {count / 1e6:8.2f} M parameters" for name, count in parameter_counts(config, columns).items()
+    ]
     for name in planned_stages(config, stage):
         s = config.stages[name]
         lines.append(f"stage {name}: {s.steps} steps of {s.batch_size}, learning rate {s.learning_rate:g}")
@@ -75,7 +79,9 @@ def run_training(config: SystemConfig, options: TrainOptions) -> None:
     )  # fmt: skip
     kept = len(cohort) - options.held_out
     if kept < 1:
-        raise InvalidInputError(f"{options.data}: {len(cohort)} cases leave none to train on after --held-out {options.held_out}")
+        raise InvalidInputError(
+            f"{options.data}: {len(cohort)} cases leave none to train on after --held-out {options.held_out}"
+        )
     fabric = Fabric(accelerator="auto", devices=options.devices, precision=options.precision)  # pyright: ignore[reportArgumentType]
     fabric.launch()
 

@@ -80,14 +80,25 @@ def train_stage(run: StageRun, stage: str, module: nn.Module, step_loss: StepLos
             group["lr"] = learning_rate(config, step)
         loss, metrics = step_loss(wrapped, step, generator)
         if not torch.isfinite(loss):
-            raise InvalidInputError(f"{folder}: loss is not finite at step {step}; lower stages.{stage}.learning_rate and resume")
+            raise InvalidInputError(
+                f"{folder}: loss is not finite at step {step}; lower stages.{stage}.learning_rate and resume"
+            )
         run.fabric.backward(loss)
         run.fabric.clip_gradients(wrapped, optimizer, max_norm=CLIP_NORM)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         _update_ema(ema, module, min(config.ema_decay, (step + 1) / (step + 10)))
         if step % run.log_every == 0 or step + 1 == config.steps:
-            _log(run, stage, step, config.steps, {"loss": loss.item(), **{k: float(v.detach() if isinstance(v, Tensor) else v) for k, v in metrics.items()}})
+            _log(
+                run,
+                stage,
+                step,
+                config.steps,
+                {
+                    "loss": loss.item(),
+                    **{k: float(v.detach() if isinstance(v, Tensor) else v) for k, v in metrics.items()},
+                },
+            )
         if time.monotonic() - saved > run.save_seconds and run.fabric.is_global_zero:
             _save(folder, step + 1, module, ema, optimizer, run.seed)
             saved = time.monotonic()
@@ -100,7 +111,9 @@ def train_stage(run: StageRun, stage: str, module: nn.Module, step_loss: StepLos
 def finished(directory: Path, stage: str, config: StageConfig) -> bool:
     """Whether a stage has all its steps behind it."""
     path = directory / stage / "state.json"
-    return path.is_file() and weights_path(directory, stage).is_file() and read_json(path).get("step", 0) >= config.steps
+    return (
+        path.is_file() and weights_path(directory, stage).is_file() and read_json(path).get("step", 0) >= config.steps
+    )
 
 
 @torch.no_grad()
@@ -111,7 +124,9 @@ def _update_ema(ema: nn.Module, module: nn.Module, decay: float) -> None:
         target.copy_(source)
 
 
-def _save(folder: Path, step: int, module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+def _save(
+    folder: Path, step: int, module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, seed: int
+) -> None:
     state = optimizer.state_dict()["state"]
     moments = {f"optimizer.{i}.{k}": v for i, entry in state.items() for k, v in entry.items()}
     weights = {f"module.{k}": v for k, v in module.state_dict().items()}
@@ -130,7 +145,9 @@ def _resume(folder: Path, module: nn.Module, ema: nn.Module, optimizer: torch.op
         return 0
     state = read_json(folder / "state.json")
     if state["seed"] != seed:
-        raise InvalidInputError(f"{folder}: was trained with seed {state['seed']}, not {seed}; use that seed or another directory")
+        raise InvalidInputError(
+            f"{folder}: was trained with seed {state['seed']}, not {seed}; use that seed or another directory"
+        )
     tensors = read_tensors(folder / state["tensors"])
 
     def part(prefix: str) -> dict[str, Tensor]:

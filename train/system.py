@@ -103,7 +103,9 @@ def planned_stages(config: SystemConfig, stage: str) -> tuple[str, ...]:
 class SystemTrainer:
     """Trains the stages of one system into one directory, each from the last checkpoint on."""
 
-    def __init__(self, config: SystemConfig, cohort: Cohort, run: StageRun, encoding: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, config: SystemConfig, cohort: Cohort, run: StageRun, encoding: Callable[[int, int], None]
+    ) -> None:
         self.config, self.cohort, self.run, self.encoding = config, cohort, run, encoding
         self.directory = run.directory
         self.schedule = make_schedule(config.schedule)
@@ -121,11 +123,22 @@ class SystemTrainer:
         if finished(self.directory, stage, self.config.stages[stage]):
             return
         torch.manual_seed(self.run.seed + STAGES.index(stage))
-        {"autoencoder": self._autoencoder, "aggregator": self._aggregator, "denoiser": self._denoiser, "refiner": self._refiner}[stage]()
+        {
+            "autoencoder": self._autoencoder,
+            "aggregator": self._aggregator,
+            "denoiser": self._denoiser,
+            "refiner": self._refiner,
+        }[stage]()
 
     def _autoencoder(self) -> None:
         sampler = SliceSampler(self.cohort, self.config)
-        train_stage(self.run, "autoencoder", make_vae(self.config), AutoencoderObjective(self.config, sampler), self.config.stages["autoencoder"])
+        train_stage(
+            self.run,
+            "autoencoder",
+            make_vae(self.config),
+            AutoencoderObjective(self.config, sampler),
+            self.config.stages["autoencoder"],
+        )
 
     def _aggregator(self) -> None:
         store = self._latents(self._vae())
@@ -148,7 +161,9 @@ class SystemTrainer:
         flat = store.conditions.reshape(-1, store.conditions.shape[-1])
         conditions = normalise(flat, columns).reshape(store.conditions.shape)
         objective = DenoiserObjective(self.config, store, self._load_aggregator(), conditions, self.schedule)
-        train_stage(self.run, "denoiser", make_denoiser(self.config, columns), objective, self.config.stages["denoiser"])
+        train_stage(
+            self.run, "denoiser", make_denoiser(self.config, columns), objective, self.config.stages["denoiser"]
+        )
 
     def _refiner(self) -> None:
         vae = self._vae()
@@ -226,7 +241,9 @@ def parameter_counts(config: SystemConfig, columns: Sequence[ConditionColumn]) -
     return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
 
 
-def save_random_system(directory: Path, config: SystemConfig, columns: Sequence[ConditionColumn], cohort: CohortDistribution, seed: int) -> None:
+def save_random_system(
+    directory: Path, config: SystemConfig, columns: Sequence[ConditionColumn], cohort: CohortDistribution, seed: int
+) -> None:
     """Write a training directory of untrained networks whose zero-initialised layers are random too (for export tests and sizing)."""
     torch.manual_seed(seed)
     directory.mkdir(parents=True, exist_ok=True)

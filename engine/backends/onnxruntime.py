@@ -77,7 +77,14 @@ class OnnxRuntimeBackend:
         errors = ort.capi.onnxruntime_pybind11_state
         try:
             session = ort.InferenceSession(path, options, providers=wanted)
-        except (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument, errors.NotImplemented, errors.RuntimeException) as error:
+        except (
+            errors.Fail,
+            errors.InvalidProtobuf,
+            errors.InvalidGraph,
+            errors.InvalidArgument,
+            errors.NotImplemented,
+            errors.RuntimeException,
+        ) as error:
             raise InvalidInputError(f"{path}: onnxruntime {self.version} cannot load it: {error}") from error
         if self.device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
             raise BackendUnavailableError(

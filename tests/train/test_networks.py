@@ -63,9 +63,7 @@ def test_ellipsoid_lies_where_the_condition_says_and_vanishes_with_the_null_cond
 
 def test_null_condition_ignores_the_numbers() -> None:
     config = load_preset("phantom")
-    small = dataclasses.replace(
-        config.denoiser, widths=(8, 16), blocks=1, groups=4, time_width=16, condition_width=16
-    )
+    small = dataclasses.replace(config.denoiser, widths=(8, 16), blocks=1, groups=4, time_width=16, condition_width=16)
     torch.manual_seed(0)
     denoiser = make_denoiser(dataclasses.replace(config, denoiser=small), PLAIN).eval()
     torch.nn.init.normal_(denoiser.head.weight)
@@ -94,7 +92,9 @@ def test_papers_presets_train_one_step_at_full_width(preset: str) -> None:
     assert predicted.shape == (1, *shape)
     vae = make_vae(config)
     x, y, _ = config.grid.shape
-    image, logits, mean, _ = vae(torch.randn(1, len(config.modalities), x, y), torch.rand(1, config.classes, x, y), torch.tensor([3]))
+    image, logits, mean, _ = vae(
+        torch.randn(1, len(config.modalities), x, y), torch.rand(1, config.classes, x, y), torch.tensor([3])
+    )
     (image.mean() + logits.mean()).backward()
     assert image.shape == (1, len(config.modalities), x, y)
     assert logits.shape == (1, config.classes, x, y)

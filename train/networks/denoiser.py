@@ -72,7 +72,9 @@ class Denoiser(nn.Module):
             nn.Linear(config.widths[0], config.time_width), nn.SiLU(), nn.Linear(config.time_width, config.time_width)
         )
         self.tau = nn.Sequential(
-            nn.Linear(len(columns), config.condition_width), nn.SiLU(), nn.Linear(config.condition_width, config.time_width)
+            nn.Linear(len(columns), config.condition_width),
+            nn.SiLU(),
+            nn.Linear(config.condition_width, config.time_width),
         )
         self.null = nn.Parameter(torch.zeros(config.time_width))
         self.ellipsoid = EllipsoidMap(space, columns) if config.ellipsoid else None

@@ -65,7 +65,9 @@ class Decoder(nn.Module):
         self.attention = Attention(widths[0], config.groups) if config.attention else nn.Identity()
         stages: list[nn.Module] = []
         for level, (width, stride) in enumerate(zip(widths, strides, strict=True)):
-            stages += [ResBlock(2, width, width, config.position_width, config.groups) for _ in range(config.decoder_blocks)]
+            stages += [
+                ResBlock(2, width, width, config.position_width, config.groups) for _ in range(config.decoder_blocks)
+            ]
             following = widths[min(level + 1, len(widths) - 1)]
             if stride > 1:
                 stages.append(Upsample(2, width, following))

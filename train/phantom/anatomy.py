@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, label
 from scipy.spatial.transform import Rotation
 
 from .fields import (
@@ -22,6 +21,7 @@ from .fields import (
     sample,
     smooth_noise,
 )
+from .regions import blurred, pieces_of_at_least
 from .template import ORIGIN, load_template
 
 _TEMPLATE_CENTRE = np.array([98.0, 117.0, 154.0], np.float32)  # middle of the brain in x and y, its top in z
@@ -90,18 +90,19 @@ def _located(matrix: FloatArray, centre: FloatArray, displacement: FloatArray) -
 
 def _to_template(matrix: FloatArray, centre: FloatArray, position: FloatArray) -> FloatArray:
     offset = _TEMPLATE_CENTRE - matrix @ centre
-    flat = matrix @ position.reshape(3, -1) + offset[:, None]
-    return flat.reshape(position.shape)
+    flat = np.asarray(matrix @ position.reshape(3, -1) + offset[:, None], dtype=np.float32)
+    return np.reshape(flat, position.shape)
 
 
 def _widen_ventricles(
     matrix: FloatArray, centre: FloatArray, displacement: FloatArray, millimetres: float
 ) -> FloatArray:
     coordinates = _to_template(matrix, centre, node_positions() + displacement)
-    ventricle = gaussian_filter(sample(load_template().ventricle, coordinates)[0], 1.0)
-    slope = np.stack(np.gradient(ventricle))
+    ventricle = blurred(sample(load_template().ventricle, coordinates)[0], 1.0)
+    slope = np.stack([np.gradient(ventricle, axis=axis) for axis in range(3)])
     steepness = np.sqrt((slope**2).sum(0))
     inward = slope / np.float32(max(float(steepness.max()), 1e-6)) * np.float32(millimetres)
+    inward = inward.astype(np.float32, copy=False)
     return displace(displacement, inward) + inward
 
 
@@ -124,7 +125,7 @@ def draw_tissue(rng: np.random.Generator, head: Head, effacement: FloatArray) ->
     depth = np.full(brain.shape, -4, np.float32)
     depth[brain] = maps[0]
     edge = np.float32(rng.uniform(1.2, 2.2)) + np.float32(0.5) * smooth_noise(rng, box, 6.0)
-    kept = _largest_pieces(depth > edge)
+    kept = pieces_of_at_least(depth > edge, 3000)
     inside = kept[brain]
     maps, brain = maps[:, inside], kept
     volumes = [np.zeros(brain.shape, np.float32) for _ in range(4)]
@@ -165,10 +166,3 @@ def _shares(
     weights = [np.exp(-top), np.exp(grey - top), np.exp(white - top)]
     total = weights[0] + weights[1] + weights[2]
     return weights[0] / total, weights[1] / total, weights[2] / total
-
-
-def _largest_pieces(mask: NDArray[np.bool_], least: int = 3000) -> NDArray[np.bool_]:
-    pieces, _ = label(mask)
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    return (sizes >= least)[pieces]

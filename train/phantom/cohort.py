@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from isal import igzip
+from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 
-from ...engine.errors import UsageError
+from ...engine.errors import IncompleteRunError, UsageError
 from .case import MODALITIES, Phantom, make_phantom
 
 # voxel to mm of BraTS's files, stored LPS
@@ -32,7 +33,7 @@ def write_cohort(out: Path, count: int, seed: int, workers: int, progress: Calla
     """Write cases 0 to count - 1 of cohort `seed` under `out`, byte-identical whatever `count` and `workers`.
 
     `progress` gets the number of finished cases. Raises UsageError if `count` or `workers` is below 1, `seed` is
-    negative, or `out` holds files or cannot be written.
+    negative, or `out` holds files or cannot be written; IncompleteRunError if the disk fills up on the way.
     """
     for name, value, least in (("--count", count, 1), ("--workers", workers, 1), ("--seed", seed, 0)):
         if value < least:
@@ -45,28 +46,42 @@ def write_cohort(out: Path, count: int, seed: int, workers: int, progress: Calla
             _report(progress, case + 1)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    try:
         pending = [pool.submit(write_case, out, seed, case) for case in range(count)]
-        try:
-            for done, future in enumerate(as_completed(pending), start=1):
-                future.result()
-                _report(progress, done)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for done, future in enumerate(as_completed(pending), start=1):
+            future.result()
+            _report(progress, done)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def write_case(out: Path, seed: int, case: int) -> None:
-    """Make a phantom and write its five files; each appears whole or not at all."""
+    """Make a phantom and write its five files; each appears whole or not at all.
+
+    Raises IncompleteRunError if a file cannot be written.
+    """
     phantom = make_phantom(seed, case)
     name = case_name(case)
     folder = out / name
-    folder.mkdir(exist_ok=True)
-    for kind, data in _volumes(phantom):
-        target = folder / f"{name}_{kind}.nii.gz"
-        partial = target.with_name(target.name + ".tmp")
-        partial.write_bytes(igzip.compress(_nifti(data), _COMPRESSION, mtime=0))
+    try:
+        folder.mkdir(exist_ok=True)
+        for kind, data in _volumes(phantom):
+            _write_whole(folder / f"{name}_{kind}.nii.gz", igzip.compress(_nifti(data), _COMPRESSION, mtime=0))
+    except OSError as error:
+        raise IncompleteRunError(
+            f"{folder}: cannot be written ({error.strerror}); files already there are whole, make the cohort anew"
+        ) from error
+
+
+def _write_whole(target: Path, content: bytes) -> None:
+    partial = target.with_name(target.name + ".tmp")
+    try:
+        partial.write_bytes(content)
         partial.replace(target)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _volumes(phantom: Phantom) -> list[tuple[str, NDArray[np.int16] | NDArray[np.uint8]]]:
@@ -76,7 +91,7 @@ def _volumes(phantom: Phantom) -> list[tuple[str, NDArray[np.int16] | NDArray[np
 
 def _nifti(data: NDArray[np.int16] | NDArray[np.uint8]) -> bytes:
     """A NIfTI-1 file in LPS of `data` (240, 240, 155) in RAS+."""
-    image = nib.nifti1.Nifti1Image(data[::-1, ::-1], BRATS_AFFINE)
+    image = Nifti1Image(data[::-1, ::-1], BRATS_AFFINE)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = b"SYNTHETIC sbldm-engine phantom"
     image.set_qform(BRATS_AFFINE, code=1)
@@ -101,7 +116,9 @@ def _report(progress: Callable[[int], None] | None, done: int) -> None:
         progress(done)
 
 
-def _end_with_parent() -> None:
+def _start_worker() -> None:
+    """Leave interrupts to the parent, and end when it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:
         return

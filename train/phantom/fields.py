@@ -83,8 +83,7 @@ def sample(volumes: FloatArray, coordinates: FloatArray) -> FloatArray:
 def displace(field: FloatArray, by: FloatArray) -> FloatArray:
     """`field` (3, X, Y, Z) at the nodes displaced `by` (3, X, Y, Z) mm; plus `by`, it is one map after the other."""
     index = np.stack(np.meshgrid(*(np.arange(size, dtype=np.float32) for size in by.shape[1:]), indexing="ij"))
-    moved = index + by / np.float32(NODE_SPACING)
-    return sample(field, moved)
+    return sample(field, (index + by / np.float32(NODE_SPACING)).astype(np.float32, copy=False))
 
 
 def exponential(velocity: FloatArray, squarings: int = 3) -> FloatArray:

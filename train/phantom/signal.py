@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import correlate1d, gaussian_filter
+from scipy.ndimage import correlate1d
 
 from .anatomy import Tissue
 from .fields import Box, FloatArray, smooth_noise
+from .regions import blurred
 from .tumour import ED, ET, NCR, Growth, Kind
 
 # Rows: t1, t1ce, t2, flair; white matter of t1 is 1. Columns as the names say.
@@ -90,7 +91,7 @@ def _draw_vessels(rng: np.random.Generator, tissue: Tissue) -> Vessels:
     return Vessels(*(_filled(brain, values) for values in (small, sinus, choroid)))
 
 
-def _filled(brain: NDArray[np.bool_], values: FloatArray) -> FloatArray:
+def _filled(brain: NDArray[np.bool_], values: NDArray[np.floating]) -> FloatArray:
     volume = np.zeros(brain.shape, np.float32)
     volume[brain] = values
     return volume
@@ -102,7 +103,7 @@ class _Paint:
     def __init__(self, rng: np.random.Generator, tissue: Tissue, growth: Growth, kind: Kind) -> None:
         self.box = growth.box
         world = _outer(tissue.box, growth.box)
-        soft = {name: gaussian_filter((growth.labels == name).astype(np.float32), 0.65) for name in (NCR, ED, ET)}
+        soft = {name: blurred((growth.labels == name).astype(np.float32), 0.65) for name in (NCR, ED, ET)}
         texture = 0.6 * smooth_noise(rng, world, 6.0) + 0.5 * smooth_noise(rng, world, 3.0)
         patches = smooth_noise(rng, world, 9.0)
         strength = rng.uniform(0.75, 1.2)
@@ -144,5 +145,5 @@ def _acquire(
     imaginary = level * rng.standard_normal(count, dtype=np.float32)
     values[brain] = np.sqrt(real**2 + imaginary**2)
     for axis, width in enumerate((0.1, 0.1, 0.25 if thick else 0.1)):
-        values = correlate1d(values, [width, 1 - 2 * width, width], axis=axis, mode="nearest")
+        correlate1d(values, [width, 1 - 2 * width, width], axis=axis, output=values, mode="nearest")
     return np.where(brain, np.clip(np.rint(scale * values), 1, 32767), 0).astype(np.int16)

@@ -7,11 +7,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, label, zoom
+from scipy.ndimage import zoom
 from skimage.graph import MCP_Geometric
 
 from .anatomy import Head, Tissue
 from .fields import SHAPE, Box, FloatArray, node_positions, smooth_noise
+from .regions import blurred, depth_of, largest_piece, without_holes
 
 Kind = Literal["ring", "patchy", "solid", "plain"]
 NCR, ED, ET = 1, 2, 3
@@ -71,7 +72,7 @@ def _draw_centre(rng: np.random.Generator, head: Head, radius: float) -> NDArray
     weight = np.where(below, 0.06, 1.0) * np.where(np.abs(x) < 8, 0.3, 1.0)
     depth = np.clip(0.75 * radius + 1.0, 3.0, 20.0)
     weight = weight * solid * ~hollow * (head.depth > depth) * np.where(head.depth > depth + 14, 0.6, 1.0)
-    weight = weight * np.clip(1 - 4 * gaussian_filter(ventricle, 0.12 * radius), 0.05, 1) * (node_positions()[2] > 3)
+    weight = weight * np.clip(1 - 4 * blurred(ventricle, 0.12 * radius), 0.05, 1) * (node_positions()[2] > 3)
     chosen = int(rng.choice(weight.size, p=(weight / weight.sum()).ravel()))
     return (node_positions().reshape(3, -1)[:, chosen] + rng.uniform(-2, 2, 3)).astype(np.float32)
 
@@ -101,7 +102,7 @@ def grow(rng: np.random.Generator, plan: Plan, tissue: Tissue) -> Growth:
     room = brain & ~core & (tissue.csf[local] < 0.5)
     limit = _threshold(time[room], plan.volume - int(core.sum()))
     oedema = room & (time <= limit)
-    whole = _main_piece(_without_pinholes(oedema | core) & brain)
+    whole = largest_piece(_without_pinholes(oedema | core) & brain)
     labels = np.where(whole, np.uint8(ED), np.uint8(0))
     inside = core & whole
     labels[inside] = _inner(rng, plan, box, inside)[inside]
@@ -145,10 +146,10 @@ def _grow_core(
     level += coarse * smooth_noise(rng, box, float(np.clip(0.8 * plan.radius, 5, 16)))
     level += 0.6 * coarse * smooth_noise(rng, box, float(np.clip(0.4 * plan.radius, 3.5, 8)))
     level += 0.25 * fine * smooth_noise(rng, box, 3.0)
-    level += 0.35 * gaussian_filter(csf, 1.0) + 0.6 * ventricle
+    level += 0.35 * blurred(csf, 1.0) + 0.6 * ventricle
     level = np.where(brain, level, np.inf).astype(np.float32)
-    core = _main_piece(level <= _threshold(level[brain], plan.core))
-    return binary_fill_holes(core) & brain
+    core = largest_piece(level <= _threshold(level[brain], plan.core))
+    return without_holes(core) & brain
 
 
 def _travel_time(rng: np.random.Generator, box: Box, core: NDArray[np.bool_], tissue: Tissue, local: Box) -> FloatArray:
@@ -161,9 +162,9 @@ def _travel_time(rng: np.random.Generator, box: Box, core: NDArray[np.bool_], ti
         seeds = np.argwhere(core)[:1] // 2
     times, _ = MCP_Geometric(cost).find_costs(seeds.tolist())
     padded = np.pad(times.astype(np.float32), 1, mode="edge")
-    fine = zoom(padded, 2, order=1, grid_mode=True, mode="nearest", prefilter=False)[2:, 2:, 2:]
-    fine = np.clip(fine[: core.shape[0], : core.shape[1], : core.shape[2]], 0, 400)
-    return gaussian_filter(fine, 0.8) + np.float32(1.2) * tissue.csf[local]
+    fine = np.asarray(zoom(padded, 2, order=1, grid_mode=True, mode="nearest", prefilter=False))[2:, 2:, 2:]
+    fine = np.clip(fine[: core.shape[0], : core.shape[1], : core.shape[2]], 0, 400).astype(np.float32, copy=False)
+    return (blurred(fine, 0.8) + np.float32(1.2) * tissue.csf[local]).astype(np.float32, copy=False)
 
 
 def _halve(values: FloatArray) -> FloatArray:
@@ -183,7 +184,7 @@ def _inner(rng: np.random.Generator, plan: Plan, box: Box, core: NDArray[np.bool
     if plan.kind == "patchy":
         islands = texture + 0.7 * smooth_noise(rng, box, 7.0)
         return np.where(islands > rng.uniform(0.3, 1.4), np.uint8(NCR), np.uint8(ET))
-    depth = distance_transform_edt(np.pad(core, 1))[1:-1, 1:-1, 1:-1]
+    depth = depth_of(np.pad(core, 1))[1:-1, 1:-1, 1:-1]
     thickness = float(np.clip(np.exp(rng.normal(np.log(0.22 * plan.radius), 0.4)), 1.4, 9.0))
     unevenness, gaps = rng.uniform(0.25, 0.6), rng.uniform(-0.1, 0.25)
     local = thickness * (1 - gaps + unevenness * smooth_noise(rng, box, 8.0)) + 0.35 * thickness * texture
@@ -197,13 +198,4 @@ def _threshold(values: FloatArray, count: int) -> float:
 
 
 def _without_pinholes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return gaussian_filter(mask.astype(np.float32), 0.7) > 0.45
-
-
-def _main_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    pieces, count = label(mask)
-    if count <= 1:
-        return mask
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    return pieces == int(sizes.argmax())
+    return blurred(mask.astype(np.float32), 0.7) > 0.45
