@@ -185,7 +185,7 @@ def test_copies_of_one_case_have_no_diversity(real: Cohort) -> None:
     assert copies is not None
     assert copies["mean"] == pytest.approx(1, abs=1e-4)
     assert copies["pairs"] == 3
-    assert found["mean"] < 0.96
+    assert found["mean"] < copies["mean"] - 0.02
     assert found["pairs"] == 5
     assert ms_ssim_diversity(real.subset([0]), 5) is None
 
