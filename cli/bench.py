@@ -9,6 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from ..benchmarks.bench import BenchResult
+    from ..engine.backends import Backend
+    from ..engine.bundle import Bundle
 
 
 def bench(
@@ -54,14 +56,21 @@ def bench(
     except KeyboardInterrupt:
         code = 130
     if select and result.complete:
-        from ..benchmarks.choice import choose
-        from ..engine.backends.selection import store_choice
-
-        choice = choose(loaded, opened, result)
-        path = store_choice(loaded, next(iter(opened.values())).threads, choice)
-        typer.echo(f"--backend auto now takes {choice.backend} {choice.precision} for this bundle ({path})", err=True)
+        _select(loaded, opened, result)
     _write(result, json_file, plot_file)
     return code
+
+
+def _select(bundle: Bundle, backends: dict[str, Backend], result: BenchResult) -> None:
+    from ..benchmarks.choice import choose
+    from ..engine.backends.selection import store_choice
+
+    if any(figure.timing.busy for figure in result.components):
+        typer.echo("nothing kept for --backend auto: the machine was busy, measure again when it is quiet", err=True)
+        return
+    choice = choose(bundle, backends, result)
+    path = store_choice(bundle, next(iter(backends.values())).threads, choice)
+    typer.echo(f"--backend auto now takes {choice.backend} {choice.precision} for this bundle ({path})", err=True)
 
 
 def _write(result: BenchResult, json_file: Path | None, plot_file: Path | None) -> None:

@@ -1,0 +1,158 @@
+"""`bench` on a tiny bundle, in process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from sbldm.benchmarks import bench as bench_module
+from sbldm.benchmarks.machine import FmaPeak, Machine
+from sbldm.benchmarks.process import ProcessRun
+from sbldm.cli.main import main
+from sbldm.engine.backends.selection import stored_choice
+from sbldm.engine.bundle import Bundle, load_bundle
+
+FAST = [
+    "--steps",
+    "2",
+    "--samplers",
+    "ddim",
+    "--volumes",
+    "1",
+    "--repeats",
+    "1",
+    "--reference-steps",
+    "3",
+    "--threads",
+    "1",
+    "--quiet",
+]
+
+
+@pytest.fixture(autouse=True)
+def _light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second of multiply-adds and no process a backend; an own cache; a quiet machine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    machine = Machine("a CPU", 1, 1.0, False, None, FmaPeak(100.0, "test"))
+    monkeypatch.setattr(bench_module, "describe_machine", lambda: machine)
+    monkeypatch.setattr(bench_module, "run_measured", lambda _: ProcessRun(1.0, 2**30, 0.0, 0, "", ""))
+    monkeypatch.setattr("sbldm.benchmarks.machine.OtherLoad.cores", lambda _: 0.0)
+
+
+def run(bundle: Path, *options: str) -> int:
+    return main(["bench", "--bundle", str(bundle), *FAST, *options])
+
+
+def test_figures_tables_picture_and_choice(
+    tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("matplotlib")
+    out, picture = tmp_path / "bench.json", tmp_path / "bench.png"
+    code = run(
+        tiny_bundle.path,
+        "--json",
+        str(out),
+        "--plot",
+        str(picture),
+        "--backends",
+        "onnxruntime,openvino:fp32",
+        "--select",
+    )
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    result = json.loads(printed.out.splitlines()[-1])
+    assert json.loads(out.read_text()) == result
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert result["complete"]
+    assert [gate["passed"] for gate in result["gates"]] == [True, True]
+    assert {f["component"] for f in result["components"]} == {
+        "denoiser",
+        "aggregator",
+        "decoder",
+        "refiner",
+        "assemble",
+    }
+    assert all(f["gmac"] > 0 for f in result["components"] if f["component"] in ("denoiser", "decoder", "refiner"))
+    points = {p["point"]["backend"]: p for p in result["points"]}
+    assert points.keys() == {"onnxruntime", "openvino:fp32"}
+    for point in points.values():
+        assert point["volumes_a_second"] == pytest.approx(1 / point["timing"]["seconds"])
+        assert point["quality"]["dice"].keys() == {"ncr", "ed", "et"}
+        assert point["megabytes"] > 0
+    assert "| onnxruntime | fp32 | passed |" in printed.out
+    choice = stored_choice(tiny_bundle, 1)
+    assert choice is not None
+    assert choice.seconds["denoiser"].keys() == {"onnxruntime", "openvino:fp32"}
+
+
+def test_an_interrupted_benchmark_writes_what_it_has(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_module, "_measure_process", interrupt)
+    out = tmp_path / "bench.json"
+    assert run(tiny_bundle.path, "--json", str(out), "--backends", "onnxruntime", "--select") == 130
+    result = json.loads(out.read_text())
+    assert result["complete"] is False
+    assert len(result["points"]) == 1
+    assert "INCOMPLETE" in capsys.readouterr().out
+    assert stored_choice(tiny_bundle, 1) is None
+
+
+def test_a_backend_that_fails_the_gate_is_not_timed(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("sbldm.benchmarks.component_calls.RMS_LIMIT", {"fp32": 1e-12, "bf16": 1e-12})
+    assert run(tiny_bundle.path, "--backends", "onnxruntime,openvino:fp32") == 0
+    printed = capsys.readouterr().out
+    result = json.loads(printed.splitlines()[-1])
+    assert [gate["passed"] for gate in result["gates"]] == [True, False]
+    assert {p["point"]["backend"] for p in result["points"]} == {"onnxruntime"}
+    assert "FAILED, not timed" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--steps", ""], 2, "--steps"),
+        (["--steps", "0"], 2, "from 1 to 1000"),
+        (["--steps", "5,1001"], 2, "from 1 to 1000"),
+        (["--steps", "5,x"], 2, "'x' is not allowed"),
+        (["--samplers", "euler"], 2, "ddim, dpmpp-2m"),
+        (["--batch", "0"], 2, "--batch"),
+        (["--repeats", "0"], 2, "--repeats"),
+        (["--reference-steps", "2000"], 2, "--reference-steps"),
+        (["--backends", "onnxruntime,"], 2, "--backends"),
+        (["--backends", "torch"], 2, "--backend torch"),
+        (["--json", "no/such/folder/x.json"], 2, "folder does not exist"),
+    ],
+)
+def test_bad_options(
+    tiny_bundle: Bundle, options: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny_bundle.path, *options) == code
+    assert message in capsys.readouterr().err
+
+
+def test_a_backend_that_is_not_installed(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    assert run(tiny_bundle.path, "--backends", "openvino") == 4
+    assert "sbldm-engine[openvino]" in capsys.readouterr().err
+
+
+def test_a_bundle_that_was_changed(tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle.path, copy)
+    assert load_bundle(copy)
+    with (copy / "decoder.onnx").open("ab") as stream:
+        stream.write(b"x")
+    assert run(copy) == 3
+    assert "decoder.onnx" in capsys.readouterr().err
