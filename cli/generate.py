@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from ..engine.job import Job, Summary
-    from ..engine.telemetry import EventLog, Telemetry
 
 _RUN, _MODEL, _FILES, _SHOW = "The run", "Sampling", "Files", "What is shown"
 
@@ -47,8 +43,9 @@ def generate(
 ) -> int:
     """Make synthetic 3D volumes with tumour masks; they show no patient and are not for diagnosis."""
     from ..engine.errors import UsageError
-    from ..engine.job import Asked, prepare
+    from ..engine.job import Asked
     from ..engine.telemetry import EventLog, Telemetry
+    from ._job import run_job
 
     if log_format not in ("text", "json"):
         raise UsageError(f"--log-format {log_format}: allowed: text, json")
@@ -60,40 +57,4 @@ def generate(
         out, bundle, conditions, count, options, backend, device, precision, batch_size, threads, shard, samples, resume, strict, workers
     )
     log = EventLog(log_format)  # type: ignore[arg-type]
-    job = prepare(asked)
-    for warning in job.warnings:
-        log.event(warning, "warning")
-    summary = _run(job, Telemetry(metrics_file=metrics_file), log, quiet)
-    if preview and not summary.interrupted:
-        from ..engine.preview import write_preview
-
-        write_preview(out)
-    return _report(job, summary, log, as_json)
-
-
-def _run(job: Job, telemetry: Telemetry, log: EventLog, quiet: bool) -> Summary:
-    import threading
-
-    from ..engine.job import execute
-    from ._progress import run_progress
-
-    with run_progress(log, quiet) as (opened, recorded):
-        return execute(job, telemetry, threading.Event(), opened=opened, recorded=recorded)
-
-
-def _report(job: Job, summary: Summary, log: EventLog, as_json: bool) -> int:
-    import dataclasses
-    import json
-
-    code = 130 if summary.interrupted else 5 if summary.failed else 0
-    if as_json:
-        result = {"out": str(job.out), **dataclasses.asdict(summary), "seed": job.run.options.seed, "exit_code": code}
-        print(json.dumps({**result, "resolved": dataclasses.asdict(job.run.resolved)}))
-    else:
-        already = f", {summary.already_done} were there" if summary.already_done else ""
-        print(f"{summary.made} samples made{already}, {summary.failed} failed: {job.out}")
-    if summary.interrupted:
-        log.event("interrupted; go on with --resume", "warning")
-    elif summary.failed:
-        log.event(f"{summary.failed} samples failed, see the ledger; --resume tries them again", "error")
-    return code
+    return run_job(asked, Telemetry(metrics_file=metrics_file), log, quiet=quiet, preview=preview, as_json=as_json)

@@ -80,7 +80,8 @@ class Finisher:
             image, label = to_brats(image, label, len(self.bundle.labels), self.bundle.grid)
             affine = BRATS_AFFINE
         sample = candidate.task.sample
-        description = f"{SYNTHETIC} {self.run.versions['sbldm-engine']} seed {self.run.options.seed} sample {sample}"
+        origin = "" if self.run.source is None else "from a real case, "
+        description = f"{SYNTHETIC} {self.run.versions['sbldm-engine']} {origin}seed {self.run.options.seed} sample {sample}"
         arrays: list[NDArray[np.int16] | NDArray[np.uint8]] = [*image, self.layout.file_labels(label)]
         return [
             (self.layout.path(sample, role), nifti_bytes(array, affine, description))

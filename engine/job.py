@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .augment import SourceCase, check_source
 from .backends import choose_backend
 from .bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 from .cohort import unusual_rows
@@ -16,12 +17,11 @@ from .conditions import blank
 from .errors import InvalidInputError, UsageError
 from .finish import Finisher
 from .ledger import SampleRecord
-from .loop import VolumeSampler
 from .nifti import COMPRESSOR
 from .pipeline import Pipeline, Sampler
-from .plan import MAX_BATCH, Requests, Resolved, RunDescription, RunOptions, SampleTask, describe, digest_conditions, make_options
+from .plan import MAX_BATCH, Requests, Resolved, RunDescription, RunOptions, SampleTask, SourceDigest, describe, digest_conditions, make_options
 from .run import RunDirectory, Selection, disk_faults, parse_samples, parse_shard, recorded_run, require_same
-from .sampling import make_sampler, measured_batch_size, sampling_options
+from .sampling import make_sampler, measured_batch_size, sampler_on
 from .telemetry import Telemetry
 from .workers import WorkerPool, WorkerSetup
 
@@ -47,6 +47,7 @@ class Asked:
     resume: bool = False
     strict: bool = False
     workers: int = 1
+    source: SourceCase | None = None  # of `augment`
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Job:
     out: Path
     warnings: tuple[str, ...]
     workers: int
+    source: SourceCase | None
     sampler: Sampler | None  # the one that settled the resolved options, where there was need of one
 
 
@@ -86,6 +88,8 @@ def prepare(asked: Asked) -> Job:
     """
     bundle = load_bundle(asked.bundle)
     manifest = bundle.manifest
+    if asked.source is not None:
+        check_source(asked.source, bundle)
     columns = [column.name for column in manifest.condition_columns]
     if asked.count is None and asked.conditions is None:
         raise UsageError("give --count N, --conditions FILE or both")
@@ -100,7 +104,7 @@ def prepare(asked: Asked) -> Job:
     recorded = recorded_run(asked.out, asked.resume, shard)
     run, sampler = _settle(asked, bundle, options, recorded)
     selection = Selection(options.count, run.resolved.batch_size, shard, samples)
-    return Job(bundle, run, Requests.of(given, manifest, options.seed), selection, asked.device, asked.out, warnings, asked.workers, sampler)
+    return Job(bundle, run, Requests.of(given, manifest, options.seed), selection, asked.device, asked.out, warnings, asked.workers, asked.source, sampler)
 
 
 def execute(
@@ -152,7 +156,7 @@ def execute(
 def _in_process(
     job: Job, directory: RunDirectory, record: Callable[[SampleRecord], None], telemetry: Telemetry, stop: threading.Event
 ) -> None:
-    sampler = job.sampler or make_sampler(job.bundle, job.run, job.device)
+    sampler = job.sampler or make_sampler(job.bundle, job.run, job.device, job.source)
     finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
     with Pipeline(sampler, finisher, record) as pipeline:
         for group in groups(job, directory.todo):
@@ -165,7 +169,7 @@ def _in_process(
 def _with_workers(
     job: Job, directory: RunDirectory, record: Callable[[SampleRecord], None], telemetry: Telemetry, stop: threading.Event
 ) -> None:
-    setup = WorkerSetup(job.bundle.path, job.out, job.run, job.device)
+    setup = WorkerSetup(job.bundle.path, job.out, job.run, job.device, job.source)
     finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
     pool = WorkerPool(setup, job.workers, record, telemetry)
     for task in pool.run(groups(job, directory.todo), stop):
@@ -190,16 +194,17 @@ def _check_numbers(asked: Asked) -> None:
 def _settle(asked: Asked, bundle: Bundle, options: RunOptions, recorded: RunDescription | None) -> tuple[RunDescription, Sampler | None]:
     """The run's description: the recorded one if it is the same run, else a new one and the sampler that settled it."""
     digest = None if asked.conditions is None else digest_conditions(asked.conditions)
+    source = None if asked.source is None else SourceDigest(asked.source.sha256(), asked.source.strength)
     if recorded is not None:
-        require_same(asked.out, recorded, describe(bundle, options, _overridden(asked, recorded.resolved), {}, digest))
+        require_same(asked.out, recorded, describe(bundle, options, _overridden(asked, recorded.resolved), {}, digest, source))
         return recorded, None
     backend = choose_backend(bundle, asked.backend, asked.device, asked.precision, asked.threads)
     kind = backend.device.partition(":")[0]
     wanted = asked.batch_size or ("1" if kind == "cpu" else _AUTO)
     size = measured_batch_size(bundle, backend, options) if wanted == _AUTO else int(wanted)
     resolved = Resolved(backend.name, kind, backend.precision, size, backend.threads, COMPRESSOR)
-    sampler = VolumeSampler(bundle, backend, sampling_options(options, size))
-    run = describe(bundle, options, resolved, {backend.name: backend.version}, digest)
+    sampler = sampler_on(bundle, backend, options, size, asked.source)
+    run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source)
     return run, sampler if asked.workers == 1 else None
 
 

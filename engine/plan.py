@@ -24,6 +24,8 @@ from .layouts import Layout, make_layout
 RUN_NAME = "run.json"
 SCHEMA_VERSION = 1
 MAX_STEPS = 65535  # draws of one attempt, less the initial one
+NOTICE = "SYNTHETIC sbldm-engine: these volumes show no patient"
+NOTICE_AUGMENTED = "SYNTHETIC sbldm-engine: derived from the scan of a case, to be protected as that scan is"
 GRIDS = ("native", "brats")
 SAMPLERS = ("ddim", "dpmpp-2m")
 MAX_BATCH = 4096
@@ -78,6 +80,14 @@ class BundleIdentity:
 
 
 @dataclass(frozen=True)
+class SourceDigest:
+    """The real case that `augment` starts from."""
+
+    sha256: str
+    strength: float
+
+
+@dataclass(frozen=True)
 class RunDescription:
     """The content of `run.json`: equal for every shard of a run."""
 
@@ -88,6 +98,7 @@ class RunDescription:
     options: RunOptions
     resolved: Resolved
     conditions: ConditionsDigest | None
+    source: SourceDigest | None  # of `augment`
 
     def to_bytes(self) -> bytes:
         """The bytes of `run.json`."""
@@ -184,19 +195,25 @@ def _faults(o: RunOptions, training_steps: int) -> Iterator[str]:
 
 
 def describe(
-    bundle: Bundle, options: RunOptions, resolved: Resolved, backend: dict[str, str], conditions: ConditionsDigest | None
+    bundle: Bundle,
+    options: RunOptions,
+    resolved: Resolved,
+    backend: dict[str, str],
+    conditions: ConditionsDigest | None,
+    source: SourceDigest | None = None,
 ) -> RunDescription:
     """The description of a run; `backend` is name and version of its backend, `conditions` None where all are drawn."""
     manifest = bundle.manifest
     columns = tuple(column.name for column in manifest.condition_columns)
     return RunDescription(
         SCHEMA_VERSION,
-        "SYNTHETIC sbldm-engine: these volumes show no patient",
+        NOTICE if source is None else NOTICE_AUGMENTED,
         BundleIdentity(manifest.id, bundle.sha256, manifest.modalities, manifest.labels, columns),
         _versions() | backend,
         options,
         resolved,
         conditions,
+        source,
     )
 
 
@@ -229,6 +246,8 @@ def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
     if recorded.bundle != wanted.bundle:
         old, new = recorded.bundle, wanted.bundle
         found.append(f"bundle: the run has {old.id} ({old.sha256[:12]}), asked for {new.id} ({new.sha256[:12]})")
+    if recorded.source != wanted.source:
+        found.append(f"source: the run has {_source(recorded.source)}, asked for {_source(wanted.source)}")
     for part in ("options", "resolved"):
         old, new = asdict(getattr(recorded, part)), asdict(getattr(wanted, part))
         found += [f"{k.replace('_', '-')}: the run has {old[k]}, asked for {new[k]}" for k in old if old[k] != new[k]]
@@ -236,6 +255,10 @@ def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
         if recorded.versions[name] != wanted.versions[name]:
             found.append(f"version of {name}: the run has {recorded.versions[name]}, here is {wanted.versions[name]}")
     return found + _conditions_difference(recorded.conditions, wanted.conditions)
+
+
+def _source(source: SourceDigest | None) -> str:
+    return "no case" if source is None else f"case {source.sha256[:12]} at strength {source.strength}"
 
 
 def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest | None) -> list[str]:

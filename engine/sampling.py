@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .augment import AugmentSampler, SourceCase
 from .backends import Backend, choose_backend
 from .bundle import Bundle
 from .errors import UsageError
@@ -22,8 +23,10 @@ def sampling_options(options: RunOptions, batch_size: int) -> SamplingOptions:
     return SamplingOptions(options.steps, options.sampler, options.eta, options.guidance, options.seed, batch_size)
 
 
-def make_sampler(bundle: Bundle, run: RunDescription, device: str) -> VolumeSampler:
+def make_sampler(bundle: Bundle, run: RunDescription, device: str, source: SourceCase | None = None) -> VolumeSampler | AugmentSampler:
     """The sampler of a recorded run; `device` may name one of several devices of its kind, such as cuda:1.
+
+    `source` is the case that `augment` starts from.
 
     Raises:
         BackendUnavailableError: the run's backend cannot run here.
@@ -37,7 +40,15 @@ def make_sampler(bundle: Bundle, run: RunDescription, device: str) -> VolumeSamp
             f"the run was started with {backend.name} {run.versions[backend.name]}, here is {backend.version}: "
             "install that version to go on, or start a new run"
         )
-    return VolumeSampler(bundle, backend, sampling_options(run.options, resolved.batch_size))
+    return sampler_on(bundle, backend, run.options, resolved.batch_size, source)
+
+
+def sampler_on(
+    bundle: Bundle, backend: Backend, options: RunOptions, batch_size: int, source: SourceCase | None = None
+) -> VolumeSampler | AugmentSampler:
+    """A sampler on a backend that is at hand."""
+    sampler = VolumeSampler(bundle, backend, sampling_options(options, batch_size))
+    return sampler if source is None else AugmentSampler(sampler, source)
 
 
 def measured_batch_size(bundle: Bundle, backend: Backend, options: RunOptions) -> int:

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from .augment import SourceCase
 from .bundle import load_bundle
 from .errors import BackendUnavailableError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from .finish import Finisher
@@ -41,6 +42,7 @@ class WorkerSetup:
     directory: Path
     run: RunDescription
     device: str
+    source: SourceCase | None  # of `augment`
 
 
 @dataclass
@@ -163,7 +165,7 @@ def _work(setup: WorkerSetup, connection: Connection) -> None:
 
     try:
         bundle = load_bundle(setup.bundle)
-        sampler = make_sampler(bundle, setup.run, setup.device)
+        sampler = make_sampler(bundle, setup.run, setup.device, setup.source)
         finisher = Finisher(setup.directory, setup.run, bundle.manifest, telemetry)
         with disk_faults(setup.directory), Pipeline(sampler, finisher, send) as pipeline:
             while True:

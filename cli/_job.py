@@ -1,0 +1,45 @@
+"""Run a prepared generation and report it: what `generate` and `augment` share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+
+from ..engine.job import Asked, Job, Summary, execute, prepare
+from ..engine.preview import write_preview
+from ..engine.run import disk_faults
+from ..engine.telemetry import EventLog, Telemetry
+from ._progress import run_progress
+
+
+def run_job(asked: Asked, telemetry: Telemetry, log: EventLog, *, quiet: bool, preview: bool, as_json: bool) -> int:
+    """Exit code of the run: 0 done, 5 some samples failed, 130 interrupted.
+
+    Raises:
+        SbldmError: what was refused, or what stopped it.
+    """
+    job = prepare(asked)
+    for warning in job.warnings:
+        log.event(warning, "warning")
+    with run_progress(log, quiet) as (opened, recorded):
+        summary = execute(job, telemetry, threading.Event(), opened=opened, recorded=recorded)
+    if preview and not summary.interrupted:
+        with disk_faults(job.out):
+            write_preview(job.out)
+    return _report(job, summary, log, as_json)
+
+
+def _report(job: Job, summary: Summary, log: EventLog, as_json: bool) -> int:
+    code = 130 if summary.interrupted else 5 if summary.failed else 0
+    if as_json:
+        result = {"out": str(job.out), **dataclasses.asdict(summary), "seed": job.run.options.seed, "exit_code": code}
+        print(json.dumps({**result, "resolved": dataclasses.asdict(job.run.resolved)}))
+    else:
+        already = f", {summary.already_done} were there" if summary.already_done else ""
+        print(f"{summary.made} samples made{already}, {summary.failed} failed: {job.out}")
+    if summary.interrupted:
+        log.event("interrupted; go on with --resume", "warning")
+    elif summary.failed:
+        log.event(f"{summary.failed} samples failed, see the ledger; --resume tries them again", "error")
+    return code
