@@ -1,0 +1,35 @@
+"""`sbldm-engine phantom` as a user meets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nilearn")
+pytest.importorskip("torch")
+
+from sbldm.cli.main import main
+
+
+def test_writes_what_it_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, int]] = []
+    monkeypatch.setattr("sbldm.train.phantom.cohort.write_case", lambda out, seed, case: made.append((seed, case)))
+    out = tmp_path / "cohort"
+    assert main(["phantom", "--count", "2", "--out", str(out), "--seed", "9", "--workers", "1"]) == 0
+    assert made == [(9, 0), (9, 1)]
+    assert "2 cases" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("count", ["0", "-4", "three"])
+def test_a_count_that_is_none_is_a_usage_error(tmp_path: Path, count: str) -> None:
+    assert main(["phantom", "--count", count, "--out", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_in_use_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.txt").write_text("kept")
+    assert main(["phantom", "--count", "1", "--out", str(tmp_path)]) == 2
+    assert "mine.txt" in capsys.readouterr().err
