@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import onnx.helper
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle import (
@@ -67,7 +68,8 @@ def manifest(columns: tuple[str, ...]) -> BundleManifest:
 def write_bundle(path: Path, columns: tuple[str, ...]) -> str:
     path.mkdir()
     for name in COMPONENTS:
-        (path / f"{name}.onnx").write_bytes(name.encode())
+        graph = onnx.helper.make_graph([], name, [], [])
+        (path / f"{name}.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
     (path / MANIFEST_NAME).write_bytes(manifest_bytes(replace(manifest(columns), files=record_files(path))))
     return str(path)
 
