@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .machine import BUSY_CORES, OtherLoad
@@ -64,7 +64,7 @@ def summarise(runs: Sequence[Run], share: float = 1.0) -> Timing:
     )
 
 
-def interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
     """Each call once to warm up, then all of them by turns, `repeats` times."""
     for call in calls.values():
         call()

@@ -26,12 +26,13 @@ Scheduler = Literal["ddim", "dpmpp-2m"]
 class TorchPeer:
     """PyTorch modules as a backend on the CPU; outputs are float32 arrays."""
 
-    device = "cpu"
+    device: str = "cpu"
 
     def __init__(self, name: str, components: Mapping[str, Component], mode: Mode) -> None:
         self.name, self.mode = name, mode
-        self.precision = "bf16" if mode == "bf16" else "fp32"
-        self.threads, self.version = torch.get_num_threads(), torch.__version__
+        self.precision: str = "bf16" if mode == "bf16" else "fp32"
+        self.threads = torch.get_num_threads()
+        self.version: str = str(torch.__version__)
         self.components = components
         self._modules: dict[str, Any] = {key: component.module.eval() for key, component in components.items()}
         if mode == "compile":
@@ -69,7 +70,8 @@ def diffusers_latents(
 
 def make_scheduler(manifest: BundleManifest, kind: Scheduler) -> Any:
     """diffusers' DDIM or DPM-Solver++(2M) scheduler on the bundle's own noise table."""
-    import diffusers
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
     table = np.array(manifest.schedule.alphas_cumprod)
     betas = 1 - table / np.concatenate([[1.0], table[:-1]])
@@ -80,8 +82,8 @@ def make_scheduler(manifest: BundleManifest, kind: Scheduler) -> Any:
         "timestep_spacing": manifest.schedule.timestep_spacing,
     }
     if kind == "ddim":
-        return diffusers.DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
-    solver = diffusers.DPMSolverMultistepScheduler(**common, algorithm_type="dpmsolver++", final_sigmas_type="zero")
+        return DDIMScheduler(**common, clip_sample=False, set_alpha_to_one=True)
+    solver = DPMSolverMultistepScheduler(**common, algorithm_type="dpmsolver++", final_sigmas_type="zero")
     solver.alphas_cumprod.clamp_(min=SMALLEST_SIGNAL)
     return solver
 

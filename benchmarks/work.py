@@ -34,7 +34,7 @@ def count_macs(path: Path, inputs: Mapping[str, NDArray[Any]]) -> int | None:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     arrays = session.run(wanted, dict(inputs))
-    shapes |= {name: np.shape(array) for name, array in zip(wanted, arrays, strict=True)}
+    shapes |= {name: np.asarray(array).shape for name, array in zip(wanted, arrays, strict=True)}
     return sum(_macs(node, shapes) for node in counted)
 
 

@@ -36,7 +36,7 @@ def bench(
     from ..benchmarks.plan import make_plan, open_backends
     from ..benchmarks.plot import require_matplotlib
     from ..engine.bundle import load_bundle
-    from ..engine.errors import UsageError
+    from ..engine.errors import SbldmError, UsageError
 
     for path in (json_file, plot_file):
         if path is not None and not path.parent.is_dir():
@@ -55,6 +55,10 @@ def bench(
         measure(loaded, opened, result, (lambda _: None) if quiet else lambda text: typer.echo(text, err=True))
     except KeyboardInterrupt:
         code = 130
+    except SbldmError:
+        if result.components:
+            _write(result, json_file, plot_file)
+        raise
     if select and result.complete:
         _select(loaded, opened, result)
     _write(result, json_file, plot_file)
