@@ -20,6 +20,7 @@ def generate(
     shard: Annotated[str | None, typer.Option("--shard", metavar="I/N", help="Make only part I (from 0) of N.", rich_help_panel=_RUN)] = None,
     samples: Annotated[str | None, typer.Option("--samples", metavar="3,7-9", help="Make only these samples of the run.", rich_help_panel=_RUN)] = None,
     workers: Annotated[int, typer.Option("--workers", help="Processes on this machine.", rich_help_panel=_RUN)] = 1,
+    ray: Annotated[str | None, typer.Option("--ray", metavar="[ADDRESS]", help="Run on a Ray cluster: host:port, the one that runs here, or local to start one.", rich_help_panel=_RUN)] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse tumours far from the training cohort.", rich_help_panel=_RUN)] = False,
     steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps; default: the bundle's.", rich_help_panel=_MODEL)] = None,
     sampler: Annotated[str | None, typer.Option("--sampler", help="ddim or dpmpp-2m; default: the bundle's.", rich_help_panel=_MODEL)] = None,
@@ -54,7 +55,8 @@ def generate(
         "layout": layout, "names": names, "grid": grid, "reject": reject, "attempts": attempts,
     }  # fmt: skip
     asked = Asked(
-        out, bundle, conditions, count, options, backend, device, precision, batch_size, threads, shard, samples, resume, strict, workers
-    )
+        out, bundle, conditions, count, options, backend, device, precision, batch_size, threads,
+        shard, samples, resume, strict, workers, ray=ray,
+    )  # fmt: skip
     log = EventLog(log_format)  # type: ignore[arg-type]
     return run_job(asked, Telemetry(metrics_file=metrics_file), log, quiet=quiet, preview=preview, as_json=as_json)

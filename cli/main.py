@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    given = [a for a in given if a != "--debug"]
+    given = _with_ray_address([a for a in given if a != "--debug"])
     try:
         result = typer.main.get_command(app).main(given, prog_name="sbldm-engine", standalone_mode=False)
     except SbldmError as error:
@@ -108,6 +108,15 @@ def run() -> None:
     """Entry point of the installed command."""
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(main())
+
+
+def _with_ray_address(given: list[str]) -> list[str]:
+    """`--ray` may stand alone, which the option parser does not know: the cluster that runs here is meant."""
+    if "--ray" not in given:
+        return given
+    after = given.index("--ray") + 1
+    alone = after == len(given) or given[after].startswith("-")
+    return [*given[:after], "auto", *given[after:]] if alone else given
 
 
 def _fail(message: str, code: int) -> int:

@@ -48,6 +48,7 @@ class Asked:
     strict: bool = False
     workers: int = 1
     source: SourceCase | None = None  # of `augment`
+    ray: str | None = None  # address of a Ray cluster
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Job:
     warnings: tuple[str, ...]
     workers: int
     source: SourceCase | None
+    ray: str | None
     sampler: Sampler | None  # the one that settled the resolved options, where there was need of one
 
 
@@ -104,7 +106,7 @@ def prepare(asked: Asked) -> Job:
     recorded = recorded_run(asked.out, asked.resume, shard)
     run, sampler = _settle(asked, bundle, options, recorded)
     selection = Selection(options.count, run.resolved.batch_size, shard, samples)
-    return Job(bundle, run, Requests.of(given, manifest, options.seed), selection, asked.device, asked.out, warnings, asked.workers, asked.source, sampler)
+    return Job(bundle, run, Requests.of(given, manifest, options.seed), selection, asked.device, asked.out, warnings, asked.workers, asked.source, asked.ray, sampler)
 
 
 def execute(
@@ -138,7 +140,9 @@ def execute(
         interrupted = False
         try:
             with disk_faults(job.out):
-                if directory.todo and job.workers > 1:
+                if directory.todo and job.ray is not None:
+                    _on_ray(job, job.ray, directory, record, telemetry, stop)
+                elif directory.todo and job.workers > 1:
                     _with_workers(job, directory, record, telemetry, stop)
                 elif directory.todo:
                     _in_process(job, directory, record, telemetry, stop)
@@ -169,11 +173,29 @@ def _in_process(
 def _with_workers(
     job: Job, directory: RunDirectory, record: Callable[[SampleRecord], None], telemetry: Telemetry, stop: threading.Event
 ) -> None:
-    setup = WorkerSetup(job.bundle.path, job.out, job.run, job.device, job.source)
+    pool = WorkerPool(_setup(job), job.workers, record, telemetry)
+    _record_lost(job, pool.run(groups(job, directory.todo), stop), record, telemetry)
+
+
+def _on_ray(
+    job: Job, address: str, directory: RunDirectory, record: Callable[[SampleRecord], None], telemetry: Telemetry, stop: threading.Event
+) -> None:
+    from .ray_cluster import RayCluster, connected
+
+    with connected(address) as ray:
+        cluster = RayCluster(ray, _setup(job), job.workers if job.workers > 1 else None, record, telemetry)
+        _record_lost(job, cluster.run(groups(job, directory.todo), stop), record, telemetry)
+
+
+def _setup(job: Job) -> WorkerSetup:
+    return WorkerSetup(job.bundle.path, job.out, job.run, job.device, job.source)
+
+
+def _record_lost(job: Job, tasks: list[SampleTask], record: Callable[[SampleRecord], None], telemetry: Telemetry) -> None:
     finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
-    pool = WorkerPool(setup, job.workers, record, telemetry)
-    for task in pool.run(groups(job, directory.todo), stop):
-        record(finisher.failed(task, "the worker process died twice while making it"))
+    for task in tasks:
+        record(finisher.failed(task, "the process that made it died twice"))
+        telemetry.count("failed")
 
 
 def groups(job: Job, samples: list[int]) -> Iterator[list[SampleTask]]:
@@ -205,7 +227,7 @@ def _settle(asked: Asked, bundle: Bundle, options: RunOptions, recorded: RunDesc
     resolved = Resolved(backend.name, kind, backend.precision, size, backend.threads, COMPRESSOR)
     sampler = sampler_on(bundle, backend, options, size, asked.source)
     run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source)
-    return run, sampler if asked.workers == 1 else None
+    return run, sampler if asked.workers == 1 and asked.ray is None else None
 
 
 def _overridden(asked: Asked, recorded: Resolved) -> Resolved:

@@ -153,6 +153,20 @@ class WorkerPool:
             worker.connection.close()
 
 
+def make_pipeline(setup: WorkerSetup, telemetry: Telemetry, record: Callable[[SampleRecord], None]) -> Pipeline:
+    """The pipeline of a worker, which loads bundle and backend itself.
+
+    Raises:
+        InvalidInputError: the bundle at this place is not the run's.
+        SbldmError: see `make_sampler`.
+    """
+    bundle = load_bundle(setup.bundle)
+    if bundle.sha256 != setup.run.bundle.sha256:
+        raise InvalidInputError(f"{setup.bundle}: is not the bundle that the run was started with")
+    sampler = make_sampler(bundle, setup.run, setup.device, setup.source)
+    return Pipeline(sampler, Finisher(setup.directory, setup.run, bundle.manifest, telemetry), record)
+
+
 def _work(setup: WorkerSetup, connection: Connection) -> None:
     """Life of a worker: receives groups, sends ("record", (record, seconds)) for each sample, or ("error", ...)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -164,10 +178,7 @@ def _work(setup: WorkerSetup, connection: Connection) -> None:
         connection.send(("record", (record, telemetry.take_seconds())))
 
     try:
-        bundle = load_bundle(setup.bundle)
-        sampler = make_sampler(bundle, setup.run, setup.device, setup.source)
-        finisher = Finisher(setup.directory, setup.run, bundle.manifest, telemetry)
-        with disk_faults(setup.directory), Pipeline(sampler, finisher, send) as pipeline:
+        with disk_faults(setup.directory), make_pipeline(setup, telemetry, send) as pipeline:
             while True:
                 if not connection.poll():
                     pipeline.drain()
