@@ -37,6 +37,7 @@ from ..train.config import SystemConfig
 from ..train.diffusion import make_schedule
 from ..train.system import load_conditions, load_networks, system_latent_shape
 from .components import Component, components_of
+from .conv3d import write_fast_graph
 from .gate import GateInputs, require_passed, run_gate
 from .model_card import model_card
 from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
@@ -197,7 +198,10 @@ def _manifest(
 def _write(out: Path, manifest: BundleManifest, models: Mapping[str, onnx.ModelProto], parity: ParityReport) -> Bundle:
     with staged_directory(out) as staging:
         for name, model in models.items():
-            save(model, staging / manifest.components[name].file)
+            plain = staging / manifest.components[name].file
+            save(model, plain)
+            if manifest.precision == "fp32":
+                write_fast_graph(model, plain)
         (staging / PARITY_NAME).write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
         (staging / "README.md").write_text(model_card(manifest, parity), encoding="utf-8")
         complete = dataclasses.replace(manifest, files=record_files(staging))

@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import external_data_helper, helper, numpy_helper
 
-from .runners import make_session
+from ..engine.backends.onnxruntime import fast_graph_name
+from ..engine.errors import InvalidInputError
 
 TILE = 4  # output slices of a tile
 TAPS = TILE + 2  # input slices of a tile
 CHANNEL_BLOCK = 16  # ONNX Runtime's blocked convolutions want multiples
+RMS_LIMIT = 2e-5  # of the rewritten graph against the plain one, relative
 SHARED_FROM = 1024  # bytes of a weight that is worth referring to
 
 # Lavin & Gray 2016, equations 10-12, for F(4, 3): input, filter and output transform
@@ -79,6 +82,30 @@ def with_fast_conv3d(model: onnx.ModelProto) -> onnx.ModelProto:
             graph.node.append(node)
     onnx.checker.check_model(copy, full_check=True)
     return copy
+
+
+def write_fast_graph(model: onnx.ModelProto, plain: Path) -> Path | None:
+    """Write the rewritten graph of `model` beside its own file `plain`; None where nothing is to be rewritten.
+
+    The new file is called as `fast_graph_name` says, shares the weights of the plain one, and is held to it.
+
+    Raises:
+        InvalidInputError: it departs from the plain graph by more than `RMS_LIMIT`.
+    """
+    rewritten = with_fast_conv3d(model)
+    if rewritten is model:
+        return None
+    path = plain.with_name(fast_graph_name(plain.name))
+    save_beside(rewritten, path, plain)
+    feeds = _feeds(model)
+    wanted, made = ([np.asarray(array) for array in _session(file).run(None, feeds)] for file in (plain, path))
+    for name, a, b in zip([value.name for value in model.graph.output], wanted, made, strict=True):
+        departure = float(np.sqrt(np.mean((b - a) ** 2) / max(float(np.mean(a**2)), 1e-30)))
+        if not departure <= RMS_LIMIT:
+            raise InvalidInputError(
+                f"{path}: {name} departs by {departure:.1e} from {plain.name}, over {RMS_LIMIT:.0e}"
+            )
+    return path
 
 
 def save_beside(model: onnx.ModelProto, path: Path, source: Path) -> None:
@@ -171,11 +198,28 @@ def _is_cubic(node: onnx.NodeProto) -> bool:
 
 def _shapes(model: onnx.ModelProto, names: list[str]) -> dict[str, tuple[int, ...]]:
     """Shapes of tensors for a batch of one, found by running the graph: inference stops at GroupNormalization."""
-    session = make_session(model, names, threads=1)
-    feeds = {value.name: _ones(value.type.tensor_type) for value in model.graph.input}
-    return {name: array.shape for name, array in zip(names, session.run(names, feeds), strict=True)}
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    present = {value.name for value in watched.graph.output}
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    session = _session(watched.SerializeToString())
+    return {name: np.asarray(array).shape for name, array in zip(names, session.run(names, _feeds(model)), strict=True)}
 
 
-def _ones(tensor: onnx.TypeProto.Tensor) -> NDArray[Any]:
-    sizes = [1, *(dim.dim_value for dim in tensor.shape.dim[1:])]
-    return np.ones(sizes, helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+def _feeds(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Random inputs for a batch of one; whole numbers are 0."""
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for value in model.graph.input:
+        tensor = value.type.tensor_type
+        kind = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        sizes = [1, *(dim.dim_value for dim in tensor.shape.dim[1:])]
+        feeds[value.name] = rng.standard_normal(sizes).astype(kind) if kind.kind == "f" else np.zeros(sizes, kind)
+    return feeds
+
+
+def _session(model: Path | bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

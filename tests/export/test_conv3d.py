@@ -10,8 +10,10 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
 from sbldm.engine.bundle import Bundle
-from sbldm.export.conv3d import save_beside, with_fast_conv3d
+from sbldm.engine.errors import InvalidInputError
+from sbldm.export.conv3d import save_beside, with_fast_conv3d, write_fast_graph
 
 
 def layer(
@@ -98,3 +100,21 @@ def test_weights_are_shared_inside_one_folder_only(tiny_bundle: Bundle, tmp_path
     plain = tiny_bundle.component_path("denoiser")
     with pytest.raises(ValueError, match="different folders"):
         save_beside(onnx.load(plain), tmp_path / "denoiser.cpu.onnx", plain)
+
+
+def test_a_bundle_holds_the_fast_graph_and_onnx_runtime_takes_it(tiny_bundle: Bundle) -> None:
+    fast = tiny_bundle.path / "denoiser.cpu.onnx"
+    kinds = [node.op_type for node in onnx.load(fast, load_external_data=False).graph.node]
+    assert kinds.count("Gather") > 0
+    session = OnnxRuntimeBackend(tiny_bundle, "cpu", 1).session("denoiser")
+    assert session._model_path == str(fast)
+
+
+def test_a_rewrite_that_departs_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = tmp_path / "denoiser.onnx"
+    shutil.copy(tiny_bundle.component_path("denoiser"), plain)
+    monkeypatch.setattr("sbldm.export.conv3d._BIAS", [1, 1, 0, 0, 0, 0])
+    with pytest.raises(InvalidInputError, match="departs by"):
+        write_fast_graph(onnx.load(plain), plain)
