@@ -15,7 +15,6 @@ from .parity import Arrays
 from .runners import make_session
 
 LAYERS = (nn.Conv2d, nn.Conv3d, nn.Linear, nn.GroupNorm)
-CUT_POINTS = 40  # layers compared at most
 
 
 def first_departure(component: Component, model: onnx.ModelProto, inputs: Arrays, limit: float) -> str:
@@ -39,16 +38,14 @@ def first_departure(component: Component, model: onnx.ModelProto, inputs: Arrays
 
 
 def _cut_points(component: Component, model: onnx.ModelProto) -> dict[str, str]:
-    """Layer path -> tensor that holds its output, in the order of execution, evenly thinned out."""
+    """Layer path -> tensor that holds its output, in the order of execution."""
     layers = {path for path, module in component.module.named_modules() if isinstance(module, LAYERS)}
     tensors: dict[str, str] = {}
     for node in model.graph.node:
         path = node.name.rpartition("/")[0]
         if path in layers and node.op_type != "Cast":
             tensors[path] = node.output[0]
-    paths = list(tensors)
-    step = max(1, -(-len(paths) // CUT_POINTS))
-    return {path: tensors[path] for path in paths[::step]}
+    return tensors
 
 
 def _layer_outputs(component: Component, paths: set[str], inputs: Arrays) -> dict[str, NDArray[Any]]:
