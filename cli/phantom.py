@@ -28,13 +28,17 @@ def phantom(
         raise UsageError(f'phantom needs {error.name}: pip install "sbldm-engine[train]"') from error
 
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("phantoms", total=max(count, 0))
-        write_cohort(
-            out,
-            count,
-            seed,
-            workers if workers is not None else os.cpu_count() or 1,
-            lambda done: progress.update(task, completed=done),
-        )
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task("phantoms", total=max(count, 0))
+            write_cohort(
+                out,
+                count,
+                seed,
+                workers if workers is not None else os.cpu_count() or 1,
+                lambda done: progress.update(task, completed=done),
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"error: interrupted; files in {out} are whole, make the cohort anew in another directory", err=True)
+        raise typer.Exit(130) from None
     typer.echo(f"{count} cases in {out}")

@@ -33,3 +33,14 @@ def test_a_directory_in_use_is_a_usage_error(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "mine.txt").write_text("kept")
     assert main(["phantom", "--count", "1", "--out", str(tmp_path)]) == 2
     assert "mine.txt" in capsys.readouterr().err
+
+
+def test_an_interrupt_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(out: Path, seed: int, case: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sbldm.train.phantom.cohort.write_case", interrupted)
+    assert main(["phantom", "--count", "2", "--out", str(tmp_path / "out"), "--workers", "1"]) == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +47,15 @@ def write_cohort(out: Path, count: int, seed: int, workers: int, progress: Calla
             _report(progress, case + 1)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    stop = context.Event()
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(stop,))
     try:
-        pending = [pool.submit(write_case, out, seed, case) for case in range(count)]
+        pending = [pool.submit(_write_case_unless_stopped, out, seed, case) for case in range(count)]
         for done, future in enumerate(as_completed(pending), start=1):
             future.result()
             _report(progress, done)
     finally:
+        stop.set()
         pool.shutdown(cancel_futures=True)
 
 
@@ -116,8 +119,21 @@ def _report(progress: Callable[[int], None] | None, done: int) -> None:
         progress(done)
 
 
-def _start_worker() -> None:
+class _Worker:
+    """What a worker process keeps between cases."""
+
+    stop: Event | None = None
+
+
+def _write_case_unless_stopped(out: Path, seed: int, case: int) -> None:
+    """Cases that are queued already cannot be cancelled, so a worker looks before each."""
+    if _Worker.stop is None or not _Worker.stop.is_set():
+        write_case(out, seed, case)
+
+
+def _start_worker(stop: Event) -> None:
     """Leave interrupts to the parent, and end when it ends."""
+    _Worker.stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:
