@@ -11,11 +11,21 @@ if TYPE_CHECKING:
     from ..engine.run import RunDirectory
     from ..engine.telemetry import EventLog
 
+
 @contextmanager
-def run_progress(log: EventLog, quiet: bool) -> Iterator[tuple[Callable[[RunDirectory], None], Callable[[SampleRecord], None]]]:
+def run_progress(
+    log: EventLog, quiet: bool
+) -> Iterator[tuple[Callable[[RunDirectory], None], Callable[[SampleRecord], None]]]:
     """The callbacks `opened` and `recorded` of `engine.job.execute`."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     bar = not quiet and not log.as_json and console.is_terminal

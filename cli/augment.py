@@ -15,13 +15,21 @@ if TYPE_CHECKING:
 def augment(
     case: Annotated[Path, typer.Argument(help="Folder of one case: its modalities and segmentation, BraTS names.")],
     out: Annotated[Path, typer.Option("--out", help="New or empty directory.")],
-    strength: Annotated[float, typer.Option("--strength", help="0 returns the reconstruction, 1 keeps nothing of the case.")] = 0.5,
-    count: Annotated[int | None, typer.Option("--count", help="Samples to make; default: one a row of --conditions.")] = None,
-    conditions: Annotated[Path | None, typer.Option("--conditions", help="CSV of wanted tumours; what it leaves open is drawn.")] = None,
+    strength: Annotated[
+        float, typer.Option("--strength", help="0 returns the reconstruction, 1 keeps nothing of the case.")
+    ] = 0.5,
+    count: Annotated[
+        int | None, typer.Option("--count", help="Samples to make; default: one a row of --conditions.")
+    ] = None,
+    conditions: Annotated[
+        Path | None, typer.Option("--conditions", help="CSV of wanted tumours; what it leaves open is drawn.")
+    ] = None,
     bundle: Annotated[str, typer.Option("--bundle", help="Name of a shipped bundle, or a path.")] = "phantom",
     seed: Annotated[int, typer.Option("--seed", help="Seed of the run.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the whole way; --strength takes its share of them.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Steps of the whole way; --strength takes its share of them.")
+    ] = None,
     sampler: Annotated[str | None, typer.Option("--sampler", help="ddim or dpmpp-2m; default: the bundle's.")] = None,
     eta: Annotated[float | None, typer.Option("--eta", help="Noise of DDIM steps, 0 to 1.")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Classifier-free guidance, 1 is none.")] = None,
@@ -34,14 +42,15 @@ def augment(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; warnings and errors only.")] = False,
 ) -> int:
-    """Encode a real case, noise it up to --strength and sample back. The result is derived from a patient: protect it as such."""
+    """Encode a real case, noise it up to --strength, sample back. Derived from a patient: protect it as such."""
     from ..engine.bundle import load_bundle
     from ..engine.job import Asked
     from ..engine.telemetry import EventLog, Telemetry
     from ._job import run_job
 
     options: dict[str, Any] = {
-        "seed": seed, "steps": steps, "sampler": sampler, "eta": eta, "guidance": guidance, "layout": layout, "grid": grid,
+        "seed": seed, "steps": steps, "sampler": sampler, "eta": eta, "guidance": guidance,
+        "layout": layout, "grid": grid,
     }  # fmt: skip
     asked = Asked(
         out, bundle, conditions, count, options, backend, device, threads=threads, resume=resume,
@@ -70,7 +79,9 @@ def read_case(folder: Path, bundle: Bundle, strength: float) -> SourceCase:
     modalities = bundle.manifest.modalities
     found = discover_cases(folder, modalities)
     if found.faults:
-        raise InvalidInputError("\n".join(f"{folder}: {name}: {text}" for name, faults in found.faults.items() for text in faults))
+        raise InvalidInputError(
+            "\n".join(f"{folder}: {name}: {text}" for name, faults in found.faults.items() for text in faults)
+        )
     if len(found.cases) != 1:
         raise InvalidInputError(f"{folder}: holds {len(found.cases)} cases; give the folder of one")
     try:

@@ -11,16 +11,31 @@ import typer
 def merge(
     directories: Annotated[list[Path], typer.Argument(help="Directories of the shards.")],
     out: Annotated[Path, typer.Option("--out", help="New or empty directory, or one of those merged.")],
+    add_to: Annotated[
+        Path | None, typer.Option("--add-to", help="nnU-Net raw data set that gets the cases as training cases.")
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option("--splits", help="Its splits_final.json, if not in $nnUNet_preprocessed.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Check that shards belong together and that nothing is missing or double; link their files and write one manifest."""
+    """Check that shards belong together, nothing missing or double; link their files, write one manifest."""
     import dataclasses
     import json
+    import sys
 
+    from ..engine.errors import UsageError
     from ..engine.merge import merge_runs
 
+    if splits is not None and add_to is None:
+        raise UsageError("--splits: belongs to --add-to")
     summary = merge_runs(directories, out)
     if as_json:
         print(json.dumps({"out": str(out), **dataclasses.asdict(summary)}))
     else:
         print(f"{summary.samples} samples, {summary.linked} files linked, {summary.copied} copied: {out}")
+    if add_to is not None:
+        from ..engine.nnunet_split import add_to_dataset
+
+        added = add_to_dataset(out, add_to, splits)
+        print(f"{added.samples} cases added to {added.dataset}, training only by {added.splits}", file=sys.stderr)

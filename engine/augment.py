@@ -27,7 +27,9 @@ class SourceCase:
 
     def sha256(self) -> str:
         """Digest of image and label."""
-        return hashlib.sha256(np.ascontiguousarray(self.image).tobytes() + np.ascontiguousarray(self.label).tobytes()).hexdigest()
+        return hashlib.sha256(
+            np.ascontiguousarray(self.image).tobytes() + np.ascontiguousarray(self.label).tobytes()
+        ).hexdigest()
 
 
 def check_source(source: SourceCase, bundle: Bundle) -> None:
@@ -38,7 +40,9 @@ def check_source(source: SourceCase, bundle: Bundle) -> None:
         InvalidInputError: shapes or labels are not the bundle's.
     """
     if not 0 <= source.strength <= 1:
-        raise UsageError(f"--strength {source.strength}: must be from 0 (reconstruction) to 1 (nothing of the case is left)")
+        raise UsageError(
+            f"--strength {source.strength}: must be from 0 (the reconstruction) to 1 (nothing is left of it)"
+        )
     grid, modalities, classes = bundle.manifest.grid.shape, len(bundle.manifest.modalities), len(bundle.manifest.labels)
     if source.image.shape != (modalities, *grid) or source.label.shape != grid:
         raise InvalidInputError(
@@ -73,7 +77,9 @@ class AugmentSampler:
         self._first = sampler.options.steps - steps  # denoising step that sampling starts with
         self._clean = encode_case(sampler, source)
 
-    def latents(self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None) -> NDArray[np.float32]:
+    def latents(
+        self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
+    ) -> NDArray[np.float32]:
         """Clean latents (batch_size, C, ...); with no steps to go, the case's own in every slot that is used."""
         noise = self._sampler.noise(requests, 0)
         clean = np.zeros_like(noise)
@@ -83,7 +89,7 @@ class AugmentSampler:
             return clean
         point = self._sampler.points[self._first]
         state = np.float32(point.alpha) * clean + np.float32(point.sigma) * noise
-        return self._sampler.denoise(requests, state, self._first, on_step)
+        return self._sampler.denoise(requests, state.astype(np.float32, copy=False), self._first, on_step)
 
     def decode(self, requests: Sequence[SampleRequest], latents: NDArray[np.float32]) -> list[Volume]:
         """Volumes of the requests from clean latents."""

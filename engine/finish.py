@@ -43,7 +43,7 @@ class Finisher:
     def measure(self, task: SampleTask, volume: Volume) -> Candidate:
         """Measure the tumour of a volume without fault."""
         with self.telemetry.stage("measure"):
-            brain = (volume.image > 0).any(axis=0)
+            brain = np.any(volume.image > 0, axis=0)
             measured = measure_tumour(volume.label, self.bundle.grid.spacing_mm, brain)
             requested = dict(zip(self.columns, task.requested, strict=True))
             return Candidate(task, volume, measured, miss(requested, measured, self.bundle.grid.fov_mm))
@@ -67,7 +67,14 @@ class Finisher:
                 raise
             within = None if self.run.options.reject is None else self.accepts(candidate)
             return SampleRecord(
-                task.sample, task.id, task.attempt, self._requested(task), task.drawn, self._measured(candidate.measured), files, within
+                task.sample,
+                task.id,
+                task.attempt,
+                self._requested(task),
+                task.drawn,
+                self._measured(candidate.measured),
+                files,
+                within,
             )
 
     def failed(self, task: SampleTask, fault: str) -> SampleRecord:
@@ -81,7 +88,9 @@ class Finisher:
             affine = BRATS_AFFINE
         sample = candidate.task.sample
         origin = "" if self.run.source is None else "from a real case, "
-        description = f"{SYNTHETIC} {self.run.versions['sbldm-engine']} {origin}seed {self.run.options.seed} sample {sample}"
+        description = (
+            f"{SYNTHETIC} {self.run.versions['sbldm-engine']} {origin}seed {self.run.options.seed} sample {sample}"
+        )
         arrays: list[NDArray[np.int16] | NDArray[np.uint8]] = [*image, self.layout.file_labels(label)]
         return [
             (self.layout.path(sample, role), nifti_bytes(array, affine, description))

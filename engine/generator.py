@@ -1,8 +1,8 @@
 """The Python interface: samples as arrays, without files, without torch.
 
-    with Generator.load("phantom") as generator:
-        for sample in generator.generate(conditions=[{"volume_ml": 20, "x": 0.4}], count=3, seed=1):
-            train_on(sample.image, sample.label)
+with Generator.load("phantom") as generator:
+    for sample in generator.generate(conditions=[{"volume_ml": 20, "x": 0.4}], count=3, seed=1):
+        train_on(sample.image, sample.label)
 """
 
 from __future__ import annotations
@@ -169,11 +169,18 @@ class Generator:
     def __enter__(self) -> Generator:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _prepare(
-        self, count: int | None, conditions: ConditionsLike, seed: int, options: dict[str, Any], source: SourceCase | None
+        self,
+        count: int | None,
+        conditions: ConditionsLike,
+        seed: int,
+        options: dict[str, Any],
+        source: SourceCase | None,
     ) -> tuple[Requests, RunOptions, VolumeSampler | AugmentSampler]:
         if self._closed:
             raise UsageError("the generator is closed")
@@ -217,7 +224,12 @@ class Generator:
             return sampler.decode(asked, sampler.latents(asked, check))
 
     def _keep(
-        self, tasks: list[SampleTask], volumes: list[Volume], options: RunOptions, kept: dict[int, Sample], misses: dict[int, float]
+        self,
+        tasks: list[SampleTask],
+        volumes: list[Volume],
+        options: RunOptions,
+        kept: dict[int, Sample],
+        misses: dict[int, float],
     ) -> list[SampleTask]:
         """Note each volume that is the best of its sample so far; the tasks to draw again."""
         again: list[SampleTask] = []
@@ -232,10 +244,18 @@ class Generator:
     def _finish(self, task: SampleTask, volume: Volume) -> tuple[Sample, float]:
         grid = self.bundle.manifest.grid
         columns = [column.name for column in self.bundle.manifest.condition_columns]
-        measured = measure_tumour(volume.label, grid.spacing_mm, (volume.image > 0).any(axis=0))
+        measured = measure_tumour(volume.label, grid.spacing_mm, np.any(volume.image > 0, axis=0))
         requested = dict(zip(columns, task.requested, strict=True))
         sample = Sample(
-            task.sample, task.id, volume.image, volume.label, grid.affine, requested, measured, task.attempt, volume.fault
+            task.sample,
+            task.id,
+            volume.image,
+            volume.label,
+            grid.affine,
+            requested,
+            measured,
+            task.attempt,
+            volume.fault,
         )
         return sample, float("inf") if volume.fault else miss(requested, measured, grid.fov_mm)
 

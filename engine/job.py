@@ -19,7 +19,18 @@ from .finish import Finisher
 from .ledger import SampleRecord
 from .nifti import COMPRESSOR
 from .pipeline import Pipeline, Sampler
-from .plan import MAX_BATCH, Requests, Resolved, RunDescription, RunOptions, SampleTask, SourceDigest, describe, digest_conditions, make_options
+from .plan import (
+    MAX_BATCH,
+    Requests,
+    Resolved,
+    RunDescription,
+    RunOptions,
+    SampleTask,
+    SourceDigest,
+    describe,
+    digest_conditions,
+    make_options,
+)
 from .run import RunDirectory, Selection, disk_faults, parse_samples, parse_shard, recorded_run, require_same
 from .sampling import make_sampler, measured_batch_size, sampler_on
 from .telemetry import Telemetry
@@ -96,7 +107,9 @@ def prepare(asked: Asked) -> Job:
     if asked.count is None and asked.conditions is None:
         raise UsageError("give --count N, --conditions FILE or both")
     _check_numbers(asked)
-    given = blank(columns) if asked.conditions is None else read_conditions(asked.conditions, columns, manifest.grid.fov_mm)
+    given = (
+        blank(columns) if asked.conditions is None else read_conditions(asked.conditions, columns, manifest.grid.fov_mm)
+    )
     warnings = tuple(unusual_rows(given, manifest.cohort))
     if warnings and asked.strict:
         raise InvalidInputError("\n".join(warnings) + "\nrefused by --strict")
@@ -106,7 +119,19 @@ def prepare(asked: Asked) -> Job:
     recorded = recorded_run(asked.out, asked.resume, shard)
     run, sampler = _settle(asked, bundle, options, recorded)
     selection = Selection(options.count, run.resolved.batch_size, shard, samples)
-    return Job(bundle, run, Requests.of(given, manifest, options.seed), selection, asked.device, asked.out, warnings, asked.workers, asked.source, asked.ray, sampler)
+    return Job(
+        bundle,
+        run,
+        Requests.of(given, manifest, options.seed),
+        selection,
+        asked.device,
+        asked.out,
+        warnings,
+        asked.workers,
+        asked.source,
+        asked.ray,
+        sampler,
+    )
 
 
 def execute(
@@ -158,7 +183,11 @@ def execute(
 
 
 def _in_process(
-    job: Job, directory: RunDirectory, record: Callable[[SampleRecord], None], telemetry: Telemetry, stop: threading.Event
+    job: Job,
+    directory: RunDirectory,
+    record: Callable[[SampleRecord], None],
+    telemetry: Telemetry,
+    stop: threading.Event,
 ) -> None:
     sampler = job.sampler or make_sampler(job.bundle, job.run, job.device, job.source)
     finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
@@ -171,14 +200,23 @@ def _in_process(
 
 
 def _with_workers(
-    job: Job, directory: RunDirectory, record: Callable[[SampleRecord], None], telemetry: Telemetry, stop: threading.Event
+    job: Job,
+    directory: RunDirectory,
+    record: Callable[[SampleRecord], None],
+    telemetry: Telemetry,
+    stop: threading.Event,
 ) -> None:
     pool = WorkerPool(_setup(job), job.workers, record, telemetry)
     _record_lost(job, pool.run(groups(job, directory.todo), stop), record, telemetry)
 
 
 def _on_ray(
-    job: Job, address: str, directory: RunDirectory, record: Callable[[SampleRecord], None], telemetry: Telemetry, stop: threading.Event
+    job: Job,
+    address: str,
+    directory: RunDirectory,
+    record: Callable[[SampleRecord], None],
+    telemetry: Telemetry,
+    stop: threading.Event,
 ) -> None:
     from .ray_cluster import RayCluster, connected
 
@@ -191,7 +229,9 @@ def _setup(job: Job) -> WorkerSetup:
     return WorkerSetup(job.bundle.path, job.out, job.run, job.device, job.source)
 
 
-def _record_lost(job: Job, tasks: list[SampleTask], record: Callable[[SampleRecord], None], telemetry: Telemetry) -> None:
+def _record_lost(
+    job: Job, tasks: list[SampleTask], record: Callable[[SampleRecord], None], telemetry: Telemetry
+) -> None:
     finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
     for task in tasks:
         record(finisher.failed(task, "the process that made it died twice"))
@@ -213,12 +253,16 @@ def _check_numbers(asked: Asked) -> None:
         raise UsageError(f"--batch-size {size}: must be auto, or from 1 to {MAX_BATCH}")
 
 
-def _settle(asked: Asked, bundle: Bundle, options: RunOptions, recorded: RunDescription | None) -> tuple[RunDescription, Sampler | None]:
+def _settle(
+    asked: Asked, bundle: Bundle, options: RunOptions, recorded: RunDescription | None
+) -> tuple[RunDescription, Sampler | None]:
     """The run's description: the recorded one if it is the same run, else a new one and the sampler that settled it."""
     digest = None if asked.conditions is None else digest_conditions(asked.conditions)
     source = None if asked.source is None else SourceDigest(asked.source.sha256(), asked.source.strength)
     if recorded is not None:
-        require_same(asked.out, recorded, describe(bundle, options, _overridden(asked, recorded.resolved), {}, digest, source))
+        require_same(
+            asked.out, recorded, describe(bundle, options, _overridden(asked, recorded.resolved), {}, digest, source)
+        )
         return recorded, None
     backend = choose_backend(bundle, asked.backend, asked.device, asked.precision, asked.threads)
     kind = backend.device.partition(":")[0]

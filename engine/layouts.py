@@ -80,7 +80,7 @@ class Layout(ABC):
 
 @dataclass(frozen=True)
 class BratsLayout(Layout):
-    """`sbldm-000000/sbldm-000000_t1.nii.gz`, ET as 4; with the names of 2023 `-t1n`, `-t1c`, `-t2w`, `-t2f`, ET as 3."""
+    """`sbldm-000000/sbldm-000000_t1.nii.gz`, ET as 4; names of 2023: `-t1n`, `-t1c`, `-t2w`, `-t2f`, ET as 3."""
 
     names: Names = "2021"
 
@@ -156,7 +156,9 @@ class BidsLayout(Layout):
         }
         for modality in self.modalities:  # one sidecar a suffix: that of T1w holds for ce-gadolinium_T1w too
             suffix = _BIDS_SUFFIXES.get(modality, modality).rsplit("_")[-1]
-            files[f"{suffix}.json"] = _json({"SkullStripped": True, "Description": "Synthetic volume, shows no patient"})
+            files[f"{suffix}.json"] = _json(
+                {"SkullStripped": True, "Description": "Synthetic volume, shows no patient"}
+            )
         return files
 
 

@@ -100,7 +100,10 @@ def _owners(indices: dict[Path, LedgerIndex]) -> dict[int, Path]:
 
 def _check_complete(indices: dict[Path, LedgerIndex], owners: dict[int, Path], count: int) -> None:
     missing = [f"sample {sample}" for sample in range(count) if sample not in owners]
-    _refuse(f"cannot merge, {len(missing)} of {count} samples are missing or failed; finish their shards by --resume", missing)
+    _refuse(
+        f"cannot merge, {len(missing)} of {count} samples are missing or failed; finish their shards by --resume",
+        missing,
+    )
     changed: list[str] = []
     for source, index in indices.items():
         for record in index.records(_owned(owners, source)):
@@ -118,7 +121,9 @@ def _refuse(reason: str, items: list[str]) -> None:
         raise InvalidInputError("\n  ".join([f"{reason}:", *items[:_SHOWN], *more]))
 
 
-def _bring_together(indices: dict[Path, LedgerIndex], owners: dict[int, Path], out: Path, run: RunDescription) -> tuple[int, int]:
+def _bring_together(
+    indices: dict[Path, LedgerIndex], owners: dict[int, Path], out: Path, run: RunDescription
+) -> tuple[int, int]:
     linked = copied = 0
     out.mkdir(parents=True, exist_ok=True)
     create_exclusively(out / RUN_NAME, run.to_bytes())
@@ -127,7 +132,7 @@ def _bring_together(indices: dict[Path, LedgerIndex], owners: dict[int, Path], o
             continue
         for record in index.records(_owned(owners, source)):
             for entry in record.files:
-                by_link = _link_or_copy(source / entry.path, out / entry.path, out)
+                by_link = link_or_copy(source / entry.path, out / entry.path, out)
                 linked, copied = linked + by_link, copied + (not by_link)
     parts = [index.records(_owned(owners, source)) for source, index in indices.items()]
     with atomic_file(out / Shard().ledger_name) as handle:
@@ -136,7 +141,7 @@ def _bring_together(indices: dict[Path, LedgerIndex], owners: dict[int, Path], o
     return linked, copied
 
 
-def _link_or_copy(source: Path, target: Path, root: Path) -> bool:
+def link_or_copy(source: Path, target: Path, root: Path) -> bool:
     """Whether a hard link could be made; else the file was copied."""
     make_folders(target.parent, root)
     target.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Volumes to the bytes of `.nii.gz` files: int16, true affine, no clock and no name, so equal arrays give equal bytes."""
+"""Volumes to the bytes of `.nii.gz` files: true affine, no clock, no name, so equal arrays give equal bytes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from isal import igzip
+from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from .errors import InvalidInputError
@@ -43,7 +44,7 @@ def read_nifti(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     try:
         image = nib.as_closest_canonical(nib.load(path))  # type: ignore[arg-type]
         data = np.asarray(image.dataobj, np.float32)  # type: ignore[attr-defined]
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, ImageFileError) as error:
         raise InvalidInputError(f"{path}: not a readable NIfTI file ({error})") from error
     if data.ndim != 3:
         raise InvalidInputError(f"{path}: has {data.ndim} dimensions, must have three")

@@ -18,7 +18,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import BundleManifest
 from .conditions import normalise
 from .finish import Candidate, Finisher
 from .ledger import SampleRecord
@@ -43,7 +42,14 @@ class Sampler(Protocol):
 class Pipeline:
     """One sampler and its writer threads; `record` is called from those threads, one call at a time."""
 
-    def __init__(self, sampler: Sampler, finisher: Finisher, record: Callable[[SampleRecord], None], *, writers: int | None = None) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        finisher: Finisher,
+        record: Callable[[SampleRecord], None],
+        *,
+        writers: int | None = None,
+    ) -> None:
         self._sampler, self._finisher, self._record = sampler, finisher, record
         self._columns = finisher.bundle.condition_columns
         workers = writers or min(MAX_WRITERS, os.cpu_count() or 1)
@@ -57,7 +63,9 @@ class Pipeline:
     def __enter__(self) -> Pipeline:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=kind is not None)
 
     def feed(self, group: list[SampleTask]) -> None:
@@ -114,7 +122,9 @@ class Pipeline:
             self._finisher.telemetry.count("redrawn")
             self._refused.append(replace(task, attempt=task.attempt + 1))
             return
-        record = self._finisher.write(best) if best is not None else self._finisher.failed(task, volume.fault or "refused")
+        record = (
+            self._finisher.write(best) if best is not None else self._finisher.failed(task, volume.fault or "refused")
+        )
         with self._record_lock:
             self._record(record)
         self._finisher.telemetry.count("done" if record.fault is None else "failed")

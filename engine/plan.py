@@ -234,7 +234,9 @@ def read_description(directory: Path) -> RunDescription:
     try:
         data = json.loads(path.read_bytes())
     except OSError as error:
-        raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); is this the directory of a run?") from error
+        raise InvalidInputError(
+            f"{path}: cannot be read ({error.strerror}); is this the directory of a run?"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path}: not valid JSON ({error}); the run must be started again elsewhere") from error
     return decode(RunDescription, data, str(path))
@@ -264,12 +266,13 @@ def _source(source: SourceDigest | None) -> str:
 def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest | None) -> list[str]:
     if old == new:
         return []
+    has, asked = ("a file" if digest else "none" for digest in (old, new))
     if old is None or new is None:
-        return [f"conditions: the run has {'none' if old is None else 'a file'}, asked for {'none' if new is None else 'a file'}"]
+        return [f"conditions: the run has {has}, asked for {asked}"]
     width, length = 8, max(len(old.lines), len(new.lines))
     changed = [i // width + 1 for i in range(0, length, width) if old.lines[i : i + width] != new.lines[i : i + width]]
-    where = f"line {changed[0]}" + (f" and {len(changed) - 1} more" if len(changed) > 1 else "") if changed else "line ends"
-    return [f"conditions: the file is not the one the run was started with ({where} differ{'' if len(changed) > 1 else 's'})"]
+    where = f"first in line {changed[0]}, {len(changed)} in all" if changed else "in its line ends"
+    return [f"conditions: the file is not the one that the run was started with; it differs {where}"]
 
 
 def _versions() -> dict[str, str]:

@@ -145,14 +145,19 @@ def _window(modality: NDArray[np.float32]) -> float:
     return float(np.percentile(foreground, _WINDOW_PERCENTILE)) if foreground.size else 1.0
 
 
-def _section(modality: NDArray[np.float32], top: float, scan: Scan, axis: int, cut: int) -> tuple[Rgb, NDArray[np.uint8]]:
+def _section(
+    modality: NDArray[np.float32], top: float, scan: Scan, axis: int, cut: int
+) -> tuple[Rgb, NDArray[np.uint8]]:
     """Grey picture and labels (height, width) of one section at the sheet's resolution."""
     grey = np.clip(np.take(modality, cut, axis) / top, 0, 1) * 255
     label = np.take(scan.label, cut, axis)
     across, up = (i for i in range(3) if i != axis)
     size = tuple(max(1, round(scan.label.shape[i] * scan.spacing_mm[i] * _PIXELS_A_MM)) for i in (across, up))
     fine = _resized(_upright(grey), size, Image.Resampling.BICUBIC)
-    shares = [_resized(_upright((label == v).astype(np.float32)), size, Image.Resampling.BILINEAR) for v in range(len(_TISSUE_COLOURS))]
+    shares = [
+        _resized(_upright((label == v).astype(np.float32)), size, Image.Resampling.BILINEAR)
+        for v in range(len(_TISSUE_COLOURS))
+    ]
     return np.repeat(np.clip(fine, 0, 255)[..., None], 3, axis=2), np.argmax(shares, axis=0).astype(np.uint8)
 
 
@@ -170,7 +175,7 @@ def _outlined(picture: Rgb, label: NDArray[np.uint8]) -> Rgb:
     result = picture.copy()
     regions = [(label > 0, 2), ((label == 1) | (label == 3), 3)] if label.max(initial=0) > 1 else [(label > 0, 3)]
     for region, colour in regions:
-        edge = region & ~ndimage.binary_erosion(region, border_value=1)
+        edge = region & np.logical_not(ndimage.binary_erosion(region, border_value=1))
         result[edge] = 0.15 * result[edge] + 0.85 * _TISSUE_COLOURS[colour]
     return result
 

@@ -6,6 +6,7 @@ of the same class the bytes are those of a local run.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import Counter
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import BackendUnavailableError, IncompleteRunError
 from .ledger import SampleRecord
 from .plan import SampleTask
-from .telemetry import Telemetry
+from .telemetry import Figures, Telemetry
 from .workers import Group, WorkerSetup, make_pipeline
 
 if TYPE_CHECKING:
@@ -45,7 +46,12 @@ class RayCluster:
     """Runs ranges of a run on the actors of a connected cluster; `record` and `telemetry` are used in this thread."""
 
     def __init__(
-        self, ray: ModuleType, setup: WorkerSetup, most: int | None, record: Callable[[SampleRecord], None], telemetry: Telemetry
+        self,
+        ray: ModuleType,
+        setup: WorkerSetup,
+        most: int | None,
+        record: Callable[[SampleRecord], None],
+        telemetry: Telemetry,
     ) -> None:
         self._ray, self._record, self._telemetry = ray, record, telemetry
         self._setup = replace(setup, bundle=setup.bundle.absolute(), directory=setup.directory.absolute())
@@ -100,12 +106,12 @@ class RayCluster:
         """Record what an actor made; returns an idle actor, a new one if this one died."""
         slot = self._running.pop(reference)
         try:
-            records, seconds = self._ray.get(reference)
+            records, figures = self._ray.get(reference)
         except self._ray.exceptions.RayActorError:
             self._lost(slot.work)
             return self._start()
         self._deaths_in_a_row = 0
-        self._telemetry.add_seconds(seconds)
+        self._telemetry.absorb(figures)
         for record in records:
             self._record(record)
             self._telemetry.count("done" if record.fault is None else "failed")
@@ -135,8 +141,8 @@ class _Maker:
         self._records: list[SampleRecord] = []
         self._pipeline: Any = None
 
-    def make(self, work: Range) -> tuple[list[SampleRecord], dict[str, float]]:
-        """Make a range; its records, and the seconds of each stage."""
+    def make(self, work: Range) -> tuple[list[SampleRecord], Figures]:
+        """Make a range; its records, and what it took."""
         from .run import disk_faults
 
         with disk_faults(self._setup.directory):
@@ -146,7 +152,7 @@ class _Maker:
                 self._pipeline.feed(group)
             self._pipeline.drain()
         made, self._records[:] = list(self._records), []
-        return made, self._telemetry.take_seconds()
+        return made, self._telemetry.take()
 
 
 @contextmanager
@@ -165,7 +171,7 @@ def connected(address: str) -> Iterator[ModuleType]:
     if joined:
         options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {"address": address}
         try:
-            ray.init(log_to_driver=False, logging_level="ERROR", **options)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise BackendUnavailableError(f"--ray {address}: no cluster answers ({error})") from error
     try:

@@ -51,8 +51,10 @@ def resample(volume: NDArray[np.float32], source: Grid, target: Grid) -> NDArray
 
 def regrid_image(image: NDArray[np.int16], source: Grid, target: Grid) -> NDArray[np.int16]:
     """(modality, x, y, z) int16 images to `target`; what lies nearer to background than to brain stays exactly 0."""
-    foreground = resample((image > 0).any(axis=0).astype(np.float32), source, target) > 0.5
-    return np.stack([np.rint(resample(m.astype(np.float32), source, target) * foreground) for m in image]).astype(np.int16)
+    foreground = resample(np.any(image > 0, axis=0).astype(np.float32), source, target) > 0.5
+    return np.stack([np.rint(resample(m.astype(np.float32), source, target) * foreground) for m in image]).astype(
+        np.int16
+    )
 
 
 def regrid_label(label: NDArray[np.uint8], classes: int, source: Grid, target: Grid) -> NDArray[np.uint8]:
@@ -66,7 +68,9 @@ def regrid_label(label: NDArray[np.uint8], classes: int, source: Grid, target: G
     return result
 
 
-def to_brats(image: NDArray[np.int16], label: NDArray[np.uint8], classes: int, grid: Grid) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+def to_brats(
+    image: NDArray[np.int16], label: NDArray[np.uint8], classes: int, grid: Grid
+) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
     """A sample in RAS+ on `grid` to the BraTS grid and its LPS voxel order (use with `BRATS_AFFINE`)."""
     fine_image = regrid_image(image, grid, BRATS_GRID)[:, ::-1, ::-1]
     fine_label = regrid_label(label, classes, grid, BRATS_GRID)[::-1, ::-1]

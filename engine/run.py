@@ -24,7 +24,7 @@ class Selection:
 
     count: int
     batch_size: int
-    shard: Shard = Shard()
+    shard: Shard
     samples: tuple[int, ...] | None = None  # sorted; None: all
 
     def __iter__(self) -> Iterator[int]:
@@ -50,7 +50,9 @@ def parse_samples(text: str, count: int) -> tuple[int, ...]:
             raise UsageError(f"--samples {text}: {part.strip()!r} is neither a number nor a range; write it as 3,7-9")
         low, high = int(ends[0]), int(ends[1])
         if low > high or high >= count:
-            raise UsageError(f"--samples {text}: {part.strip()} is not within 0-{count - 1} of this run, low number first")
+            raise UsageError(
+                f"--samples {text}: {part.strip()} is not within 0-{count - 1} of this run, low number first"
+            )
         found.update(range(low, high + 1))
     return tuple(sorted(found))
 
@@ -85,7 +87,9 @@ def recorded_run(directory: Path, resume: bool, shard: Shard) -> RunDescription 
     started = RUN_NAME in names
     joins = shard.count > 1 and started and shard.ledger_name not in names
     if names and not resume and not joins:
-        raise UsageError(f"--out {directory}: holds files already; give a new or empty directory, or go on with its run by --resume")
+        raise UsageError(
+            f"--out {directory}: holds files already; give a new or empty directory, or go on with its run by --resume"
+        )
     return read_description(directory) if started else None
 
 
@@ -94,7 +98,10 @@ def require_same(directory: Path, recorded: RunDescription, wanted: RunDescripti
     found = differences(recorded, wanted)
     if found:
         listed = "\n  ".join(found)
-        raise UsageError(f"--out {directory}: cannot go on with this run, it differs:\n  {listed}\nGive the run's own options, or another --out.")
+        raise UsageError(
+            f"--out {directory}: cannot go on with this run, it differs:\n  {listed}\n"
+            "Give the run's own options, or another --out."
+        )
 
 
 class RunDirectory:
@@ -218,7 +225,9 @@ def disk_faults(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise IncompleteRunError(f"{directory}: no room left on the disk; make room and go on with --resume") from error
+            raise IncompleteRunError(
+                f"{directory}: no room left on the disk; make room and go on with --resume"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
             raise UsageError(f"{directory}: cannot be written ({error.strerror}); give another --out") from error
         raise

@@ -23,7 +23,9 @@ def sampling_options(options: RunOptions, batch_size: int) -> SamplingOptions:
     return SamplingOptions(options.steps, options.sampler, options.eta, options.guidance, options.seed, batch_size)
 
 
-def make_sampler(bundle: Bundle, run: RunDescription, device: str, source: SourceCase | None = None) -> VolumeSampler | AugmentSampler:
+def make_sampler(
+    bundle: Bundle, run: RunDescription, device: str, source: SourceCase | None = None
+) -> VolumeSampler | AugmentSampler:
     """The sampler of a recorded run; `device` may name one of several devices of its kind, such as cuda:1.
 
     `source` is the case that `augment` starts from.

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -20,6 +21,18 @@ _PREFIX = "sbldm"
 _METRICS_INTERVAL_S = 2.0
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What a worker process reports beside its records."""
+
+    seconds: dict[str, float]  # by stage
+    redrawn: int
+
+
+def _no_seconds() -> dict[str, float]:
+    return {name: 0.0 for name in STAGES}
+
+
 class Telemetry:
     """Counters of one process; safe to use from several threads."""
 
@@ -28,7 +41,7 @@ class Telemetry:
         self._metrics_file = metrics_file
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self._seconds = _no_seconds()
         self._queue_depth = 0
         self._started = self._written = time.monotonic()
 
@@ -42,16 +55,22 @@ class Telemetry:
             self.add_seconds({name: time.monotonic() - start})
 
     def add_seconds(self, seconds: dict[str, float]) -> None:
-        """Add seconds by stage, as another process counted them."""
+        """Add seconds by stage."""
         with self._lock:
             for name, value in seconds.items():
                 self._seconds[name] += value
 
-    def take_seconds(self) -> dict[str, float]:
-        """The seconds by stage since the last call, which starts them anew."""
+    def take(self) -> Figures:
+        """What was counted since the last call, for the process that hands out the work."""
         with self._lock:
-            taken, self._seconds = self._seconds, dict.fromkeys(STAGES, 0.0)
-        return taken
+            taken, self._seconds = self._seconds, _no_seconds()
+            redrawn, self._counts["redrawn"] = self._counts["redrawn"], 0
+        return Figures(taken, redrawn)
+
+    def absorb(self, figures: Figures) -> None:
+        """Add what another process took."""
+        self.add_seconds(figures.seconds)
+        self.count("redrawn", figures.redrawn)
 
     def count(self, name: Literal["done", "failed", "redrawn", "lost_workers"], more: int = 1) -> None:
         """Count events, and bring the metrics file up to date now and then."""
@@ -115,7 +134,12 @@ class EventLog:
     def event(self, event: str, level: Literal["info", "warning", "error"] = "info", **fields: Any) -> None:
         """Write one event with its fields."""
         if self.as_json:
-            data = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": level, "event": event, **fields}
+            data = {
+                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "level": level,
+                "event": event,
+                **fields,
+            }
             text = json.dumps(data)
         else:
             detail = " ".join(f"{name}={value}" for name, value in fields.items())

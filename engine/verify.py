@@ -76,11 +76,14 @@ def _manifest_faults(manifest: Path, names: list[str], expected: dict[int, list[
         for number, cells in enumerate(read_manifest(manifest), start=2):
             sample = int(cells["sample"]) if cells.get("sample", "").isdigit() else -1
             if sample not in expected or sample in seen:
-                found.append(f"{manifest.name}:{number}: sample {cells.get('sample')!r} is {'there twice' if sample in seen else 'not in the ledger'}")
+                why = "there twice" if sample in seen else "not in the ledger"
+                found.append(f"{manifest.name}:{number}: sample {cells.get('sample')!r} is {why}")
                 continue
             seen.add(sample)
             changed = [name for name, value in zip(names, expected[sample], strict=True) if cells.get(name) != value]
-            found += [f"{manifest.name}:{number}: {name} of sample {sample} differs from the ledger" for name in changed]
+            found += [
+                f"{manifest.name}:{number}: {name} of sample {sample} differs from the ledger" for name in changed
+            ]
     except (UnicodeDecodeError, ValueError) as error:
         raise InvalidInputError(f"{manifest}: not a readable table ({error})") from error
     return found + [f"{manifest.name}: sample {sample} is missing" for sample in sorted(expected.keys() - seen)]

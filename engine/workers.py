@@ -23,11 +23,12 @@ from .pipeline import Pipeline
 from .plan import RunDescription, SampleTask
 from .run import disk_faults
 from .sampling import make_sampler
-from .telemetry import Telemetry
+from .telemetry import Figures, Telemetry
 
 Group = list[SampleTask]
 _ERRORS: dict[str, type[SbldmError]] = {
-    kind.__name__: kind for kind in (SbldmError, UsageError, InvalidInputError, BackendUnavailableError, IncompleteRunError)
+    kind.__name__: kind
+    for kind in (SbldmError, UsageError, InvalidInputError, BackendUnavailableError, IncompleteRunError)
 }
 _AHEAD = 2  # groups a worker holds: one being sampled, one waiting
 _MAX_DEATHS = 2  # of workers that made a group, before its samples count as failed
@@ -48,14 +49,16 @@ class WorkerSetup:
 @dataclass
 class _Worker:
     process: Any
-    connection: Connection
+    connection: Any  # the parent's end of a pipe
     groups: list[dict[int, SampleTask]] = field(default_factory=list)  # handed out and not yet recorded, by sample
 
 
 class WorkerPool:
     """`count` processes with the same setup; `record` and `telemetry` are used in the calling thread."""
 
-    def __init__(self, setup: WorkerSetup, count: int, record: Callable[[SampleRecord], None], telemetry: Telemetry) -> None:
+    def __init__(
+        self, setup: WorkerSetup, count: int, record: Callable[[SampleRecord], None], telemetry: Telemetry
+    ) -> None:
         self._setup, self._count, self._record, self._telemetry = setup, count, record, telemetry
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
@@ -117,10 +120,10 @@ class WorkerPool:
                 raise _ERRORS.get(name, SbldmError)(text)
             self._receive(worker, *content)
 
-    def _receive(self, worker: _Worker, record: SampleRecord, seconds: dict[str, float]) -> None:
+    def _receive(self, worker: _Worker, record: SampleRecord, figures: Figures) -> None:
         self._deaths_in_a_row = 0
         self._record(record)
-        self._telemetry.add_seconds(seconds)
+        self._telemetry.absorb(figures)
         self._telemetry.count("done" if record.fault is None else "failed")
         for group in worker.groups:
             group.pop(record.sample, None)
@@ -168,14 +171,14 @@ def make_pipeline(setup: WorkerSetup, telemetry: Telemetry, record: Callable[[Sa
 
 
 def _work(setup: WorkerSetup, connection: Connection) -> None:
-    """Life of a worker: receives groups, sends ("record", (record, seconds)) for each sample, or ("error", ...)."""
+    """Life of a worker: receives groups, sends ("record", (record, figures)) for each sample, or ("error", ...)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     telemetry = Telemetry()
 
     def send(record: SampleRecord) -> None:
-        connection.send(("record", (record, telemetry.take_seconds())))
+        connection.send(("record", (record, telemetry.take())))
 
     try:
         with disk_faults(setup.directory), make_pipeline(setup, telemetry, send) as pipeline:

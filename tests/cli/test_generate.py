@@ -23,7 +23,9 @@ def run(tiny_bundle: Bundle) -> Callable[..., int]:
     """Run `generate` with the tiny bundle, three steps and what is given."""
 
     def call(*arguments: object) -> int:
-        return main(["generate", "--bundle", str(tiny_bundle.path), "--steps", "3", "--threads", "1", *map(str, arguments)])
+        return main(
+            ["generate", "--bundle", str(tiny_bundle.path), "--steps", "3", "--threads", "1", *map(str, arguments)]
+        )
 
     return call
 
@@ -111,7 +113,9 @@ def test_the_same_bytes_by_every_path(run, table: Path, tmp_path: Path) -> None:
 def test_seed_and_conditions_change_the_samples(run, tmp_path: Path) -> None:
     for seed in (0, 1, 2**64 - 1):
         assert run("--count", 1, "--out", tmp_path / str(seed), "--seed", seed, "--quiet") == 0
-    images = [hashes(tmp_path / str(seed), "*_t1.nii.gz")["sbldm-000000/sbldm-000000_t1.nii.gz"] for seed in (0, 1, 2**64 - 1)]
+    images = [
+        hashes(tmp_path / str(seed), "*_t1.nii.gz")["sbldm-000000/sbldm-000000_t1.nii.gz"] for seed in (0, 1, 2**64 - 1)
+    ]
     assert len(set(images)) == 3
 
 

@@ -1,4 +1,4 @@
-"""What a night in a hospital does to a run, each fault for real: kills, signals, full disks, lost workers, no network."""
+"""What a night in a hospital does to a run: kills, signals, full disks, lost workers, no network, each for real."""
 
 from __future__ import annotations
 
@@ -87,14 +87,16 @@ def test_twenty_kills_end_in_identical_hashes(tiny_bundle: Bundle, tmp_path: Pat
         if luck.random() < 0.5 and (out / "ledger.jsonl").exists():  # power loss tears the last line
             with (out / "ledger.jsonl").open("r+b") as ledger:
                 ledger.truncate(max(0, ledger.seek(0, os.SEEK_END) - luck.randrange(200)))
-    assert interrupted > 0
+    assert interrupted >= 4
     assert main(command(tiny_bundle, out, *asked, "--resume", "--workers", workers)) == 0
     assert hashes(out) == hashes(whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_signals_end_with_130_and_can_be_resumed(tiny_bundle: Bundle, tmp_path: Path, number: int, workers: int) -> None:
+def test_signals_end_with_130_and_can_be_resumed(
+    tiny_bundle: Bundle, tmp_path: Path, number: int, workers: int
+) -> None:
     out, asked = tmp_path / "out", ("--count", 300, "--steps", 2, "--workers", workers)
     with child(command(tiny_bundle, out, *asked)) as process:
         wait_for_samples(out, 3, process)
@@ -149,7 +151,9 @@ def test_two_processes_on_one_shard(tiny_bundle: Bundle, tmp_path: Path, capsys)
 def mounted(path: Path, *options: str) -> Iterator[Path]:
     """A small file system in memory."""
     path.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(path)], capture_output=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(path)], capture_output=True, check=False
+    )
     if done.returncode:
         pytest.skip("file systems cannot be mounted here")
     try:
@@ -160,7 +164,9 @@ def mounted(path: Path, *options: str) -> Iterator[Path]:
 
 @pytest.mark.skipif(not ROOT, reason="mounting needs root")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_full_disk_exits_5_with_nothing_half_written(tiny_bundle: Bundle, tmp_path: Path, capsys, workers: int) -> None:
+def test_a_full_disk_exits_5_with_nothing_half_written(
+    tiny_bundle: Bundle, tmp_path: Path, capsys, workers: int
+) -> None:
     asked = ("--count", 20, "--steps", 2, "--workers", workers)
     assert main(command(tiny_bundle, tmp_path / "whole", *asked)) == 0
     with mounted(tmp_path / "small", "size=160k") as small:
@@ -209,13 +215,18 @@ def test_a_namespace_without_interfaces(tiny_bundle: Bundle, tmp_path: Path) -> 
         pytest.skip("network namespaces cannot be made here")
     arguments = command(tiny_bundle, tmp_path / "out", "--count", 2, "--steps", 2, "--json")
     found = subprocess.run(
-        ["unshare", "-n", sys.executable, "-m", "sbldm.cli.main", *arguments], capture_output=True, text=True, check=False
+        ["unshare", "-n", sys.executable, "-m", "sbldm.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["made"] == 2
 
 
-def test_a_clock_that_jumps_changes_nothing(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_jumps_changes_nothing(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = ("--count", 3, "--steps", 2)
     assert main(command(tiny_bundle, tmp_path / "plain", *asked)) == 0
     jumps = iter([4e9, 0.0] * 10**6)

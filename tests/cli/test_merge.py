@@ -24,7 +24,18 @@ def make(tiny_bundle: Bundle, tmp_path: Path):
     """Run `generate` for four samples into a folder of that name."""
 
     def call(name: str, *arguments: object) -> Path:
-        fixed = ["generate", "--bundle", str(tiny_bundle.path), "--steps", "2", "--threads", "1", "--quiet", "--count", "4"]
+        fixed = [
+            "generate",
+            "--bundle",
+            str(tiny_bundle.path),
+            "--steps",
+            "2",
+            "--threads",
+            "1",
+            "--quiet",
+            "--count",
+            "4",
+        ]
         assert main([*fixed, "--out", str(tmp_path / name), *map(str, arguments)]) == 0
         return tmp_path / name
 

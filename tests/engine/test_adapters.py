@@ -42,7 +42,9 @@ def test_the_loader_of_pytorch(data: SyntheticDataset, workers: int) -> None:
     expected = {k: data[k]["image"] for k in range(4)}
     loaders = (
         DataLoader(data, batch_size=2, num_workers=workers, multiprocessing_context="spawn" if workers else None),
-        DataLoader(StreamDataset(data), batch_size=1, num_workers=workers, multiprocessing_context="spawn" if workers else None),
+        DataLoader(
+            StreamDataset(data), batch_size=1, num_workers=workers, multiprocessing_context="spawn" if workers else None
+        ),
     )
     for loader in loaders:
         found = {}
@@ -62,7 +64,9 @@ def test_monai_takes_the_items(tiny_bundle: Bundle) -> None:
     from monai.transforms import Compose, Orientationd, RandFlipd
 
     data = SyntheticDataset(2, bundle=tiny_bundle.path, steps=1, threads=1, transform=monai_item)
-    flips = Compose([Orientationd(keys=["image", "label"], axcodes="LPS"), RandFlipd(keys=["image", "label"], prob=0.0)])
+    flips = Compose(
+        [Orientationd(keys=["image", "label"], axcodes="LPS"), RandFlipd(keys=["image", "label"], prob=0.0)]
+    )
     item = Dataset(data, flips)[1]
     assert np.array_equal(np.asarray(item["image"]), np.asarray(data[1]["image"])[:, ::-1, ::-1])
     assert np.allclose(np.diag(item["image"].affine)[:2], [-12.0, -12.0])

@@ -18,9 +18,14 @@ def test_write_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
 def test_a_write_that_raises_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
-    with pytest.raises(RuntimeError, match="stop"), atomic_file(path) as handle:
-        handle.write(b"half")
-        raise RuntimeError("stop")
+
+    def write_half() -> None:
+        with atomic_file(path) as handle:
+            handle.write(b"half")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_half()
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.bin"]
 

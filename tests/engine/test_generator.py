@@ -66,7 +66,8 @@ def test_threads_share_a_generator(generator: Generator) -> None:
     expected = [s.image for s in generator.generate(4, seed=2, steps=2)]
     found: dict[int, np.ndarray] = {}
     threads = [
-        threading.Thread(target=lambda k=k: found.update({k: generator.sample(k, seed=2, steps=2).image})) for k in range(4)
+        threading.Thread(target=lambda k=k: found.update({k: generator.sample(k, seed=2, steps=2).image}))
+        for k in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -111,7 +112,9 @@ def test_bad_rows_are_refused_at_the_call(generator: Generator, rows, named: str
         generator.generate(conditions=rows)
 
 
-@pytest.mark.parametrize("options", [{"count": 0}, {}, {"count": 1, "seed": -1}, {"count": 1, "steps": 0}, {"count": 1, "sampler": "x"}])
+@pytest.mark.parametrize(
+    "options", [{"count": 0}, {}, {"count": 1, "seed": -1}, {"count": 1, "steps": 0}, {"count": 1, "sampler": "x"}]
+)
 def test_bad_options_are_refused_at_the_call(generator: Generator, options) -> None:
     with pytest.raises(UsageError):
         generator.generate(**options)
@@ -122,7 +125,9 @@ def test_strength_zero_is_the_reconstruction_and_one_forgets_the_case(generator:
     other = generator.sample(1, seed=4, steps=2)
     zero = list(generator.augment(case.image, case.label, 0.0, 2, seed=1, steps=4))
     assert np.array_equal(zero[0].image, zero[1].image)
-    assert not np.array_equal(zero[0].image, next(generator.augment(other.image, other.label, 0.0, 1, seed=1, steps=4)).image)
+    assert not np.array_equal(
+        zero[0].image, next(generator.augment(other.image, other.label, 0.0, 1, seed=1, steps=4)).image
+    )
     half = next(generator.augment(case.image, case.label, 0.5, 1, seed=1, steps=4))
     whole = next(generator.augment(case.image, case.label, 1.0, 1, seed=1, steps=4))
     free = next(generator.generate(1, seed=1, steps=4))
@@ -130,7 +135,7 @@ def test_strength_zero_is_the_reconstruction_and_one_forgets_the_case(generator:
     def distance(a, b) -> float:
         return float(np.abs(a.image.astype(float) - b.image).mean())
 
-    assert 0 < distance(half, zero[0])
+    assert distance(half, zero[0]) > 0
     assert distance(whole, free) < distance(zero[0], free)
 
 

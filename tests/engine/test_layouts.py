@@ -19,21 +19,20 @@ from sbldm.engine.errors import UsageError
 from sbldm.engine.layouts import make_layout, owner
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
+CASE = "sbldm-000007"
+SUBJECT = "sub-sbldm000007/anat/sub-sbldm000007"
 LABELS = ("background", "ncr", "ed", "et")
 
 
 @pytest.mark.parametrize(
     ("name", "names", "image", "seg", "values"),
     [
-        ("brats", "2021", "sbldm-000007/sbldm-000007_t1ce.nii.gz", "sbldm-000007/sbldm-000007_seg.nii.gz", (0, 1, 2, 4)),
-        ("brats", "2023", "sbldm-000007/sbldm-000007-t1c.nii.gz", "sbldm-000007/sbldm-000007-seg.nii.gz", (0, 1, 2, 3)),
-        ("nnunet", "2021", "imagesTr/sbldm-000007_0001.nii.gz", "labelsTr/sbldm-000007.nii.gz", (0, 1, 2, 3)),
-        (
-            "bids", "2021", "sub-sbldm000007/anat/sub-sbldm000007_ce-gadolinium_T1w.nii.gz",
-            "sub-sbldm000007/anat/sub-sbldm000007_desc-tumour_dseg.nii.gz", (0, 1, 2, 3),
-        ),
+        ("brats", "2021", f"{CASE}/{CASE}_t1ce.nii.gz", f"{CASE}/{CASE}_seg.nii.gz", (0, 1, 2, 4)),
+        ("brats", "2023", f"{CASE}/{CASE}-t1c.nii.gz", f"{CASE}/{CASE}-seg.nii.gz", (0, 1, 2, 3)),
+        ("nnunet", "2021", f"imagesTr/{CASE}_0001.nii.gz", f"labelsTr/{CASE}.nii.gz", (0, 1, 2, 3)),
+        ("bids", "2021", f"{SUBJECT}_ce-gadolinium_T1w.nii.gz", f"{SUBJECT}_desc-tumour_dseg.nii.gz", (0, 1, 2, 3)),
     ],
-)  # fmt: skip
+)
 def test_names_and_label_values(name: str, names: str, image: str, seg: str, values: tuple[int, ...]) -> None:
     layout = make_layout(name, MODALITIES, LABELS, names)
     assert layout.path(7, "t1ce") == image

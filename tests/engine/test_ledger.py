@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sbldm.engine.errors import UsageError
-from sbldm.engine.ledger import FileEntry, Ledger, LedgerIndex, SampleRecord, Shard, parse_line, quiet_ledgers, read_ledger
+from sbldm.engine.ledger import (
+    FileEntry,
+    Ledger,
+    LedgerIndex,
+    SampleRecord,
+    Shard,
+    parse_line,
+    quiet_ledgers,
+    read_ledger,
+)
 
 
 def record(sample: int, attempt: int = 0, fault: str | None = None) -> SampleRecord:

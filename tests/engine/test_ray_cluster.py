@@ -43,7 +43,18 @@ def actors() -> list[psutil.Process]:
 def test_a_cluster_makes_the_bytes_of_a_local_run_though_a_worker_is_killed(
     cluster: ModuleType, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
-    asked = ["generate", "--bundle", str(tiny_bundle.path), "--threads", "1", "--count", "40", "--steps", "2", "--quiet"]
+    asked = [
+        "generate",
+        "--bundle",
+        str(tiny_bundle.path),
+        "--threads",
+        "1",
+        "--count",
+        "40",
+        "--steps",
+        "2",
+        "--quiet",
+    ]
     metrics = tmp_path / "m.prom"
     codes: list[int] = []
     arguments = [*asked, "--out", str(tmp_path / "ray"), "--ray", "--metrics-file", str(metrics)]

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 from sbldm.engine.bundle import DEFAULT_GRID, Grid
 from sbldm.engine.regrid import BRATS_AFFINE, BRATS_GRID, regrid_image, regrid_label, resample, to_brats
+from scipy import ndimage
 
 
 def test_resample_agrees_with_scipy_inside_the_field_of_view() -> None:
