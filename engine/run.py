@@ -140,6 +140,7 @@ class RunDirectory:
     def close_complete(self) -> int:
         """Tidy the ledger, write the manifest of a run that is not split; the number of failed samples selected."""
         with disk_faults(self.directory):
+            self.clear_leftovers()  # of workers that died in this run
             self._ledger.tidy()
             index = LedgerIndex.of(self.directory)
             if self.selection.shard.count == 1:
