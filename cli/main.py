@@ -93,11 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(str(error), error.exit_code)
     except TyperException as error:
-        getattr(error, "show", lambda: _fail(str(error), 2))()
+        show = getattr(error, "show", None)
+        if show is None:
+            return _fail(str(error), 2)
+        show()
         return 2
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted; a run can be gone on with by --resume", 130)
-    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for users
+    except Exception as error:
         if debug:
             raise
         return _fail(f"unexpected {type(error).__name__}: {error}; run again with --debug and report it", 1)

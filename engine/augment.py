@@ -46,7 +46,9 @@ def check_source(source: SourceCase, bundle: Bundle) -> None:
     grid, modalities, classes = bundle.manifest.grid.shape, len(bundle.manifest.modalities), len(bundle.manifest.labels)
     if source.image.shape != (modalities, *grid) or source.label.shape != grid:
         needed = f"{(modalities, *grid)} and {grid}"
-        raise InvalidInputError(f"the case has images {source.image.shape} and labels {source.label.shape}, not {needed}")
+        raise InvalidInputError(
+            f"the case has images {source.image.shape} and labels {source.label.shape}, not {needed}"
+        )
     if source.label.max(initial=0) >= classes:
         raise InvalidInputError(f"the case has label {source.label.max()}; the bundle knows 0 to {classes - 1}")
 

@@ -205,7 +205,7 @@ def bundle_directory(name_or_path: str | os.PathLike[str]) -> Path:
 
 
 def load_bundle(name_or_path: str | os.PathLike[str] = DEFAULT_BUNDLE) -> Bundle:
-    """Read and verify a bundle: schema, file list, sizes, hashes and the soundness of the ONNX files; no model is loaded.
+    """Read and verify a bundle: schema, file list, sizes, hashes, sound ONNX files; no model is loaded.
 
     Raises:
         InvalidInputError: what is wrong with it, naming the file.

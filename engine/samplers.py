@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ def sample_ddim(
     noise: StepNoise,
 ) -> Latent:
     """DDIM (Song et al. 2021, equation 12); eta 0 is deterministic, eta 1 is ancestral sampling."""
-    for k, (now, then) in enumerate(zip(points[:-1], points[1:], strict=True), start=1):
+    for k, (now, then) in enumerate(pairwise(points), start=1):
         assert now.timestep is not None
         prediction, unconditional = denoise(state, now.timestep)
         step = ddim_coefficients(kind, now.alpha, now.sigma, then.alpha, then.sigma, eta)
@@ -43,7 +44,7 @@ def sample_dpmpp_2m(
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2); first and last step are of first order."""
     previous: Latent | None = None
     before: tuple[float, float] | None = None
-    for now, then in zip(points[:-1], points[1:], strict=True):
+    for now, then in pairwise(points):
         assert now.timestep is not None
         prediction, unconditional = denoise(state, now.timestep)
         here = now.log_safe

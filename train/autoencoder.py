@@ -37,7 +37,7 @@ class SliceSampler:
         self.others = np.array(filled + [empty[i] for i in keep])
 
     def draw(self, size: int, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Image (S, M, X, Y) in [-1, 1], label (S, X, Y) int64, position (S,) int64; mirrored left-right half the time."""
+        """Image (S, M, X, Y) in [-1, 1], label (S, X, Y) int64, position (S,) int64; half of them mirrored."""
         with_tumour = generator.random(size) < self.tumour_share
         images, labels, positions = [], [], []
         for tumour in with_tumour:

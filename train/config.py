@@ -165,7 +165,8 @@ def check_config(config: SystemConfig, where: str) -> SystemConfig:
         raise InvalidInputError(f"{where}: vae.widths and vae.strides differ in length")
     if any(n % config.vae.factor for n in config.grid.shape[:2]):
         raise InvalidInputError(
-            f"{where}: grid.shape {config.grid.shape} in plane must be divisible by the autoencoder's factor {config.vae.factor}"
+            f"{where}: grid.shape {config.grid.shape} in plane must be "
+            f"divisible by the autoencoder's factor {config.vae.factor}"
         )
     return config
 

@@ -15,7 +15,7 @@ from ..engine.conditions import ConditionColumn, fit_columns, normalise
 from ..engine.decode import decode
 from ..engine.errors import InvalidInputError
 from .autoencoder import AutoencoderObjective, SliceSampler
-from .checkpoint import STAGES, load_weights, read_json, save_system, write_json, write_tensors, weights_path
+from .checkpoint import STAGES, load_weights, read_json, save_system, weights_path, write_json, write_tensors
 from .config import SystemConfig
 from .data.cohort import Cohort
 from .diffusion import make_schedule
@@ -211,7 +211,7 @@ def load_refiner(config: SystemConfig, directory: Path) -> Refiner:
 
 
 def load_networks(directory: Path, config: SystemConfig) -> dict[str, nn.Module]:
-    """The trained networks of a directory in evaluation mode: encoder, decoder, aggregator, denoiser and, if any, refiner.
+    """The trained networks of a directory in evaluation mode, the refiner if there is one.
 
     Raises:
         InvalidInputError: a stage is missing or does not fit.
@@ -244,13 +244,15 @@ def parameter_counts(config: SystemConfig, columns: Sequence[ConditionColumn]) -
 def save_random_system(
     directory: Path, config: SystemConfig, columns: Sequence[ConditionColumn], cohort: CohortDistribution, seed: int
 ) -> None:
-    """Write a training directory of untrained networks whose zero-initialised layers are random too (for export tests and sizing)."""
+    """Write a training directory of untrained networks, zero-initialised layers random too (export tests, sizing)."""
     torch.manual_seed(seed)
     directory.mkdir(parents=True, exist_ok=True)
     save_system(directory, config)
     save_conditions(directory, columns, cohort)
     modules: dict[str, nn.Module] = {
-        "autoencoder": make_vae(config), "aggregator": make_system_aggregator(config), "denoiser": make_denoiser(config, columns),
+        "autoencoder": make_vae(config),
+        "aggregator": make_system_aggregator(config),
+        "denoiser": make_denoiser(config, columns),
     }  # fmt: skip
     if config.refiner is not None:
         modules["refiner"] = RefinerStage(make_refiner(config), len(config.modalities))

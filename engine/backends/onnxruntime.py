@@ -49,7 +49,8 @@ class OnnxRuntimeBackend:
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         if device != "cpu" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             raise BackendUnavailableError(
-                f'--device {device}: this onnxruntime has no CUDA provider; install "sbldm-engine[gpu]" on a machine with an NVIDIA GPU'
+                f"--device {device}: this onnxruntime has no CUDA provider; "
+                'install "sbldm-engine[gpu]" on a machine with an NVIDIA GPU'
             )
 
     def run(self, component: str, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:

@@ -50,7 +50,9 @@ def plan(tiny_bundle: Bundle) -> RunDescription:
     return describe(tiny_bundle, options, Resolved("stub", "cpu", "fp32", 2, 1, "isal-1"), {"stub": "1"}, None)
 
 
-def run_all(bundle: Bundle, plan: RunDescription, stub: Stub, out: Path, **options: int) -> tuple[list[SampleRecord], Telemetry]:
+def run_all(
+    bundle: Bundle, plan: RunDescription, stub: Stub, out: Path, **options: int
+) -> tuple[list[SampleRecord], Telemetry]:
     records: list[SampleRecord] = []
     telemetry = Telemetry()
     requests = Requests.of(blank([c.name for c in bundle.manifest.condition_columns]), bundle.manifest, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -88,5 +89,5 @@ def test_learning_rate_rises_stays_and_falls() -> None:
     rates = [learning_rate(CONFIG, step) for step in range(CONFIG.steps)]
     assert rates[0] == pytest.approx(0.005)
     assert rates[3] == CONFIG.learning_rate
-    assert all(a > b for a, b in zip(rates[9:-1], rates[10:], strict=True))
+    assert all(a > b for a, b in pairwise(rates[9:]))
     assert rates[-1] > 0

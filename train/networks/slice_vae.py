@@ -23,7 +23,7 @@ class PositionEmbedding(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Image (S, M, X, Y) in [-1, 1], one-hot label (S, L, X, Y), position (S,) -> mean and log variance (S, c, h, w)."""
+    """Image (S, M, X, Y) in [-1, 1], one-hot label (S, L, X, Y), position (S,) -> mean, log variance (S, c, h, w)."""
 
     def __init__(self, config: SliceVaeConfig, modalities: int, classes: int, depth: int) -> None:
         super().__init__()
