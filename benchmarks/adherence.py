@@ -56,7 +56,7 @@ def main(run: Path) -> None:
 def correlation(pair: NDArray[np.float64]) -> float:
     """Pearson's r of requested and measured (samples, 2), samples without a measurement left out."""
     whole = pair[np.isfinite(pair).all(axis=1)]
-    return float(np.corrcoef(whole.T)[0, 1])
+    return float(np.asarray(np.corrcoef(whole.T))[0, 1])
 
 
 def median_error(pair: NDArray[np.float64]) -> float:

@@ -63,7 +63,7 @@ class EndToEnd:
         summary = execute(self._job, telemetry, threading.Event())
         if summary.interrupted:
             raise KeyboardInterrupt
-        self.stage_seconds = telemetry.take_seconds()
+        self.stage_seconds = telemetry.take().seconds
         self.bytes_a_volume = sum(f.stat().st_size for f in out.rglob("*.nii.gz")) / len(self.requested)
 
     def first_run(self) -> list[Volume]:

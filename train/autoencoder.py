@@ -27,8 +27,8 @@ class SliceSampler:
         self.tumour_share = loss.tumour_share
         tumour, filled, empty = [], [], []
         for number in range(len(cohort)):
-            holds_tumour = np.asarray(cohort.label(number)).any(axis=(1, 2))
-            holds_brain = np.asarray(cohort.slices(number)).any(axis=(1, 2, 3))
+            holds_tumour = np.asarray(np.any(cohort.label(number), axis=(1, 2)))
+            holds_brain = np.asarray(np.any(cohort.slices(number), axis=(1, 2, 3)))
             for position in range(holds_tumour.size):
                 target = tumour if holds_tumour[position] else filled if holds_brain[position] else empty
                 target.append((number, position))

@@ -12,7 +12,7 @@ from .config import ScheduleConfig
 
 
 def make_schedule(config: ScheduleConfig) -> NoiseSchedule:
-    """Scaled-linear betas (Rombach et al. 2022), at will rescaled to zero terminal SNR (Lin et al. 2023, algorithm 1)."""
+    """Scaled-linear betas (Rombach et al. 2022), at will with zero terminal SNR (Lin et al. 2023, algorithm 1)."""
     betas = np.linspace(config.beta_start**0.5, config.beta_end**0.5, config.steps, dtype=np.float64) ** 2
     root = np.sqrt(np.cumprod(1.0 - betas))
     name = f"scaled-linear {config.beta_start} to {config.beta_end}, {config.steps} steps"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class AggregatorObjective:
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         slices, _, _ = draw_latents(self.store, self.config.stages["aggregator"].batch_size, generator)
         device = next(module.parameters()).device
-        return module.loss(slices.to(device), self.config.aggregator.kl_weight), {}
+        return cast(Any, module).loss(slices.to(device), self.config.aggregator.kl_weight), {}
 
 
 class DenoiserObjective:
@@ -163,4 +164,4 @@ class RefinerObjective:
         hot = one_hot(label.flatten(0, 1), self.config.classes).reshape(
             size, span, self.config.classes, *label.shape[2:]
         )
-        return module.loss(coarse, hot, image)
+        return cast(Any, module).loss(coarse, hot, image)

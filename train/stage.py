@@ -118,8 +118,8 @@ def finished(directory: Path, stage: str, config: StageConfig) -> bool:
 
 @torch.no_grad()
 def _update_ema(ema: nn.Module, module: nn.Module, decay: float) -> None:
-    averaged, current = list(ema.parameters()), [p.detach() for p in module.parameters()]
-    torch._foreach_lerp_(averaged, current, 1.0 - decay)
+    for target, source in zip(ema.parameters(), module.parameters(), strict=True):
+        target.lerp_(source, 1.0 - decay)
     for target, source in zip(ema.buffers(), module.buffers(), strict=True):
         target.copy_(source)
 

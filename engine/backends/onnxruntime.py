@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ class OnnxRuntimeBackend:
         """Outputs of a component by name; inputs as the bundle's manifest names them."""
         session = self.session(component)
         names = [o.name for o in self.bundle.manifest.components[component].outputs]
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        return dict(zip(names, cast("list[NDArray[np.float32]]", session.run(names, dict(inputs))), strict=True))
 
     def session(self, component: str) -> onnxruntime.InferenceSession:
         """The component's session.
@@ -81,7 +82,7 @@ class OnnxRuntimeBackend:
         if self.device != "cpu":
             wanted.insert(0, ("CUDAExecutionProvider", {"device_id": self.device.partition(":")[2] or "0"}))
         path = self._path(component)
-        errors = ort.capi.onnxruntime_pybind11_state
+        errors = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
         try:
             session = ort.InferenceSession(path, options, providers=wanted)
         except (

@@ -67,7 +67,7 @@ class Denoiser(nn.Module):
         super().__init__()
         channels, *space = shape
         dims = len(space)
-        self.embedding_width = config.time_width
+        self.time_frequencies = config.widths[0]
         self.time = nn.Sequential(
             nn.Linear(config.widths[0], config.time_width), nn.SiLU(), nn.Linear(config.time_width, config.time_width)
         )
@@ -109,7 +109,7 @@ class Denoiser(nn.Module):
     def embed(self, timestep: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
         """The vector (N, E) that every block adds: time plus condition or null."""
         dtype = self.null.dtype
-        time = self.time(sinusoids(timestep, self.time[0].in_features).to(dtype))
+        time = self.time(sinusoids(timestep, self.time_frequencies).to(dtype))
         keep = mask[:, None].to(dtype)
         return time + keep * self.tau(condition.to(dtype)) + (1.0 - keep) * self.null
 

@@ -19,7 +19,7 @@ class PositionEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, position: Tensor) -> Tensor:
-        return self.mlp(sinusoids(position.float() * (1000.0 / self.depth), self.width).to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoids(position.float() * (1000.0 / self.depth), self.width))
 
 
 class Encoder(nn.Module):
@@ -58,7 +58,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: SliceVaeConfig, modalities: int, classes: int, depth: int) -> None:
         super().__init__()
-        self.unshuffle, self.modalities = config.unshuffle, modalities
+        self.unshuffle, self.modalities, self.classes = config.unshuffle, modalities, classes
         self.position = PositionEmbedding(config.position_width, depth)
         widths, strides = config.widths[::-1], config.strides[::-1]
         self.stem = conv(2, config.latent_channels, widths[0])
@@ -88,7 +88,7 @@ class Decoder(nn.Module):
         x = F.silu(self.norm(x))
         if self.unshuffle > 1:
             x = F.silu(F.pixel_shuffle(self.shuffle(x), self.unshuffle))
-        image, logits = self.head(x).split([self.modalities, self.head.out_channels - self.modalities], dim=1)
+        image, logits = self.head(x).split([self.modalities, self.classes], dim=1)
         return image, logits
 
 
