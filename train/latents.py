@@ -35,9 +35,11 @@ class LatentStore:
         return len(self.latents)
 
 
-def load_volume(cohort: Cohort, case: int, mirrored: bool, config: SystemConfig) -> tuple[Tensor, Tensor]:
-    """Slices (D, M, X, Y) in [-1, 1] and labels (D, X, Y) int64 of a case, mirrored along x where asked."""
-    image, label = to_unit(cohort.slices(case)), class_labels(cohort.label(case), config)
+def load_volume(
+    cohort: Cohort, case: int, mirrored: bool, config: SystemConfig, span: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
+    """Slices `span` (D, M, X, Y) in [-1, 1] and labels (D, X, Y) int64 of a case, mirrored along x where asked."""
+    image, label = to_unit(cohort.slices(case)[span]), class_labels(cohort.label(case)[span], config)
     if mirrored:
         image, label = image[:, :, ::-1].copy(), label[:, ::-1].copy()
     return torch.from_numpy(image), torch.from_numpy(label)

@@ -153,9 +153,12 @@ class RefinerObjective:
         span = min(REFINER_SLICES, depth)
         start = int(generator.integers(depth - span + 1))
         slices = slices[:, start : start + span].to(device)
-        volumes = [load_volume(self.cohort, int(c), bool(m), self.config) for c, m in zip(cases, mirrors, strict=True)]
-        image = torch.stack([v[0][start : start + span] for v in volumes]).to(device)
-        label = torch.stack([v[1][start : start + span] for v in volumes]).to(device)
+        crop = slice(start, start + span)
+        volumes = [
+            load_volume(self.cohort, int(c), bool(m), self.config, crop) for c, m in zip(cases, mirrors, strict=True)
+        ]
+        image = torch.stack([v[0] for v in volumes]).to(device)
+        label = torch.stack([v[1] for v in volumes]).to(device)
         jitter = LATENT_JITTER * self.scale.to(device) * torch.randn_like(slices) * float(generator.random())
         position = torch.arange(start, start + span, device=device).repeat(size)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):

@@ -119,7 +119,7 @@ def test_manifests_with_a_strange_value_end_in_a_message(
     place[key] = value
     (copy / MANIFEST_NAME).write_text(json.dumps(manifest))
     with contextlib.suppress(InvalidInputError):
-        report_text(load_bundle(copy))
+        assert report_text(load_bundle(copy))
 
 
 @pytest.mark.parametrize("dims", [[1 << 40, 1 << 40], [-1], [2**62]])
