@@ -1,34 +1,47 @@
-"""Milliseconds of each component: eager PyTorch, ONNX Runtime, OpenVINO on the same weights and inputs.
+"""Milliseconds and departure of each component: eager PyTorch, ONNX Runtime, OpenVINO on the same weights and inputs.
 
-    python -m sbldm.benchmarks.components --checkpoint DIR [--threads 2] [--json]
+python -m sbldm.benchmarks.components --checkpoint DIR [--threads 2] [--repeats 7] [--json FILE]
 
-Runs are interleaved (A B C A B C), each figure is a median, the first round is not counted. On a machine that does
-other work as well, eager PyTorch loses most: compare figures of a quiet machine only.
+Runs are interleaved (A B C A B C) after one round that is not counted; each figure is the median of the runs during
+which other processes took less than 0.1 core, of all runs where there was no such run (marked `*`: eager PyTorch loses
+most on a busy machine, so compare figures of a quiet one only). ONNX Runtime gets the graph that it has in a bundle.
+The denoiser is asked for the last training step, where a runtime that reduces the time embedding departs most.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 
+from ..engine.errors import BackendUnavailableError, SbldmError
+from ..engine.processor import available_threads, cpu_name
 from ..export.components import Component, components_of, random_inputs
+from ..export.conv3d import with_fast_conv3d
 from ..export.onnx_graph import export_graph
+from ..export.parity import compare
 from ..export.runners import OnnxRunner, TorchRunner
 from ..train.checkpoint import load_system
 from ..train.system import load_networks
+from .timing import Timing, interleaved
 
-ROUNDS = 7
+REPEATS = 7
+OPSET = 21
 SLICES = 16  # batch of encoder and decoder; the others take one volume
+EAGER, ONNX_RUNTIME, OPENVINO_FP32 = "PyTorch eager fp32", "ONNX Runtime fp32", "OpenVINO fp32"
+OPENVINO = "OpenVINO default"  # bf16 where the processor has it
+Arrays = Mapping[str, NDArray[Any]]
+MEANS = (EAGER, ONNX_RUNTIME, OPENVINO_FP32, OPENVINO)
 
 
 @dataclass(frozen=True)
@@ -37,77 +50,107 @@ class Row:
 
     component: str
     batch: int
-    eager_ms: float
-    onnxruntime_ms: float
-    openvino_ms: float  # at the precision that OpenVINO chooses for this processor
-    openvino_fp32_ms: float
+    timings: dict[str, Timing]  # by MEANS
+    departures: dict[str, float]  # RMS relative to eager PyTorch, of the worst output
 
     def text(self) -> str:
-        """A line of the table with ratios to eager PyTorch."""
-        others = (self.onnxruntime_ms, self.openvino_ms, self.openvino_fp32_ms)
-        shown = "  ".join(f"{ms:9.2f} x{self.eager_ms / ms:5.2f}" for ms in others)
-        return f"{self.component:<18} {self.batch:>3}  {self.eager_ms:9.2f}  {shown}"
+        """A line of the Markdown table: milliseconds, how many times faster than eager PyTorch, and the departure."""
+        eager = self.timings[EAGER].seconds
+        cells = []
+        for name in MEANS:
+            timing = self.timings[name]
+            more = "" if name == EAGER else f" (x{eager / timing.seconds:.2f}), {self.departures[name]:.1e}"
+            cells.append(f"{1000 * timing.seconds:.2f}{'*' if timing.busy else ''}{more}")
+        return f"| {self.component} | {self.batch} | {' | '.join(cells)} |"
 
 
-def measure(components: Mapping[str, Component], depth: int, opset: int, threads: int) -> list[Row]:
-    """Time every component; `threads` holds for all three runtimes."""
+def measure(components: Mapping[str, Component], depth: int, steps: int, threads: int, repeats: int) -> list[Row]:
+    """Time every component.
+
+    Args:
+        components: of a system.
+        depth: slices of a volume.
+        steps: training steps of the schedule.
+        threads: of every runtime.
+        repeats: timed runs of each.
+
+    Raises:
+        BackendUnavailableError: OpenVINO is not installed.
+    """
     torch.set_num_threads(threads)
     rows = []
     for name, component in components.items():
         batch = SLICES if name in ("encoder", "decoder") else 1
         inputs = {key: value.numpy() for key, value in random_inputs(component, batch, 0, depth).items()}
-        model = export_graph(component, depth, opset)
-        eager, session = TorchRunner(components), OnnxRunner({name: model}, threads)
-        calls: dict[str, Callable[[], object]] = {
-            "eager_ms": lambda runner=eager, name=name, inputs=inputs: runner.run(name, inputs),
-            "onnxruntime_ms": lambda runner=session, name=name, inputs=inputs: runner.run(name, inputs),
-            "openvino_ms": _openvino(model, inputs, threads, {}),
-            "openvino_fp32_ms": _openvino(model, inputs, threads, {"INFERENCE_PRECISION_HINT": "f32"}),
+        if "timestep" in inputs:
+            inputs["timestep"] = np.full(batch, steps - 1, np.float32)
+        model = export_graph(component, depth, OPSET)
+        calls: dict[str, Callable[[], Arrays]] = {
+            EAGER: partial(TorchRunner({name: component}).run, name, inputs),
+            ONNX_RUNTIME: partial(OnnxRunner({name: with_fast_conv3d(model)}, threads).run, name, inputs),
+            OPENVINO_FP32: _openvino(model, inputs, threads, {"INFERENCE_PRECISION_HINT": "f32"}),
+            OPENVINO: _openvino(model, inputs, threads, {}),
         }
-        rows.append(Row(name, batch, **interleaved_medians(calls)))
+        rows.append(Row(name, batch, interleaved(calls, repeats), _departures(calls)))
     return rows
 
 
-def interleaved_medians(calls: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median milliseconds of each call over `rounds` rounds after one that is not counted."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds + 1):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            taken[name].append(1000 * (time.perf_counter() - started))
-    return {name: statistics.median(values[1:]) for name, values in taken.items()}
+def _departures(calls: Mapping[str, Callable[[], Arrays]]) -> dict[str, float]:
+    expected = calls[EAGER]()
+    found = {}
+    for name in MEANS[1:]:
+        made = calls[name]()
+        found[name] = max(compare(values, made[key], 1.0)[1] for key, values in expected.items())
+    return found
 
 
 def _openvino(
-    model: onnx.ModelProto, inputs: Mapping[str, NDArray[Any]], threads: int, settings: Mapping[str, str]
-) -> Callable[[], object]:
-    import openvino
-
+    model: onnx.ModelProto, inputs: Arrays, threads: int, settings: Mapping[str, str]
+) -> Callable[[], Arrays]:
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendUnavailableError('openvino is not installed: pip install "sbldm-engine[openvino]"') from error
     core = openvino.Core()
     options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", **settings}
     compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
     request = compiled.create_infer_request()
-    return lambda: request.infer(dict(inputs))
+    names = [value.name for value in model.graph.output]
+    return lambda: dict(zip(names, request.infer(dict(inputs)).values(), strict=True))
 
 
-def main() -> None:
-    """Print the table, and one JSON line with `--json`."""
-    parser = argparse.ArgumentParser(description="Time each component in PyTorch, ONNX Runtime and OpenVINO.")
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--opset", type=int, default=21)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    config = load_system(options.checkpoint)
-    components = components_of(config, load_networks(options.checkpoint, config))
-    rows = measure(components, config.grid.shape[2], options.opset, options.threads)
-    print("component        batch   eager ms  ONNX Runtime ms   OpenVINO ms       OpenVINO fp32 ms")
-    for row in rows:
-        print(row.text())
-    if options.json:
-        print(json.dumps({"threads": options.threads, "rows": [asdict(row) for row in rows]}))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table and, last, one JSON object; the exit code of the error where something is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="training directory")
+    parser.add_argument("--threads", type=int, default=available_threads())
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--json", type=Path, default=None)
+    given = parser.parse_args(arguments)
+    if given.threads < 1 or given.repeats < 1:
+        parser.error("--threads and --repeats must be 1 or more")
+    try:
+        config = load_system(given.checkpoint)
+        components = components_of(config, load_networks(given.checkpoint, config))
+        rows = measure(components, config.grid.shape[2], config.schedule.steps, given.threads, given.repeats)
+    except SbldmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"{config.preset} on {cpu_name()}, {given.threads} threads: ms a call, RMS departure\n")
+    print(f"| component | batch | {' | '.join(MEANS)} |\n|{' --- |' * (len(MEANS) + 2)}")
+    print("\n".join(row.text() for row in rows) + "\n")
+    figures = {
+        "preset": config.preset,
+        "cpu": cpu_name(),
+        "threads": given.threads,
+        "torch": torch.__version__,
+        "rows": [asdict(row) for row in rows],
+    }
+    print(json.dumps(figures))
+    if given.json is not None:
+        given.json.write_text(json.dumps(figures) + "\n", "utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

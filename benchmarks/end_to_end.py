@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..engine.backends import Backend
 from ..engine.bundle import Bundle
 from ..engine.job import Asked, Job, execute, prepare
-from ..engine.loop import SampleRequest, Volume, VolumeSampler
-from ..engine.sampling import sampling_options
+from ..engine.loop import SampleRequest, Volume
+from ..engine.pipeline import Sampler
+from ..engine.sampling import sampler_on
 from ..engine.telemetry import Telemetry
 from .plan import Point
 
@@ -23,21 +21,25 @@ from .plan import Point
 class KeepingSampler:
     """A sampler that remembers the volumes it made, by sample number, while `keep` is set."""
 
-    def __init__(self, sampler: VolumeSampler) -> None:
+    def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
+        self.in_flight = sampler.in_flight
         self.keep = True
         self.volumes: dict[int, Volume] = {}
 
-    def latents(self, requests: Sequence[SampleRequest]) -> NDArray[np.float32]:
+    def start(
+        self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
+    ) -> Callable[[], list[Volume]]:
         """As the sampler's own."""
-        return self._sampler.latents(requests)
+        collect = self._sampler.start(requests, on_step)
 
-    def decode(self, requests: Sequence[SampleRequest], latents: NDArray[np.float32]) -> list[Volume]:
-        """As the sampler's own."""
-        volumes = self._sampler.decode(requests, latents)
-        if self.keep:
-            self.volumes |= {volume.number: volume for volume in volumes}
-        return volumes
+        def kept() -> list[Volume]:
+            volumes = collect()
+            if self.keep:
+                self.volumes |= {volume.number: volume for volume in volumes}
+            return volumes
+
+        return kept
 
 
 class EndToEnd:
@@ -50,7 +52,7 @@ class EndToEnd:
             precision=backend.precision, batch_size=str(point.batch), threads=backend.threads,
         )  # fmt: skip
         job = prepare(asked)
-        self._sampler = KeepingSampler(VolumeSampler(bundle, backend, sampling_options(job.run.options, point.batch)))
+        self._sampler = KeepingSampler(sampler_on(bundle, backend, job.run.options, point.batch))
         self._job: Job = replace(job, sampler=self._sampler)
         self.stage_seconds: dict[str, float] = {}
         self.bytes_a_volume = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 import shutil
 import subprocess
@@ -9,20 +10,36 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..engine.backends.cuda_bundle import onnxruntime_components, open_generator, sampling_plan
+from ..engine.backends import choose_backend
+from ..engine.backends.capture_trial import capture_refusal
+from ..engine.backends.cuda_bundle import OnnxRuntimeNetworks, open_generator, sampling_plan
 from ..engine.backends.cuda_device import CudaDevice
-from ..engine.backends.cuda_graph import LoopBatch, LoopShape, SamplingLoop
+from ..engine.backends.cuda_graph import LoopBatch, LoopShape, SamplingLoop, SamplingPlan
+from ..engine.backends.device_loops import OnDevice
+from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.bundle import Bundle, load_bundle
+from ..engine.device_sampler import DeviceSampler
 from ..engine.errors import BackendUnavailableError
-from ..engine.loop import SampleRequest, SamplingOptions, VolumeSampler
+from ..engine.loop import SampleRequest, SamplingOptions, Volume, VolumeSampler
+from ..engine.processor import available_threads
+from ..engine.specks import without_specks
 from ..kernels import compile as kernel_compile
-from .gpu_timing import bandwidth_of_assemble, bandwidth_of_copy, bandwidth_of_ddim_step, milliseconds, torch_call_ms
+from .gpu_timing import (
+    bandwidth_of_assemble,
+    bandwidth_of_copy,
+    bandwidth_of_ddim_step,
+    milliseconds,
+    torch_call_ms,
+    wall_milliseconds,
+)
 from .kernel_checks import all_checks
 
 BATCHES = (1, 8, 32)
@@ -101,52 +118,51 @@ def bandwidth(options: Options) -> dict[str, Any]:
     return figures
 
 
-def against_cpu_engine(options: Options) -> dict[str, Any]:
-    """Graph loop against the CPU engine on the same samples: latents, images, labels; and graph against launches."""
-    device, bundle = _gpu(options), load_bundle(options.bundle) if options.bundle else load_bundle()
-    from ..engine.backends.onnxruntime import OnnxRuntimeBackend
+def capture(options: Options) -> dict[str, Any]:
+    """Whether ONNX Runtime's sessions let themselves be captured, by the code that `generate` runs."""
+    _gpu(options)
+    sampler = _product(options, "onnxruntime", 2)
+    return {"loop": sampler.loop, "reason": sampler.reason}
 
-    settings = _settings(bundle, 2)
-    batch = _batch(bundle, 2)
-    latents, volumes, storage = {}, {}, ""
-    for use_graphs in (True, False):
-        streams, parts = _components(device, bundle, options.gpu)
-        storage = parts["denoiser"].storage
-        generator, size = open_generator(bundle, settings, device, parts, streams, use_graphs, print)
-        assert size == 2, "two samples do not fit the GPU"
-        plan = sampling_plan(bundle.manifest.schedule, settings)
-        (volumes[use_graphs],) = generator.generate([batch], plan)
-        latents[use_graphs] = _latents(device, bundle, parts, streams[0], settings, batch, use_graphs)
-    assert latents[True].tobytes() == latents[False].tobytes(), "graph and plain launches differ"
-    assert volumes[True].images.tobytes() == volumes[False].images.tobytes(), "graph and plain launches differ"
-    engine = VolumeSampler(bundle, OnnxRuntimeBackend(bundle, "cpu", 0), settings)
-    requests = [SampleRequest(k, 0, batch.condition[k]) for k in range(2)]
+
+def against_cpu_engine(options: Options) -> dict[str, Any]:
+    """Loop on the GPU against the CPU engine on the same samples: latents, images, labels; graph against launches."""
+    device, bundle = _gpu(options), _bundle(options)
+    settings, batch = _settings(bundle, 2), _batch(bundle, 2)
+    streams, parts = _components(device, bundle, options.gpu)
+    plan, shape = sampling_plan(bundle.manifest.schedule, settings), _shape(bundle, settings)
+    storage, latents, volumes = parts["denoiser"].storage, [], []
+    ways, figures = _ways(bundle, options)
+    for use_graphs in ways.values():
+        generator = open_generator(bundle, 2, shape.guided, device, parts, streams, use_graphs)
+        volumes.append(generator.collect(generator.start(batch, plan)))
+        loop = SamplingLoop(device, parts["denoiser"], shape, use_graphs)
+        latents.append(_latents(device, loop, batch, plan, streams[0]))
+    assert len({values.tobytes() for values in latents}) == 1, "graph and plain launches give other latents"
+    assert len({made.images.tobytes() for made in volumes}) == 1, "graph and plain launches give other images"
+    engine = VolumeSampler(bundle, OnnxRuntimeBackend(bundle, "cpu", available_threads()), settings)
+    requests = _requests(batch)
     reference = engine.latents(requests)
-    rms = float(np.sqrt(np.mean((latents[True].astype(np.float32) - reference) ** 2)))
-    expected = engine.decode(requests, reference)
-    images = np.stack([volume.image for volume in expected]).astype(float)
-    error = np.mean((volumes[True].images - images) ** 2)
-    figures = {
-        "latent_rms": rms,
-        "image_psnr_db": float(10 * np.log10(1000.0**2 / error)) if error else float("inf"),
-        "label_dice": _dice(volumes[True].labels > 0, np.stack([volume.label for volume in expected]) > 0),
-        "storage": storage,
-    }
+    rms = float(np.sqrt(np.mean((latents[0].astype(np.float32) - reference) ** 2)))
+    figures |= {"latent_rms": rms, "storage": storage}
+    labels = np.stack([without_specks(label) for label in volumes[0].labels])
+    figures |= _compared(volumes[0].images, labels, engine.decode(requests, reference))
     assert rms <= LATENT_RMS_LIMIT[storage], f"latent RMS {rms:.2e} is above {LATENT_RMS_LIMIT[storage]}: {figures}"
     return figures
 
 
 def loop_time(options: Options) -> dict[str, Any]:
     """Milliseconds of the sampling loop, as a graph and as ONNX Runtime CUDA without the graph."""
-    device, bundle = _gpu(options), load_bundle(options.bundle) if options.bundle else load_bundle()
+    device, bundle = _gpu(options), _bundle(options)
     streams, parts = _components(device, bundle, options.gpu)
-    figures: dict[str, Any] = {"steps": bundle.manifest.defaults.steps}
+    ways, figures = _ways(bundle, options)
+    figures["steps"] = bundle.manifest.defaults.steps
     for size in BATCHES:
         settings, batch = _settings(bundle, size), _batch(bundle, size)
         plan = sampling_plan(bundle.manifest.schedule, settings)
-        for name, use_graphs in (("graph", True), ("plain", False)):
+        for name, use_graphs in ways.items():
             loop = SamplingLoop(device, parts["denoiser"], _shape(bundle, settings), use_graphs)
-            work = _sampling(loop, batch, plan, streams[0])
+            work = partial(loop.sample, batch, plan, streams[0])
             figures[f"{name}_batch_{size}_ms"] = round(milliseconds(device, streams[0], work), 3)
     return figures
 
@@ -160,7 +176,7 @@ def torch_time(options: Options, compiled: bool) -> dict[str, Any]:
     if not torch.cuda.is_available():
         raise Skip("this PyTorch sees no GPU, or was built without CUDA")
     torch.cuda.set_device(options.gpu)
-    bundle = load_bundle(options.bundle) if options.bundle else load_bundle()
+    bundle = _bundle(options)
     calls = bundle.manifest.defaults.steps
     rows = 2 if bundle.manifest.defaults.guidance != 1.0 else 1
     precision = bundle.manifest.precision
@@ -171,15 +187,19 @@ def torch_time(options: Options, compiled: bool) -> dict[str, Any]:
 
 
 def tensorrt(options: Options) -> dict[str, Any]:
-    """Whether a TensorRT is here; its engines are checked by `build` and its parity gate."""
+    """TensorRT by the code that `generate` runs: its volumes against the CPU engine's, milliseconds a batch of them."""
     _gpu(options)
-    from ..engine.tensorrt_build import load_flavour
-
-    try:
-        flavour = load_flavour()
-    except BackendUnavailableError as error:
-        raise Skip(str(error)) from error
-    return {"flavour": flavour.name, "version": flavour.version}
+    bundle = _bundle(options)
+    sampler = _product(options, "tensorrt", 2)
+    requests = _requests(_batch(bundle, 2))
+    engine = VolumeSampler(bundle, OnnxRuntimeBackend(bundle, "cpu", available_threads()), sampler.options)
+    made = sampler.start(requests)()
+    images, labels = np.stack([volume.image for volume in made]), np.stack([volume.label for volume in made])
+    figures = {"loop": sampler.loop, **_compared(images, labels, engine.start(requests)())}
+    for size in BATCHES:
+        start = partial(_product(options, "tensorrt", size).start, _requests(_batch(bundle, size)))
+        figures[f"volumes_batch_{size}_ms"] = round(wall_milliseconds(lambda start=start: start()()), 3)
+    return figures
 
 
 def volumes_to_disk(options: Options) -> dict[str, Any]:
@@ -203,6 +223,7 @@ ITEMS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "memcheck": lambda options: sanitizer(options, "memcheck"),
     "racecheck": lambda options: sanitizer(options, "racecheck"),
     "bandwidth": bandwidth,
+    "capture": capture,
     "cpu-parity": against_cpu_engine,
     "loop-time": loop_time,
     "torch-eager": lambda options: torch_time(options, compiled=False),
@@ -213,18 +234,27 @@ ITEMS: dict[str, Callable[[Options], dict[str, Any]]] = {
 """In the order in which they run."""
 
 
+def _bundle(options: Options) -> Bundle:
+    return load_bundle(options.bundle) if options.bundle else load_bundle()
+
+
 def _gpu(options: Options) -> CudaDevice:
+    """The GPU, current for the rest of the process."""
     try:
-        return CudaDevice(options.gpu)
+        device = CudaDevice(options.gpu)
     except BackendUnavailableError as error:
         raise Skip(str(error)) from error
+    stack = ExitStack()
+    stack.enter_context(device.current())
+    atexit.register(stack.close)
+    return device
 
 
 def _components(device: CudaDevice, bundle: Bundle, gpu: int) -> tuple[tuple[Any, Any], dict[str, Any]]:
     """((sampling stream, finishing stream), components on them)."""
     streams = (device.stream(), device.stream())
     try:
-        return streams, onnxruntime_components(bundle, gpu, streams[0].handle, streams[1].handle)
+        return streams, OnnxRuntimeNetworks(bundle, gpu).components(1, streams)
     except BackendUnavailableError as error:
         raise Skip(str(error)) from error
 
@@ -246,25 +276,42 @@ def _batch(bundle: Bundle, size: int) -> LoopBatch:
     return LoopBatch(0, np.arange(size, dtype=np.uint64), attempts, condition, np.ones(size, np.float32))
 
 
-def _sampling(loop: SamplingLoop, batch: LoopBatch, plan: Any, stream: Any) -> Callable[[], None]:
-    return lambda: loop.sample(batch, plan, stream)
+def _ways(bundle: Bundle, options: Options) -> tuple[dict[str, bool], dict[str, Any]]:
+    """Ways of running the loop and whether they use graphs; as a figure, why not."""
+    refusal = capture_refusal(bundle, options.gpu)
+    return ({"graph": True, "plain": False}, {}) if refusal is None else ({"plain": False}, {"no_graph": refusal})
 
 
-def _latents(
-    device: CudaDevice,
-    bundle: Bundle,
-    parts: dict[str, Any],
-    stream: Any,
-    settings: SamplingOptions,
-    batch: LoopBatch,
-    use_graphs: bool,
-) -> np.ndarray:
-    loop = SamplingLoop(device, parts["denoiser"], _shape(bundle, settings), use_graphs)
-    loop.sample(batch, sampling_plan(bundle.manifest.schedule, settings), stream)
+def _requests(batch: LoopBatch) -> list[SampleRequest]:
+    return [SampleRequest(int(k), 0, row) for k, row in zip(batch.samples, batch.condition, strict=True)]
+
+
+def _product(options: Options, backend: str, size: int) -> DeviceSampler:
+    """The sampler that `generate` takes on this GPU."""
+    bundle = _bundle(options)
+    try:
+        chosen = choose_backend(bundle, backend, f"cuda:{options.gpu}", batch=size)
+    except BackendUnavailableError as error:
+        raise Skip(str(error)) from error
+    assert isinstance(chosen, OnDevice)
+    return DeviceSampler(bundle, chosen.loops, _settings(bundle, size))
+
+
+def _latents(device: CudaDevice, loop: SamplingLoop, batch: LoopBatch, plan: SamplingPlan, stream: Any) -> np.ndarray:
+    loop.sample(batch, plan, stream)
     latents = device.pinned(loop.latent.shape, loop.latent.dtype)
     device.download(loop.latent, latents, stream)
     device.synchronize(device.record(stream))
     return latents
+
+
+def _compared(images: np.ndarray, labels: np.ndarray, expected: list[Volume]) -> dict[str, float]:
+    """PSNR of images (N, M, X, Y, Z) and Dice of the whole tumour against the CPU engine's volumes."""
+    error = np.mean((images - np.stack([volume.image for volume in expected]).astype(float)) ** 2)
+    return {
+        "image_psnr_db": float(10 * np.log10(1000.0**2 / error)) if error else float("inf"),
+        "label_dice": _dice(labels > 0, np.stack([volume.label for volume in expected]) > 0),
+    }
 
 
 def _dice(a: np.ndarray, b: np.ndarray) -> float:

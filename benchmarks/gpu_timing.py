@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,17 @@ def milliseconds(device: CudaDevice, stream: Any, work: Callable[[], None]) -> f
         stop.synchronize()
         if index >= WARM_UP:
             times.append(stop.time_since(start))
+    return float(np.median(times))
+
+
+def wall_milliseconds(work: Callable[[], object]) -> float:
+    """Median of `REPEATS` runs of what ends on the host."""
+    times = []
+    for index in range(WARM_UP + REPEATS):
+        start = time.perf_counter()
+        work()
+        if index >= WARM_UP:
+            times.append(1000 * (time.perf_counter() - start))
     return float(np.median(times))
 
 
@@ -72,6 +84,7 @@ def bandwidth_of_assemble(device: CudaDevice) -> float:
     logits = _zeros(device, (VOLUMES * z, VOLUME.classes, x, y), "f16", stream)
     images = device.allocate((VOLUMES, VOLUME.modalities, x, y, z), "int16")
     labels = device.allocate((VOLUMES, x, y, z), "uint8")
+    failed = device.allocate((VOLUMES,), "uint32")
     call = assemble_call(
         "f16",
         VOLUME,
@@ -81,6 +94,7 @@ def bandwidth_of_assemble(device: CudaDevice) -> float:
         logits=logits.address,
         images=images.address,
         labels=labels.address,
+        failed=failed.address,
     )
     ms = milliseconds(device, stream, lambda: device.launch(call, stream))
     return sum(buffer.nbytes for buffer in (image, logits, images, labels)) / ms / 1e6

@@ -108,12 +108,13 @@ class KernelArrays:
 
     def assemble(
         self, image: NDArray[np.float32], logits: NDArray[np.float32], depth: int, threshold: float
-    ) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-        """`assemble`, arguments as `kernels.assemble.assemble`."""
+    ) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.uint32]]:
+        """`assemble`: images, labels, failure flags; arguments as `kernels.assemble.assemble`."""
         slices, modalities, x, y = image.shape
         shape, volumes = VolumeShape(modalities, logits.shape[1], (x, y, depth)), slices // depth
         images = self.poisoned((volumes, modalities, x, y, depth), "int16")
         labels = self.poisoned((volumes, x, y, depth), "uint8")
+        failed = self.put(np.zeros(volumes, np.uint32), "uint32")
         source = self.put(to_storage(image, self.storage), self.storage)
         scores = self.put(to_storage(logits, self.storage), self.storage)
         call = calls.assemble_call(
@@ -125,9 +126,10 @@ class KernelArrays:
             logits=scores.address,
             images=images.address,
             labels=labels.address,
+            failed=failed.address,
         )
         self.device.launch(call, self._stream)
-        return self.get(images), self.get(labels)
+        return self.get(images), self.get(labels), self.get(failed)
 
     def one_hot(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """`one_hot`."""

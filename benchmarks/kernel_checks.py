@@ -105,15 +105,18 @@ def check_failure_flags(device: Device, storage: Storage, size: int) -> None:
 
 
 def check_assemble(device: Device, storage: Storage, shape: tuple[int, int, int]) -> None:
-    """Volumes, one-hot labels and the clipped image are the reference's, byte for byte; ties and NaN too."""
+    """Volumes, one-hot labels and the clipped image are the reference's, byte for byte; ties, NaN and Inf too."""
     x, y, z = shape
     random = np.random.default_rng(x * y + z)
     image = from_storage(to_storage(random.uniform(-1.3, 1.3, (2 * z, 3, x, y)), storage), storage)
     image[random.random(image.shape) < 0.3] = -1.0
     image[random.random(image.shape) < 0.01] = np.nan
     logits = random.integers(-2, 3, (2 * z, 4, x, y)).astype(np.float32)
+    logits[-1, 2, 0, 0] = np.inf
+    spoilt = [not (np.isfinite(image[at]).all() and np.isfinite(logits[at]).all()) for at in (slice(z), slice(z, None))]
     for threshold in (0.0, 0.25):
-        images, labels = KernelArrays(device, storage).assemble(image, logits, z, threshold)
+        images, labels, failed = KernelArrays(device, storage).assemble(image, logits, z, threshold)
+        np.testing.assert_array_equal(failed, spoilt)
         expected_images, expected_labels = assemble(image, logits, z, threshold)
         np.testing.assert_array_equal(labels, expected_labels)
         np.testing.assert_array_equal(images, expected_images)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,11 +48,15 @@ class StubSampler:
             distance = np.sqrt(sum((a - 0.1 * variant) ** 2 for a in axes))
             self.labels[variant] = np.select([distance < 0.1, distance < 0.15, distance < 0.3], [1, 3, 2], 0)
 
-    def latents(self, requests: Sequence[SampleRequest]) -> NDArray[np.float32]:
-        """Nothing to denoise."""
-        return np.zeros((len(requests), 1), np.float32)
+    in_flight = 1
 
-    def decode(self, requests: Sequence[SampleRequest], latents: NDArray[np.float32]) -> list[Volume]:
+    def start(
+        self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
+    ) -> Callable[[], list[Volume]]:
+        """Nothing to denoise."""
+        return lambda: self._volumes(requests)
+
+    def _volumes(self, requests: Sequence[SampleRequest]) -> list[Volume]:
         """One of the variants, as fresh arrays."""
         picks = [request.number % VARIANTS for request in requests]
         return [

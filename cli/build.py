@@ -10,8 +10,12 @@ import typer
 
 def build(
     bundle: Annotated[str, typer.Option(help="Bundle: a path or a shipped name.")] = "phantom",
-    batch: Annotated[int, typer.Option(min=1, help="Largest batch of volumes.")] = 1,
-    slices: Annotated[int, typer.Option(min=1, help="Largest batch of slices, for encoder and decoder.")] = 16,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Rows of the denoiser: --batch-size, twice that with guidance.")
+    ] = 1,
+    slices: Annotated[
+        int | None, typer.Option(min=1, help="Slices of encoder and decoder; default: all of a volume.")
+    ] = None,
     compute_capability: Annotated[
         str | None, typer.Option(help="Build for another GPU, e.g. 89 or 8.9 (TensorRT-RTX only).")
     ] = None,
@@ -49,7 +53,8 @@ def build(
     )
     rows = []
     for component in model.manifest.components:
-        engine = engines.prepare(component, profile_of(component, batch, slices), rebuild)
+        profile = profile_of(component, batch, slices or model.manifest.grid.shape[2])
+        engine = engines.prepare(component, profile, rebuild)
         rows.append({"component": component, "path": str(engine.path), "built": engine.built, **engine.figures})
     if as_json:
         typer.echo(json.dumps(rows, indent=1))

@@ -9,6 +9,7 @@ import typer
 
 
 def evaluate(
+    context: typer.Context,
     real: Annotated[Path, typer.Option(help="Held-out real cases (or a cohort with --held-out).")],
     synthetic: Annotated[Path | None, typer.Option(help="Samples; a run directory also gives adherence.")] = None,
     train: Annotated[Path | None, typer.Option(help="The training cases, for memorisation.")] = None,
@@ -27,6 +28,7 @@ def evaluate(
     fid_network: Annotated[
         Path | None, typer.Option(help="ONNX feature network (N, 3, h, w) -> (N, F) for FID.")
     ] = None,
+    card: Annotated[bool, typer.Option("--card", help="Also write the tables into the bundle's model card.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases (default: OUT/cache).")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the cases.")] = 2,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave faulty real cases out.")] = False,
@@ -49,6 +51,8 @@ def evaluate(
     from ..engine.backends import choose_backend
     from ..engine.bundle import load_bundle
 
+    if card and bundle is None:
+        raise UsageError("--card writes into a bundle: give --bundle PATH")
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
     loaded = None if bundle is None else load_bundle(bundle)
     backend = None if loaded is None else choose_backend(loaded, device=device)
@@ -61,4 +65,20 @@ def evaluate(
     text = table(evaluation.figures)
     (out / "evaluation.md").write_text(text, "utf-8")
     write_plots(out, evaluation)
+    if card and loaded is not None:
+        from ..export.evaluated import write_evaluation
+
+        write_evaluation(loaded, text, _command(context))
     typer.echo(json.dumps(plain(evaluation.figures), allow_nan=False) if as_json else text)
+
+
+def _command(context: typer.Context) -> str:
+    """The command line that gives the same tables."""
+    import shlex
+
+    words = ["sbldm-engine", "evaluate"]
+    for parameter in context.command.params:
+        value = context.params[parameter.name or ""]
+        if value != parameter.default and parameter.name not in ("card", "cache", "out", "as_json", "quiet"):
+            words += [parameter.opts[0], *([] if value is True else [str(value)])]
+    return shlex.join(words)

@@ -21,11 +21,16 @@ def train(
     precision: Annotated[str, typer.Option(help="Lightning Fabric's name of the precision.")] = "bf16-mixed",
     workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the cohort.")] = 2,
     skip_invalid: Annotated[bool, typer.Option(help="Leave faulty cases out instead of refusing the cohort.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print networks, stages, multiply-adds and memory, and stop.")] = False,
 ) -> None:
     """Train a system stage by stage; stopped runs go on from their last checkpoint."""
-    from ..train.config import load_preset
-    from ..train.run import TrainOptions, plan, run_training, with_steps
+    from ..engine.errors import UsageError
+
+    try:
+        from ..train.config import load_preset
+        from ..train.run import TrainOptions, plan, progress, run_training, with_steps
+    except ImportError as error:
+        raise UsageError(f'train needs {error.name}: pip install "sbldm-engine[train]"') from error
 
     config = with_steps(load_preset(preset), steps or [])
     if dry_run:
@@ -34,4 +39,11 @@ def train(
     options = TrainOptions(
         data, out, stage, cache or out / "cache", held_out, seed, devices, precision, workers, skip_invalid
     )
-    run_training(config, options)
+    try:
+        run_training(config, options)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"error: interrupted; steps saved in {out}: {progress(out, config)}; the same command goes on from there",
+            err=True,
+        )
+        raise typer.Exit(130) from None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .bundle import INT16_SCALE, Bundle
 from .errors import InvalidInputError, UsageError
-from .loop import DECODER_SLICES, SampleRequest, SamplingOptions, Volume, VolumeSampler
+from .loop import DECODER_SLICES, LoopKind, SampleRequest, SamplingOptions, Volume, VolumeSampler
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,27 @@ def encode_case(sampler: VolumeSampler, source: SourceCase) -> NDArray[np.float3
 
 
 class AugmentSampler:
-    """Samples near a case: has the methods of `VolumeSampler` that a pipeline uses."""
+    """Samples near a case; drives the networks as `VolumeSampler` does, on any backend."""
+
+    in_flight = 1
+    loop: LoopKind = "host"
 
     def __init__(self, sampler: VolumeSampler, source: SourceCase) -> None:
         self._sampler = sampler
+        self.reason = f"{sampler.reason}, as augment needs it"
         self.options: SamplingOptions = sampler.options
         steps = round(source.strength * sampler.options.steps)
         self._first = sampler.options.steps - steps  # denoising step that sampling starts with
         self._clean = encode_case(sampler, source)
 
-    def latents(
+    def start(
         self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
-    ) -> NDArray[np.float32]:
+    ) -> Callable[[], list[Volume]]:
+        """As `VolumeSampler.start`."""
+        latents = self._latents(requests, on_step)
+        return lambda: self._sampler.decode(requests, latents)
+
+    def _latents(self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None) -> NDArray[np.float32]:
         """Clean latents (batch_size, C, ...); with no steps to go, the case's own in every slot that is used."""
         noise = self._sampler.noise(requests, 0)
         clean = np.zeros_like(noise)
@@ -91,7 +100,3 @@ class AugmentSampler:
         point = self._sampler.points[self._first]
         state = np.float32(point.alpha) * clean + np.float32(point.sigma) * noise
         return self._sampler.denoise(requests, state.astype(np.float32, copy=False), self._first, on_step)
-
-    def decode(self, requests: Sequence[SampleRequest], latents: NDArray[np.float32]) -> list[Volume]:
-        """Volumes of the requests from clean latents."""
-        return self._sampler.decode(requests, latents)

@@ -83,19 +83,6 @@ def id_of_sample(conditions: Conditions, sample: int, given: frozenset[str] | No
     return name
 
 
-def expand(conditions: Conditions, count: int) -> Conditions:
-    """The rows of samples 0 to count - 1: the first ones, or all of them reused in order (ids: see `id_of_sample`)."""
-    rows = np.arange(count) % len(conditions)
-    given = frozenset(conditions.ids)
-    return Conditions(
-        conditions.columns,
-        tuple(id_of_sample(conditions, sample, given) for sample in range(count)),
-        conditions.values[rows],
-        tuple(conditions.lines[row] for row in rows),
-        conditions.source,
-    )
-
-
 def fit_columns(rows: NDArray[np.float64], names: Sequence[str]) -> tuple[ConditionColumn, ...]:
     """Normalisation constants of a training cohort: `rows` (cases, len(names)), complete and finite."""
     fitted = []

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from .backends import choose_backend
+from .backends.device_loops import OnDevice
 from .backends.selection import stored_choice
 from .bundle import Bundle
 from .errors import BackendUnavailableError, UsageError
+from .loop import LoopKind
+from .plan import make_options
 from .processor import available_threads, cpu_name, has_bf16
+from .sampling import sampler_on
 
 # backend, device, distribution that brings it, extra that installs it
 CANDIDATES = (
@@ -19,6 +23,13 @@ CANDIDATES = (
     ("onnxruntime", "cuda", ("onnxruntime-gpu",), "gpu"),
     ("tensorrt", "cuda", ("tensorrt", "tensorrt-rtx"), "gpu"),
 )
+
+
+_LOOPS: dict[LoopKind, str] = {
+    "host": "step by step from this process",
+    "graph": "as one CUDA graph a batch",
+    "launches": "by plain launches",
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class Diagnosis:
 
 
 def diagnose(bundle: Bundle) -> Diagnosis:
-    """Try every backend on the bundle's components without running a sample."""
+    """Try every backend on the bundle's components; on a GPU also its sampling loop, with one step."""
     findings = tuple(_try(bundle, *candidate) for candidate in CANDIDATES)
     try:
         chosen = choose_backend(bundle)
@@ -71,10 +82,31 @@ def _try(bundle: Bundle, name: str, device: str, distributions: tuple[str, ...],
             name, device, False, f'{" or ".join(distributions)} not installed; pip install "sbldm-engine[{extra}]"'
         )
     try:
-        backend = choose_backend(bundle, name, device)
+        detail = _tensorrt(bundle) if name == "tensorrt" else _offer(bundle, name, device)
     except (BackendUnavailableError, UsageError) as error:
         return Finding(name, device, False, str(error))
-    return Finding(name, device, True, f"{', '.join(installed)}, {backend.precision}")
+    return Finding(name, device, True, f"{', '.join(installed)}, {detail}")
+
+
+def _offer(bundle: Bundle, name: str, device: str) -> str:
+    """The backend's precision, and on a GPU how its sampling loop runs."""
+    backend = choose_backend(bundle, name, device)
+    if not isinstance(backend, OnDevice):
+        return backend.precision
+    sampler = sampler_on(bundle, backend, make_options(bundle, 1, steps=1), 1)
+    return f"{backend.precision}, sampling {_LOOPS[sampler.loop]} ({sampler.reason})"
+
+
+def _tensorrt(bundle: Bundle) -> str:
+    """TensorRT's precision and GPU; no engine is built."""
+    from .backends.cuda_device import CudaDevice
+    from .tensorrt_build import load_flavour
+    from .tensorrt_engines import present_target
+
+    load_flavour()
+    present_target()
+    engines = "engines are built at their first use, or by `sbldm-engine build`"
+    return f"{bundle.manifest.precision} on {CudaDevice().name}; {engines}"
 
 
 def _version(distribution: str) -> str | None:

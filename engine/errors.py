@@ -27,6 +27,10 @@ class BackendUnavailableError(SbldmError):
     exit_code = 4
 
 
+class DeviceMemoryError(BackendUnavailableError, MemoryError):
+    """The device, or the machine, has no room for what was asked of it; half the batch may fit."""
+
+
 class IncompleteRunError(SbldmError):
     """Some samples failed or the disk filled up; what is on disk is complete and the run can be resumed."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .augment import AugmentSampler, SourceCase, check_source
+from .augment import SourceCase, check_source
 from .backends import Backend, choose_backend
 from .bundle import DEFAULT_BUNDLE, Bundle, load_bundle
 from .condition_csv import read_conditions
@@ -27,10 +28,11 @@ from .conditions import Conditions, blank, normalise
 from .errors import InvalidInputError, SbldmError, UsageError
 from .faults import Faults
 from .finish import miss
-from .loop import SampleRequest, Volume, VolumeSampler
+from .loop import SampleRequest, Volume
 from .measuring import TumourMeasurement, measure_tumour
+from .pipeline import RunSampler
 from .plan import Requests, RunOptions, SampleTask, make_options
-from .sampling import sampler_on
+from .sampling import fit_batch, sampler_on
 
 ConditionsLike = str | os.PathLike[str] | Conditions | Sequence[Mapping[str, float]] | None
 
@@ -89,7 +91,8 @@ class Generator:
             UsageError, BackendUnavailableError: what was asked for cannot run here.
         """
         loaded = load_bundle(bundle)
-        return cls(loaded, choose_backend(loaded, backend, device, precision, threads), batch_size=batch_size)
+        chosen = choose_backend(loaded, backend, device, precision, threads, batch_size)
+        return cls(loaded, chosen, batch_size=batch_size)
 
     def generate(
         self,
@@ -106,7 +109,7 @@ class Generator:
         Args:
             conditions: path of a CSV, rows as mappings of column to value, or None to draw everything. Rows are reused
                 in order; what a row leaves out is drawn given what it holds.
-            stop: ends the iteration by `Cancelled`, at the next denoising step.
+            stop: ends the iteration by `Cancelled`, at the next denoising step; on a GPU at the next batch.
             options: `sampler`, `eta`, `guidance`, `reject` and `attempts` as on the command line.
 
         Raises:
@@ -181,7 +184,7 @@ class Generator:
         seed: int,
         options: dict[str, Any],
         source: SourceCase | None,
-    ) -> tuple[Requests, RunOptions, VolumeSampler | AugmentSampler]:
+    ) -> tuple[Requests, RunOptions, RunSampler]:
         if self._closed:
             raise UsageError("the generator is closed")
         if count is None and conditions is None:
@@ -189,7 +192,9 @@ class Generator:
         table = as_conditions(conditions, self.bundle)
         asked = make_options(self.bundle, len(table) if count is None else count, seed=seed, **options)
         with self._turn:
-            sampler = sampler_on(self.bundle, self.backend, asked, self.batch_size, source)
+            sampler = fit_batch(
+                lambda n: sampler_on(self.bundle, self.backend, asked, n, source), self.batch_size, _warn_of_memory
+            )
         return Requests.of(table, self.bundle.manifest, seed), asked, sampler
 
     def _stops(self, stop: threading.Event | None) -> list[threading.Event]:
@@ -199,7 +204,7 @@ class Generator:
         self,
         requests: Requests,
         options: RunOptions,
-        sampler: VolumeSampler | AugmentSampler,
+        sampler: RunSampler,
         indices: Sequence[int],
         stops: list[threading.Event],
     ) -> Iterator[Sample]:
@@ -207,7 +212,7 @@ class Generator:
             if any(stop.is_set() for stop in stops):
                 raise Cancelled("sampling was cancelled")
 
-        for group in requests.groups(indices, self.batch_size):
+        for group in requests.groups(indices, sampler.options.batch_size):
             kept: dict[int, Sample] = {}
             misses: dict[int, float] = {}
             tasks = group
@@ -216,12 +221,12 @@ class Generator:
                 tasks = self._keep(tasks, volumes, options, kept, misses)
             yield from (kept[task.sample] for task in group)
 
-    def _volumes(self, sampler: VolumeSampler | AugmentSampler, tasks: list[SampleTask], check: Any) -> list[Volume]:
+    def _volumes(self, sampler: RunSampler, tasks: list[SampleTask], check: Any) -> list[Volume]:
         rows = normalise(np.array([task.requested for task in tasks]), self.bundle.manifest.condition_columns)
         asked = [SampleRequest(task.sample, task.attempt, row) for task, row in zip(tasks, rows, strict=True)]
         check()
         with self._turn:
-            return sampler.decode(asked, sampler.latents(asked, check))
+            return sampler.start(asked, check)()
 
     def _keep(
         self,
@@ -258,6 +263,10 @@ class Generator:
             volume.fault,
         )
         return sample, float("inf") if volume.fault else miss(requested, measured, grid.fov_mm)
+
+
+def _warn_of_memory(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 def as_conditions(conditions: ConditionsLike, bundle: Bundle) -> Conditions:

@@ -21,6 +21,7 @@ from .nifti import COMPRESSOR
 from .pipeline import Pipeline, Sampler
 from .plan import (
     MAX_BATCH,
+    Loop,
     Requests,
     Resolved,
     RunDescription,
@@ -32,7 +33,7 @@ from .plan import (
     make_options,
 )
 from .run import RunDirectory, Selection, disk_faults, parse_samples, parse_shard, recorded_run, require_same
-from .sampling import make_sampler, measured_batch_size, sampler_on
+from .sampling import fit_batch, make_sampler, measured_batch_size, sampler_on
 from .telemetry import Telemetry
 from .workers import WorkerPool, WorkerSetup
 
@@ -110,14 +111,14 @@ def prepare(asked: Asked) -> Job:
     given = (
         blank(columns) if asked.conditions is None else read_conditions(asked.conditions, columns, manifest.grid.fov_mm)
     )
-    warnings = tuple(unusual_rows(given, manifest.cohort))
+    warnings = list(unusual_rows(given, manifest.cohort))
     if warnings and asked.strict:
         raise InvalidInputError("\n".join(warnings) + "\nrefused by --strict")
     options = make_options(bundle, asked.count if asked.count is not None else len(given), **asked.options)
     shard = parse_shard(asked.shard or "0/1")
     samples = None if asked.samples is None else parse_samples(asked.samples, options.count)
     recorded = recorded_run(asked.out, asked.resume, shard)
-    run, sampler = _settle(asked, bundle, options, recorded)
+    run, sampler = _settle(asked, bundle, options, recorded, warnings.append)
     selection = Selection(options.count, run.resolved.batch_size, shard, samples)
     return Job(
         bundle,
@@ -126,7 +127,7 @@ def prepare(asked: Asked) -> Job:
         selection,
         asked.device,
         asked.out,
-        warnings,
+        tuple(warnings),
         asked.workers,
         asked.source,
         asked.ray,
@@ -234,7 +235,7 @@ def _record_lost(
 ) -> None:
     finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
     for task in tasks:
-        record(finisher.failed(task, "the process that made it died twice"))
+        record(finisher.failed(task, "each process that was to make it died"))
         telemetry.count("failed")
 
 
@@ -254,33 +255,42 @@ def _check_numbers(asked: Asked) -> None:
 
 
 def _settle(
-    asked: Asked, bundle: Bundle, options: RunOptions, recorded: RunDescription | None
+    asked: Asked,
+    bundle: Bundle,
+    options: RunOptions,
+    recorded: RunDescription | None,
+    warn: Callable[[str], None],
 ) -> tuple[RunDescription, Sampler | None]:
     """The run's description: the recorded one if it is the same run, else a new one and the sampler that settled it."""
     digest = None if asked.conditions is None else digest_conditions(asked.conditions)
     source = None if asked.source is None else SourceDigest(asked.source.sha256(), asked.source.strength)
     if recorded is not None:
-        require_same(
-            asked.out, recorded, describe(bundle, options, _overridden(asked, recorded.resolved), {}, digest, source)
-        )
+        require_same(asked.out, recorded, describe(bundle, options, _overridden(asked, recorded), {}, digest, source))
         return recorded, None
-    backend = choose_backend(bundle, asked.backend, asked.device, asked.precision, asked.threads)
+    given = 1 if asked.batch_size in (None, _AUTO) else int(asked.batch_size)
+    backend = choose_backend(bundle, asked.backend, asked.device, asked.precision, asked.threads, given)
     kind = backend.device.partition(":")[0]
-    wanted = asked.batch_size or ("1" if kind == "cpu" else _AUTO)
-    size = measured_batch_size(bundle, backend, options) if wanted == _AUTO else int(wanted)
-    resolved = Resolved(backend.name, kind, backend.precision, size, backend.threads, COMPRESSOR)
-    sampler = sampler_on(bundle, backend, options, size, asked.source)
-    run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source)
+    measured = asked.batch_size == _AUTO or (asked.batch_size is None and kind != "cpu")
+    size = measured_batch_size(bundle, backend, options, asked.source) if measured else given
+    sampler = fit_batch(lambda n: sampler_on(bundle, backend, options, n, asked.source), size, warn)
+    fitting = sampler.options.batch_size
+    if sampler.loop == "launches":
+        warn(f"sampling by plain launches: {sampler.reason}")
+    resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)
+    loop = Loop(sampler.loop, sampler.reason, None if fitting == size else size)
+    run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source, loop)
     return run, sampler if asked.workers == 1 and asked.ray is None else None
 
 
-def _overridden(asked: Asked, recorded: Resolved) -> Resolved:
+def _overridden(asked: Asked, run: RunDescription) -> Resolved:
     """The recorded resolution with what was asked for explicitly in its place."""
+    recorded, refused = run.resolved, run.loop and run.loop.refused_batch_size
+    size = None if asked.batch_size in (None, _AUTO) else int(asked.batch_size)
     return Resolved(
         recorded.backend if asked.backend == _AUTO else asked.backend,
         recorded.device if asked.device == _AUTO else asked.device.partition(":")[0],
         recorded.precision if asked.precision == _AUTO else asked.precision,
-        recorded.batch_size if asked.batch_size in (None, _AUTO) else int(asked.batch_size),
+        recorded.batch_size if size in (None, refused) else size,
         recorded.threads if asked.threads is None else asked.threads,
         COMPRESSOR,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,14 @@ from .bundle import INT16_SCALE, Bundle, Sampler
 from .errors import UsageError
 from .samplers import sample_ddim, sample_dpmpp_2m
 from .schedule import sampling_points
+from .specks import without_specks
 
 DECODER_SLICES = 16  # slices a decoder call; the time per slice is flat from 1 to 16 on a CPU
 SATURATED_SHARE = 0.5  # of the foreground at the largest value: no image
+NOT_FINITE = "the networks returned values that are not finite"
+
+LoopKind = Literal["host", "graph", "launches"]
+"""Who drives the denoising steps: this process, a captured CUDA graph, or launches queued on a GPU one by one."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +66,22 @@ class VolumeSampler:
         UsageError: options that the bundle's schedule or the sampler cannot follow.
     """
 
+    in_flight = 1
+    loop: LoopKind = "host"
+
     def __init__(self, bundle: Bundle, backend: Backend, options: SamplingOptions) -> None:
-        if options.sampler == "dpmpp-2m" and options.eta:
-            raise UsageError("--eta: dpmpp-2m is deterministic, leave --eta at 0 or use --sampler ddim")
+        check_options(options)
+        self.reason = f"{backend.name} on {backend.device}, one network after the other"
         self.bundle, self.backend, self.options = bundle, backend, options
         self.points = sampling_points(bundle.manifest.schedule, options.steps)
         self.shape = bundle.manifest.latent.shape
 
-    def sample(self, requests: Sequence[SampleRequest]) -> list[Volume]:
-        """Volumes of up to `batch_size` requests whose slots differ, in their order."""
-        return self.decode(requests, self.latents(requests))
+    def start(
+        self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
+    ) -> Callable[[], list[Volume]]:
+        """Denoise up to `batch_size` requests whose slots differ; what is returned decodes them, in their order."""
+        latents = self.latents(requests, on_step)
+        return lambda: self.decode(requests, latents)
 
     def latents(
         self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
@@ -149,9 +161,16 @@ class VolumeSampler:
         image, label_logits = self.decode_slices(slices)
         fault = None
         if not (np.isfinite(latent).all() and np.isfinite(image).all() and np.isfinite(label_logits).all()):
-            fault = "the networks returned values that are not finite"
+            fault = NOT_FINITE
         images, labels = assemble(image, label_logits, len(slices), self.bundle.manifest.background_threshold)
-        return Volume(request.number, request.attempt, images[0], labels[0], fault or image_fault(images[0]))
+        label = without_specks(labels[0])
+        return Volume(request.number, request.attempt, images[0], label, fault or image_fault(images[0]))
+
+
+def check_options(options: SamplingOptions) -> None:
+    """UsageError for options that exclude each other."""
+    if options.sampler == "dpmpp-2m" and options.eta:
+        raise UsageError("--eta: dpmpp-2m is deterministic, leave --eta at 0 or use --sampler ddim")
 
 
 def image_fault(image: NDArray[np.int16]) -> str | None:

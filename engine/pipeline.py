@@ -1,7 +1,7 @@
 """Sampling in the calling thread while earlier volumes are measured, compressed and written in others; bounded.
 
 A group (the samples of one batch) goes in with `feed`; `drain` waits for all that are in flight. Volumes that
-`--reject` refuses are drawn again, before the next group.
+`--reject` refuses are drawn again, before the next group. What the sampler runs on is not known here.
 """
 
 from __future__ import annotations
@@ -16,26 +16,48 @@ from types import TracebackType
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .conditions import normalise
 from .finish import Candidate, Finisher
 from .ledger import SampleRecord
-from .loop import SampleRequest, Volume
+from .loop import LoopKind, SampleRequest, SamplingOptions, Volume
 from .plan import SampleTask
 
 MAX_WRITERS = 8
 
 
 class Sampler(Protocol):
-    """What the pipeline needs of `engine.loop.VolumeSampler`."""
+    """Requests into volumes: `loop.VolumeSampler`, `augment.AugmentSampler`, `device_sampler.DeviceSampler`."""
 
-    def latents(self, requests: Sequence[SampleRequest]) -> NDArray[np.float32]:
-        """Denoised latents of one group."""
+    @property
+    def in_flight(self) -> int:
+        """Groups that may be started before the first of them is collected."""
         ...
 
-    def decode(self, requests: Sequence[SampleRequest], latents: NDArray[np.float32]) -> list[Volume]:
-        """The volumes of these latents."""
+    def start(
+        self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
+    ) -> Callable[[], list[Volume]]:
+        """Start up to a batch of requests whose slots (number % batch size) differ.
+
+        Calling what is returned, once, gives their volumes, in their order. `on_step` is called between steps, where
+        the sampler can be interrupted there, and ends the work by what it raises.
+        """
+        ...
+
+
+class RunSampler(Sampler, Protocol):
+    """A sampler that a run was settled with: it says what it does."""
+
+    options: SamplingOptions
+
+    @property
+    def loop(self) -> LoopKind:
+        """Who drives the steps."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why, or on what, in words for run.json."""
         ...
 
 
@@ -57,6 +79,7 @@ class Pipeline:
         self._slots = threading.BoundedSemaphore(2 * workers)
         self._record_lock = threading.Lock()
         self._running: set[Future[None]] = set()
+        self._flying: deque[tuple[list[SampleTask], Callable[[], list[Volume]]]] = deque()
         self._refused: deque[SampleTask] = deque()  # draws still to be made
         self._best: dict[int, Candidate] = {}  # of samples that were refused, by number
 
@@ -75,8 +98,10 @@ class Pipeline:
 
     def drain(self) -> None:
         """Wait until everything that went in is recorded; raises what a writer raised."""
-        while self._running or self._refused:
+        while self._running or self._refused or self._flying:
             self._redraw()
+            while self._flying:
+                self._collect()
             for future in list(self._running):
                 future.result()
                 self._running.discard(future)
@@ -86,16 +111,30 @@ class Pipeline:
             self._running.discard(future)
             future.result()
         while self._refused:
-            self._sample([self._refused.popleft()])
+            self._sample(self._next_redraws())
+
+    def _next_redraws(self) -> list[SampleTask]:
+        """The oldest refused task and those that have another slot of the batch."""
+        size, by_slot = self._finisher.run.resolved.batch_size, dict[int, SampleTask]()
+        waiting = [self._refused.popleft() for _ in range(len(self._refused))]
+        later = [task for task in waiting if by_slot.setdefault(task.sample % size, task) is not task]
+        self._refused.extendleft(reversed(later))
+        return list(by_slot.values())
 
     def _sample(self, group: list[SampleTask]) -> None:
         telemetry = self._finisher.telemetry
         rows = normalise(np.array([task.requested for task in group]), self._columns)
         requests = [SampleRequest(t.sample, t.attempt, row) for t, row in zip(group, rows, strict=True)]
         with telemetry.stage("sample"):
-            latents = self._sampler.latents(requests)
+            self._flying.append((group, self._sampler.start(requests)))
+        while len(self._flying) >= self._sampler.in_flight:
+            self._collect()
+
+    def _collect(self) -> None:
+        telemetry = self._finisher.telemetry
+        group, collect = self._flying.popleft()
         with telemetry.stage("decode"):
-            volumes = self._sampler.decode(requests, latents)
+            volumes = collect()
         for task, volume in zip(group, volumes, strict=True):
             self._slots.acquire()
             telemetry.queue_depth(1)

@@ -20,6 +20,7 @@ from .conditions import Conditions, id_of_sample, row_of_sample
 from .decode import decode
 from .errors import InvalidInputError, UsageError
 from .layouts import Layout, make_layout
+from .loop import LoopKind
 
 RUN_NAME = "run.json"
 SCHEMA_VERSION = 1
@@ -61,6 +62,15 @@ class Resolved:
 
 
 @dataclass(frozen=True)
+class Loop:
+    """How the machine that started the run samples: for the reader, not part of what makes a run the same."""
+
+    kind: LoopKind
+    reason: str
+    refused_batch_size: int | None  # asked for; there was memory for `Resolved.batch_size` only
+
+
+@dataclass(frozen=True)
 class ConditionsDigest:
     """Enough of a conditions file to tell whether, and where, it was changed."""
 
@@ -97,6 +107,7 @@ class RunDescription:
     versions: dict[str, str]
     options: RunOptions
     resolved: Resolved
+    loop: Loop | None
     conditions: ConditionsDigest | None
     source: SourceDigest | None  # of `augment`
 
@@ -201,6 +212,7 @@ def describe(
     backend: dict[str, str],
     conditions: ConditionsDigest | None,
     source: SourceDigest | None = None,
+    loop: Loop | None = None,
 ) -> RunDescription:
     """The description of a run; `backend` is name and version of its backend, `conditions` None where all are drawn."""
     manifest = bundle.manifest
@@ -212,6 +224,7 @@ def describe(
         _versions() | backend,
         options,
         resolved,
+        loop,
         conditions,
         source,
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LOCAL, RUNNING = "local", "auto"
 _GROUPS_A_RANGE = 4  # enough to overlap sampling with writing, little to lose
-_MAX_DEATHS = 2  # of actors that made a range, before its samples count as failed
+_MAX_DEATHS = 2  # of actors that made a range, before it is split; a single sample counts as failed
 _MAX_DEATHS_IN_A_ROW = 8
 _POLL_S = 0.5
 
@@ -54,7 +54,12 @@ class RayCluster:
         telemetry: Telemetry,
     ) -> None:
         self._ray, self._record, self._telemetry = ray, record, telemetry
-        self._setup = replace(setup, bundle=setup.bundle.absolute(), directory=setup.directory.absolute())
+        self._setup = replace(
+            setup,
+            bundle=setup.bundle.absolute(),
+            directory=setup.directory.absolute(),
+            device=setup.run.resolved.device,  # an actor sees the GPU that Ray gave it, as number 0
+        )
         self._most = most
         self._running: dict[Any, _Slot] = {}
         self._deaths: Counter[int] = Counter()  # by first sample of a range
@@ -128,6 +133,8 @@ class RayCluster:
             self._returned.append(work)
         elif len(work) > 1:
             self._returned.extend([group] for group in work)  # find the group that kills
+        elif len(work[0]) > 1:
+            self._returned.extend([[task]] for task in work[0])  # and in it the sample
         else:
             self._failed.extend(work[0])
 

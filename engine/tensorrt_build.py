@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from .errors import BackendUnavailableError
+from .errors import BackendUnavailableError, DeviceMemoryError
 from .onnx_scan import check_onnx_file
 from .tensorrt_cache import BatchProfile
 
@@ -132,8 +132,9 @@ def build_engine(flavour: Flavour, request: BuildRequest, timing_cache: bytes = 
         where the flavour has one.
 
     Raises:
-        BackendUnavailableError: the parser does not support the graph (names the node), the builder ran out of
-            memory (says what to lower), or the builder failed otherwise (its own words).
+        BackendUnavailableError: the parser does not support the graph (names the node), or the builder failed (its
+            own words).
+        DeviceMemoryError: the builder ran out of memory (says what to lower).
         InvalidInputError: the file is no sound ONNX file, or refers to data outside its folder.
     """
     check_target(flavour, request.compute_capability)
@@ -224,7 +225,7 @@ def _build_failure(flavour: Flavour, request: BuildRequest, problems: list[str])
     said = "\n  ".join(problems[-5:]) or "the builder gave no reason"
     name = f"{request.onnx.name} at batch {request.profile}"
     if any(MEMORY_WORDS.search(problem) for problem in problems):
-        return BackendUnavailableError(
+        return DeviceMemoryError(
             f"building {name} ran out of memory (workspace limit {request.workspace_bytes >> 20} MiB): lower --batch, "
             f"end what else runs on the GPU, or raise --workspace-mb if the limit is the cause\n  {said}"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .bundle import Bundle
-from .errors import BackendUnavailableError
+from .errors import BackendUnavailableError, DeviceMemoryError
 from .files import write_atomic
 from .tensorrt_build import DEFAULT_WORKSPACE, BuildRequest, Flavour, build_engine, check_target, make_runtime
 from .tensorrt_cache import BatchProfile, CachedEngine, EngineCache, EngineKey
@@ -66,10 +66,18 @@ def foreign_target(flavour: Flavour, compute_capability: str, cuda_driver: str |
     return Target(compute_capability, cuda_driver or NO_DRIVER, present=False)
 
 
-def profile_of(component: str, batch: int, slices: int) -> BatchProfile:
-    """From one up to the batch of volumes or, for encoder and decoder, of slices; tuned for the largest."""
-    largest = slices if component in SLICE_COMPONENTS else batch
+def profile_of(component: str, rows: int, slices: int) -> BatchProfile:
+    """From one up to the denoiser's rows, the slices of encoder and decoder, one volume of others; for the largest."""
+    largest = rows if component == "denoiser" else slices if component in SLICE_COMPONENTS else 1
     return BatchProfile(1, largest, largest)
+
+
+@dataclass(frozen=True)
+class OpenEngine:
+    """An engine ready to run, and where its runtime's logger puts error messages."""
+
+    context: Any
+    problems: list[str]
 
 
 class EngineSet:
@@ -127,11 +135,12 @@ class EngineSet:
 
         return self.cache.get_or_build(self.key(component, profile), build, rebuild)
 
-    def open(self, component: str, profile: BatchProfile) -> Any:
-        """An execution context of the component's engine on this machine's GPU.
+    def open(self, component: str, profile: BatchProfile) -> OpenEngine:
+        """The component's engine with an execution context on this machine's GPU.
 
         Raises:
-            BackendUnavailableError: TensorRT refuses the engine, or has no memory for it (its own words).
+            BackendUnavailableError: TensorRT refuses the engine (its own words).
+            DeviceMemoryError: it has no memory for it.
         """
         engine = self.prepare(component, profile)
         runtime, problems = make_runtime(self.flavour)
@@ -143,11 +152,11 @@ class EngineSet:
             )
         context = loaded.create_execution_context()
         if context is None:
-            raise BackendUnavailableError(
+            raise DeviceMemoryError(
                 f"{component}: no GPU memory for its execution context; lower the batch size\n  "
                 + "\n  ".join(problems[-3:])
             )
-        return context
+        return OpenEngine(context, problems)
 
     def _request(self, component: str, profile: BatchProfile) -> BuildRequest:
         capability = None if self.target.present else self.target.compute_capability

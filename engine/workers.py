@@ -9,14 +9,22 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from ..kernels.launcher import GpuUnavailableError, gpu_count
 from .augment import SourceCase
 from .bundle import load_bundle
-from .errors import BackendUnavailableError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
+from .errors import (
+    BackendUnavailableError,
+    DeviceMemoryError,
+    IncompleteRunError,
+    InvalidInputError,
+    SbldmError,
+    UsageError,
+)
 from .finish import Finisher
 from .ledger import SampleRecord
 from .pipeline import Pipeline
@@ -28,10 +36,17 @@ from .telemetry import Figures, Telemetry
 Group = list[SampleTask]
 _ERRORS: dict[str, type[SbldmError]] = {
     kind.__name__: kind
-    for kind in (SbldmError, UsageError, InvalidInputError, BackendUnavailableError, IncompleteRunError)
+    for kind in (
+        SbldmError,
+        UsageError,
+        InvalidInputError,
+        BackendUnavailableError,
+        DeviceMemoryError,
+        IncompleteRunError,
+    )
 }
 _AHEAD = 2  # groups a worker holds: one being sampled, one waiting
-_MAX_DEATHS = 2  # of workers that made a group, before its samples count as failed
+_MAX_DEATHS = 2  # of workers that held a sample, before it counts as failed; one in company is tried alone first
 _MAX_DEATHS_IN_A_ROW = 8
 
 
@@ -48,23 +63,29 @@ class WorkerSetup:
 
 @dataclass
 class _Worker:
+    number: int  # from 0; kept by the worker that replaces it
     process: Any
     connection: Any  # the parent's end of a pipe
     groups: list[dict[int, SampleTask]] = field(default_factory=list)  # handed out and not yet recorded, by sample
+    alone: bool = False  # it makes a group that was held when a worker died, and nothing else meanwhile
 
 
 class WorkerPool:
-    """`count` processes with the same setup; `record` and `telemetry` are used in the calling thread."""
+    """`count` processes on one run; `record` and `telemetry` are used in the calling thread.
+
+    Where the run is on CUDA and its setup names no GPU, worker i takes GPU i modulo their number.
+    """
 
     def __init__(
         self, setup: WorkerSetup, count: int, record: Callable[[SampleRecord], None], telemetry: Telemetry
     ) -> None:
-        self._setup, self._count, self._record, self._telemetry = setup, count, record, telemetry
+        self.setups = _setups(setup, count)
+        self._record, self._telemetry = record, telemetry
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
-        self._deaths: Counter[int] = Counter()  # by first sample of the group that was being made
+        self._deaths: Counter[int] = Counter()  # of workers that held the sample
         self._deaths_in_a_row = 0
-        self._returned: deque[Group] = deque()
+        self._suspects: deque[Group] = deque()  # held by workers that died
         self._failed: list[SampleTask] = []
 
     def run(self, groups: Iterator[Group], stop: threading.Event) -> list[SampleTask]:
@@ -74,7 +95,7 @@ class WorkerPool:
             SbldmError: what a worker raised: a full disk, a backend that cannot be had.
         """
         try:
-            self._workers = [self._start() for _ in range(self._count)]
+            self._workers = [self._start(number) for number in range(len(self.setups))]
             while not stop.is_set():
                 self._hand_out(groups)
                 if not any(worker.groups for worker in self._workers):
@@ -88,23 +109,28 @@ class WorkerPool:
         """Process numbers of the living workers."""
         return [worker.process.pid for worker in self._workers]
 
-    def _start(self) -> _Worker:
+    def _start(self, number: int) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(self._setup, theirs), daemon=True)
+        process = self._context.Process(target=_work, args=(self.setups[number], theirs), daemon=True)
         process.start()
         theirs.close()
-        return _Worker(process, ours)
+        return _Worker(number, process, ours)
 
     def _hand_out(self, groups: Iterator[Group]) -> None:
         for _ in range(_AHEAD):
             for worker in self._workers:
-                if len(worker.groups) < _AHEAD:
-                    group = self._returned.popleft() if self._returned else next(groups, None)
-                    if group is None:
-                        return
+                group = self._next(worker, groups)
+                if group is not None:
                     worker.groups.append({task.sample: task for task in group})
                     with suppress(BrokenPipeError, ConnectionResetError):  # the dead are noticed by their closed pipe
                         worker.connection.send(group)
+
+    def _next(self, worker: _Worker, groups: Iterator[Group]) -> Group | None:
+        """What a worker gets now: a suspect only when it has nothing else, and then nothing beside it."""
+        if not worker.groups:
+            worker.alone = bool(self._suspects)
+            return self._suspects.popleft() if self._suspects else next(groups, None)
+        return None if worker.alone or len(worker.groups) == _AHEAD else next(groups, None)
 
     def _serve(self) -> None:
         by_source = {worker.connection: worker for worker in self._workers}
@@ -139,14 +165,16 @@ class WorkerPool:
                 f"{self._deaths_in_a_row} workers died one after another (exit status {worker.process.exitcode}); "
                 "is memory short? Go on with --resume and fewer --workers"
             )
-        for position, group in enumerate(worker.groups):
+        for group in worker.groups:
             tasks = list(group.values())
-            self._deaths[tasks[0].sample] += position == 0
-            if self._deaths[tasks[0].sample] >= _MAX_DEATHS:
-                self._failed.extend(tasks)
+            self._deaths.update(group.keys())
+            if self._deaths[tasks[0].sample] < _MAX_DEATHS:
+                self._suspects.append(tasks)
+            elif len(tasks) > 1:
+                self._suspects.extend([task] for task in tasks)  # find the one that kills
             else:
-                self._returned.append(tasks)
-        self._workers[self._workers.index(worker)] = self._start()
+                self._failed.extend(tasks)
+        self._workers[worker.number] = self._start(worker.number)
 
     def _end(self) -> None:
         for worker in self._workers:
@@ -154,6 +182,17 @@ class WorkerPool:
         for worker in self._workers:
             worker.process.join()
             worker.connection.close()
+
+
+def _setups(setup: WorkerSetup, count: int) -> list[WorkerSetup]:
+    """What each worker is given; BackendUnavailableError where a run on CUDA finds no GPU."""
+    if setup.run.resolved.device != "cuda" or ":" in setup.device:
+        return [setup] * count
+    try:
+        gpus = gpu_count()
+    except GpuUnavailableError as error:
+        raise BackendUnavailableError(str(error)) from error
+    return [replace(setup, device=f"cuda:{number % gpus}") for number in range(count)]
 
 
 def make_pipeline(setup: WorkerSetup, telemetry: Telemetry, record: Callable[[SampleRecord], None]) -> Pipeline:

@@ -32,7 +32,7 @@ from ..engine.bundle import (
 )
 from ..engine.bundle_report import PARITY_NAME
 from ..engine.errors import InvalidInputError
-from ..train.checkpoint import STAGES, load_system, weights_path
+from ..train.checkpoint import STAGES, load_system, read_json, weights_path
 from ..train.config import SystemConfig
 from ..train.diffusion import make_schedule
 from ..train.system import load_conditions, load_networks, system_latent_shape
@@ -186,13 +186,19 @@ def _manifest(
         precision=options.precision,
         provenance=Provenance(
             data=options.data,
-            training=", ".join(f"{stage} {config.stages[stage].steps} steps" for stage in stages),
+            training=", ".join(f"{stage} {_steps(checkpoint, stage)} steps" for stage in stages),
             code_version=version("sbldm-engine"),
             date=provenance_date(),
             licence=options.licence,
         ),
         intended_use=options.intended_use,
     )
+
+
+def _steps(checkpoint: Path, stage: str) -> int:
+    """Steps that a stage's weights have seen; 0 for weights that no training wrote."""
+    state = checkpoint / stage / "state.json"
+    return read_json(state)["step"] if state.is_file() else 0
 
 
 def _write(out: Path, manifest: BundleManifest, models: Mapping[str, onnx.ModelProto], parity: ParityReport) -> Bundle:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from ..engine.bundle import TensorSpec
 from ..train.config import SystemConfig
 from ..train.latents import condition_names
 from ..train.system import system_latent_shape
+from .lookups import with_lookups
 
 BATCH = "batch"
 
@@ -21,9 +23,10 @@ class Component:
     """A graph to be: its module and its tensors, axis 0 of each the batch."""
 
     name: str
-    module: nn.Module
+    module: nn.Module  # what the graph is held to
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    rewrite: Callable[[nn.Module], nn.Module] | None = None  # module -> an equal one that the graph is made of
 
 
 class _EncoderMean(nn.Module):
@@ -66,12 +69,15 @@ def components_of(config: SystemConfig, networks: Mapping[str, nn.Module]) -> di
     image, label = _float("image", modalities, x, y), _float("label", classes, x, y)
     position = TensorSpec("position", (BATCH,), "int64")
     stack = _float("slices", depth, *slice_latent)
+    columns = len(condition_names(config))
+    rewrite = partial(with_lookups, depth=depth, steps=config.schedule.steps, columns=columns)
     components = [
         Component(
             "encoder",
             _EncoderMean(networks["encoder"]),
             (image, label, position),
             (_float("latent", *slice_latent),),
+            rewrite,
         ),
         Component(
             "aggregator_encode",
@@ -85,10 +91,11 @@ def components_of(config: SystemConfig, networks: Mapping[str, nn.Module]) -> di
             (
                 _float("sample", *volume_latent),
                 _float("timestep"),
-                _float("condition", len(condition_names(config))),
+                _float("condition", columns),
                 _float("condition_mask"),
             ),
             (_float("prediction", *volume_latent),),
+            rewrite,
         ),
         Component(
             "aggregator",
@@ -101,6 +108,7 @@ def components_of(config: SystemConfig, networks: Mapping[str, nn.Module]) -> di
             networks["decoder"],
             (_float("latent", *slice_latent), position),
             (image, _float("label_logits", classes, x, y)),
+            rewrite,
         ),
     ]
     if "refiner" in networks:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..engine.bundle import NoiseSchedule
 from ..engine.errors import InvalidInputError
 from ..train.config import SystemConfig
+from .cases import Cases, random_cases, real_cases
 from .components import Component
 from .departure import first_departure
 from .parity import (
@@ -20,7 +21,6 @@ from .parity import (
     Figure,
     ParityReport,
     VolumeFigure,
-    cases_of,
     check_component,
     compare_volumes,
     sample_volume,
@@ -37,7 +37,7 @@ class GateInputs:
 
     config: SystemConfig
     schedule: NoiseSchedule
-    real_latents: NDArray[np.float32] | None  # (N, D, c, h, w)
+    real_latents: NDArray[np.float32] | None  # (1, D, c, h, w)
 
 
 def run_gate(
@@ -52,9 +52,12 @@ def run_gate(
     reference, made = TorchRunner(components), OnnxRunner(models)
     figures: list[Figure] = []
     departures: dict[str, str] = {}
+    real: Mapping[str, Cases] = {}
+    if inputs.real_latents is not None:
+        real = real_cases(components, reference, inputs.schedule, inputs.real_latents)
     for name, component in components.items():
         progress(f"parity of {name}")
-        cases = cases_of(component, depth, config.schedule.steps, inputs.real_latents)
+        cases = random_cases(component, depth, config.schedule.steps) | real.get(name, {})
         found = check_component(component, reference, made, cases, precision)
         figures += found
         bad = [figure for figure in found if figure.fault]

@@ -42,10 +42,11 @@ def export_graph(component: Component, depth: int, opset: int) -> onnx.ModelProt
         opset: one that `check_opset` allows.
     """
     example = random_inputs(component, batch=2, seed=0, depth=depth)
+    module = component.rewrite(component.module) if component.rewrite else component.module
     axis = torch.export.Dim(BATCH, min=1, max=1 << 16)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            component.module.eval(),
+            module.eval(),
             kwargs=example,
             dynamo=True,
             opset_version=opset,

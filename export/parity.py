@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..engine.bundle import NoiseSchedule
 from ..kernels.assemble import assemble, one_hot
-from .components import Component, random_inputs
+from .components import Component
 from .precision import Precision
 
 RMS_LIMIT = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 2e-2}
@@ -124,35 +124,6 @@ def check_component(
     return figures
 
 
-def cases_of(component: Component, depth: int, steps: int, real: NDArray[np.float32] | None) -> dict[str, Arrays]:
-    """Inputs to compare on: fresh random ones at two batch sizes, real latents, the denoiser early, middle and late.
-
-    Args:
-        component: whose inputs.
-        depth: slices of a volume.
-        steps: training steps of the schedule.
-        real: slice latents (N, D, c, h, w) of real or phantom cases, if there are any.
-    """
-    cases: dict[str, Arrays] = {
-        f"random, batch {batch}": {
-            name: value.numpy() for name, value in random_inputs(component, batch, 11 + batch, depth, steps).items()
-        }
-        for batch in (1, 2)
-    }
-    if component.name == "denoiser":
-        for place, timestep in (("early", steps - 1), ("middle", steps // 2), ("late", 0)):
-            inputs = dict(cases["random, batch 1"])
-            inputs["timestep"] = np.array([timestep], np.float32)
-            cases[f"{place}, t {timestep}"] = inputs
-        del cases["random, batch 1"]
-    if real is not None and component.name == "aggregator_encode":
-        cases["real latents"] = {"slices": real[:1]}
-    if real is not None and component.name == "decoder":
-        middle = slice(max(depth // 2 - DECODER_SLICES // 2, 0), depth // 2 + DECODER_SLICES // 2)
-        cases["real latents"] = {"latent": real[0, middle], "position": np.arange(depth, dtype=np.int64)[middle]}
-    return cases
-
-
 def sample_volume(
     runner: Runner,
     components: Mapping[str, Component],
@@ -183,7 +154,10 @@ def sample_volume(
         clean, residue = _split(schedule.prediction_type, z, prediction, float(table[now]))
         z = np.sqrt(table[after]) * clean + np.sqrt(1 - table[after]) * residue
     slices = runner.run("aggregator", {"latent": z.astype(np.float32)})["slices"][0]
-    return _decode(runner, slices, "refiner" in components)
+    image, logits = decode_slices(runner, slices)
+    if "refiner" in components:
+        image = runner.run("refiner", {"image": image[None], "label": one_hot(logits)[None]})["refined"][0]
+    return assemble(image, logits, len(slices), threshold=0.0)
 
 
 def _split(
@@ -198,20 +172,16 @@ def _split(
     return prediction, (z - a * prediction) / s
 
 
-def _decode(runner: Runner, slices: NDArray[Any], refined: bool) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    depth = len(slices)
-    position = np.arange(depth, dtype=np.int64)
+def decode_slices(runner: Runner, slices: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Image (D, M, X, Y) and label logits (D, L, X, Y) of slice latents (D, c, h, w), a few slices at a time."""
+    position = np.arange(len(slices), dtype=np.int64)
     parts = [
         runner.run(
             "decoder", {"latent": slices[at : at + DECODER_SLICES], "position": position[at : at + DECODER_SLICES]}
         )
-        for at in range(0, depth, DECODER_SLICES)
+        for at in range(0, len(slices), DECODER_SLICES)
     ]
-    image = np.concatenate([part["image"] for part in parts])
-    logits = np.concatenate([part["label_logits"] for part in parts])
-    if refined:
-        image = runner.run("refiner", {"image": image[None], "label": one_hot(logits)[None]})["refined"][0]
-    return assemble(image, logits, depth, threshold=0.0)
+    return np.concatenate([part["image"] for part in parts]), np.concatenate([part["label_logits"] for part in parts])
 
 
 def compare_volumes(

@@ -1,5 +1,6 @@
 // Decoder output to finished volumes in one pass; the rule is assemble.py's. A block turns a tile of 32 slices times 64
-// positions of the plane so that z runs fastest. Launch: (tiles, 1), 256 threads.
+// positions of the plane so that z runs fastest; threads that read a value that is not finite all store the same 1 for
+// its volume. Launch: (tiles, 1), 256 threads.
 #include "precision.cuh"
 
 namespace {
@@ -62,33 +63,37 @@ __device__ __forceinline__ void write_tile(const Tile& tile, Out* to, const Volu
     write_run(to + size_t(position) * volume.depth + slice, left < 8 ? left : 8, bits);
 }
 
-// The first largest logit of eight positions; `logits` points at class 0.
+// The first largest logit of eight positions; `logits` points at class 0. False where one is not finite.
 template <class T>
-__device__ __forceinline__ void argmax8(const T* logits, const Volume& volume, unsigned count,
+__device__ __forceinline__ bool argmax8(const T* logits, const Volume& volume, unsigned count,
                                         unsigned short (&best)[8]) {
     float top[8];
     load8(logits, count, top);
+    bool finite = all_finite(top);
 #pragma unroll
     for (int k = 0; k < 8; ++k) best[k] = 0;
     for (unsigned label = 1; label < volume.classes; ++label) {
         float value[8];
         load8(logits + size_t(label) * volume.plane, count, value);
+        finite = all_finite(value) && finite;
 #pragma unroll
         for (int k = 0; k < 8; ++k)
             if (value[k] > top[k]) top[k] = value[k], best[k] = (unsigned short)(label);
     }
+    return finite;
 }
 
-// Bit k is set where position k is not background.
+// Bit k is set where position k is not background; `finite` turns false where a value is not finite.
 template <class T>
 __device__ __forceinline__ unsigned foreground8(const T* image, const Volume& volume, unsigned count, float threshold,
-                                                const unsigned short (&label)[8]) {
+                                                const unsigned short (&label)[8], bool& finite) {
     unsigned keep = 0;
 #pragma unroll
     for (int k = 0; k < 8; ++k) keep |= unsigned(label[k] != 0) << k;
     for (unsigned m = 0; m < volume.modalities; ++m) {
         float value[8];
         load8(image + size_t(m) * volume.plane, count, value);
+        finite = all_finite(value) && finite;
 #pragma unroll
         for (int k = 0; k < 8; ++k) keep |= unsigned(!((value[k] + 1.0f) * 0.5f < threshold)) << k;
     }
@@ -109,8 +114,8 @@ __device__ __forceinline__ void denormalise8(const T* image, unsigned count, uns
 }
 
 template <class T>
-__device__ void assemble(const T* image, const T* logits, short* images, unsigned char* labels, unsigned volumes,
-                         const Volume volume, float threshold) {
+__device__ void assemble(const T* image, const T* logits, short* images, unsigned char* labels, unsigned* failed,
+                         unsigned volumes, const Volume volume, float threshold) {
     __shared__ Tile tile;
     const unsigned plane_tiles = (volume.plane + kPositions - 1) / kPositions;
     const unsigned slice_tiles = (volume.depth + kSlices - 1) / kSlices;
@@ -127,8 +132,9 @@ __device__ void assemble(const T* image, const T* logits, short* images, unsigne
         unsigned short bits[8];
         unsigned keep = 0;
         if (inside) {
-            argmax8(logits + row * volume.classes * volume.plane + position, volume, count, bits);
-            keep = foreground8(from, volume, count, threshold, bits);
+            bool finite = argmax8(logits + row * volume.classes * volume.plane + position, volume, count, bits);
+            keep = foreground8(from, volume, count, threshold, bits, finite);
+            if (!finite) failed[n] = 1;
             tile.put(local_slice, column, bits);
         }
         __syncthreads();
@@ -185,9 +191,9 @@ __device__ void clip_image(T* image, unsigned elements) {
 
 #define ASSEMBLE(suffix, T) \
     extern "C" __global__ void __launch_bounds__(256) assemble_##suffix( \
-        const T* image, const T* logits, short* images, unsigned char* labels, unsigned volumes, \
+        const T* image, const T* logits, short* images, unsigned char* labels, unsigned* failed, unsigned volumes, \
         unsigned modalities, unsigned classes, unsigned depth, unsigned plane, float threshold) { \
-        assemble<T>(image, logits, images, labels, volumes, {modalities, classes, depth, plane}, threshold); \
+        assemble<T>(image, logits, images, labels, failed, volumes, {modalities, classes, depth, plane}, threshold); \
     } \
     KERNEL_ENTRY(assemble_##suffix) \
     extern "C" __global__ void __launch_bounds__(256) one_hot_##suffix( \

@@ -128,11 +128,15 @@ def assemble_call(
     logits: int,
     images: int,
     labels: int,
+    failed: int,
 ) -> KernelCall:
-    """`assemble.assemble`: image (volumes * z, M, X, Y), logits (volumes * z, L, X, Y) -> images i16, labels u8."""
+    """`assemble.assemble`: image (volumes * z, M, X, Y), logits (volumes * z, L, X, Y) -> images i16, labels u8.
+
+    `failed` (volumes,) u32 becomes 1 where a value of a volume is not finite, and stays as it is elsewhere.
+    """
     tiles = volumes * -(-shape.shape[2] // 32) * -(-shape.plane // 64)
     arguments = (
-        *_addresses(image, logits, images, labels),
+        *_addresses(image, logits, images, labels, failed),
         *_unsigned(volumes, shape.modalities, shape.classes, shape.shape[2], shape.plane),
         np.float32(threshold),
     )

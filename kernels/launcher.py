@@ -37,6 +37,11 @@ def pycuda_driver() -> Any:
     return driver
 
 
+def gpu_count() -> int:
+    """NVIDIA GPUs that this process may use, at least one; GpuUnavailableError otherwise."""
+    return pycuda_driver().Device.count()
+
+
 class KernelLauncher:
     """Kernels for the current context's GPU. `cache` is the folder of compiled kernels, by default the user's."""
 

@@ -39,6 +39,18 @@ __device__ __forceinline__ void reduce_block(const Count (&row)[kColumns], Count
     __syncthreads();
 }
 
+// The first `count` of eight labels.
+__device__ __forceinline__ void load_labels(const unsigned char* from, unsigned count, unsigned (&label)[8]) {
+    if (count == 8 && (size_t(from) & 7) == 0) {
+        const uint2 words = *reinterpret_cast<const uint2*>(from);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) label[k] = (k < 4 ? words.x : words.y) >> (8 * (k % 4)) & 255;
+        return;
+    }
+#pragma unroll
+    for (unsigned k = 0; k < 8; ++k) label[k] = k < count ? from[k] : 0;
+}
+
 __device__ __forceinline__ void add_position(Count (&row)[kColumns], unsigned axis, unsigned value) {
     row[4 + axis] += value;
     row[7 + axis] = combine(7, row[7 + axis], value);
@@ -69,11 +81,16 @@ extern "C" __global__ void __launch_bounds__(256) measure_blocks(const short* im
                     for (unsigned k = 0; k < count; ++k) brain |= unsigned(from[k] > 0) << k;
                 }
             }
-            for (unsigned k = 0; k < count; ++k) {
-                const unsigned at = first + k, label = labels[size_t(n) * voxels + at];
-                row[0] += label == 0, row[1] += label == 1, row[2] += label == 2, row[3] += label == 3;
+            unsigned label[8];
+            load_labels(labels + size_t(n) * voxels + first, count, label);
+#pragma unroll
+            for (unsigned k = 0; k < 8; ++k) {
+                if (k >= count) break;
+                const unsigned at = first + k;
+#pragma unroll
+                for (unsigned c = 0; c < 4; ++c) row[c] += label[k] == c;
                 row[13] += brain >> k & 1;
-                if (label == 0) continue;
+                if (label[k] == 0) continue;
                 row[14] += brain >> k & 1;
                 add_position(row, 0, at / depth / height);
                 add_position(row, 1, at / depth % height);

@@ -78,6 +78,13 @@ __device__ __forceinline__ void store_vector(T* to, const float (&x)[8]) {
     *reinterpret_cast<uint4*>(to) = pack_words(bits);
 }
 
+__device__ __forceinline__ bool all_finite(const float (&x)[8]) {
+    bool finite = true;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) finite = finite && fabsf(x[k]) <= 3.402823466e38f;  // false for NaN
+    return finite;
+}
+
 // The first `count` of eight elements; the others read as 0.
 template <class T>
 __device__ __forceinline__ void load8(const T* from, unsigned count, float (&x)[8]) {

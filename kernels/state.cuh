@@ -46,8 +46,5 @@ __device__ __forceinline__ void predict_x0(const T* prediction, const DenoiserIn
 
 // All threads that see a value that is not finite store the same 1.
 __device__ __forceinline__ void flag_failure(unsigned* failed, unsigned slot, const float (&x)[8]) {
-    bool finite = true;
-#pragma unroll
-    for (int k = 0; k < 8; ++k) finite = finite && fabsf(x[k]) <= 3.402823466e38f;
-    if (!finite) failed[slot] = 1;
+    if (!all_finite(x)) failed[slot] = 1;
 }

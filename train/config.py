@@ -14,12 +14,14 @@ from ..engine.decode import decode
 from ..engine.errors import InvalidInputError
 
 PRESETS = Path(__file__).parent / "presets"
+Form = Literal["light", "published"]  # of a network: ours, or the authors' (docs/training.md tells them apart)
 
 
 @dataclass(frozen=True)
 class SliceVaeConfig:
     """2D autoencoder of one slice; the factor in plane is `unshuffle` times the product of `strides`."""
 
+    form: Form
     widths: tuple[int, ...]
     strides: tuple[int, ...]
     unshuffle: int  # space-to-depth factor before the first convolution; 1 for none
@@ -53,6 +55,7 @@ class AggregatorConfig:
 class DenoiserConfig:
     """UNet over Z; its dimensionality follows the aggregator."""
 
+    form: Form
     widths: tuple[int, ...]
     blocks: int
     groups: int
@@ -163,6 +166,8 @@ def check_config(config: SystemConfig, where: str) -> SystemConfig:
     """
     if len(config.vae.widths) != len(config.vae.strides):
         raise InvalidInputError(f"{where}: vae.widths and vae.strides differ in length")
+    if config.vae.form == "published" and config.vae.attention:
+        raise InvalidInputError(f"{where}: vae.attention must be false in the published form, which has none")
     if any(n % config.vae.factor for n in config.grid.shape[:2]):
         raise InvalidInputError(
             f"{where}: grid.shape {config.grid.shape} in plane must be "
@@ -194,5 +199,11 @@ def config_to_json(config: SystemConfig) -> dict[str, object]:
 
 
 def config_from_json(data: object, where: str) -> SystemConfig:
-    """A configuration as a checkpoint stores it; raises InvalidInputError like `parse_config`."""
+    """A configuration as a checkpoint stores it; raises InvalidInputError like `parse_config`.
+
+    Checkpoints from before networks had a form are of the light one.
+    """
+    if isinstance(data, dict):
+        old = {k: {"form": "light", **data[k]} for k in ("vae", "denoiser") if isinstance(data.get(k), dict)}
+        data = {**data, **old}
     return check_config(decode(SystemConfig, data, where), where)

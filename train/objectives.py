@@ -27,7 +27,7 @@ from .networks.slice_vae import Decoder
 
 REFINER_SLICES = 12  # neighbouring slices a training crop
 LATENT_JITTER = 0.1  # deviation, in channel deviations, added to latents: the refiner will see generated ones
-ADVERSARIAL_WEIGHT = 0.02
+ADVERSARIAL_WEIGHT = 0.05
 SSIM_WEIGHT = 0.05
 GRADIENT_WEIGHT = 0.25
 
@@ -102,7 +102,7 @@ class RefinerStage(nn.Module):
         self.discriminator = PatchDiscriminator(
             spatial_dims=2, channels=32, in_channels=2 * modalities, out_channels=1, num_layers_d=2, norm="INSTANCE"
         )
-        self.adversarial = PatchAdversarialLoss(criterion="least_squares")
+        self.adversarial: nn.Module = PatchAdversarialLoss(criterion="least_squares")
         self.ssim = SSIMLoss(spatial_dims=2, data_range=2.0, win_size=7)
 
     def loss(self, coarse: Tensor, label: Tensor, image: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:

@@ -12,11 +12,13 @@ from rich.console import Console
 
 from ..engine.conditions import ConditionColumn
 from ..engine.errors import InvalidInputError, UsageError
+from .checkpoint import read_json
 from .config import SystemConfig
 from .data.cohort import prepare_cohort
+from .footprint import network_costs, stage_memory
 from .latents import condition_names
 from .stage import StageRun
-from .system import SystemTrainer, parameter_counts, planned_stages, system_latent_shape
+from .system import SystemTrainer, cohort_digest, planned_stages, system_latent_shape
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,31 @@ def with_steps(config: SystemConfig, overrides: Sequence[str]) -> SystemConfig:
 
 
 def plan(config: SystemConfig, stage: str) -> str:
-    """The stages to run with their parameters, as text."""
+    """The networks with their cost and the stages to run with their memory, as text; no data is touched."""
     columns = [ConditionColumn(name, False, 0.0, 1.0) for name in condition_names(config)]
     lines = [f"preset {config.preset}: grid {config.grid.shape}, Z {system_latent_shape(config)}"]
-    lines += [
-        f"  {name:<12} {count / 1e6:8.2f} M parameters" for name, count in parameter_counts(config, columns).items()
-    ]
+    for network in network_costs(config, columns):
+        figures = f"{network.parameters / 1e6:8.2f} M parameters {network.gmac:9.2f} GMAC a {network.unit}"
+        lines.append(f"  {network.name:<12} {figures}")
     for name in planned_stages(config, stage):
-        s = config.stages[name]
+        s, memory = config.stages[name], stage_memory(config, name, columns)
         lines.append(f"stage {name}: {s.steps} steps of {s.batch_size}, learning rate {s.learning_rate:g}")
+        if memory.weights:
+            lines.append(
+                f"  about {memory.total / 2**30:.2f} GiB in float32: weights, gradients, Adam, moving average "
+                f"{memory.weights / 2**30:.2f}, activations of a batch {memory.activations / 2**30:.2f}"
+            )
     return "\n".join(lines)
+
+
+def progress(directory: Path, config: SystemConfig) -> str:
+    """The steps that each stage of a training directory has saved, as text."""
+    found = []
+    for stage, settings in config.stages.items():
+        path = directory / stage / "state.json"
+        if path.is_file():
+            found.append(f"{stage} {read_json(path)['step']}/{settings.steps}")
+    return ", ".join(found) or "nothing yet"
 
 
 def run_training(config: SystemConfig, options: TrainOptions) -> None:
@@ -93,8 +110,9 @@ def run_training(config: SystemConfig, options: TrainOptions) -> None:
         if done % 50 == 0 or done == total:
             console.print(f"encoded {done}/{total} cases", highlight=False)
 
-    run = StageRun(fabric, options.out, options.seed, report)
-    trainer = SystemTrainer(config, cohort.subset(range(kept)), run, encoding)
+    training = cohort.subset(range(kept))
+    run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training))
+    trainer = SystemTrainer(config, training, run, encoding)
     trainer.start()
     for stage in stages:
         trainer.train(stage)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,11 @@ from torch.optim import AdamW
 from ..engine.errors import InvalidInputError
 from .checkpoint import STAGES, read_json, read_tensors, weights_path, write_json, write_tensors
 from .config import StageConfig
+from .interrupt import held_interrupts
+from .logbook import Picture, open_logbook
 
 StepLoss = Callable[[nn.Module, int, np.random.Generator], tuple[Tensor, Mapping[str, Tensor | float]]]
+Preview = Callable[[nn.Module], Picture]  # EMA -> what it makes
 Report = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, steps, metrics
 CLIP_NORM = 1.0
 DECAY_SHARE = 0.3  # of the steps, at the end, over which the learning rate falls to zero
@@ -33,8 +37,10 @@ class StageRun:
     directory: Path  # the training directory; the stage keeps its files in a folder of its name
     seed: int
     report: Report
+    cohort: str | None = None  # digest of what it trains on (system.cohort_digest)
     save_seconds: float = 120.0  # at most this much work is lost by a kill
     log_every: int = 20
+    previews: bool = True
 
 
 def step_generator(seed: int, stage: str, step: int) -> np.random.Generator:
@@ -50,8 +56,23 @@ def learning_rate(config: StageConfig, step: int) -> float:
     return config.learning_rate * warm * fall
 
 
-def train_stage(run: StageRun, stage: str, module: nn.Module, step_loss: StepLoss, config: StageConfig) -> nn.Module:
+def preview_steps(steps: int) -> frozenset[int]:
+    """After how many steps a stage draws a preview: at each quarter and at the end."""
+    return frozenset(math.ceil(steps * quarter / 4) for quarter in (1, 2, 3, 4))
+
+
+def train_stage(
+    run: StageRun,
+    stage: str,
+    module: nn.Module,
+    step_loss: StepLoss,
+    config: StageConfig,
+    preview: Preview | None = None,
+) -> nn.Module:
     """Train `module` for `config.steps` steps, going on from the last checkpoint, and return its EMA.
+
+    An interrupt (SIGINT, SIGTERM) ends the step that runs, saves and raises KeyboardInterrupt; with several processes
+    it is raised at once, and the last checkpoint counts.
 
     Args:
         run: device, directory, seed and where to report.
@@ -59,13 +80,15 @@ def train_stage(run: StageRun, stage: str, module: nn.Module, step_loss: StepLos
         module: the network; its parameters are trained in place.
         step_loss: (module, step, generator) -> loss and what to log.
         config: optimisation.
+        preview: draws what the EMA does, at `preview_steps`; must leave its argument as it is.
 
     Raises:
         InvalidInputError: the checkpoint does not fit, or the loss is no longer finite.
+        KeyboardInterrupt: after an interrupt.
     """
     folder = run.directory / stage
     folder.mkdir(parents=True, exist_ok=True)
-    ema = copy.deepcopy(module).requires_grad_(False)
+    ema = copy.deepcopy(module).requires_grad_(False).eval()
     optimizer = AdamW(module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
     start = _resume(folder, module, ema, optimizer, run.seed)
     ema = ema.to(run.fabric.device)
@@ -73,39 +96,56 @@ def train_stage(run: StageRun, stage: str, module: nn.Module, step_loss: StepLos
     if hasattr(module, "loss"):
         wrapped.mark_forward_method("loss")
     wrapped.train()
+    shown = preview_steps(config.steps) if preview is not None and run.previews else frozenset[int]()
+    writes, alone = run.fabric.is_global_zero, run.fabric.world_size == 1
     saved = time.monotonic()
-    for step in range(start, config.steps):
-        generator = step_generator(run.seed, stage, step * run.fabric.world_size + run.fabric.global_rank)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
-        loss, metrics = step_loss(wrapped, step, generator)
-        if not torch.isfinite(loss):
-            raise InvalidInputError(
-                f"{folder}: loss is not finite at step {step}; lower stages.{stage}.learning_rate and resume"
-            )
-        run.fabric.backward(loss)
-        run.fabric.clip_gradients(wrapped, optimizer, max_norm=CLIP_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        _update_ema(ema, module, min(config.ema_decay, (step + 1) / (step + 10)))
-        if step % run.log_every == 0 or step + 1 == config.steps:
-            _log(
-                run,
-                stage,
-                step,
-                config.steps,
-                {
-                    "loss": loss.item(),
-                    **{k: float(v.detach() if isinstance(v, Tensor) else v) for k, v in metrics.items()},
-                },
-            )
-        if time.monotonic() - saved > run.save_seconds and run.fabric.is_global_zero:
-            _save(folder, step + 1, module, ema, optimizer, run.seed)
-            saved = time.monotonic()
-    if run.fabric.is_global_zero and start < config.steps:
-        _save(folder, config.steps, module, ema, optimizer, run.seed)
+    with open_logbook(run.directory, stage, start, writes) as book, held_interrupts(alone) as interrupted:
+        for step in range(start, config.steps):
+            metrics = _train_step(run, stage, step, wrapped, optimizer, step_loss, config)
+            _update_ema(ema, module, min(config.ema_decay, (step + 1) / (step + 10)))
+            done = step + 1
+            if book is not None and (step % run.log_every == 0 or done == config.steps):
+                values = {name: float(value) for name, value in metrics.items()}
+                book.metrics(step, values)
+                run.report(stage, done, config.steps, values)
+            due = done in shown or done == config.steps or time.monotonic() - saved > run.save_seconds
+            if writes and (due or interrupted.is_set()):
+                _save(folder, done, module, ema, optimizer, run)
+                saved = time.monotonic()
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+            if book is not None and preview is not None and done in shown:
+                book.preview(done, preview(ema))
     run.fabric.barrier()
-    return ema.eval()
+    return ema
+
+
+def _train_step(
+    run: StageRun,
+    stage: str,
+    step: int,
+    wrapped: nn.Module,
+    optimizer: Any,
+    step_loss: StepLoss,
+    config: StageConfig,
+) -> dict[str, Tensor | float]:
+    """Update the weights once; what to log."""
+    generator = step_generator(run.seed, stage, step * run.fabric.world_size + run.fabric.global_rank)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, step)
+    loss, metrics = step_loss(wrapped, step, generator)
+    if not torch.isfinite(loss):
+        raise InvalidInputError(
+            f"{run.directory / stage}: loss is not finite at step {step}; lower stages.{stage}.learning_rate and resume"
+        )
+    run.fabric.backward(loss)
+    run.fabric.clip_gradients(wrapped, optimizer, max_norm=CLIP_NORM)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {
+        "loss": loss.detach(),
+        **{name: value.detach() if isinstance(value, Tensor) else value for name, value in metrics.items()},
+    }
 
 
 def finished(directory: Path, stage: str, config: StageConfig) -> bool:
@@ -125,7 +165,7 @@ def _update_ema(ema: nn.Module, module: nn.Module, decay: float) -> None:
 
 
 def _save(
-    folder: Path, step: int, module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, seed: int
+    folder: Path, step: int, module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, run: StageRun
 ) -> None:
     state = optimizer.state_dict()["state"]
     moments = {f"optimizer.{i}.{k}": v for i, entry in state.items() for k, v in entry.items()}
@@ -134,7 +174,7 @@ def _save(
     name = f"state-{step}.safetensors"
     write_tensors(folder / name, {**moments, **weights, **averaged})
     write_tensors(weights_path(folder.parent, folder.name), ema.state_dict())
-    write_json(folder / "state.json", {"step": step, "seed": seed, "tensors": name})
+    write_json(folder / "state.json", {"step": step, "seed": run.seed, "cohort": run.cohort, "tensors": name})
     for old in folder.glob("state-*.safetensors"):
         if old.name != name:
             old.unlink()
@@ -164,12 +204,3 @@ def _resume(folder: Path, module: nn.Module, ema: nn.Module, optimizer: torch.op
         entries.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(state["step"])
-
-
-def _log(run: StageRun, stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
-    if not run.fabric.is_global_zero:
-        return
-    line = {"stage": stage, "step": step, **metrics}
-    with (run.directory / "metrics.jsonl").open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps(line) + "\n")
-    run.report(stage, step + 1, steps, metrics)

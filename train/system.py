@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,6 +29,7 @@ from .networks.denoiser import Denoiser
 from .networks.refiner import Refiner
 from .networks.slice_vae import SliceVae
 from .objectives import AggregatorObjective, DenoiserObjective, RefinerObjective, RefinerStage
+from .previews import CASE, Previews
 from .stage import StageRun, finished, train_stage
 
 CONDITIONS_NAME = "conditions.json"
@@ -110,9 +115,19 @@ class SystemTrainer:
         self.directory = run.directory
         self.schedule = make_schedule(config.schedule)
 
+    @cached_property
+    def previews(self) -> Previews:
+        """Draws the first training case."""
+        return Previews(self.config, self.cohort, self.run.fabric.device)
+
     def start(self) -> None:
-        """Write what the directory belongs to and what the cohort's conditions are."""
+        """Write what the directory belongs to and what the cohort's conditions are.
+
+        Raises:
+            InvalidInputError: stages of the directory were trained on another cohort.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
+        refuse_another_cohort(self.directory, self.run.cohort)
         save_system(self.directory, self.config)
         names = condition_names(self.config)
         rows = self.cohort.conditions[:, : len(names)]
@@ -138,6 +153,7 @@ class SystemTrainer:
             make_vae(self.config),
             AutoencoderObjective(self.config, sampler),
             self.config.stages["autoencoder"],
+            lambda vae: self.previews.reconstruction(cast(SliceVae, vae)),
         )
 
     def _aggregator(self) -> None:
@@ -153,16 +169,26 @@ class SystemTrainer:
         folder.mkdir(exist_ok=True)
         write_tensors(weights_path(self.directory, "aggregator"), aggregator.state_dict())
         if not (folder / "state.json").is_file():
-            write_json(folder / "state.json", {"step": self.config.stages["aggregator"].steps, "seed": self.run.seed})
+            steps = self.config.stages["aggregator"].steps
+            write_json(folder / "state.json", {"step": steps, "seed": self.run.seed, "cohort": self.run.cohort})
 
     def _denoiser(self) -> None:
-        store = self._latents(self._vae())
+        vae = self._vae()
+        store = self._latents(vae)
         columns, _ = load_conditions(self.directory)
         flat = store.conditions.reshape(-1, store.conditions.shape[-1])
         conditions = normalise(flat, columns).reshape(store.conditions.shape)
-        objective = DenoiserObjective(self.config, store, self._load_aggregator(), conditions, self.schedule)
+        aggregator = self._load_aggregator()
+        objective = DenoiserObjective(self.config, store, aggregator, conditions, self.schedule)
         train_stage(
-            self.run, "denoiser", make_denoiser(self.config, columns), objective, self.config.stages["denoiser"]
+            self.run,
+            "denoiser",
+            make_denoiser(self.config, columns),
+            objective,
+            self.config.stages["denoiser"],
+            lambda denoiser: self.previews.sample(
+                denoiser, aggregator, vae.decoder, self.schedule, conditions[CASE, 0], self.run.seed
+            ),
         )
 
     def _refiner(self) -> None:
@@ -170,7 +196,14 @@ class SystemTrainer:
         store, aggregator = self._latents(vae), self._load_aggregator()
         objective = RefinerObjective(self.config, self.cohort, store, vae.decoder, aggregator.normalisation.scale)
         module = RefinerStage(make_refiner(self.config), len(self.config.modalities))
-        train_stage(self.run, "refiner", module, objective, self.config.stages["refiner"])
+        train_stage(
+            self.run,
+            "refiner",
+            module,
+            objective,
+            self.config.stages["refiner"],
+            lambda stage: self.previews.refined(cast(RefinerStage, stage).refiner, vae.decoder, store.latents[CASE, 0]),
+        )
 
     def _vae(self) -> SliceVae:
         vae = make_vae(self.config)
@@ -184,6 +217,29 @@ class SystemTrainer:
 
     def _latents(self, vae: SliceVae) -> LatentStore:
         return encode_cohort(vae.encoder, self.cohort, self.config, self.directory, self.encoding)
+
+
+def cohort_digest(cohort: Cohort) -> str:
+    """What tells the cases that a system is trained on from others: sha256 of their names and tumours."""
+    tumours = zip(cohort.cases, cohort.conditions, strict=True)
+    text = json.dumps([[case, [f"{value:.6g}" for value in row]] for case, row in tumours])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def refuse_another_cohort(directory: Path, digest: str | None) -> None:
+    """Check that the stages in a training directory saw the cohort of this digest; stages that kept none pass.
+
+    Raises:
+        InvalidInputError: a stage saw other cases, or other tumours of them.
+    """
+    for stage in STAGES:
+        path = directory / stage / "state.json"
+        kept = read_json(path).get("cohort") if path.is_file() else None
+        if kept is not None and kept != digest:
+            raise InvalidInputError(
+                f"{directory}: stage {stage} was trained on another cohort (cases were added, left out or changed); "
+                "give the same --data and --held-out, or a new --out"
+            )
 
 
 def measure_normalisation(aggregator: Aggregator, store: LatentStore) -> None:
@@ -227,18 +283,6 @@ def load_networks(directory: Path, config: SystemConfig) -> dict[str, nn.Module]
     if config.refiner is not None:
         networks["refiner"] = load_refiner(config, directory)
     return {name: network.eval().requires_grad_(False) for name, network in networks.items()}
-
-
-def parameter_counts(config: SystemConfig, columns: Sequence[ConditionColumn]) -> Mapping[str, int]:
-    """Parameters of each network."""
-    vae = make_vae(config)
-    networks: dict[str, nn.Module] = {
-        "encoder": vae.encoder, "decoder": vae.decoder,
-        "aggregator": make_system_aggregator(config), "denoiser": make_denoiser(config, columns),
-    }  # fmt: skip
-    if config.refiner is not None:
-        networks["refiner"] = make_refiner(config)
-    return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
 
 
 def save_random_system(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
-from ..errors import UsageError
+from ..errors import BackendUnavailableError, UsageError
 from ..processor import available_threads
 
 BACKENDS = ("onnxruntime", "openvino", "tensorrt")
@@ -30,7 +30,12 @@ class Backend(Protocol):
 
 
 def choose_backend(
-    bundle: Bundle, name: str = "auto", device: str = "auto", precision: str = "auto", threads: int | None = None
+    bundle: Bundle,
+    name: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    batch: int = 1,
 ) -> Backend:
     """The backend that was asked for; for `auto`, ONNX Runtime or what `bench --select` measured to be faster here.
 
@@ -40,6 +45,7 @@ def choose_backend(
         device: `auto`, `cpu`, `cuda` or `cuda:I`.
         precision: `auto`, or what the backend offers.
         threads: of the CPU; all that this process may use by default.
+        batch: volumes that TensorRT's engines are tuned for; others build theirs when they are run.
 
     Raises:
         UsageError: an unknown name, or a combination that no backend offers.
@@ -56,10 +62,8 @@ def choose_backend(
             raise UsageError(f"--device {device}: {name} runs on the CPU")
         return _openvino(bundle, name, precision, threads)
     if name == "tensorrt":
-        return _tensorrt(bundle, device, precision)
-    from .onnxruntime import OnnxRuntimeBackend
-
-    backend = OnnxRuntimeBackend(bundle, f"cuda:{device.partition(':')[2] or 0}" if kind == "cuda" else "cpu", threads)
+        return _tensorrt(bundle, device, precision, threads, batch)
+    backend = _cuda(bundle, device, threads) if kind == "cuda" else _cpu(bundle, threads)
     if precision not in ("auto", backend.precision):
         raise UsageError(f"--precision {precision}: this bundle holds {backend.precision} for onnxruntime")
     return backend
@@ -88,11 +92,32 @@ def _openvino(bundle: Bundle, name: str, precision: str, threads: int) -> Backen
     return MixedBackend(bundle, name, precision, threads)
 
 
-def _tensorrt(bundle: Bundle, device: str, precision: str) -> Backend:
+def _cpu(bundle: Bundle, threads: int) -> Backend:
+    from .onnxruntime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(bundle, "cpu", threads)
+
+
+def _cuda(bundle: Bundle, device: str, threads: int) -> Backend:
+    from .onnxruntime_cuda import OnnxRuntimeCudaBackend
+
+    return OnnxRuntimeCudaBackend(bundle, device_index(device), threads)
+
+
+def _tensorrt(bundle: Bundle, device: str, precision: str, threads: int, batch: int) -> Backend:
     if device == "cpu":
         raise UsageError("--device cpu: tensorrt runs on an NVIDIA GPU")
     if precision not in ("auto", bundle.manifest.precision):
         raise UsageError(f"--precision {precision}: this bundle holds {bundle.manifest.precision} for tensorrt")
     from .tensorrt import open_tensorrt
 
-    return open_tensorrt(bundle, int(device.partition(":")[2] or 0))
+    try:
+        rival = _cuda(bundle, device, threads)
+    except BackendUnavailableError:
+        rival = None
+    return open_tensorrt(bundle, device_index(device), batch, rival)
+
+
+def device_index(device: str) -> int:
+    """I of `cuda:I`, 0 of `cuda` and `auto`."""
+    return int(device.partition(":")[2] or 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ from ...kernels.dpmpp import dpmpp_2m_coefficients
 from ..bundle import Bundle, NoiseSchedule
 from ..schedule import sampling_points
 from .cuda_components import OnnxRuntimeComponent, open_cuda_session
-from .cuda_graph import LoopShape, SamplingPlan, fit_batch
+from .cuda_device import CudaDevice
+from .cuda_graph import LoopShape, SamplingPlan
 from .cuda_volumes import FinishShape, VolumeGenerator
 from .device import Component, Device
 
@@ -46,48 +47,51 @@ def sampling_plan(schedule: NoiseSchedule, options: SamplingOptions) -> Sampling
 
 def open_generator(
     bundle: Bundle,
-    options: SamplingOptions,
+    batch: int,
+    guided: bool,
     device: Device,
     components: Mapping[str, Component],
     streams: tuple[Any, Any],
     use_graphs: bool,
-    warn: Callable[[str], None],
-) -> tuple[VolumeGenerator, int]:
-    """(generator, batch size): the options' batch size, or the largest halving of it that the device has room for.
+) -> VolumeGenerator:
+    """The bundle's volumes in batches of `batch`; DeviceMemoryError where the device has no room.
 
-    `streams`: the denoiser's, and that of the other components. DeviceMemoryError where one sample does not fit.
+    `streams`: the denoiser's, and that of the other components.
     """
     manifest = bundle.manifest
     volume = VolumeShape(len(manifest.modalities), len(manifest.labels), manifest.grid.shape)
-    channels, height, width = _slice_latent(bundle)
-    finish = FinishShape(volume, (channels, height, width), manifest.background_threshold)
-
-    def build(batch: int) -> VolumeGenerator:
-        columns = len(manifest.condition_columns)
-        loop = LoopShape(batch, manifest.latent.shape, columns, options.guidance != 1.0)
-        return VolumeGenerator(device, components, loop, finish, streams, use_graphs)
-
-    return fit_batch(build, options.batch_size, warn)
+    finish = FinishShape(volume, _slice_latent(bundle), manifest.background_threshold)
+    loop = LoopShape(batch, manifest.latent.shape, len(manifest.condition_columns), guided)
+    return VolumeGenerator(device, components, loop, finish, streams, use_graphs)
 
 
-def onnxruntime_components(
-    bundle: Bundle, device_id: int, sampling_handle: int, finishing_handle: int
-) -> dict[str, OnnxRuntimeComponent]:
-    """The bundle's components as CUDA sessions on two existing streams (CUstream handles).
+class OnnxRuntimeNetworks:
+    """A bundle's components in ONNX Runtime on GPU `index`, as `device_loops.Networks`."""
 
-    BackendUnavailableError where ONNX Runtime has no CUDA or would fall back to the CPU.
-    """
-    return {
-        name: OnnxRuntimeComponent(
-            open_cuda_session(
-                bundle.component_path(name), sampling_handle if name == "denoiser" else finishing_handle, device_id
-            ),
-            "cuda",
-            device_id,
-        )
-        for name in SAMPLED
-        if bundle.has(name)
-    }
+    def __init__(self, bundle: Bundle, index: int) -> None:
+        self._bundle, self._index = bundle, index
+
+    def open_device(self) -> CudaDevice:
+        """The GPU."""
+        return CudaDevice(self._index)
+
+    def components(self, rows: int, streams: tuple[Any, Any]) -> dict[str, Component]:
+        """CUDA sessions, the denoiser's on the first stream, the others' on the second.
+
+        BackendUnavailableError where ONNX Runtime has no CUDA or would fall back to the CPU.
+        """
+        return {name: self.component(name, streams[name != "denoiser"]) for name in SAMPLED if self._bundle.has(name)}
+
+    def capture_refusal(self) -> str | None:
+        """Found out in a process of its own, because ONNX Runtime may end the one that captures it."""
+        from .capture_trial import capture_refusal
+
+        return capture_refusal(self._bundle, self._index)
+
+    def component(self, name: str, stream: Any) -> Component:
+        """One component on a stream."""
+        session = open_cuda_session(self._bundle.component_path(name), stream.handle, self._index)
+        return OnnxRuntimeComponent(session, "cuda", self._index)
 
 
 def _slice_latent(bundle: Bundle) -> tuple[int, int, int]:

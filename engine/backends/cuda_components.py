@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...kernels.calls import Storage
-from ..errors import BackendUnavailableError
+from ..errors import BackendUnavailableError, DeviceMemoryError
 from .device import DTYPES, Buffer
+from .memory import says_out_of_memory
+from .onnxruntime import cuda_options, run_errors, session_options
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -29,21 +31,25 @@ class OnnxRuntimeComponent:
         import onnxruntime
 
         self._session = session
+        self._known = frozenset(node.name for node in session.get_inputs())
         self._device = (device_type, device_id)
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self.storage: Storage = _ORT_STORAGE[session.get_outputs()[0].type]
 
     def enqueue(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], stream: Any) -> None:
-        """Binds and runs; inputs that the graph does not have are left out."""
-        known = {node.name for node in self._session.get_inputs()}
+        """Binds and runs; inputs that the graph does not have are left out.
+
+        DeviceMemoryError where there is no room for the run, BackendUnavailableError where ONNX Runtime refuses it.
+        """
         binding = self._session.io_binding()
         for name, buffer in inputs.items():
-            if name in known:
+            if name in self._known:
                 binding.bind_input(name, *self._device, _ort_type(buffer), buffer.shape, buffer.address)
         for name, buffer in outputs.items():
             binding.bind_output(name, *self._device, _ort_type(buffer), buffer.shape, buffer.address)
-        self._session.run_with_iobinding(binding, self._options)
+        with run_errors("a network on the device"):
+            self._session.run_with_iobinding(binding, self._options)
 
 
 def open_cuda_session(path: Path, stream_handle: int, device_id: int = 0) -> onnxruntime.InferenceSession:
@@ -59,8 +65,11 @@ def open_cuda_session(path: Path, stream_handle: int, device_id: int = 0) -> onn
         raise BackendUnavailableError(
             'this ONNX Runtime has no CUDA: pip uninstall onnxruntime, then pip install "sbldm-engine[gpu]"'
         )
-    options = {"device_id": str(device_id), "user_compute_stream": str(stream_handle)}
-    session = onnxruntime.InferenceSession(str(path), providers=[("CUDAExecutionProvider", options)])
+    options = {**cuda_options(device_id), "user_compute_stream": str(stream_handle)}
+    with run_errors(path.name):
+        session = onnxruntime.InferenceSession(
+            str(path), session_options(1), providers=[("CUDAExecutionProvider", options)]
+        )
     if session.get_providers()[0] != "CUDAExecutionProvider":
         raise BackendUnavailableError(
             f"ONNX Runtime fell back to the CPU for {path.name}; is CUDA 13 with cuDNN 9 here?"
@@ -69,24 +78,32 @@ def open_cuda_session(path: Path, stream_handle: int, device_id: int = 0) -> onn
 
 
 class TensorRtComponent:
-    """A TensorRT execution context of either flavour; batch axes take the buffers' shapes."""
+    """A TensorRT execution context of either flavour; batch axes take the buffers' shapes.
 
-    def __init__(self, context: Any, storage: Storage) -> None:
-        self._context = context
+    `problems` is where the runtime's logger puts its error messages.
+    """
+
+    def __init__(self, context: Any, storage: Storage, problems: list[str]) -> None:
+        self._context, self._problems = context, problems
+        engine = context.engine
+        self._known = frozenset(engine.get_tensor_name(index) for index in range(engine.num_io_tensors))
         self.storage: Storage = storage
 
     def enqueue(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], stream: Any) -> None:
-        """Sets shapes and addresses and queues the run; BackendUnavailableError where TensorRT refuses."""
-        engine = self._context.engine
-        known = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+        """Sets shapes and addresses and queues the run.
+
+        DeviceMemoryError where there is no room for the run, BackendUnavailableError where TensorRT refuses it.
+        """
         for name, buffer in inputs.items():
-            if name in known and not self._context.set_input_shape(name, buffer.shape):
+            if name in self._known and not self._context.set_input_shape(name, buffer.shape):
                 raise BackendUnavailableError(f"TensorRT: {name} {buffer.shape} is outside the engine's batch profile")
         for name, buffer in {**inputs, **outputs}.items():
-            if name in known:
+            if name in self._known:
                 self._context.set_tensor_address(name, buffer.address)
         if not self._context.execute_async_v3(int(stream.handle)):
-            raise BackendUnavailableError("TensorRT refused to queue a run; its log has the reason")
+            said = "; ".join(self._problems[-3:]) or "it gives no reason"
+            kind = DeviceMemoryError if says_out_of_memory(said) else BackendUnavailableError
+            raise kind(f"TensorRT refused to queue a run: {said}")
 
 
 def _ort_type(buffer: Buffer) -> Any:

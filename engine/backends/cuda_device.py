@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,16 +12,27 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ...kernels.calls import KernelCall
+from ...kernels.compile import KernelCompileError
 from ...kernels.launcher import GpuUnavailableError, KernelLauncher, pycuda_driver
-from ..errors import BackendUnavailableError
-from .device import DTYPES, Buffer, DeviceMemoryError
+from ..errors import BackendUnavailableError, DeviceMemoryError, SbldmError
+from .device import DTYPES, Buffer, GraphError
+
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: what other libraries queue on the default stream cannot break a capture
+
+
+class _Graph:
+    """An executable graph that goes with its last reference."""
+
+    def __init__(self, executable: Any, destroy: Callable[[Any], object]) -> None:
+        self.executable = executable
+        weakref.finalize(self, destroy, executable).atexit = False  # the driver may be gone by then
 
 
 class CudaDevice:
     """GPU `index` with its primary context, which other CUDA libraries of the process share.
 
     BackendUnavailableError where there is no such GPU, it is too old, or PyCUDA or cuda-bindings is missing. Kernels
-    are cached under `cache`. Use it from the thread that made it, and `close` it there.
+    are cached under `cache`. Threads may take turns; each works within `current`.
     """
 
     def __init__(self, index: int = 0, cache: Path | None = None) -> None:
@@ -31,7 +44,6 @@ class CudaDevice:
             capability = self._gpu.compute_capability()
             self._graphs = import_module("cuda.bindings.driver")
             self._context = self._gpu.retain_primary_context()
-            self._context.push()
             self._launcher = KernelLauncher(capability, cache)
         except GpuUnavailableError as error:
             raise BackendUnavailableError(str(error)) from error
@@ -39,9 +51,14 @@ class CudaDevice:
             raise BackendUnavailableError('cuda-bindings is missing: pip install "sbldm-engine[gpu]"') from error
         self.name = f"{self._gpu.name()} (sm_{capability[0]}{capability[1]})"
 
-    def close(self) -> None:
-        """Leaves the context."""
-        self._context.pop()
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """The GPU's context on the calling thread; PyCUDA ends a process that leaves one behind."""
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._context.pop()
 
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         buffer = Buffer(0, shape, dtype)
@@ -56,10 +73,13 @@ class CudaDevice:
         return Buffer(int(memory), shape, dtype, memory)
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        return self._driver.pagelocked_empty(shape, DTYPES[dtype])
+        try:
+            return self._driver.pagelocked_empty(shape, DTYPES[dtype])
+        except self._driver.MemoryError as error:
+            raise DeviceMemoryError(f"no pinned host memory for an array {shape} of {dtype}") from error
 
     def stream(self) -> Any:
-        return self._driver.Stream()
+        return self._driver.Stream(_NON_BLOCKING)
 
     def upload(self, buffer: Buffer, values: NDArray[Any], stream: Any) -> None:
         self._driver.memcpy_htod_async(buffer.address, values, stream)
@@ -68,7 +88,11 @@ class CudaDevice:
         self._driver.memcpy_dtoh_async(values, buffer.address, stream)
 
     def launch(self, call: KernelCall, stream: Any) -> None:
-        self._launcher.launch(call, stream)
+        """Queues a kernel; BackendUnavailableError, with the compiler's message, where it does not compile or load."""
+        try:
+            self._launcher.launch(call, stream)
+        except (KernelCompileError, GpuUnavailableError) as error:
+            raise BackendUnavailableError(str(error)) from error
 
     def record(self, stream: Any) -> Any:
         return self._driver.Event().record(stream)
@@ -80,23 +104,30 @@ class CudaDevice:
         event.synchronize()
 
     def capture(self, stream: Any, work: Callable[[], None]) -> Any:
-        """The executable graph of what `work` queues; RuntimeError names the call that failed."""
+        """The executable graph of what `work` queues; GraphError names the call that failed."""
         mode = self._graphs.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._checked("cuStreamBeginCapture", stream.handle, mode)
         try:
             work()
+        except SbldmError as error:
+            self._graphs.cuStreamEndCapture(stream.handle)
+            if isinstance(error, DeviceMemoryError):
+                raise
+            raise GraphError(str(error)) from error
+        graph = self._checked("cuStreamEndCapture", stream.handle)
+        try:
+            return _Graph(self._checked("cuGraphInstantiate", graph, 0), self._graphs.cuGraphExecDestroy)
         finally:
-            graph = self._checked("cuStreamEndCapture", stream.handle)
-        executable = self._checked("cuGraphInstantiate", graph, 0)
-        self._checked("cuGraphDestroy", graph)
-        return executable
+            self._graphs.cuGraphDestroy(graph)
 
     def replay(self, graph: Any, stream: Any) -> None:
-        self._checked("cuGraphLaunch", graph, stream.handle)
+        self._checked("cuGraphLaunch", graph.executable, stream.handle)
 
     def _checked(self, function: str, *arguments: Any) -> Any:
         """The result of a cuda-bindings call, which returns (status, result)."""
         status, *result = getattr(self._graphs, function)(*arguments)
+        if status == self._graphs.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            raise DeviceMemoryError(f"{self.name}: {function} found no memory")
         if status != self._graphs.CUresult.CUDA_SUCCESS:
-            raise RuntimeError(f"{function}: {status.name}")
+            raise GraphError(f"{function}: {status.name}")
         return result[0] if result else None

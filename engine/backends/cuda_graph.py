@@ -7,10 +7,9 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,10 @@ from ...kernels.calls import KernelCall, LoopMemory, ddim_step_call, dpmpp_2m_st
 from ...kernels.ddim import DdimCoefficients
 from ...kernels.dpmpp import Dpmpp2mCoefficients
 from ...kernels.noise import DRAWS_PER_ATTEMPT, split_words
-from .device import Buffer, Component, Device, DeviceMemoryError
+from .device import Buffer, Component, Device
 
-T = TypeVar("T")
+MAX_GRAPHS = 8
+"""Plans that a loop keeps the graphs of; the oldest goes."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class SamplingLoop:
     def sample(self, batch: LoopBatch, plan: SamplingPlan, stream: Any) -> None:
         """Queues the whole loop for a batch. The batch before must have been collected.
 
-        ValueError where batch or plan do not fit the loop's shape.
+        ValueError where batch or plan do not fit the loop's shape; GraphError where the device captures no graph of it.
         """
         self._check(batch, plan)
         self._fill(batch)
@@ -129,7 +129,10 @@ class SamplingLoop:
         if plan not in self._graphs:
             self._queue(plan, stream)  # networks allocate and choose algorithms in a first run, which no graph may hold
             self._device.synchronize(self._device.record(stream))
-            self._graphs[plan] = self._device.capture(stream, lambda: self._queue(plan, stream))
+            graph = self._device.capture(stream, lambda: self._queue(plan, stream))
+            if len(self._graphs) == MAX_GRAPHS:
+                del self._graphs[next(iter(self._graphs))]
+            self._graphs[plan] = graph
         self._device.replay(self._graphs[plan], stream)
 
     def _uploads(self) -> dict[str, Buffer]:
@@ -170,18 +173,3 @@ class SamplingLoop:
         wanted = (self.shape.samples, self.shape.condition_columns)
         if batch.condition.shape != wanted or batch.samples.shape != wanted[:1]:
             raise ValueError(f"the loop takes {wanted[0]} samples with {wanted[1]} condition columns, not this batch")
-
-
-def fit_batch(build: Callable[[int], T], batch: int, warn: Callable[[str], None]) -> tuple[T, int]:
-    """(build(n), n) for the largest n of batch, batch / 2, ... that the device has room for.
-
-    Each halving is told to `warn`; DeviceMemoryError where one sample does not fit.
-    """
-    while True:
-        try:
-            return build(batch), batch
-        except DeviceMemoryError as error:
-            if batch == 1:
-                raise
-            warn(f"batch size {batch} does not fit: {error}; going on with {batch // 2}")
-            batch //= 2

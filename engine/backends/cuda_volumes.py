@@ -5,7 +5,7 @@ assembled, measured and copied out through pinned memory.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -37,7 +37,7 @@ class VolumeBatch:
     images: NDArray[np.int16]  # (N, M, X, Y, Z)
     labels: NDArray[np.uint8]  # (N, X, Y, Z)
     counts: NDArray[np.int64]  # (N, 16), columns of kernels.measure
-    failed: NDArray[np.bool_]  # (N,): the latent was not finite; the sample's volume means nothing
+    failed: NDArray[np.bool_]  # (N,): latent or volume was not finite; the sample means nothing
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,20 @@ class Finisher:
         """Uploads the constants; once, before `finish`."""
         self._device.upload(self._position, self._positions, stream)
 
-    def finish(self, latent: Buffer, images: Buffer, labels: Buffer, counts: Buffer, stream: Any) -> None:
-        """Queues the decoding of every sample of `latent` (N, ...) into images, labels and counts (N, ...)."""
-        for n in range(latent.shape[0]):
-            one, image, label, count = (buffer.rows(n, n + 1) for buffer in (latent, images, labels, counts))
-            self._finish_one(one, image, label, count, stream)
+    def finish(
+        self, latent: Buffer, images: Buffer, labels: Buffer, counts: Buffer, failed: Buffer, stream: Any
+    ) -> None:
+        """Queues the decoding of every sample of `latent` (N, ...) into images, labels and counts (N, ...).
 
-    def _finish_one(self, latent: Buffer, images: Buffer, labels: Buffer, counts: Buffer, stream: Any) -> None:
+        `failed` (N,) becomes 1 where a decoded value is not finite.
+        """
+        for n in range(latent.shape[0]):
+            one, image, label, count, flag = (b.rows(n, n + 1) for b in (latent, images, labels, counts, failed))
+            self._finish_one(one, image, label, count, flag, stream)
+
+    def _finish_one(
+        self, latent: Buffer, images: Buffer, labels: Buffer, counts: Buffer, failed: Buffer, stream: Any
+    ) -> None:
         depth = self._shape.volume.shape[2]
         self._components["aggregator"].enqueue({"latent": latent}, {"slices": self._slices}, stream)
         slices = self._slices.reshaped(depth, *self._shape.slice_latent)
@@ -103,6 +110,7 @@ class Finisher:
             logits=self._logits.address,
             images=images.address,
             labels=labels.address,
+            failed=failed.address,
         )
         self._device.launch(call, stream)
         for call in measure_calls(
@@ -144,10 +152,20 @@ class _Lane:
             "failed": self.loop.failed,
         }
         self.host = {name: device.pinned(buffer.shape, buffer.dtype) for name, buffer in self.outputs.items()}
+        self.flying: Flight | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Flight:
+    """A batch that was started; `VolumeGenerator.collect` takes it."""
+
+    batch: LoopBatch
+    lane: _Lane
+    landed: Any  # event
 
 
 class VolumeGenerator:
-    """All memory of a run, allocated once; DeviceMemoryError where there is no room (see `fit_batch`).
+    """All memory of a run, allocated once; DeviceMemoryError where there is no room.
 
     `streams`: the denoiser's, and that of the other components.
     """
@@ -161,40 +179,45 @@ class VolumeGenerator:
         streams: tuple[Any, Any],
         use_graphs: bool,
     ) -> None:
+        self.shape = loop
         self._device = device
         rest = {name: component for name, component in components.items() if name != "denoiser"}
         self._finisher = Finisher(device, rest, finish)
         if components["denoiser"].storage != self._finisher.storage:
             raise ValueError("the denoiser must have the storage type of the other components")
-        self._lanes = [_Lane(device, components["denoiser"], loop, finish.volume, use_graphs) for _ in range(LANES)]
+        lanes = [_Lane(device, components["denoiser"], loop, finish.volume, use_graphs) for _ in range(LANES)]
+        self._lanes = deque(lanes)  # the next one first
         self._sampling, self._finishing = streams
         self._finisher.start(self._finishing)
 
-    def generate(self, batches: Iterable[LoopBatch], plan: SamplingPlan) -> Iterator[VolumeBatch]:
-        """The batches' volumes in order. While one batch is handed out, the next is in work."""
-        flying: deque[tuple[LoopBatch, _Lane, Any]] = deque()
-        for index, batch in enumerate(batches):
-            if len(flying) == LANES:
-                yield self._collect(*flying.popleft())
-            lane = self._lanes[index % LANES]
-            flying.append((batch, lane, self._start(batch, lane, plan)))
-        while flying:
-            yield self._collect(*flying.popleft())
+    def start(self, batch: LoopBatch, plan: SamplingPlan) -> Flight:
+        """Queues a batch, from noise to copies in pinned memory; errors of `SamplingLoop.sample`.
 
-    def _start(self, batch: LoopBatch, lane: _Lane, plan: SamplingPlan) -> Any:
+        A batch that was started `LANES` starts ago and not collected is lost.
+        """
+        lane = self._lanes[0]
+        self._lanes.rotate(-1)
+        if lane.flying is not None:
+            self._device.synchronize(lane.flying.landed)
+            lane.flying = None
         lane.loop.sample(batch, plan, self._sampling)
         self._device.wait(self._finishing, self._device.record(self._sampling))
-        outputs = (lane.outputs["images"], lane.outputs["labels"], lane.outputs["counts"])
+        outputs = (lane.outputs["images"], lane.outputs["labels"], lane.outputs["counts"], lane.outputs["failed"])
         self._finisher.finish(lane.loop.latent, *outputs, self._finishing)
         for name, buffer in lane.outputs.items():
             self._device.download(buffer, lane.host[name], self._finishing)
-        return self._device.record(self._finishing)
+        lane.flying = Flight(batch, lane, self._device.record(self._finishing))
+        return lane.flying
 
-    def _collect(self, batch: LoopBatch, lane: _Lane, done: Any) -> VolumeBatch:
-        self._device.synchronize(done)
-        host = lane.host
-        failed = host["failed"] != 0
-        return VolumeBatch(batch, host["images"].copy(), host["labels"].copy(), host["counts"].copy(), failed)
+    def collect(self, flight: Flight) -> VolumeBatch:
+        """Waits for a batch; ValueError where it was collected before or lost."""
+        lane = flight.lane
+        if lane.flying is not flight:
+            raise ValueError("this batch was collected, or another one took its place")
+        self._device.synchronize(flight.landed)
+        lane.flying = None
+        host = {name: values.copy() for name, values in lane.host.items()}
+        return VolumeBatch(flight.batch, host["images"], host["labels"], host["counts"], host["failed"] != 0)
 
 
 def _as_volume(slices: Buffer) -> Buffer:

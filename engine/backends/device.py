@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Protocol
@@ -20,8 +21,8 @@ DTYPES: dict[str, np.dtype] = {
 """Element types of buffers; NumPy has no bfloat16, so its bits stand in as uint16."""
 
 
-class DeviceMemoryError(SbldmError):
-    """The device has no room for an allocation."""
+class GraphError(SbldmError):
+    """The device does not take work as a graph; the same work can be queued piece by piece."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,16 @@ class Device(Protocol):
 
     name: str
 
+    def current(self) -> AbstractContextManager[object]:
+        """Makes the device the calling thread's for a block; everything else happens in such a block."""
+        ...
+
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         """New memory, contents undefined; DeviceMemoryError where there is no room."""
         ...
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        """Host memory that copies run asynchronously from and to."""
+        """Host memory that copies run asynchronously from and to; DeviceMemoryError where there is no room."""
         ...
 
     def stream(self) -> Any:
@@ -92,7 +97,10 @@ class Device(Protocol):
         ...
 
     def capture(self, stream: Any, work: Callable[[], None]) -> Any:
-        """Records what `work` queues on the stream, without running it, as a graph."""
+        """Records what `work` queues on the stream, without running it, as a graph.
+
+        GraphError where that cannot be captured, DeviceMemoryError where memory runs out.
+        """
         ...
 
     def replay(self, graph: Any, stream: Any) -> None:

@@ -5,7 +5,9 @@ It is how the loop and the kernels are tested without a GPU; it is exact, not fa
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from ctypes import memmove
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from numpy.typing import NDArray
 
 from ...kernels.calls import THREADS, KernelCall, Storage
 from ...kernels.cpu_launcher import CpuLauncher
-from .device import DTYPES, Buffer, Component, DeviceMemoryError
+from ..errors import DeviceMemoryError
+from .device import DTYPES, Buffer, Component
 
 
 class HostStream:
@@ -33,7 +36,7 @@ class HostStream:
 
 
 class HostDevice:
-    """`folder` receives the compiled kernels; `memory` bytes can be allocated in all; `log` lists what was done."""
+    """`folder` receives the compiled kernels; `memory` bytes can be held at a time; `log` lists what was done."""
 
     name = "host"
 
@@ -42,14 +45,22 @@ class HostDevice:
         self._left = memory
         self.log: list[str] = []
 
+    def current(self) -> nullcontext[None]:
+        """Nothing to do."""
+        return nullcontext()
+
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         """Memory filled with 0xFF, which reads as NaN."""
         values = np.empty(shape, DTYPES[dtype])
         if values.nbytes > self._left:
             raise DeviceMemoryError(f"no room for {values.nbytes} bytes on the host device, {self._left} are left")
         self._left -= values.nbytes
+        weakref.finalize(values, self._give_back, values.nbytes)
         values.view(np.uint8).fill(0xFF) if values.ndim else values.fill(-1)
         return Buffer(values.ctypes.data, shape, dtype, values)
+
+    def _give_back(self, size: int) -> None:
+        self._left += size
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         return np.empty(shape, DTYPES[dtype])

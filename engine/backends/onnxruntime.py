@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
-from ..errors import BackendUnavailableError, InvalidInputError
+from ..errors import BackendUnavailableError, DeviceMemoryError, InvalidInputError
+from .memory import says_out_of_memory
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -20,6 +22,43 @@ if TYPE_CHECKING:
 def fast_graph_name(file: str) -> str:
     """Name of the graph beside `file` that gives the same and suits ONNX Runtime on a CPU better."""
     return f"{file.removesuffix('.onnx')}.cpu.onnx"
+
+
+@contextmanager
+def run_errors(what: str) -> Iterator[None]:
+    """Errors of ONNX Runtime's own, and the RuntimeError of its IO binding, as ours; `what` ran.
+
+    Raises:
+        DeviceMemoryError: the allocation of a tensor failed.
+        BackendUnavailableError: it refused otherwise.
+    """
+    errors = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    try:
+        yield
+    except (errors.Fail, errors.EPFail, errors.RuntimeException, RuntimeError) as error:
+        if says_out_of_memory(str(error)):
+            raise DeviceMemoryError(f"{what}: ONNX Runtime found no memory: {error}") from error
+        raise BackendUnavailableError(f"{what}: ONNX Runtime refused: {error}") from error
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Options with which equal inputs give equal bytes."""
+    options = importlib.import_module("onnxruntime").SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = 3
+    return options
+
+
+def cuda_options(index: int) -> dict[str, str]:
+    """Options of the CUDA provider on GPU `index`: nothing that a clock decides, fp32 as fp32, memory as needed."""
+    return {
+        "device_id": str(index),
+        "cudnn_conv_algo_search": "HEURISTIC",  # the default times the algorithms and takes what was faster today
+        "use_tf32": "0",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
 
 
 class OnnxRuntimeBackend:
@@ -58,7 +97,9 @@ class OnnxRuntimeBackend:
         """Outputs of a component by name; inputs as the bundle's manifest names them."""
         session = self.session(component)
         names = [o.name for o in self.bundle.manifest.components[component].outputs]
-        return dict(zip(names, cast("list[NDArray[np.float32]]", session.run(names, dict(inputs))), strict=True))
+        with run_errors(component):
+            outputs = session.run(names, dict(inputs))
+        return dict(zip(names, cast("list[NDArray[np.float32]]", outputs), strict=True))
 
     def session(self, component: str) -> onnxruntime.InferenceSession:
         """The component's session.
@@ -73,14 +114,10 @@ class OnnxRuntimeBackend:
 
     def _load(self, component: str) -> onnxruntime.InferenceSession:
         ort = self._ort
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.use_deterministic_compute = True
-        options.log_severity_level = 3
+        options = session_options(self.threads)
         wanted: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
         if self.device != "cpu":
-            wanted.insert(0, ("CUDAExecutionProvider", {"device_id": self.device.partition(":")[2] or "0"}))
+            wanted.insert(0, ("CUDAExecutionProvider", cuda_options(int(self.device.partition(":")[2] or 0))))
         path = self._path(component)
         errors = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
         try:

@@ -16,8 +16,11 @@ from ..tensorrt_build import load_flavour
 from ..tensorrt_cache import BatchProfile
 from ..tensorrt_engines import EngineSet, present_target, profile_of
 from . import Backend
+from .cuda_bundle import SAMPLED, OnnxRuntimeNetworks
 from .cuda_components import TensorRtComponent
-from .device import DTYPES, Buffer, Device
+from .cuda_device import CudaDevice
+from .device import DTYPES, Buffer, Component, Device
+from .device_loops import DeviceLoops
 
 TIMED_RUNS = 5
 BUFFER_TYPE = {"float32": "f32", "int64": "int64"}  # element types of component tensors, by the manifest's names
@@ -26,15 +29,47 @@ Inputs = Mapping[str, NDArray[np.generic]]
 Outputs = dict[str, NDArray[np.float32]]
 
 
+class TensorRtNetworks:
+    """A bundle's components on a GPU, in TensorRT or where they are faster, as `device_loops.Networks`.
+
+    `choices`: component -> backend; `rival` opens those of ONNX Runtime.
+    """
+
+    def __init__(
+        self, engines: EngineSet, device: Device, choices: Mapping[str, str], rival: OnnxRuntimeNetworks
+    ) -> None:
+        self._engines, self._device, self._choices, self._rival = engines, device, choices, rival
+
+    def open_device(self) -> Device:
+        """The GPU."""
+        return self._device
+
+    def capture_refusal(self) -> str | None:
+        """None for TensorRT, which lets itself be captured or says why not."""
+        return None if self._choices["denoiser"] == TensorRtBackend.name else self._rival.capture_refusal()
+
+    def components(self, rows: int, streams: tuple[Any, Any]) -> dict[str, Component]:
+        """Execution contexts, for the denoiser's `rows`, all slices of one volume, one volume; built where needed."""
+        found: dict[str, Component] = {}
+        for name, choice in self._choices.items():
+            if choice == TensorRtBackend.name:
+                depth = self._engines.bundle.manifest.grid.shape[2]
+                engine = self._engines.open(name, profile_of(name, rows, depth))
+                found[name] = TensorRtComponent(engine.context, "f32", engine.problems)
+            else:
+                found[name] = self._rival.component(name, streams[name != "denoiser"])
+        return found
+
+
 class TensorRtBackend:
-    """Runs a bundle's components as TensorRT engines; what is slower than ONNX Runtime is left to ONNX Runtime.
+    """Runs a bundle's components as TensorRT engines; what generation runs faster in ONNX Runtime is left to that.
 
     Args:
         bundle: verified bundle.
         engines: of this bundle and this machine's GPU.
         device: the GPU's memory and streams.
-        batch: volumes of the engines' profile; larger calls run in several pieces.
-        slices: slices of the encoder's and decoder's profile.
+        index: the GPU's number.
+        batch: rows of the denoiser's profile; larger calls run in several pieces.
         fallback: ONNX Runtime to compare with, component by component; None takes TensorRT for all.
     """
 
@@ -45,19 +80,23 @@ class TensorRtBackend:
         bundle: Bundle,
         engines: EngineSet,
         device: Device,
-        batch: int,
-        slices: int,
+        index: int = 0,
+        batch: int = 1,
         fallback: Backend | None = None,
     ) -> None:
         self.bundle, self.engines, self._device, self._fallback = bundle, engines, device, fallback
-        self.device = f"cuda ({device.name})"
+        self.device = f"cuda:{index}"
         self.precision = bundle.manifest.precision
         self.threads = 1
-        self._profiles = {name: profile_of(name, batch, slices) for name in bundle.manifest.components}
-        self._stream = device.stream()
+        depth = bundle.manifest.grid.shape[2]
+        self._profiles = {name: profile_of(name, batch, depth) for name in bundle.manifest.components}
         self._components: dict[str, TensorRtComponent] = {}
         self._buffers: dict[tuple[str, str, int], Buffer] = {}
-        self.choices = {name: self._choose(name) for name in self._profiles}
+        with device.current():
+            self._stream = device.stream()
+            self.choices = {name: self._choose(name) for name in SAMPLED if bundle.has(name)}
+        rival = OnnxRuntimeNetworks(bundle, index)
+        self.loops = DeviceLoops(bundle, TensorRtNetworks(engines, device, self.choices, rival))
         others = [name for name, choice in self.choices.items() if choice != self.name]
         self.version = f"{engines.flavour.name} {engines.flavour.version}"
         if others and fallback is not None:
@@ -68,17 +107,18 @@ class TensorRtBackend:
 
         Raises:
             InvalidInputError: an input is missing or has another shape than the manifest says.
-            BackendUnavailableError: TensorRT refuses the run.
+            DeviceMemoryError, BackendUnavailableError: TensorRT has no memory for the run, or refuses it.
         """
-        if self._fallback is not None and self.choices[component] == self._fallback.name:
+        if self._fallback is not None and self.choices.get(component) == self._fallback.name:
             return self._fallback.run(component, inputs)
         spec = self.bundle.manifest.components[component]
         size = _batch_size(component, spec, inputs)
         most = self._profiles[component].maximum
-        pieces = [
-            self._run_piece(component, spec, {name: value[at : at + most] for name, value in inputs.items()})
-            for at in range(0, size, most)
-        ]
+        with self._device.current():
+            pieces = [
+                self._run_piece(component, spec, {name: value[at : at + most] for name, value in inputs.items()})
+                for at in range(0, size, most)
+            ]
         return {tensor.name: np.concatenate([piece[tensor.name] for piece in pieces]) for tensor in spec.outputs}
 
     def _run_piece(self, component: str, spec: ComponentSpec, inputs: Inputs) -> Outputs:
@@ -110,16 +150,16 @@ class TensorRtBackend:
 
     def _component(self, component: str) -> TensorRtComponent:
         if component not in self._components:
-            context = self.engines.open(component, self._profiles[component])
-            self._components[component] = TensorRtComponent(context, "f32")
+            engine = self.engines.open(component, self._profiles[component])
+            self._components[component] = TensorRtComponent(engine.context, "f32", engine.problems)
         return self._components[component]
 
     def _choose(self, component: str) -> str:
         """Which backend is faster for a component: measured once, stored beside the engine."""
-        profile = self._profiles[component]
-        engine = self.engines.prepare(component, profile)
         if self._fallback is None:
             return self.name
+        profile = self._profiles[component]
+        engine = self.engines.prepare(component, profile)
         if engine.figures.get("compared_with") != f"{self._fallback.name} {self._fallback.version}":
             spec, fallback = self.bundle.manifest.components[component], self._fallback
             inputs = zero_inputs(spec, profile)
@@ -136,24 +176,15 @@ class TensorRtBackend:
         return str(engine.figures["chosen"])
 
 
-def open_tensorrt(
-    bundle: Bundle,
-    index: int = 0,
-    batch: int = 1,
-    slices: int = 16,
-    fallback: Backend | None = None,
-    progress: Callable[[str], None] = lambda _message: None,
-) -> TensorRtBackend:
+def open_tensorrt(bundle: Bundle, index: int, batch: int, fallback: Backend | None) -> TensorRtBackend:
     """The TensorRT backend of this machine's GPU `index`, its engines built where the cache has none.
 
     Raises:
         BackendUnavailableError: no TensorRT, no GPU, or a graph that TensorRT does not take.
+        DeviceMemoryError: a build ran out of memory.
     """
-    from .cuda_device import CudaDevice
-
-    flavour = load_flavour()
-    engines = EngineSet(bundle, flavour, present_target(index), progress=progress)
-    return TensorRtBackend(bundle, engines, CudaDevice(index), batch, slices, fallback)
+    engines = EngineSet(bundle, load_flavour(), present_target(index))
+    return TensorRtBackend(bundle, engines, CudaDevice(index), index, batch, fallback)
 
 
 def zero_inputs(spec: ComponentSpec, profile: BatchProfile) -> dict[str, NDArray[Any]]:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from sbldm.cli.main import main
-from sbldm.engine.bundle import Bundle
+from sbldm.engine.bundle import Bundle, load_bundle
 
 SHAPE = (40, 42, 36)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -98,10 +99,25 @@ def test_reconstruction_alone_needs_no_samples(folders: Path, tiny_bundle: Bundl
     assert {path.name for path in out.glob("*.png")} == {"reconstruction.png"}
 
 
+def test_card_holds_the_tables_and_the_command(folders: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle.path, copy)
+    arguments = ["--real", str(folders / "run"), "--bundle", str(copy), "--reconstruct", "--out", str(tmp_path / "out")]
+    for _ in range(2):
+        assert main(["evaluate", *arguments, "--workers", "1", "--quiet", "--card"]) == 0
+    card = (copy / "README.md").read_text()
+    assert card.startswith((tiny_bundle.path / "README.md").read_text().rstrip())
+    assert card.count("## Evaluation\n") == 1
+    assert f"sbldm-engine evaluate --real {folders / 'run'} --bundle {copy} --reconstruct --workers 1" in card
+    assert "### Reconstruction" in card
+    assert load_bundle(copy).manifest.id == tiny_bundle.manifest.id
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--real", "cohort"], 2, "nothing to do"),
+        (["--real", "cohort", "--synthetic", "run", "--card"], 2, "give --bundle PATH"),
         (["--real", "cohort", "--reconstruct"], 2, "needs a bundle"),
         (["--real", "cohort", "--train", "cohort", "--synthetic", "run"], 2, "same folder"),
         (["--real", "cohort", "--train", "cohort", "--synthetic", "run", "--held-out", "9"], 2, "has 6 cases"),

@@ -14,9 +14,10 @@ from sbldm.engine.conditions import (
     COLUMNS,
     Conditions,
     blank,
-    expand,
     fit_columns,
+    id_of_sample,
     normalise,
+    row_of_sample,
     sphere_surface_cm2,
     sphere_volume_ml,
 )
@@ -31,6 +32,10 @@ def table(*ids: str) -> Conditions:
     return Conditions(COLUMNS, ids, values, tuple(range(2, 2 + len(ids))), "cond.csv")
 
 
+def ids(conditions: Conditions, count: int) -> tuple[str, ...]:
+    return tuple(id_of_sample(conditions, sample) for sample in range(count))
+
+
 def row(**cells: float) -> np.ndarray:
     return np.array([[cells.get(name, math.nan) for name in COLUMNS]])
 
@@ -39,37 +44,31 @@ def broken(**cells: float) -> list[str]:
     return [violation.column for violation in violations(row(**cells), COLUMNS, VIEW)]
 
 
-def test_fewer_samples_take_the_first_rows() -> None:
-    taken = expand(table("a", "b", "c"), 2)
-    assert taken.ids == ("a", "b")
-    assert taken.values[:, 0].tolist() == [1, 2]
-
-
 def test_more_samples_reuse_the_rows_in_order() -> None:
-    taken = expand(table("a", "", "c"), 8)
-    assert taken.ids == ("a", "1", "c", "a-2", "4", "c-2", "a-3", "7")
-    assert taken.values[:, 0].tolist() == [1, 2, 3, 1, 2, 3, 1, 2]
-    assert taken.place(7) == "cond.csv:3"
+    given = table("a", "", "c")
+    assert ids(given, 8) == ("a", "1", "c", "a-2", "4", "c-2", "a-3", "7")
+    assert [row_of_sample(given, sample) for sample in range(8)] == [0, 1, 2, 0, 1, 2, 0, 1]
 
 
 def test_a_made_id_makes_way_for_a_given_one() -> None:
-    assert expand(table("a", "a-2", "4", "", "4_"), 9).ids == ("a", "a-2", "4", "3", "4_", "a-2_", "a-2-2", "4-2", "8")
+    assert ids(table("a", "a-2", "4", "", "4_"), 9) == ("a", "a-2", "4", "3", "4_", "a-2_", "a-2-2", "4-2", "8")
 
 
 @settings(deadline=None)
-@given(ids=st.lists(st.text("a-_23", max_size=4), min_size=1, max_size=6), count=st.integers(1, 40))
-def test_ids_differ_and_do_not_depend_on_the_count(ids: list[str], count: int) -> None:
-    given_ids = tuple(name if name not in ids[:k] else "" for k, name in enumerate(ids))
-    made = expand(table(*given_ids), count).ids
+@given(names=st.lists(st.text("a-_23", max_size=4), min_size=1, max_size=6), count=st.integers(1, 40))
+def test_ids_differ(names: list[str], count: int) -> None:
+    conditions = table(*(name if name not in names[:k] else "" for k, name in enumerate(names)))
+    made = ids(conditions, count)
     assert len(set(made)) == count
-    assert made == expand(table(*given_ids), count + 7).ids[:count]
+    known = frozenset(conditions.ids)
+    assert made == tuple(id_of_sample(conditions, sample, known) for sample in range(count))
 
 
 def test_blank_conditions_ask_for_nothing() -> None:
     empty = blank(BINARY_COLUMNS, 3)
     assert np.isnan(empty.values).all()
     assert empty.values.shape == (3, 9)
-    assert expand(empty, 4).ids == ("0", "1", "2", "3")
+    assert ids(empty, 4) == ("0", "1", "2", "3")
     assert "nothing" in empty.given()
 
 

@@ -19,8 +19,8 @@ from sbldm.benchmarks import gpu_check, gpu_items, gpu_timing
 from sbldm.benchmarks.kernel_checks import check_ddim, check_words
 from sbldm.engine.backends import cuda_device
 from sbldm.engine.backends.cuda_device import CudaDevice
-from sbldm.engine.backends.device import DeviceMemoryError
-from sbldm.engine.errors import BackendUnavailableError
+from sbldm.engine.backends.device import GraphError
+from sbldm.engine.errors import BackendUnavailableError, DeviceMemoryError
 from sbldm.kernels import launcher
 from sbldm.kernels.calls import THREADS, VolumeShape
 from sbldm.kernels.cpu_launcher import CpuLauncher
@@ -46,7 +46,8 @@ class Event:
 class Stream:
     """Records the kernels of a capture."""
 
-    def __init__(self) -> None:
+    def __init__(self, flags: int = 0) -> None:
+        assert flags == 1  # CU_STREAM_NON_BLOCKING
         self.recording: list[Callable[[], None]] | None = None
         self.handle = id(self)
         STREAMS[self.handle] = self
@@ -56,6 +57,7 @@ class Stream:
 
 
 STREAMS: dict[int, Stream] = {}
+DESTROYED: list[Any] = []
 
 
 class Memory:
@@ -86,10 +88,12 @@ def driver(kernels: CpuLauncher, capability: tuple[int, int]) -> SimpleNamespace
 
             work() if stream.recording is None else stream.recording.append(work)
 
+    depth = []
+    context = SimpleNamespace(push=lambda: depth.append(1), pop=depth.pop)
     gpu = SimpleNamespace(
         compute_capability=lambda: capability,
         name=lambda: "Stand-in",
-        retain_primary_context=lambda: SimpleNamespace(push=lambda: None, pop=lambda: None),
+        retain_primary_context=lambda: context,
     )
 
     class Device:
@@ -99,6 +103,7 @@ def driver(kernels: CpuLauncher, capability: tuple[int, int]) -> SimpleNamespace
             return gpu
 
     return SimpleNamespace(
+        depth=depth,
         Device=Device,
         Error=OutOfMemory,
         MemoryError=OutOfMemory,
@@ -117,7 +122,8 @@ def driver(kernels: CpuLauncher, capability: tuple[int, int]) -> SimpleNamespace
 
 def graphs(status: str = "CUDA_SUCCESS") -> SimpleNamespace:
     """cuda.bindings.driver's graph calls; `status` is that of cuStreamEndCapture."""
-    results = SimpleNamespace(CUDA_SUCCESS=SimpleNamespace(name="CUDA_SUCCESS"), OTHER=SimpleNamespace(name="OTHER"))
+    names = ("CUDA_SUCCESS", "CUDA_ERROR_OUT_OF_MEMORY", "OTHER")
+    results = SimpleNamespace(**{name: SimpleNamespace(name=name) for name in names})
     good = results.CUDA_SUCCESS
 
     def begin(handle: int, mode: object) -> tuple[Any]:
@@ -140,6 +146,7 @@ def graphs(status: str = "CUDA_SUCCESS") -> SimpleNamespace:
         cuStreamEndCapture=end,
         cuGraphInstantiate=lambda graph, flags: (good, graph),
         cuGraphDestroy=lambda graph: (good,),
+        cuGraphExecDestroy=lambda graph: DESTROYED.append(graph),
         cuGraphLaunch=launch,
     )
 
@@ -170,7 +177,6 @@ def test_kernels_run_through_the_device(monkeypatch: pytest.MonkeyPatch, kernels
     assert device.name == "Stand-in (sm_90)"
     check_words(device, "f32", 5)
     check_ddim(device, "f16", 63)
-    device.close()
 
 
 def test_capture_records_and_replay_runs(monkeypatch: pytest.MonkeyPatch, kernels: CpuLauncher) -> None:
@@ -188,13 +194,42 @@ def test_capture_records_and_replay_runs(monkeypatch: pytest.MonkeyPatch, kernel
     device.replay(graph, stream)
     device.download(values, out, stream)
     np.testing.assert_array_equal(out, 1.0)
+    DESTROYED.clear()
+    del graph
+    assert len(DESTROYED) == 1
+
+
+def test_the_context_is_left_as_it_was_found(monkeypatch: pytest.MonkeyPatch, kernels: CpuLauncher) -> None:
+    """PyCUDA aborts a process that ends with a context on its stack."""
+    stand_in(monkeypatch, kernels)
+    device = CudaDevice()
+    depth = cuda_device.pycuda_driver().depth
+    assert not depth
+    with device.current(), device.current():
+        assert len(depth) == 2
+    with pytest.raises(BackendUnavailableError), device.current():
+        fail(BackendUnavailableError())
+    assert not depth
+
+
+def fail(error: Exception) -> None:
+    raise error
 
 
 def test_faults_are_told(monkeypatch: pytest.MonkeyPatch, kernels: CpuLauncher) -> None:
     stand_in(monkeypatch, kernels, status="OTHER")
     device = CudaDevice()
-    with pytest.raises(RuntimeError, match="cuStreamEndCapture: OTHER"):
+    with pytest.raises(GraphError, match="cuStreamEndCapture: OTHER"):
         device.capture(device.stream(), lambda: None)
+    stand_in(monkeypatch, kernels, status="CUDA_ERROR_OUT_OF_MEMORY")
+    with pytest.raises(DeviceMemoryError, match="cuStreamEndCapture found no memory"):
+        CudaDevice().capture(device.stream(), lambda: None)
+    stand_in(monkeypatch, kernels)
+    for raised, told in ((BackendUnavailableError, GraphError), (DeviceMemoryError, DeviceMemoryError)):
+        stream = device.stream()
+        with pytest.raises(told, match="no such run"):
+            CudaDevice().capture(stream, lambda raised=raised: fail(raised("no such run")))
+        assert stream.recording is None
     with pytest.raises(DeviceMemoryError, match=r"no room for 4096 MiB \(1 of 2 MiB free\)"):
         device.allocate((2**30,), "f32")
     with pytest.raises(BackendUnavailableError, match="cuda:3 is not here; GPUs: 1"):

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import psutil
 import pytest
 from sbldm.cli.main import main
+from sbldm.engine import ray_cluster
 from sbldm.engine.bundle import Bundle
 from sbldm.engine.errors import BackendUnavailableError
+from sbldm.engine.ledger import LedgerIndex
 from sbldm.engine.ray_cluster import connected
 
 
@@ -83,6 +88,24 @@ def test_faults_of_a_worker_reach_the_driver(cluster: ModuleType, tiny_bundle: B
     (tmp_path / "out" / "sbldm-000001").write_text("in the way")
     assert main([*asked, "--out", str(tmp_path / "out"), "--ray", "--resume"]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_sample_that_kills_its_actors_is_given_up_alone(
+    cluster: ModuleType, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fatal(ray_cluster._Maker):
+        def make(self, work: ray_cluster.Range) -> Any:
+            if any(task.sample == 2 for group in work for task in group):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().make(work)
+
+    monkeypatch.setattr(ray_cluster, "_Maker", Fatal)
+    asked = ["generate", "--bundle", str(tiny_bundle.path), "--threads", "1", "--count", "4", "--steps", "1", "--quiet"]
+    out = tmp_path / "out"
+    assert main([*asked, "--batch-size", "2", "--out", str(out), "--ray"]) == 5
+    faults = {record.sample: record.fault for record in LedgerIndex.of(out).records(range(4))}
+    assert {sample for sample, fault in faults.items() if fault} == {2}
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 from sbldm.engine import sampling
 from sbldm.engine.backends import choose_backend
+from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
 from sbldm.engine.bundle import Bundle
-from sbldm.engine.loop import VolumeSampler
+from sbldm.engine.errors import DeviceMemoryError
+from sbldm.engine.loop import SampleRequest
+from sbldm.engine.pipeline import RunSampler
 from sbldm.engine.plan import make_options
 
 
@@ -19,7 +25,7 @@ from sbldm.engine.plan import make_options
 def test_batch_size_is_doubled_until_it_stops_paying_or_fitting(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], expected: int
 ) -> None:
-    def measured(sampler: VolumeSampler) -> float:
+    def measured(sampler: RunSampler, columns: int) -> float:
         if sampler.options.batch_size not in seconds:
             raise MemoryError
         return seconds[sampler.options.batch_size]
@@ -27,6 +33,35 @@ def test_batch_size_is_doubled_until_it_stops_paying_or_fitting(
     monkeypatch.setattr(sampling, "_seconds_a_volume", measured)
     backend = choose_backend(tiny_bundle, "onnxruntime", "cpu", threads=1)
     assert sampling.measured_batch_size(tiny_bundle, backend, make_options(tiny_bundle, 1)) == expected
+
+
+HUNGRY = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[n,c,d,h,w] sample, float[n] timestep, float[n,k] condition, float[n] condition_mask)
+    => (float[n,c,d,h,w] prediction) {
+        batch = Shape<start=0, end=1>(sample)
+        twenty = Constant<value_ints=[20]>()
+        size = Pow(batch, twenty)
+        zero = Constant<value_float=0.0>()
+        scratch = Expand(zero, size)
+        none = ReduceMax<keepdims=0>(scratch)
+        prediction = Add(sample, none)
+    }"""
+
+
+def test_auto_stops_where_onnx_runtime_really_finds_no_memory(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A denoiser that takes 4 bytes times batch^20: 4 MiB for two samples, 4 TiB for four."""
+    onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    backend = OnnxRuntimeBackend(tiny_bundle, "cpu", 1)
+    model = onnx.parser.parse_model(HUNGRY).SerializeToString()
+    backend._sessions["denoiser"] = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    ticks = itertools.count()
+    monkeypatch.setattr(sampling.time, "perf_counter", lambda: next(ticks))  # larger batches always pay
+    options = make_options(tiny_bundle, 1, steps=1)
+    assert sampling.measured_batch_size(tiny_bundle, backend, options) == 2
+    with pytest.raises(DeviceMemoryError, match="Failed to allocate memory"):
+        sampling.sampler_on(tiny_bundle, backend, options, 4).start([SampleRequest(0, 0, np.zeros(12, np.float32))])
 
 
 def test_auto_on_the_command_line_is_resolved_and_recorded(tiny_bundle: Bundle, tmp_path) -> None:

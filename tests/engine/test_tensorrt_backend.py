@@ -7,6 +7,7 @@ import importlib.util
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sbldm.engine.backends import choose_backend
+from sbldm.engine.backends.cuda_components import OnnxRuntimeComponent, TensorRtComponent
 from sbldm.engine.backends.device import DTYPES, Buffer
+from sbldm.engine.backends.host_device import HostComponent, HostDevice, HostStream
 from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
 from sbldm.engine.backends.tensorrt import TensorRtBackend
 from sbldm.engine.bundle import Bundle
+from sbldm.engine.device_sampler import DeviceSampler
 from sbldm.engine.errors import InvalidInputError
+from sbldm.engine.loop import SampleRequest
+from sbldm.engine.plan import make_options
+from sbldm.engine.sampling import sampler_on
 from sbldm.engine.tensorrt_cache import BatchProfile, EngineCache
-from sbldm.engine.tensorrt_engines import EngineSet, Target
+from sbldm.engine.tensorrt_engines import EngineSet, OpenEngine, Target
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +37,9 @@ class StandInDevice:
     """Host memory under addresses; queued work is done at once."""
 
     name = "stand-in"
+
+    def current(self) -> Any:
+        return nullcontext()
 
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         values = np.full(shape, -1, DTYPES[dtype])
@@ -90,19 +101,20 @@ class StandInEngines(EngineSet):
     def __init__(self, bundle: Bundle, cache: EngineCache) -> None:
         flavour: Any = SimpleNamespace(name="tensorrt", version="10.13", cross_builds=False)
         super().__init__(bundle, flavour, Target("90", "13000", present=True), cache)
+        self.opened: list[tuple[str, str]] = []
 
     def prepare(self, component: str, profile: BatchProfile, rebuild: bool = False) -> Any:
         return self.cache.get_or_build(self.key(component, profile), lambda: (b"engine", {}), rebuild)
 
-    def open(self, component: str, profile: BatchProfile) -> Any:
-        return StandInContext(self.bundle, component, profile)
+    def open(self, component: str, profile: BatchProfile) -> OpenEngine:
+        self.prepare(component, profile)
+        self.opened.append((component, str(profile)))
+        return OpenEngine(StandInContext(self.bundle, component, profile), [])
 
 
-def open_backend(bundle: Bundle, cache: Path, fallback: Any = None) -> TensorRtBackend:
-    device: Any = StandInDevice()
-    return TensorRtBackend(
-        bundle, StandInEngines(bundle, EngineCache(cache)), device, batch=2, slices=4, fallback=fallback
-    )
+def open_backend(bundle: Bundle, cache: Path, fallback: Any = None, device: Any = None) -> TensorRtBackend:
+    engines = StandInEngines(bundle, EngineCache(cache))
+    return TensorRtBackend(bundle, engines, device or StandInDevice(), index=1, batch=2, fallback=fallback)
 
 
 def inputs_of(bundle: Bundle, component: str, size: int) -> dict[str, NDArray[Any]]:
@@ -113,7 +125,7 @@ def inputs_of(bundle: Bundle, component: str, size: int) -> dict[str, NDArray[An
     }
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("size", [1, 2, 3, 9])
 def test_batches_beyond_the_profile_run_in_pieces(tiny_bundle: Bundle, tmp_path: Path, size: int) -> None:
     backend, reference = open_backend(tiny_bundle, tmp_path), OnnxRuntimeBackend(tiny_bundle, "cpu", 1)
     for component in tiny_bundle.manifest.components:
@@ -154,15 +166,63 @@ def test_the_slower_backend_is_left_out_and_the_choice_is_kept(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fallback = Sleepless(tiny_bundle)
-    times = iter([2.0, 1.0] * len(tiny_bundle.manifest.components))  # TensorRT slower everywhere
+    times = iter([2.0, 1.0] * 4)  # TensorRT is slower in everything that generation runs
     monkeypatch.setattr("sbldm.engine.backends.tensorrt.median_ms", lambda _call: next(times))
     backend = open_backend(tiny_bundle, tmp_path, fallback)
-    assert set(backend.choices.values()) == {"onnxruntime"}
+    assert backend.choices == dict.fromkeys(("denoiser", "aggregator", "decoder", "refiner"), "onnxruntime")
     assert "onnxruntime 1.31 for" in backend.version
     backend.run("aggregator", inputs_of(tiny_bundle, "aggregator", 1))
     assert fallback.runs == 1
     again = open_backend(tiny_bundle, tmp_path, fallback)  # the figures are beside the engines: nothing is timed
     assert again.choices == backend.choices
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
+def test_generation_runs_its_loop_on_the_engines(
+    tiny_bundle: Bundle, tmp_path: Path, kernel_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a run: engines for this batch and guidance, the decoder, found to be slower, in ONNX Runtime."""
+    device = HostDevice(kernel_folder)
+    monkeypatch.setattr(HostStream, "handle", 0, raising=False)
+    monkeypatch.setattr(TensorRtComponent, "enqueue", on_queue(device, TensorRtComponent.enqueue))
+    times = iter([1.0, 2.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0])
+    monkeypatch.setattr("sbldm.engine.backends.tensorrt.median_ms", lambda _call: next(times))
+    monkeypatch.setattr(
+        "sbldm.engine.backends.cuda_bundle.open_cuda_session",
+        lambda path, handle, index: OnnxRuntimeBackend(tiny_bundle, "cpu", 1).session(path.stem),
+    )
+    monkeypatch.setattr(
+        "sbldm.engine.backends.cuda_bundle.OnnxRuntimeComponent",
+        lambda session, kind, index: HostComponent(device, "decoder", OnnxRuntimeComponent(session, "cpu", index)),
+    )
+    backend = open_backend(tiny_bundle, tmp_path, Sleepless(tiny_bundle), device)
+    assert backend.device == "cuda:1"
+    options = make_options(tiny_bundle, 2, steps=2, guidance=2.0)
+    sampler = sampler_on(tiny_bundle, backend, options, 2)
+    assert isinstance(sampler, DeviceSampler)
+    assert backend.engines.opened == [("denoiser", "1-4-4"), ("aggregator", "1-1-1"), ("refiner", "1-1-1")]
+    requests = [SampleRequest(number, 0, np.full(12, 0.1 * number, np.float32)) for number in range(2)]
+    on_cpu = sampler_on(tiny_bundle, OnnxRuntimeBackend(tiny_bundle, "cpu", 1), options, 2)
+    for ours, theirs in zip(sampler.start(requests)(), on_cpu.start(requests)(), strict=True):
+        np.testing.assert_array_equal(ours.label, theirs.label)
+        assert np.abs(ours.image.astype(int) - theirs.image).max() <= 1
+
+
+def on_queue(device: HostDevice, enqueue: Any) -> Any:
+    """`enqueue` as work that a graph can hold."""
+
+    def queued(component: Any, inputs: Any, outputs: Any, stream: Any) -> None:
+        device.queue("engine", stream, lambda: enqueue(component, inputs, outputs, stream))
+
+    return queued
+
+
+def test_the_runs_batch_reaches_the_engines(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("sbldm.engine.backends.tensorrt.open_tensorrt", lambda *given: asked.append(given))
+    choose_backend(tiny_bundle, "tensorrt", "cuda:1", batch=8)
+    bundle, index, batch, _ = asked[0]
+    assert (bundle, index, batch) == (tiny_bundle, 1, 8)
 
 
 @pytest.mark.slow

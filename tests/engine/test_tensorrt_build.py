@@ -139,15 +139,15 @@ def test_stale_keys_are_never_loaded(rtx: Flavour, tiny_bundle: Bundle, tmp_path
     """A real engine answers to its own key and to none that differs in weights, batch, precision, version or device."""
     target, cache = Target("89", "13000", present=False), EngineCache(tmp_path)
     engines = EngineSet(tiny_bundle, rtx, target, cache)
-    profile = profile_of("aggregator", 2, 8)
-    built = engines.prepare("aggregator", profile)
+    profile = profile_of("decoder", 2, 8)
+    built = engines.prepare("decoder", profile)
     assert built.built
-    assert not engines.prepare("aggregator", profile).built
-    assert not EngineSet(tiny_bundle, rtx, target, EngineCache(tmp_path)).prepare("aggregator", profile).built
+    assert not engines.prepare("decoder", profile).built
+    assert not EngineSet(tiny_bundle, rtx, target, EngineCache(tmp_path)).prepare("decoder", profile).built
 
     manifest = tiny_bundle.manifest
-    record = dataclasses.replace(manifest.files["aggregator.onnx"], sha256="0" * 64)
-    retrained = dataclasses.replace(manifest, files={**manifest.files, "aggregator.onnx": record})
+    record = dataclasses.replace(manifest.files["decoder.onnx"], sha256="0" * 64)
+    retrained = dataclasses.replace(manifest, files={**manifest.files, "decoder.onnx": record})
     half = dataclasses.replace(manifest, precision="fp16")
     others = [
         EngineSet(dataclasses.replace(tiny_bundle, manifest=retrained), rtx, target, cache),
@@ -157,13 +157,13 @@ def test_stale_keys_are_never_loaded(rtx: Flavour, tiny_bundle: Bundle, tmp_path
         EngineSet(tiny_bundle, rtx, dataclasses.replace(target, compute_capability="120"), cache),
         EngineSet(tiny_bundle, rtx, dataclasses.replace(target, cuda_driver="12080"), cache),
     ]
-    keys = [other.key("aggregator", profile) for other in others]
-    keys += [engines.key("aggregator", profile_of("aggregator", 3, 8)), engines.key("denoiser", profile)]
+    keys = [other.key("decoder", profile) for other in others]
+    keys += [engines.key("decoder", profile_of("decoder", 2, 9)), engines.key("encoder", profile)]
     for key in keys:
         assert cache.lookup(key) is None
         with pytest.raises(InvalidInputError, match="engine of another key refused"):
             read_engine(built.path, key)
-    assert engines.prepare("aggregator", profile, rebuild=True).built
+    assert engines.prepare("decoder", profile, rebuild=True).built
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
+from sbldm.engine.processor import has_bf16
 from sbldm.export.components import random_inputs
 from sbldm.export.gate import GateInputs, fault_table, run_gate
 from sbldm.export.parity import RMS_LIMIT, compare
@@ -37,11 +38,14 @@ def assert_equal_outputs(expected: Mapping[str, NDArray[Any]], got: Mapping[str,
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_presets_pass_the_gate_in_every_precision(exported: ExportedPreset, precision: Precision) -> None:
     models = {name: reduce_precision(model, precision) for name, model in exported.models.items()}
-    inputs = GateInputs(exported.config, make_schedule(exported.config.schedule), None)
+    config = exported.config
+    real = np.random.default_rng(4).standard_normal((1, config.grid.shape[2], *config.slice_shape), np.float32)
+    inputs = GateInputs(config, make_schedule(config.schedule), real)
     report = run_gate(exported.components, models, inputs, precision, lambda _message: None)
     assert not report.departures, fault_table(report)
     assert report.volume is not None
-    if precision == "fp32":
+    assert {figure.component for figure in report.components if "real" in figure.case} == set(exported.components)
+    if precision != "bf16":
         assert report.passed, fault_table(report)
     else:  # untrained networks decide labels by a hair, so Dice says nothing; the components do
         assert report.volume.psnr_db is None or report.volume.psnr_db > 25
@@ -76,6 +80,20 @@ def test_openvino_agrees(exported: ExportedPreset, precision: Precision) -> None
         made = compiled(inputs)
         got = {tensor: made[index] for index, tensor in enumerate(expected)}
         assert_equal_outputs(expected, got, RMS_LIMIT[precision])
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this processor does not multiply bfloat16")
+def test_openvino_may_take_to_bf16_of_its_own_accord(exported: ExportedPreset) -> None:
+    openvino = pytest.importorskip("openvino")
+    core = openvino.Core()
+    for name, model in exported.models.items():
+        inputs = arrays(exported, name, 3)  # the denoiser first, middle and last
+        expected = TorchRunner(exported.components).run(name, inputs)
+        compiled = core.compile_model(
+            core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}
+        )
+        made = compiled(inputs)
+        assert_equal_outputs(expected, {key: made[index] for index, key in enumerate(expected)}, RMS_LIMIT["bf16"])
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -47,21 +47,23 @@ def test_assemble_and_measure_do_not_depend_on_the_order_of_threads(launcher: Cp
     x, y, z = 9, 31, 70
     image = random.uniform(-1, 1, (z, 2, x, y)).astype(np.float32)
     logits = random.standard_normal((z, 3, x, y)).astype(np.float32)
+    image[3, 1, 2, 3] = np.nan
     shape = VolumeShape(2, 3, (x, y, z))
     outputs = []
     for reverse in (False, True):
         images, labels = np.full((2, x, y, z), -1, np.int16), np.full((x, y, z), 255, np.uint8)
+        failed = np.zeros(1, np.uint32)
         partial, rows = np.full((measure_blocks_count(shape), 16), -1), np.full(16, -1)
         call = assemble_call(
             "f32", shape, 1, 0.1, image=address(image), logits=address(logits), images=address(images),
-            labels=address(labels),
+            labels=address(labels), failed=address(failed),
         )  # fmt: skip
         counts = measure_calls(
             shape, 1, images=address(images), labels=address(labels), partial=address(partial), rows=address(rows)
         )
         for launch in (call, *counts):
             launcher.launch(launch.entry, launch.grid, THREADS, launch.arguments, reverse)
-        outputs.append((images.tobytes(), labels.tobytes(), rows.tobytes()))
+        outputs.append((images.tobytes(), labels.tobytes(), rows.tobytes(), failed.tobytes()))
     assert outputs[0] == outputs[1]
 
 
@@ -73,9 +75,10 @@ def test_a_grid_smaller_than_the_work_gives_the_same(launcher: CpuLauncher) -> N
     outputs = []
     for grid in ((1, 1), (5, 1), (64, 1)):
         images, labels = np.full((1, x, y, z), -1, np.int16), np.full((x, y, z), 255, np.uint8)
+        failed = np.zeros(1, np.uint32)
         call = assemble_call(
             "f32", VolumeShape(1, 2, (x, y, z)), 1, 0.1, image=address(image), logits=address(logits),
-            images=address(images), labels=address(labels),
+            images=address(images), labels=address(labels), failed=address(failed),
         )  # fmt: skip
         launcher.launch(call.entry, grid, THREADS, call.arguments)
         outputs.append(images.tobytes() + labels.tobytes())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.train.config import PRESETS, config_from_json, config_to_json, load_preset, parse_config
@@ -54,6 +56,19 @@ def test_plan_names_stages_and_overridden_steps() -> None:
     text = plan(with_steps(load_preset("phantom"), ["denoiser=7"]), "all")
     assert "stage denoiser: 7 steps" in text
     assert "stage refiner" in text
+
+
+@pytest.mark.parametrize("preset", ["phantom", "isbi2024", "cmig2025"])
+def test_plan_says_what_networks_and_stages_cost(preset: str) -> None:
+    lines = plan(load_preset(preset), "all").splitlines()
+    costs = {line.split()[0]: line for line in lines if "GMAC a" in line}
+    assert {"encoder", "decoder", "aggregator", "denoiser"} <= costs.keys()
+    assert costs["decoder"].endswith("a slice")
+    assert costs["denoiser"].endswith("a volume")
+    trained = [line for line, below in pairwise(lines) if line.startswith("stage") and "GiB in float32" in below]
+    assert len(trained) == {"phantom": 3, "isbi2024": 2, "cmig2025": 4}[preset]
+    if preset == "cmig2025":
+        assert "48.33 M parameters     96.11 GMAC" in costs["denoiser"]
 
 
 @pytest.mark.parametrize("override", ["denoiser", "denoiser=0", "denoiser=x", "decoder=3"])

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
 from sbldm.engine.conditions import COLUMNS, ConditionColumn
-from sbldm.train.config import AggregatorConfig, load_preset
+from sbldm.engine.errors import InvalidInputError
+from sbldm.train.config import AggregatorConfig, check_config, config_from_json, config_to_json, load_preset
+from sbldm.train.footprint import gmac_of, weight_count
 from sbldm.train.latents import condition_names
 from sbldm.train.networks.aggregator import MosaicAggregator, StackAggregator, latent_shape
 from sbldm.train.networks.denoiser import EllipsoidMap
 from sbldm.train.networks.refiner import shift_slices
-from sbldm.train.system import make_denoiser, make_refiner, make_vae, parameter_counts, system_latent_shape
+from sbldm.train.system import (
+    make_denoiser,
+    make_refiner,
+    make_system_aggregator,
+    make_vae,
+    system_latent_shape,
+)
 
 PLAIN = tuple(ConditionColumn(name, False, 0.0, 1.0) for name in COLUMNS)
 
@@ -75,30 +84,71 @@ def test_null_condition_ignores_the_numbers() -> None:
         assert not torch.allclose(denoiser(z, t, one, on), denoiser(z, t, other, on))
 
 
+def test_published_networks_are_as_large_as_the_authors() -> None:
+    """Figures of the authors' own networks: UNet 48.3 M and 96.1 GMAC, slice decoder 9.5 M and 1489 GMAC for 64
+    slices, aggregator decode 1.1 M and 17.6 GMAC; their decoder was run without the embedding of the slice position.
+    """
+    config = load_preset("cmig2025")
+    with torch.device("meta"):
+        decoder, aggregator = make_vae(config).decoder, make_system_aggregator(config)
+        denoiser = make_denoiser(config, PLAIN)
+        latent, position = torch.empty(1, *config.slice_shape), torch.zeros(1, dtype=torch.int64)
+        z, one = torch.empty(1, *system_latent_shape(config)), torch.ones(1)
+        gmac = {
+            "denoiser": gmac_of(lambda: denoiser(z, one, torch.empty(1, len(PLAIN)), one)),
+            "decoder": 64 * gmac_of(lambda: decoder(latent, position)),
+            "aggregator": gmac_of(lambda: aggregator.decode(z)),
+        }
+    position_only = sum(p.numel() for name, p in decoder.named_parameters() if "position" in name or "embed" in name)
+    assert isinstance(aggregator, MosaicAggregator)
+    counts = {
+        "denoiser": weight_count(denoiser),
+        "decoder": weight_count(decoder) - position_only,
+        "aggregator": weight_count(aggregator.decoder),
+    }
+    print({name: (f"{count / 1e6:.1f} M", f"{gmac[name]:.1f} GMAC") for name, count in counts.items()})
+    assert {name: round(count / 1e6, 1) for name, count in counts.items()} == {
+        "denoiser": 48.3, "decoder": 9.5, "aggregator": 1.1,
+    }  # fmt: skip
+    assert gmac == pytest.approx({"denoiser": 96.1, "decoder": 1489.0, "aggregator": 17.6}, rel=2e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["isbi2024", "cmig2025"])
 def test_papers_presets_train_one_step_at_full_width(preset: str) -> None:
+    """Every width is the paper's; the field is a corner of the slice and of Z, to which the weights are indifferent."""
     config = load_preset(preset)
     columns = PLAIN[: len(condition_names(config))]
-    counts = parameter_counts(config, columns)
-    print(preset, {name: f"{count / 1e6:.1f} M" for name, count in counts.items()})
-    shape = system_latent_shape(config)
-    if preset == "isbi2024":  # a slab of the stack: the whole one needs more memory than a small machine has
-        config = dataclasses.replace(config, grid=dataclasses.replace(config.grid, shape=(192, 192, 8)))
-        shape = system_latent_shape(config)
+    channels, *space = system_latent_shape(config)
+    z = torch.randn(1, channels, *[8] * len(space))
     denoiser = make_denoiser(config, columns)
-    predicted = denoiser(torch.randn(1, *shape), torch.tensor([10.0]), torch.rand(1, len(columns)), torch.ones(1))
-    predicted.square().mean().backward()
-    assert predicted.shape == (1, *shape)
+    predicted = denoiser(z, torch.tensor([10.0]), torch.rand(1, len(columns)), torch.ones(1))
+    assert predicted.shape == z.shape
+    predicted.sum().backward()
+    assert all(p.grad is not None for name, p in denoiser.named_parameters())
+    del denoiser
     vae = make_vae(config)
-    x, y, _ = config.grid.shape
     image, logits, mean, _ = vae(
-        torch.randn(1, len(config.modalities), x, y), torch.rand(1, config.classes, x, y), torch.tensor([3])
+        torch.randn(1, len(config.modalities), 32, 32), torch.rand(1, config.classes, 32, 32), torch.tensor([3])
     )
     (image.mean() + logits.mean()).backward()
-    assert image.shape == (1, len(config.modalities), x, y)
-    assert logits.shape == (1, config.classes, x, y)
-    assert mean.shape == (1, *config.slice_shape)
+    assert image.shape == (1, len(config.modalities), 32, 32)
+    assert logits.shape == (1, config.classes, 32, 32)
+    assert mean.shape == (1, config.vae.latent_channels, 4, 4)
+    assert all(p.grad is not None for p in vae.parameters())
+
+
+def test_published_form_refuses_attention() -> None:
+    config = load_preset("cmig2025")
+    with pytest.raises(InvalidInputError, match="attention must be false"):
+        check_config(dataclasses.replace(config, vae=dataclasses.replace(config.vae, attention=True)), "x.yaml")
+
+
+def test_checkpoints_without_a_form_are_light() -> None:
+    config = load_preset("phantom")
+    stored = json.loads(json.dumps(config_to_json(config)))
+    del stored["vae"]["form"], stored["denoiser"]["form"]
+    assert config_from_json(stored, "system.json") == config
 
 
 def test_refiner_starts_as_the_identity() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import signal
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -11,10 +14,14 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric import Fabric
+from numpy.typing import NDArray
+from PIL import Image
 from sbldm.engine.errors import InvalidInputError
 from sbldm.train.checkpoint import read_tensors, weights_path
 from sbldm.train.config import StageConfig
-from sbldm.train.stage import StageRun, finished, learning_rate, train_stage
+from sbldm.train.stage import StageRun, finished, learning_rate, preview_steps, train_stage
+from sbldm.train.system import refuse_another_cohort
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 CONFIG = StageConfig(steps=12, batch_size=4, learning_rate=0.01, warmup_steps=2, weight_decay=0.01, ema_decay=0.9)
@@ -91,3 +98,75 @@ def test_learning_rate_rises_stays_and_falls() -> None:
     assert rates[3] == CONFIG.learning_rate
     assert all(a > b for a, b in pairwise(rates[9:]))
     assert rates[-1] > 0
+
+
+def test_a_signal_saves_the_step_that_runs(tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train_stage(a_run(whole), "denoiser", a_module(), noisy_loss, CONFIG)
+    never = dataclasses.replace(a_run(stopped), save_seconds=1e9)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def signalled(module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return noisy_loss(module, step, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_stage(never, "denoiser", a_module(), signalled, CONFIG)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert json.loads((stopped / "denoiser" / "state.json").read_text())["step"] == 6
+    train_stage(never, "denoiser", a_module(), noisy_loss, CONFIG)
+    assert losses(stopped) == losses(whole)
+    left, right = read_tensors(weights_path(stopped, "denoiser")), read_tensors(weights_path(whole, "denoiser"))
+    assert all(torch.equal(left[k], right[k]) for k in right)
+
+
+def test_previews_come_at_the_quarters_and_change_nothing(tmp_path: Path) -> None:
+    plain, drawn = tmp_path / "plain", tmp_path / "drawn"
+    train_stage(a_run(plain), "denoiser", a_module(), noisy_loss, CONFIG)
+
+    def draw(ema: nn.Module) -> NDArray[np.uint8]:
+        assert not ema.training
+        return (torch.rand(8, 9, 3) * 255).byte().numpy()  # takes from the random numbers of training
+
+    train_stage(a_run(drawn), "denoiser", a_module(), noisy_loss, CONFIG, draw)
+    assert losses(drawn) == losses(plain)
+    names = sorted(p.name for p in (drawn / "previews").iterdir())
+    assert names == [f"denoiser-{step:06d}.png" for step in (3, 6, 9, 12)]
+    assert Image.open(drawn / "previews" / names[0]).size == (9, 8)
+    board = EventAccumulator(str(drawn / "tensorboard" / "denoiser")).Reload()
+    assert [event.step for event in board.Images("preview")] == [2, 5, 8, 11]
+
+
+def test_preview_steps_of_short_stages() -> None:
+    assert preview_steps(1) == {1}
+    assert preview_steps(6) == {2, 3, 5, 6}
+
+
+def test_tensorboard_holds_each_step_once_after_a_resume(tmp_path: Path) -> None:
+    late = dataclasses.replace(a_run(tmp_path), save_seconds=1e9)
+
+    def dies(module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        if step == 7:
+            raise Killed
+        return noisy_loss(module, step, generator)
+
+    with pytest.raises(Killed):  # nothing is saved, so the steps are all made again
+        train_stage(late, "denoiser", a_module(), dies, CONFIG)
+    train_stage(late, "denoiser", a_module(), noisy_loss, CONFIG)
+    board = EventAccumulator(str(tmp_path / "tensorboard" / "denoiser")).Reload()
+    assert [event.step for event in board.Scalars("loss")] == list(range(12))
+    logged = [event.value for event in board.Scalars("loss")]
+    assert logged == pytest.approx(list(losses(tmp_path).values()))
+
+
+def test_another_cohort_is_refused(tmp_path: Path) -> None:
+    train_stage(dataclasses.replace(a_run(tmp_path), cohort="one"), "denoiser", a_module(), noisy_loss, CONFIG)
+    refuse_another_cohort(tmp_path, "one")
+    with pytest.raises(InvalidInputError, match=r"denoiser was trained on another cohort.*new --out"):
+        refuse_another_cohort(tmp_path, "two")
+    state = tmp_path / "denoiser" / "state.json"
+    kept = json.loads(state.read_text())
+    del kept["cohort"]
+    state.write_text(json.dumps(kept))
+    refuse_another_cohort(tmp_path, "two")  # stages from before it was kept

@@ -8,6 +8,7 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -155,8 +156,14 @@ def _map(
         yield from map(work, items)
         return
     context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(min(workers, len(items)), mp_context=context) as pool:
-        yield from pool.map(work, items, chunksize=1)
+    with _one_thread_each():
+        pool = ProcessPoolExecutor(
+            min(workers, len(items)), context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+        )
+        try:
+            yield from pool.map(work, items, chunksize=1)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import AggregatorConfig
-from .blocks import conv, zero_init
+from .blocks import PublishedBlock, conv, zero_init
+
+GROUPS = 32  # of GroupNorm in the mosaic's VAE
 
 
 def latent_shape(config: AggregatorConfig, channels: int, depth: int, height: int, width: int) -> tuple[int, ...]:
@@ -70,12 +72,12 @@ class MosaicAggregator(nn.Module):
         self.tiles = math.isqrt(depth)
         wide, wider = config.widths
         self.encoder = nn.Sequential(
-            conv(2, channels, wide), nn.SiLU(), conv(2, wide, wider), nn.SiLU(),
-            conv(2, wider, wider), nn.SiLU(), conv(2, wider, 2 * channels, kernel=1),
+            PublishedBlock(2, channels, wide, 0, GROUPS), PublishedBlock(2, wide, wider, 0, GROUPS),
+            conv(2, wider, 2 * channels), conv(2, 2 * channels, 2 * channels, kernel=1),
         )  # fmt: skip
         self.decoder = nn.Sequential(
-            conv(2, channels, wider), nn.SiLU(), conv(2, wider, wider), nn.SiLU(),
-            conv(2, wider, wide), nn.SiLU(), zero_init(conv(2, wide, channels)),
+            PublishedBlock(2, channels, wider, 0, GROUPS), PublishedBlock(2, wider, wide, 0, GROUPS),
+            zero_init(conv(2, wide, channels, kernel=1)),
         )  # fmt: skip
         self.latent_scale: Tensor
         self.register_buffer("latent_scale", torch.ones(channels, 1, 1))

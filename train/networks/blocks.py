@@ -49,6 +49,30 @@ class ResBlock(nn.Module):
         return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
 
 
+class PublishedBlock(nn.Module):
+    """The authors' residual block: (conv, GroupNorm, SiLU) twice, each with a skip, a vector embedding in between.
+
+    `embedding` 0 leaves the embedding out.
+    """
+
+    def __init__(self, dims: int, c_in: int, c_out: int, embedding: int, groups: int) -> None:
+        super().__init__()
+        self.conv1 = conv(dims, c_in, c_out)
+        self.norm1 = nn.GroupNorm(math.gcd(groups, c_out), c_out)
+        self.skip = conv(dims, c_in, c_out, kernel=1) if c_in != c_out else nn.Identity()
+        self.embed = nn.Linear(embedding, c_out) if embedding else None
+        self.conv2 = conv(dims, c_out, c_out)
+        self.norm2 = nn.GroupNorm(math.gcd(groups, c_out), c_out)
+        nn.init.zeros_(self.norm2.weight)  # starts silent; the authors zero the convolution in front of it
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:  # x (N, C, ...), embedding (N, E)
+        x = F.silu(self.norm1(self.conv1(x))) + self.skip(x)
+        if self.embed is not None and embedding is not None:
+            shift = self.embed(F.silu(embedding))
+            x = x + shift.reshape(*shift.shape, *[1] * (x.dim() - 2))
+        return x + F.silu(self.norm2(self.conv2(x)))
+
+
 class Attention(nn.Module):
     """Single-head self-attention over all positions, residual."""
 

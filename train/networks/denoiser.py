@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import DenoiserConfig
-from .blocks import Attention, ResBlock, Upsample, conv, sinusoids, zero_init
+from .blocks import Attention, PublishedBlock, ResBlock, Upsample, conv, sinusoids, zero_init
 
 
 class EllipsoidMap(nn.Module):
@@ -26,6 +26,9 @@ class EllipsoidMap(nn.Module):
         self.sharpness = sharpness
         self.column_mean: Tensor
         self.column_std: Tensor
+        self.axis_x: Tensor
+        self.axis_y: Tensor
+        self.axis_z: Tensor
         self.register_buffer("column_mean", torch.zeros(6))
         self.register_buffer("column_std", torch.ones(6))
         depth, height, width = shape
@@ -34,14 +37,27 @@ class EllipsoidMap(nn.Module):
 
     def forward(self, condition: Tensor, mask: Tensor) -> Tensor:  # (N, K) normalised, (N,)
         place = condition[:, self.picks] * self.column_std + self.column_mean
-        terms = []
-        for axis, name in enumerate(("axis_x", "axis_y", "axis_z")):
-            half = place[:, axis + 3].clamp(0.01, 1.0)[:, None] / 2
-            terms.append(((getattr(self, name)[None] - place[:, axis][:, None]) / half).square())  # (N, n)
+        distances = [axis[None] - place[:, i, None] for i, axis in enumerate((self.axis_x, self.axis_y, self.axis_z))]
+        return self.draw(distances, place[:, 3:], mask)
+
+    def draw(self, distances: Sequence[Tensor], box: Tensor, mask: Tensor) -> Tensor:
+        """The map from the distance (N, n) to the centre along x, y, z and the box (N, 3), in shares of the view."""
+        terms = [(d / (box[:, i, None].clamp(0.01, 1.0) / 2)).square() for i, d in enumerate(distances)]
         x, y, z = terms
         radius = torch.sqrt(z[:, :, None, None] + x[:, None, :, None] + y[:, None, None, :] + 1e-6)
         soft = torch.sigmoid((1.0 - radius) * self.sharpness) * mask[:, None, None, None]
         return soft[:, None]
+
+
+class TimeEmbedding(nn.Sequential):
+    """Timestep (N,) -> vector (N, width): sinusoids through two layers."""
+
+    def __init__(self, frequencies: int, width: int) -> None:
+        super().__init__(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.frequencies = frequencies
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(sinusoids(input, self.frequencies).to(self.get_parameter("0.weight").dtype))
 
 
 class Coordinates(nn.Module):
@@ -61,16 +77,17 @@ class Denoiser(nn.Module):
     """Z_t (N, C, ...), timestep (N,), normalised condition (N, K), condition mask (N,) -> prediction like Z_t.
 
     The prediction is noise or velocity, as the schedule says. A mask of 0 puts the learned null condition in.
+    The light form has one skip a residual block; the published one (Kebaili et al. 2024) halves the size once less and
+    has a skip after every layer of the way down.
     """
 
     def __init__(self, config: DenoiserConfig, shape: Sequence[int], columns: Sequence[str]) -> None:
         super().__init__()
         channels, *space = shape
         dims = len(space)
-        self.time_frequencies = config.widths[0]
-        self.time = nn.Sequential(
-            nn.Linear(config.widths[0], config.time_width), nn.SiLU(), nn.Linear(config.time_width, config.time_width)
-        )
+        self.published = config.form == "published"
+        frequencies = config.time_width // 4 if self.published else config.widths[0]
+        self.time = TimeEmbedding(frequencies, config.time_width)
         self.tau = nn.Sequential(
             nn.Linear(len(columns), config.condition_width),
             nn.SiLU(),
@@ -81,7 +98,10 @@ class Denoiser(nn.Module):
         self.coordinates = Coordinates(space) if config.coordinates else None
         extra = (1 if config.ellipsoid else 0) + (dims if config.coordinates else 0)
         self.stem = conv(dims, channels + extra, config.widths[0])
-        self._build_levels(config, dims)
+        if self.published:
+            self._build_published_levels(config, dims)
+        else:
+            self._build_levels(config, dims)
         self.norm = nn.GroupNorm(math.gcd(config.groups, config.widths[0]), config.widths[0])
         self.head = zero_init(conv(dims, config.widths[0], channels))
 
@@ -106,12 +126,32 @@ class Denoiser(nn.Module):
                 up.append(Upsample(dims, width, widths[level - 1]))
         self.up = nn.ModuleList(up)
 
+    def _build_published_levels(self, config: DenoiserConfig, dims: int) -> None:
+        """The authors' levels: none at the first width, which is the stem's alone, and one block more on the way up."""
+        widths, e, g = config.widths, config.time_width, config.groups
+        down: list[nn.Module] = []
+        up: list[nn.Module] = []
+        for level in range(1, len(widths)):
+            before, width = widths[level - 1], widths[level]
+            if level > 1:
+                down.append(conv(dims, before, before, stride=2))
+            down.append(PublishedBlock(dims, before, width, e, g))
+            down += [PublishedBlock(dims, width, width, e, g) for _ in range(config.blocks - 1)]
+            way_up: list[nn.Module] = [PublishedBlock(dims, 2 * width, width, e, g) for _ in range(config.blocks)]
+            way_up.append(PublishedBlock(dims, width + before, before, e, g))
+            if level > 1:
+                way_up.append(Upsample(dims, before, before))
+            up = way_up + up
+        self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
+        self.middle1 = PublishedBlock(dims, widths[-1], widths[-1], e, g)
+        self.attention = Attention(widths[-1], g) if config.attention else nn.Identity()
+        self.middle2 = PublishedBlock(dims, widths[-1], widths[-1], e, g)
+
     def embed(self, timestep: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
         """The vector (N, E) that every block adds: time plus condition or null."""
         dtype = self.null.dtype
-        time = self.time(sinusoids(timestep, self.time_frequencies).to(dtype))
         keep = mask[:, None].to(dtype)
-        return time + keep * self.tau(condition.to(dtype)) + (1.0 - keep) * self.null
+        return self.time(timestep) + keep * self.tau(condition.to(dtype)) + (1.0 - keep) * self.null
 
     def forward(self, sample: Tensor, timestep: Tensor, condition: Tensor, condition_mask: Tensor) -> Tensor:
         embedding = self.embed(timestep, condition, condition_mask)
@@ -121,14 +161,14 @@ class Denoiser(nn.Module):
         if self.coordinates is not None:
             parts.append(self.coordinates(sample))
         x = self.stem(torch.cat(parts, dim=1))
-        skips: list[Tensor] = []
+        skips: list[Tensor] = [x] if self.published else []
         for stage in self.down:
-            if isinstance(stage, ResBlock):
-                x = stage(x, embedding)
+            block = isinstance(stage, ResBlock | PublishedBlock)
+            x = stage(x, embedding) if block else stage(x)
+            if block or self.published:
                 skips.append(x)
-            else:
-                x = stage(x)
         x = self.middle2(self.attention(self.middle1(x, embedding)), embedding)
         for stage in self.up:
-            x = stage(torch.cat([x, skips.pop()], dim=1), embedding) if isinstance(stage, ResBlock) else stage(x)
+            block = isinstance(stage, ResBlock | PublishedBlock)
+            x = stage(torch.cat([x, skips.pop()], dim=1), embedding) if block else stage(x)
         return self.head(F.silu(self.norm(x)))

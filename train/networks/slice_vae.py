@@ -1,4 +1,7 @@
-"""Slice VAE: q(z_i | x_i, m_i, l(i)) and its decoder, 2D, with an embedding l(i) of the slice's position."""
+"""Slice VAE: q(z_i | x_i, m_i, l(i)) and its decoder, 2D, with an embedding l(i) of the slice's position.
+
+In the published form (Kebaili et al. 2024) the first block of each half takes the place of the stem.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import SliceVaeConfig
-from .blocks import Attention, ResBlock, Upsample, conv, sinusoids
+from .blocks import Attention, PublishedBlock, ResBlock, Upsample, conv, sinusoids
 
 
 class PositionEmbedding(nn.Module):
@@ -29,14 +32,17 @@ class Encoder(nn.Module):
         super().__init__()
         self.unshuffle = config.unshuffle
         self.position = PositionEmbedding(config.position_width, depth)
-        c = config.widths[0]
-        self.stem = conv(2, (modalities + classes) * config.unshuffle**2, c)
+        published = config.form == "published"
+        block_type = PublishedBlock if published else ResBlock
+        given, c = (modalities + classes) * config.unshuffle**2, config.widths[0]
+        self.stem = nn.Identity() if published else conv(2, given, c)
+        c = given if published else c
         stages: list[nn.Module] = []
         for width, stride in zip(config.widths, config.strides, strict=True):
             stages.append(conv(2, c, width, stride=stride) if stride > 1 else nn.Identity())
             c_in = width if stride > 1 else c
             for block in range(config.encoder_blocks):
-                stages.append(ResBlock(2, c_in if block == 0 else width, width, config.position_width, config.groups))
+                stages.append(block_type(2, c_in if block == 0 else width, width, config.position_width, config.groups))
             c = width
         self.stages = nn.ModuleList(stages)
         self.attention = Attention(c, config.groups) if config.attention else nn.Identity()
@@ -48,7 +54,7 @@ class Encoder(nn.Module):
         x = torch.cat([image, label], dim=1)
         x = self.stem(F.pixel_unshuffle(x, self.unshuffle) if self.unshuffle > 1 else x)
         for stage in self.stages:
-            x = stage(x, embedding) if isinstance(stage, ResBlock) else stage(x)
+            x = stage(x, embedding) if isinstance(stage, ResBlock | PublishedBlock) else stage(x)
         mean, log_variance = self.head(F.silu(self.norm(self.attention(x)))).chunk(2, dim=1)
         return mean, log_variance.clamp(-20.0, 10.0)
 
@@ -61,30 +67,34 @@ class Decoder(nn.Module):
         self.unshuffle, self.modalities, self.classes = config.unshuffle, modalities, classes
         self.position = PositionEmbedding(config.position_width, depth)
         widths, strides = config.widths[::-1], config.strides[::-1]
-        self.stem = conv(2, config.latent_channels, widths[0])
+        published = config.form == "published"
+        block_type = PublishedBlock if published else ResBlock
+        self.stem = nn.Identity() if published else conv(2, config.latent_channels, widths[0])
         self.attention = Attention(widths[0], config.groups) if config.attention else nn.Identity()
         stages: list[nn.Module] = []
+        c = config.latent_channels if published else widths[0]
         for level, (width, stride) in enumerate(zip(widths, strides, strict=True)):
-            stages += [
-                ResBlock(2, width, width, config.position_width, config.groups) for _ in range(config.decoder_blocks)
-            ]
+            for _ in range(config.decoder_blocks):
+                stages.append(block_type(2, c, width, config.position_width, config.groups))
+                c = width
             following = widths[min(level + 1, len(widths) - 1)]
             if stride > 1:
                 stages.append(Upsample(2, width, following))
             elif following != width:
                 stages.append(conv(2, width, following))
+            c = following
         self.stages = nn.ModuleList(stages)
         self.norm = nn.GroupNorm(config.groups, widths[-1])
         # a full-resolution convolution after the pixel shuffle: without it a checkerboard shows in tumours
         fine = config.fine_width if config.unshuffle > 1 else widths[-1]
         self.shuffle = conv(2, widths[-1], fine * config.unshuffle**2) if config.unshuffle > 1 else nn.Identity()
-        self.head = conv(2, fine, modalities + classes)
+        self.head = conv(2, fine, modalities + classes, kernel=1 if published else 3)
 
     def forward(self, latent: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.position(position)
         x = self.attention(self.stem(latent))
         for stage in self.stages:
-            x = stage(x, embedding) if isinstance(stage, ResBlock) else stage(x)
+            x = stage(x, embedding) if isinstance(stage, ResBlock | PublishedBlock) else stage(x)
         x = F.silu(self.norm(x))
         if self.unshuffle > 1:
             x = F.silu(F.pixel_shuffle(self.shuffle(x), self.unshuffle))

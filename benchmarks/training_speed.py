@@ -1,0 +1,145 @@
+"""Slices or volumes a second of each training stage, on random data of a preset's real grid.
+
+python -m sbldm.benchmarks.training_speed [--preset phantom] [--steps 5] [--precision bf16-mixed] [--data DIR]
+
+Each stage runs as `sbldm-engine train` runs it, but for a few steps and without previews; a figure is the median over
+the steps after the first. With --data also the seconds that preparing a case of that cohort takes on one core. The
+last line of stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from numpy.typing import NDArray
+
+from ..engine.bundle import Grid
+from ..engine.conditions import COLUMNS
+from ..engine.measuring import measure_tumour
+from ..engine.processor import cpu_name
+from ..train.config import SystemConfig, load_preset
+from ..train.data.cohort import CachedCase, Cohort, prepare_cohort
+from ..train.latents import MIRRORS
+from ..train.objectives import REFINER_SLICES
+from ..train.stage import StageRun
+from ..train.system import SystemTrainer, planned_stages
+from .machine import OtherLoad, gpu_name
+
+CASES = 3  # random ones; enough for the statistics of the stages
+NEVER = 1e9  # seconds between checkpoints
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="phantom")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps a stage, 1 or more")
+    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--data", type=Path, default=None, help="cohort whose preparation is timed")
+    given = parser.parse_args(arguments)
+    if given.steps < 1:
+        parser.error("--steps must be 1 or more")
+    config, load = load_preset(given.preset), OtherLoad()
+    figures: dict[str, object] = {
+        "preset": config.preset,
+        "cpu": cpu_name(),
+        "gpu": gpu_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "precision": given.precision,
+    }
+    with tempfile.TemporaryDirectory(prefix="sbldm-training-") as folder:
+        figures |= stage_rates(config, Path(folder), given.steps, given.precision)
+        if given.data is not None:
+            figures["preparing_seconds_a_case"] = preparing_seconds(config, given.data, Path(folder) / "cache")
+    figures["other_cores"] = round(load.cores(), 2)
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+    print(json.dumps(figures))
+    return 0
+
+
+def stage_rates(config: SystemConfig, folder: Path, steps: int, precision: str) -> dict[str, float]:
+    """Slices or volumes a second of every stage, and of encoding the cohort in between; keys name the unit."""
+    fabric = Fabric(accelerator="auto", devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
+    ticks: dict[str, list[float]] = {"encode": []}
+
+    def report(stage: str, *_: object) -> None:
+        ticks.setdefault(stage, []).append(time.perf_counter())
+
+    def encoding(done: int, total: int) -> None:
+        ticks["encode"].append(time.perf_counter())
+
+    few = {name: dataclasses.replace(stage, steps=steps + 1) for name, stage in config.stages.items()}
+    short = dataclasses.replace(config, stages=few)
+    run = StageRun(fabric, folder / "training", 0, report, save_seconds=NEVER, log_every=1, previews=False)
+    trainer = SystemTrainer(short, random_cohort(config, folder / "cases"), run, encoding)
+    trainer.start()
+    for stage in planned_stages(short, "all"):
+        trainer.train(stage)
+    batch = {name: stage.batch_size for name, stage in config.stages.items()}
+    made = {
+        "autoencoder": ("slices", batch["autoencoder"]),
+        "encode": ("volumes", MIRRORS),
+        "aggregator": ("volumes", batch["aggregator"]),
+        "denoiser": ("volumes", batch["denoiser"]),
+        "refiner": ("slices", batch.get("refiner", 0) * min(REFINER_SLICES, config.grid.shape[2])),
+    }
+    return {
+        f"{stage}_{made[stage][0]}_per_second": round(
+            made[stage][1] / statistics.median(b - a for a, b in pairwise(t)), 3
+        )
+        for stage, t in ticks.items()
+    }
+
+
+def preparing_seconds(config: SystemConfig, data: Path, cache: Path) -> float:
+    """Seconds a case of `data` on one core, from files to the cache; InvalidInputError where cases are faulty."""
+    start = time.perf_counter()
+    cohort = prepare_cohort(data, cache, config.grid, modalities=config.modalities)
+    return round((time.perf_counter() - start) / len(cohort), 3)
+
+
+def random_cohort(config: SystemConfig, folder: Path) -> Cohort:
+    """Noise inside of a ball, with a smaller ball of three tissues, in the form that the stages read."""
+    folder.mkdir(parents=True)
+    entries = []
+    for case in range(CASES):
+        image, label = _random_case(config.grid, len(config.modalities), case)
+        path = folder / f"case-{case}.npy"
+        np.save(path, np.concatenate([image, label[:, None]], axis=1))
+        measured = measure_tumour(np.moveaxis(label, 0, -1), config.grid.spacing_mm).vector(COLUMNS)
+        entries.append(CachedCase(f"case-{case}", path, (1.0,) * len(config.modalities), tuple(measured.tolist())))
+    return Cohort(config.grid, config.modalities, tuple(entries))
+
+
+def _random_case(grid: Grid, modalities: int, case: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Stored images (z, modality, x, y) and label (z, x, y)."""
+    rng = np.random.default_rng(case)
+    x, y, z = (np.linspace(-1, 1, n) for n in grid.shape)
+    place = rng.uniform(-0.2, 0.2, 3)
+
+    def radius(centre: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+        along = (z - centre[2])[:, None, None] ** 2, (x - centre[0])[None, :, None] ** 2, (y - centre[1]) ** 2
+        return np.sqrt(along[0] + along[1] + along[2])
+
+    size = rng.uniform(0.3, 0.5)
+    tumour = radius(place) / size
+    label = np.select([tumour < 0.4, tumour < 0.7, tumour < 1.0], [1, 3, 2], 0).astype(np.uint8)
+    noise = rng.integers(1, 256, (grid.shape[2], modalities, *grid.shape[:2]), dtype=np.uint8)
+    return np.where((radius((0, 0, 0)) < 0.8)[:, None] | (label[:, None] > 0), noise, np.uint8(0)), label
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+"""ONNX Runtime on an NVIDIA GPU: component by component, and the whole sampling loop on the device."""
+
+from __future__ import annotations
+
+from ..bundle import Bundle
+from .cuda_bundle import OnnxRuntimeNetworks
+from .device_loops import DeviceLoops
+from .onnxruntime import OnnxRuntimeBackend
+
+
+class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
+    """GPU `index`; see `OnnxRuntimeBackend`. Device and sessions of the loop are opened by `loops`."""
+
+    def __init__(self, bundle: Bundle, index: int, threads: int) -> None:
+        super().__init__(bundle, f"cuda:{index}", threads)
+        self.loops = DeviceLoops(bundle, OnnxRuntimeNetworks(bundle, index))

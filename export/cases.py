@@ -1,0 +1,92 @@
+"""Inputs that the parity gate compares on: fresh random ones, and real latents with what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engine.bundle import NoiseSchedule
+from ..kernels.assemble import one_hot
+from .components import Component, random_inputs
+from .parity import DECODER_SLICES, Arrays, Runner, decode_slices
+
+Cases = dict[str, Arrays]  # by what they are called in the report
+
+
+def random_cases(component: Component, depth: int, steps: int) -> Cases:
+    """Fresh random inputs at two batch sizes; for the denoiser also early, middle and late.
+
+    Args:
+        component: whose inputs.
+        depth: slices of a volume.
+        steps: training steps of the schedule.
+    """
+    cases: Cases = {
+        f"random, batch {batch}": {
+            name: value.numpy() for name, value in random_inputs(component, batch, 11 + batch, depth, steps).items()
+        }
+        for batch in (1, 2)
+    }
+    if component.name == "denoiser":
+        one = cases.pop("random, batch 1")
+        for place, timestep in _places(steps):
+            cases[f"{place}, t {timestep}"] = {**one, "timestep": np.array([timestep], np.float32)}
+    return cases
+
+
+def real_cases(
+    components: Mapping[str, Component], reference: Runner, schedule: NoiseSchedule, real: NDArray[np.float32]
+) -> dict[str, Cases]:
+    """Inputs of every component made of one real case: its latents, and what the reference makes of them.
+
+    The denoiser gets the volume latent as noisy as it is early, middle and late, the encoder and the refiner the
+    decoded slices.
+
+    Args:
+        components: of the system.
+        reference: computes what follows from the latents.
+        schedule: how noisy a time step is.
+        real: slice latents (1, D, c, h, w) of a real or phantom case.
+    """
+    depth = real.shape[1]
+    latent = reference.run("aggregator_encode", {"slices": real})["latent"]
+    made: dict[str, Cases] = {
+        "aggregator_encode": {"real latents": {"slices": real}},
+        "aggregator": {"real latents": {"latent": latent}},
+        "denoiser": _noisy(components["denoiser"], schedule, latent),
+    }
+    middle = slice(max(depth - DECODER_SLICES, 0) // 2, (depth + DECODER_SLICES) // 2)
+    position = np.arange(depth, dtype=np.int64)[middle]
+    made["decoder"] = {"real latents": {"latent": real[0, middle], "position": position}}
+    if "refiner" in components:
+        image, logits = decode_slices(reference, real[0])
+        volume = {"image": np.clip(image, -1, 1)[None], "label": one_hot(logits)[None]}
+        made["refiner"] = {"real latents, decoded": volume}
+        image, logits = image[middle], logits[middle]
+    else:
+        image, logits = reference.run("decoder", made["decoder"]["real latents"]).values()
+    slices = {"image": np.clip(image, -1, 1), "label": one_hot(logits), "position": position}
+    made["encoder"] = {"real latents, decoded": slices}
+    return made
+
+
+def _noisy(component: Component, schedule: NoiseSchedule, latent: NDArray[np.float32]) -> Cases:
+    random = np.random.default_rng(13)
+    noise = random.standard_normal(latent.shape, np.float32)
+    columns = int(component.inputs[2].shape[1])
+    cases: Cases = {}
+    for place, timestep in _places(len(schedule.alphas_cumprod)):
+        signal = schedule.alphas_cumprod[timestep]
+        cases[f"real latents {place}, t {timestep}"] = {
+            "sample": np.float32(np.sqrt(signal)) * latent + np.float32(np.sqrt(1 - signal)) * noise,
+            "timestep": np.array([timestep], np.float32),
+            "condition": random.standard_normal((1, columns), np.float32),
+            "condition_mask": np.ones(1, np.float32),
+        }
+    return cases
+
+
+def _places(steps: int) -> tuple[tuple[str, int], ...]:
+    return ("early", steps - 1), ("middle", steps // 2), ("late", 0)

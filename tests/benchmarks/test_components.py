@@ -1,0 +1,48 @@
+"""The table of milliseconds a component."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+COMMAND = [sys.executable, "-m", "sbldm.benchmarks.components"]
+MEANS = {"PyTorch eager fp32", "ONNX Runtime fp32", "OpenVINO fp32", "OpenVINO default"}
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: after PyTorch and OpenVINO computed in one, a later child ends it by SIGSEGV."""
+    return subprocess.run([*COMMAND, *options], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_every_component_is_timed_by_every_means(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "components.json"
+    done = run("--checkpoint", str(tiny_checkpoint), "--threads", "1", "--repeats", "1", "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.splitlines()
+    figures = json.loads(printed[-1])
+    assert json.loads(out.read_text()) == figures
+    assert [row["component"] for row in figures["rows"]] == [
+        "encoder", "aggregator_encode", "denoiser", "aggregator", "decoder", "refiner",
+    ]  # fmt: skip
+    for row in figures["rows"]:
+        assert set(row["timings"]) == MEANS
+        assert all(timing["seconds"] > 0 and timing["runs"] == 1 for timing in row["timings"].values())
+        limits = {"ONNX Runtime fp32": 1e-4, "OpenVINO fp32": 1e-4, "OpenVINO default": 2e-2}
+        assert row["departures"].keys() == limits.keys()
+        assert all(row["departures"][name] <= limit for name, limit in limits.items())
+    table = [line for line in printed if line.startswith("|")]
+    assert len(table) == 2 + len(figures["rows"])
+    assert len({line.count("|") for line in table}) == 1
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
+    done = run("--checkpoint", str(tmp_path / "none"))
+    assert done.returncode == 3
+    assert "is this a training directory" in done.stderr

@@ -1,0 +1,168 @@
+"""What a system costs before anything is trained: multiply-adds of its networks, memory of its stages.
+
+All of it is counted on PyTorch's meta device, where tensors have shapes but no contents, so it takes seconds and no
+memory at any width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..engine.conditions import ConditionColumn
+from .autoencoder import AutoencoderObjective, SliceSampler
+from .config import SystemConfig
+from .objectives import REFINER_SLICES, RefinerStage
+from .system import (
+    make_denoiser,
+    make_refiner,
+    make_system_aggregator,
+    make_vae,
+    system_latent_shape,
+)
+
+FLOAT_BYTES = 4
+COPIES = 5  # of every weight in training: itself, gradient, two Adam moments, moving average
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """One network in one forward pass of batch 1."""
+
+    name: str
+    parameters: int
+    gmac: float  # 10^9 multiply-adds of convolutions and matrix products
+    unit: str  # what a forward pass makes: a slice or a volume
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """What a training step holds, in float32 bytes; mixed precision keeps less of the activations.
+
+    Not in it: frozen networks of earlier stages, workspaces of the convolutions, the runtime itself.
+    """
+
+    weights: int  # weights, gradients, both Adam moments and the moving average
+    activations: int  # tensors that the forward pass of one batch keeps for the backward pass
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.weights + self.activations
+
+
+def gmac_of(call: Callable[[], object]) -> float:
+    """10^9 multiply-adds of what `call` computes; PyTorch counts a multiply-add as two operations."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call()
+    return counter.get_total_flops() / 2e9
+
+
+def network_costs(config: SystemConfig, columns: Sequence[ConditionColumn]) -> list[NetworkCost]:
+    """Every network of a system; the denoiser for one call, the refiner for a whole volume."""
+    x, y, depth = config.grid.shape
+    modalities, classes = len(config.modalities), config.classes
+    with META:
+        vae, aggregator = make_vae(config), make_system_aggregator(config)
+        denoiser = make_denoiser(config, columns)
+        image, label = torch.empty(1, modalities, x, y), torch.empty(1, classes, x, y)
+        position, latent = torch.zeros(1, dtype=torch.int64), torch.empty(1, *config.slice_shape)
+        stack, volume = torch.empty(1, depth, *config.slice_shape), torch.empty(1, *system_latent_shape(config))
+        time, condition = torch.empty(1), torch.empty(1, len(columns))
+        calls: list[tuple[str, nn.Module, Callable[[], object], str]] = [
+            ("encoder", vae.encoder, lambda: vae.encoder(image, label, position), "slice"),
+            ("decoder", vae.decoder, lambda: vae.decoder(latent, position), "slice"),
+            ("aggregator", aggregator, lambda: (aggregator.encode(stack), aggregator.decode(volume)), "volume"),
+            ("denoiser", denoiser, lambda: denoiser(volume, time, condition, time), "volume"),
+        ]
+        if config.refiner is not None:
+            refiner = make_refiner(config)
+            coarse, hot = torch.empty(1, depth, modalities, x, y), torch.empty(1, depth, classes, x, y)
+            calls.append(("refiner", refiner, lambda: refiner(coarse, hot), "volume"))
+        return [NetworkCost(name, weight_count(network), gmac_of(call), unit) for name, network, call, unit in calls]
+
+
+def weight_count(module: nn.Module) -> int:
+    """Trained parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def stage_memory(config: SystemConfig, stage: str, columns: Sequence[ConditionColumn]) -> StageMemory:
+    """What one training step of a stage holds at the stage's batch size."""
+    with META:
+        module, loss = _stage_loss(config, stage, columns)
+        return StageMemory(COPIES * FLOAT_BYTES * weight_count(module), saved_bytes(loss, module))
+
+
+def saved_bytes(forward: Callable[[], object], module: nn.Module) -> int:
+    """Bytes that autograd keeps after `forward`, each storage once, without the module's own tensors."""
+    own = {tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers())}
+    kept: dict[int, Any] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage  # held, so that its identity is not given to another
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    size = sum(storage.nbytes() for storage in kept.values())
+    del result
+    return size
+
+
+class _EmptySlices(SliceSampler):
+    """Batches of the right shapes without a cohort."""
+
+    def __init__(self, config: SystemConfig) -> None:
+        self.config = config
+
+    def draw(self, size: int, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        x, y, _ = self.config.grid.shape
+        whole = torch.int64
+        image = torch.empty(size, len(self.config.modalities), x, y)
+        return image, torch.zeros(size, x, y, dtype=whole), torch.zeros(size, dtype=whole)
+
+
+class _LeastSquares(nn.Module):
+    """Stands for MONAI's adversarial loss, which cannot make its target on the meta device."""
+
+    def forward(self, scores: Tensor, target_is_real: bool, for_discriminator: bool) -> Tensor:
+        return (scores - float(target_is_real)).square().mean()
+
+
+def _stage_loss(
+    config: SystemConfig, stage: str, columns: Sequence[ConditionColumn]
+) -> tuple[nn.Module, Callable[[], object]]:
+    """The module that a stage trains, and its loss on a batch."""
+    x, y, depth = config.grid.shape
+    size, modalities = config.stages[stage].batch_size, len(config.modalities)
+    if stage == "autoencoder":
+        vae = make_vae(config)
+        objective = AutoencoderObjective(config, _EmptySlices(config))
+        return vae, lambda: objective(vae, 0, np.random.default_rng(0))
+    if stage == "aggregator":
+        aggregator = make_system_aggregator(config)
+        slices = torch.empty(size, depth, *config.slice_shape)
+        if config.aggregator.kind == "stack":
+            return aggregator, lambda: None
+        return aggregator, lambda: cast(Any, aggregator).loss(slices, config.aggregator.kl_weight)
+    if stage == "denoiser":
+        denoiser = make_denoiser(config, columns)
+        volume, time = torch.empty(size, *system_latent_shape(config)), torch.empty(size)
+        condition = torch.empty(size, len(columns))
+        return denoiser, lambda: denoiser(volume, time, condition, time).square().mean()
+    refiner = RefinerStage(make_refiner(config), modalities)
+    refiner.adversarial = _LeastSquares()
+    span = min(REFINER_SLICES, depth)
+    image, label = torch.empty(size, span, modalities, x, y), torch.empty(size, span, config.classes, x, y)
+    return refiner, lambda: refiner.loss(image, label, image)
