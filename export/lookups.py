@@ -56,7 +56,7 @@ class SplitEllipsoidMap(EllipsoidMap):
 
     def __init__(self, source: EllipsoidMap, columns: int) -> None:
         nn.Module.__init__(self)
-        self.picks, self.sharpness = source.picks, source.sharpness
+        self.picks, self.shells, self.sharpness = source.picks, source.shells, source.sharpness
         for name in ("axis_x", "axis_y", "axis_z"):
             self.register_buffer(name, getattr(source, name))
         self.mean: Tensor
@@ -72,7 +72,8 @@ class SplitEllipsoidMap(EllipsoidMap):
             (axis[None] - coarse[:, i, None]) - beyond[:, i, None]
             for i, axis in enumerate((self.axis_x, self.axis_y, self.axis_z))
         ]
-        return self.draw(distances, (coarse + beyond)[:, 3:], mask)
+        sizes = (coarse + beyond)[:, 3:]
+        return self.draw(distances, sizes[:, :3], sizes[:, 3:], mask)
 
 
 def with_lookups(network: nn.Module, depth: int, steps: int, columns: int) -> nn.Module:

@@ -63,6 +63,7 @@ class DenoiserConfig:
     condition_width: int  # hidden width of the condition MLP tau
     attention: bool  # in the middle block
     ellipsoid: bool  # draw the condition's centre and box as an input channel
+    shells: tuple[tuple[str, ...], ...]  # shares that are drawn as smaller ellipsoids inside it, a channel each
     coordinates: bool  # constant channels with each position's coordinates
 
 
@@ -168,6 +169,12 @@ def check_config(config: SystemConfig, where: str) -> SystemConfig:
         raise InvalidInputError(f"{where}: vae.widths and vae.strides differ in length")
     if config.vae.form == "published" and config.vae.attention:
         raise InvalidInputError(f"{where}: vae.attention must be false in the published form, which has none")
+    shares = {f"{tissue}_share" for tissue in config.tissues} if config.classes > 2 else set[str]()
+    if unknown := sorted({name for shell in config.denoiser.shells for name in shell} - shares):
+        allowed = ", ".join(sorted(shares)) or "none, the system has one tissue"
+        raise InvalidInputError(f"{where}: denoiser.shells: unknown share {unknown[0]!r}; allowed: {allowed}")
+    if config.denoiser.shells and not config.denoiser.ellipsoid:
+        raise InvalidInputError(f"{where}: denoiser.shells lie inside the ellipsoid: set denoiser.ellipsoid to true")
     if any(n % config.vae.factor for n in config.grid.shape[:2]):
         raise InvalidInputError(
             f"{where}: grid.shape {config.grid.shape} in plane must be "
@@ -201,9 +208,10 @@ def config_to_json(config: SystemConfig) -> dict[str, object]:
 def config_from_json(data: object, where: str) -> SystemConfig:
     """A configuration as a checkpoint stores it; raises InvalidInputError like `parse_config`.
 
-    Checkpoints from before networks had a form are of the light one.
+    Checkpoints from before networks had a form are of the light one, those from before shells have none.
     """
     if isinstance(data, dict):
-        old = {k: {"form": "light", **data[k]} for k in ("vae", "denoiser") if isinstance(data.get(k), dict)}
+        added: dict[str, dict[str, object]] = {"vae": {"form": "light"}, "denoiser": {"form": "light", "shells": []}}
+        old = {k: {**new, **data[k]} for k, new in added.items() if isinstance(data.get(k), dict)}
         data = {**data, **old}
     return check_config(decode(SystemConfig, data, where), where)

@@ -20,6 +20,7 @@ from sbldm.train.networks.slice_vae import PositionEmbedding
 from torch import Tensor, nn
 
 STEPS, SPACE = 1000, (8, 16, 16)
+SHELLS = (("ncr_share", "et_share"), ("ncr_share",))
 SMALLEST_STEP = 2.0**-8  # relative spacing of bfloat16
 
 
@@ -30,10 +31,10 @@ class Front(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.time = TimeEmbedding(16, 16)
-        self.ellipsoid = EllipsoidMap(SPACE, COLUMNS)
-        self.ellipsoid.column_mean.copy_(torch.tensor([0.513, 0.487, 0.531, 0.27, 0.31, 0.29]))
-        self.ellipsoid.column_std.copy_(torch.tensor([0.113, 0.097, 0.083, 0.087, 0.093, 0.101]))
-        self.linear, self.conv = nn.Linear(16, 16), nn.Conv3d(1, 1, 1)
+        self.ellipsoid = EllipsoidMap(SPACE, COLUMNS, SHELLS)
+        self.ellipsoid.column_mean.copy_(torch.tensor([0.513, 0.487, 0.531, 0.27, 0.31, 0.29, 0.21, 0.22]))
+        self.ellipsoid.column_std.copy_(torch.tensor([0.113, 0.097, 0.083, 0.087, 0.093, 0.101, 0.17, 0.18]))
+        self.linear, self.conv = nn.Linear(16, 16), nn.Conv3d(3, 3, 1, groups=3)
         nn.init.eye_(self.linear.weight)
         nn.init.ones_(self.conv.weight)
         for layer in (self.linear, self.conv):
@@ -50,7 +51,7 @@ def front(rewritten: bool) -> Component:
         TensorSpec("condition", ("batch", len(COLUMNS)), "float32"),
         TensorSpec("condition_mask", ("batch",), "float32"),
     )
-    outputs = (TensorSpec("row", ("batch", 16), "float32"), TensorSpec("map", ("batch", 1, *SPACE), "float32"))
+    outputs = (TensorSpec("row", ("batch", 16), "float32"), TensorSpec("map", ("batch", 3, *SPACE), "float32"))
     return Component("front", Front(), inputs, outputs, rewrite if rewritten else None)
 
 

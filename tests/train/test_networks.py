@@ -70,6 +70,17 @@ def test_ellipsoid_lies_where_the_condition_says_and_vanishes_with_the_null_cond
     assert z in (3, 4)
 
 
+def test_shells_hold_their_share_of_the_ellipsoid() -> None:
+    drawn = EllipsoidMap((32, 32, 32), COLUMNS, [["ncr_share", "et_share"], ["ncr_share"]], sharpness=50.0)
+    row = torch.zeros(1, len(COLUMNS))
+    values = {"x": 0.5, "y": 0.5, "z": 0.5, "w": 0.8, "h": 0.8, "d": 0.8, "ncr_share": 0.2, "et_share": 0.3}
+    for name, value in values.items():
+        row[:, COLUMNS.index(name)] = value
+    whole, core, necrosis = drawn(row, torch.ones(1))[0].sum(dim=(1, 2, 3)).tolist()
+    assert core / whole == pytest.approx(0.5, abs=0.02)
+    assert necrosis / whole == pytest.approx(0.2, abs=0.02)
+
+
 def test_null_condition_ignores_the_numbers() -> None:
     config = load_preset("phantom")
     small = dataclasses.replace(config.denoiser, widths=(8, 16), blocks=1, groups=4, time_width=16, condition_width=16)

@@ -14,39 +14,55 @@ from .blocks import Attention, PublishedBlock, ResBlock, Upsample, conv, sinusoi
 
 
 class EllipsoidMap(nn.Module):
-    """The condition's centre and bounding box drawn as a soft ellipsoid at latent resolution.
+    """The condition's centre and bounding box drawn as soft ellipsoids at latent resolution.
 
-    Without it the place of the tumour is hardly followed; with the null condition the map is empty.
-    Output (N, 1, D, h, w): sigmoid((1 - r) * sharpness) with r the ellipsoid's normalised radius.
+    The first holds the whole tumour; each of `shells`, condition columns whose sum is a share of the volume, makes a
+    smaller one with the same centre that holds that share. Without the map the place of the tumour is hardly followed;
+    with the null condition it is empty.
+    Output (N, 1 + shells, D, h, w): sigmoid((s - r) * sharpness) with r the normalised radius of the ellipsoid of the
+    box and s the cube root of the share.
     """
 
-    def __init__(self, shape: Sequence[int], columns: Sequence[str], sharpness: float = 4.0) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        columns: Sequence[str],
+        shells: Sequence[Sequence[str]] = (),
+        sharpness: float = 4.0,
+    ) -> None:
         super().__init__()
-        self.picks = [columns.index(name) for name in ("x", "y", "z", "w", "h", "d")]
+        shares = list(dict.fromkeys(name for shell in shells for name in shell))
+        self.picks = [columns.index(name) for name in ("x", "y", "z", "w", "h", "d", *shares)]
+        self.shells = [[shares.index(name) for name in shell] for shell in shells]
         self.sharpness = sharpness
         self.column_mean: Tensor
         self.column_std: Tensor
         self.axis_x: Tensor
         self.axis_y: Tensor
         self.axis_z: Tensor
-        self.register_buffer("column_mean", torch.zeros(6))
-        self.register_buffer("column_std", torch.ones(6))
+        self.register_buffer("column_mean", torch.zeros(len(self.picks)))
+        self.register_buffer("column_std", torch.ones(len(self.picks)))
         depth, height, width = shape
         for name, n in (("axis_x", height), ("axis_y", width), ("axis_z", depth)):
             self.register_buffer(name, (torch.arange(n, dtype=torch.float32) + 0.5) / n, persistent=False)
 
     def forward(self, condition: Tensor, mask: Tensor) -> Tensor:  # (N, K) normalised, (N,)
-        place = condition[:, self.picks] * self.column_std + self.column_mean
-        distances = [axis[None] - place[:, i, None] for i, axis in enumerate((self.axis_x, self.axis_y, self.axis_z))]
-        return self.draw(distances, place[:, 3:], mask)
+        picked = condition[:, self.picks] * self.column_std + self.column_mean
+        distances = [axis[None] - picked[:, i, None] for i, axis in enumerate((self.axis_x, self.axis_y, self.axis_z))]
+        return self.draw(distances, picked[:, 3:6], picked[:, 6:], mask)
 
-    def draw(self, distances: Sequence[Tensor], box: Tensor, mask: Tensor) -> Tensor:
-        """The map from the distance (N, n) to the centre along x, y, z and the box (N, 3), in shares of the view."""
+    def draw(self, distances: Sequence[Tensor], box: Tensor, shares: Tensor, mask: Tensor) -> Tensor:
+        """The map from the distance (N, n) to the centre along x, y, z, the box (N, 3) and the shares of the shells.
+
+        Distances and box are shares of the field of view.
+        """
         terms = [(d / (box[:, i, None].clamp(0.01, 1.0) / 2)).square() for i, d in enumerate(distances)]
         x, y, z = terms
         radius = torch.sqrt(z[:, :, None, None] + x[:, None, :, None] + y[:, None, None, :] + 1e-6)
-        soft = torch.sigmoid((1.0 - radius) * self.sharpness) * mask[:, None, None, None]
-        return soft[:, None]
+        sizes = [torch.ones_like(mask)]
+        sizes += [shares[:, shell].sum(1).clamp(1e-3, 1.0).pow(1 / 3) for shell in self.shells]
+        size = torch.stack(sizes, dim=1)[:, :, None, None, None]
+        return torch.sigmoid((size - radius[:, None]) * self.sharpness) * mask[:, None, None, None, None]
 
 
 class TimeEmbedding(nn.Sequential):
@@ -94,9 +110,9 @@ class Denoiser(nn.Module):
             nn.Linear(config.condition_width, config.time_width),
         )
         self.null = nn.Parameter(torch.zeros(config.time_width))
-        self.ellipsoid = EllipsoidMap(space, columns) if config.ellipsoid else None
+        self.ellipsoid = EllipsoidMap(space, columns, config.shells) if config.ellipsoid else None
         self.coordinates = Coordinates(space) if config.coordinates else None
-        extra = (1 if config.ellipsoid else 0) + (dims if config.coordinates else 0)
+        extra = (1 + len(config.shells) if config.ellipsoid else 0) + (dims if config.coordinates else 0)
         self.stem = conv(dims, channels + extra, config.widths[0])
         if self.published:
             self._build_published_levels(config, dims)

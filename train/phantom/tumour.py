@@ -19,7 +19,7 @@ NCR, ED, ET = 1, 2, 3
 
 _KINDS: tuple[Kind, ...] = ("ring", "patchy", "solid", "plain")
 _KIND_SHARES = (0.62, 0.20, 0.08, 0.10)
-_MEDIAN_ML, _SPREAD, _LEAST_ML, _MOST_ML = 55.0, 0.95, 2.0, 180.0
+_MEDIAN_ML, _SPREAD, _LEAST_ML, _MOST_ML = 40.0, 1.2, 1.5, 180.0
 _SPEED_GREY, _SPEED_CSF = 0.2, 0.02  # of oedema, relative to white matter
 
 
