@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from ..engine.bundle import Grid
 from ..engine.conditions import COLUMNS
+from ..engine.errors import SbldmError
 from ..engine.measuring import measure_tumour
 from ..engine.processor import cpu_name
 from ..train.config import SystemConfig, load_preset
@@ -51,23 +52,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.steps < 1:
         parser.error("--steps must be 1 or more")
-    config, load = load_preset(given.preset), OtherLoad()
+    try:
+        figures = measure(given.preset, given.steps, given.precision, given.data)
+    except SbldmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+    print(json.dumps(figures))
+    return 0
+
+
+def measure(preset: str, steps: int, precision: str, data: Path | None) -> dict[str, object]:
+    """The machine, the rate of every stage and, with `data`, the seconds that preparing a case takes."""
+    config, load = load_preset(preset), OtherLoad()
     figures: dict[str, object] = {
         "preset": config.preset,
         "cpu": cpu_name(),
         "gpu": gpu_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
-        "precision": given.precision,
+        "precision": precision,
     }
     with tempfile.TemporaryDirectory(prefix="sbldm-training-") as folder:
-        figures |= stage_rates(config, Path(folder), given.steps, given.precision)
-        if given.data is not None:
-            figures["preparing_seconds_a_case"] = preparing_seconds(config, given.data, Path(folder) / "cache")
-    figures["other_cores"] = round(load.cores(), 2)
-    for name, value in figures.items():
-        print(f"{name}: {value}")
-    print(json.dumps(figures))
-    return 0
+        figures |= stage_rates(config, Path(folder), steps, precision)
+        if data is not None:
+            figures["preparing_seconds_a_case"] = preparing_seconds(config, data, Path(folder) / "cache")
+    return {**figures, "other_cores": round(load.cores(), 2)}
 
 
 def stage_rates(config: SystemConfig, folder: Path, steps: int, precision: str) -> dict[str, float]:

@@ -30,6 +30,8 @@ LATENT_JITTER = 0.1  # deviation, in channel deviations, added to latents: the r
 ADVERSARIAL_WEIGHT = 0.05
 SSIM_WEIGHT = 0.05
 GRADIENT_WEIGHT = 0.25
+DETAIL_WEIGHT = 0.5
+DETAIL_SIGMA, DETAIL_WINDOW = 1.0, 8  # pixels: what is finer than the one, averaged over the other
 
 
 def draw_latents(
@@ -117,6 +119,7 @@ class RefinerStage(nn.Module):
             "l1": F.l1_loss(refined, real),
             "gradient": GRADIENT_WEIGHT * gradient_loss(refined, real),
             "ssim": SSIM_WEIGHT * self.ssim(refined, real),
+            "detail": DETAIL_WEIGHT * F.l1_loss(detail_strength(refined), detail_strength(real)),
             "adversarial": ADVERSARIAL_WEIGHT
             * self.adversarial(last(seen), target_is_real=True, for_discriminator=False),
             "discriminator": 0.5
@@ -127,6 +130,19 @@ class RefinerStage(nn.Module):
         }
         sharpness = refined.detach().diff(dim=3).abs().mean() / real.diff(dim=3).abs().mean()
         return torch.stack(list(terms.values())).sum(), {**terms, "sharpness": sharpness}
+
+
+def detail_strength(image: Tensor) -> Tensor:
+    """Root mean square of image - Gaussian(DETAIL_SIGMA) in windows that overlap by half; (S, M, X, Y) -> (S, M, x, y).
+
+    L1 and SSIM answer lost detail with blur; this asks for as much of it as the real image has at that place.
+    """
+    reach = 2
+    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=image.device) / DETAIL_SIGMA).square())
+    kernel = (taps[:, None] * taps).expand(image.shape[1], 1, -1, -1) / taps.sum().square()
+    detail = image - F.conv2d(F.pad(image, (reach,) * 4, mode="replicate"), kernel, groups=image.shape[1])
+    window = min(DETAIL_WINDOW, *image.shape[2:])
+    return (F.avg_pool2d(detail.square(), window, stride=max(1, window // 2)) + 1e-6).sqrt()
 
 
 def last(scores: list[Tensor]) -> Tensor:

@@ -19,7 +19,17 @@ from ..engine.conditions import ConditionColumn, fit_columns, normalise
 from ..engine.decode import decode
 from ..engine.errors import InvalidInputError
 from .autoencoder import AutoencoderObjective, SliceSampler
-from .checkpoint import STAGES, load_weights, read_json, save_system, weights_path, write_json, write_tensors
+from .checkpoint import (
+    STAGES,
+    SYSTEM_NAME,
+    load_system,
+    load_weights,
+    read_json,
+    save_system,
+    weights_path,
+    write_json,
+    write_tensors,
+)
 from .config import SystemConfig
 from .data.cohort import Cohort
 from .diffusion import make_schedule
@@ -124,10 +134,11 @@ class SystemTrainer:
         """Write what the directory belongs to and what the cohort's conditions are.
 
         Raises:
-            InvalidInputError: stages of the directory were trained on another cohort.
+            InvalidInputError: stages of the directory were trained on another cohort, or belong to other networks.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         refuse_another_cohort(self.directory, self.run.cohort)
+        refuse_other_networks(self.directory, self.config)
         save_system(self.directory, self.config)
         names = condition_names(self.config)
         rows = self.cohort.conditions[:, : len(names)]
@@ -239,6 +250,26 @@ def refuse_another_cohort(directory: Path, digest: str | None) -> None:
             raise InvalidInputError(
                 f"{directory}: stage {stage} was trained on another cohort (cases were added, left out or changed); "
                 "give the same --data and --held-out, or a new --out"
+            )
+
+
+def refuse_other_networks(directory: Path, config: SystemConfig) -> None:
+    """Check that a training directory with finished or begun stages belongs to these networks.
+
+    Lengths of the stages, weights of the losses and the sampling defaults may change between sittings.
+
+    Raises:
+        InvalidInputError: naming the first part of the configuration that differs.
+    """
+    if not (directory / SYSTEM_NAME).is_file() or not any((directory / s / "state.json").is_file() for s in STAGES):
+        return
+    kept = load_system(directory)
+    fixed = ("grid", "modalities", "tissues", "vae", "aggregator", "denoiser", "refiner", "schedule")
+    for name in fixed:
+        if getattr(kept, name) != getattr(config, name):
+            raise InvalidInputError(
+                f"{directory}: was trained with another {name} (preset {kept.preset}); "
+                "give the same --preset, or a new --out"
             )
 
 

@@ -90,3 +90,10 @@ def test_a_papers_system_trains_for_an_epoch_and_samples(
     capsys.readouterr()
     assert main([*command, "--held-out", "1"]) == 3
     assert "another cohort" in capsys.readouterr().err
+
+    kept = (out / "system.json").read_bytes()
+    other = {**plain, "denoiser": {**plain["denoiser"], "time_width": 2 * plain["denoiser"]["time_width"]}}
+    file.write_text(yaml.safe_dump(other), encoding="utf-8")
+    assert main(command) == 3
+    assert "another denoiser" in capsys.readouterr().err
+    assert (out / "system.json").read_bytes() == kept
