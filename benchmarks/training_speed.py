@@ -104,6 +104,7 @@ def stage_rates(config: SystemConfig, folder: Path, steps: int, precision: str) 
         "encode": ("volumes", MIRRORS),
         "aggregator": ("volumes", batch["aggregator"]),
         "denoiser": ("volumes", batch["denoiser"]),
+        "distill": ("volumes", batch.get("distill", 0)),
         "refiner": ("slices", batch.get("refiner", 0) * min(REFINER_SLICES, config.grid.shape[2])),
     }
     return {

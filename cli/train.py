@@ -12,7 +12,7 @@ def train(
     data: Annotated[Path, typer.Option(help="Cohort: BraTS 2020-2023 names or an nnU-Net raw data set.")],
     out: Annotated[Path, typer.Option(help="Training directory; a run that is there is gone on with.")],
     preset: Annotated[str, typer.Option(help="phantom, isbi2024, cmig2025, or a YAML file.")] = "phantom",
-    stage: Annotated[str, typer.Option(help="autoencoder, aggregator, denoiser, refiner, or all.")] = "all",
+    stage: Annotated[str, typer.Option(help="autoencoder, aggregator, denoiser, refiner, distill, or all.")] = "all",
     cache: Annotated[Path | None, typer.Option(help="Folder of the prepared cohort (default: OUT/cache).")] = None,
     held_out: Annotated[int, typer.Option(min=0, help="Leave the last N cases of the cohort out of training.")] = 0,
     steps: Annotated[list[str] | None, typer.Option(help="STAGE=N: steps of a stage in place of the preset's.")] = None,

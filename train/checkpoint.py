@@ -17,7 +17,7 @@ from .config import SystemConfig, config_from_json, config_to_json
 
 FORMAT_VERSION = 1
 SYSTEM_NAME = "system.json"
-STAGES = ("autoencoder", "aggregator", "denoiser", "refiner")
+STAGES = ("autoencoder", "aggregator", "denoiser", "refiner", "distill")
 
 
 def write_json(path: Path, data: object) -> None:

@@ -77,6 +77,13 @@ class RefinerConfig:
 
 
 @dataclass(frozen=True)
+class DistillationConfig:
+    """Stage `distill`: the denoiser learns to give in one call what classifier-free guidance gives in two."""
+
+    guidance: float  # of the teacher
+
+
+@dataclass(frozen=True)
 class ScheduleConfig:
     """Forward process and what the denoiser predicts."""
 
@@ -126,6 +133,7 @@ class SystemConfig:
     aggregator: AggregatorConfig
     denoiser: DenoiserConfig
     refiner: RefinerConfig | None
+    distillation: DistillationConfig | None
     schedule: ScheduleConfig
     sampling: SamplingDefaults
     autoencoder_loss: AutoencoderLoss
@@ -208,9 +216,11 @@ def config_to_json(config: SystemConfig) -> dict[str, object]:
 def config_from_json(data: object, where: str) -> SystemConfig:
     """A configuration as a checkpoint stores it; raises InvalidInputError like `parse_config`.
 
-    Checkpoints from before networks had a form are of the light one, those from before shells have none.
+    Checkpoints from before networks had a form are of the light one; those from before shells or distillation have
+    none.
     """
     if isinstance(data, dict):
+        data = {"distillation": None, **data}
         added: dict[str, dict[str, object]] = {"vae": {"form": "light"}, "denoiser": {"form": "light", "shells": []}}
         old = {k: {**new, **data[k]} for k, new in added.items() if isinstance(data.get(k), dict)}
         data = {**data, **old}

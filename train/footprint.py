@@ -156,7 +156,7 @@ def _stage_loss(
         if config.aggregator.kind == "stack":
             return aggregator, lambda: None
         return aggregator, lambda: cast(Any, aggregator).loss(slices, config.aggregator.kl_weight)
-    if stage == "denoiser":
+    if stage in ("denoiser", "distill"):  # the teacher is a frozen network
         denoiser = make_denoiser(config, columns)
         volume, time = torch.empty(size, *system_latent_shape(config)), torch.empty(size)
         condition = torch.empty(size, len(columns))

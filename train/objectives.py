@@ -1,8 +1,10 @@
-"""What the stages after the autoencoder optimise: aggregator, denoiser, refiner."""
+"""What the stages after the autoencoder optimise: aggregator, denoiser, refiner, distilled denoiser."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -57,8 +59,21 @@ class AggregatorObjective:
         return cast(Any, module).loss(slices.to(device), self.config.aggregator.kl_weight), {}
 
 
-class DenoiserObjective:
-    """Noise or velocity prediction at uniform timesteps with condition dropout."""
+@dataclass(frozen=True)
+class NoisyBatch:
+    """Volume latents with noise of each one's own time, and what the denoiser is told of them."""
+
+    clean: Tensor  # (N, C, ...)
+    noise: Tensor
+    noisy: Tensor
+    signal: Tensor  # alphas_cumprod (N,)
+    timestep: Tensor  # (N,) float32
+    condition: Tensor  # (N, K) normalised
+    keep: Tensor  # (N,) float32: 0 where the condition is dropped
+
+
+class NoisyLatents:
+    """Draws training batches of the denoiser: times stratified over the batch, conditions dropped at random."""
 
     def __init__(
         self,
@@ -71,15 +86,11 @@ class DenoiserObjective:
         self.config, self.store, self.aggregator, self.schedule = config, store, aggregator, schedule
         self.conditions = conditions  # normalised (cases, 2, K)
 
-    def __call__(
-        self, module: nn.Module, step: int, generator: np.random.Generator
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        size = self.config.stages["denoiser"].batch_size
-        device = next(module.parameters()).device
+    def draw(self, size: int, device: torch.device, generator: np.random.Generator) -> NoisyBatch:
+        """`size` latents; every batch holds early, middle and late times."""
         slices, cases, mirrors = draw_latents(self.store, size, generator)
         with torch.no_grad():
             clean = self.aggregator.encode(slices.to(device))
-        # stratified over the batch, so that every step sees early, middle and late times
         t = torch.from_numpy(
             ((generator.permutation(size) + generator.random(size)) / size * self.config.schedule.steps).astype(
                 np.int64
@@ -89,10 +100,63 @@ class DenoiserObjective:
         condition = torch.from_numpy(self.conditions[cases, mirrors]).to(device)
         signal = table_tensor(self.schedule, device)[t.to(device)]
         noise = torch.randn_like(clean)
-        predicted = module(add_noise(clean, noise, signal), t.float().to(device), condition, keep).float()
-        wanted = prediction_target(clean, noise, signal, self.schedule.prediction_type)
+        noisy = add_noise(clean, noise, signal)
+        return NoisyBatch(clean, noise, noisy, signal, t.float().to(device), condition, keep)
+
+
+class DenoiserObjective:
+    """Noise or velocity prediction at uniform timesteps with condition dropout."""
+
+    def __init__(self, config: SystemConfig, latents: NoisyLatents) -> None:
+        self.config, self.latents = config, latents
+
+    def __call__(
+        self, module: nn.Module, step: int, generator: np.random.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        size = self.config.stages["denoiser"].batch_size
+        batch = self.latents.draw(size, next(module.parameters()).device, generator)
+        predicted = module(batch.noisy, batch.timestep, batch.condition, batch.keep).float()
+        kind = self.latents.schedule.prediction_type
+        wanted = prediction_target(batch.clean, batch.noise, batch.signal, kind)
         distance = F.l1_loss if self.config.denoiser_loss == "l1" else F.mse_loss
         return distance(predicted, wanted), {}
+
+
+class DistillObjective:
+    """The guided prediction of a frozen teacher in one call (Meng et al. 2023, stage one, at a single guidance).
+
+    Where the condition is dropped the target is the teacher's unconditional prediction, so that guidance still means
+    something on top.
+    """
+
+    def __init__(
+        self,
+        config: SystemConfig,
+        latents: NoisyLatents,
+        teacher: nn.Module,
+        guidance: float,
+        autocast: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.config, self.latents = config, latents
+        self.teacher, self.guidance, self.autocast = teacher, guidance, autocast
+
+    def __call__(
+        self, module: nn.Module, step: int, generator: np.random.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        size = self.config.stages["distill"].batch_size
+        batch = self.latents.draw(size, next(module.parameters()).device, generator)
+        with torch.no_grad(), self.autocast():
+            wanted = self.guided(batch)
+        predicted = module(batch.noisy, batch.timestep, batch.condition, batch.keep).float()
+        return F.mse_loss(predicted, wanted), {}
+
+    def guided(self, batch: NoisyBatch) -> Tensor:
+        """The teacher's prediction with guidance where the condition is kept, without a condition elsewhere."""
+        told = (batch.noisy, batch.timestep, batch.condition)
+        unconditional = self.teacher(*told, torch.zeros_like(batch.keep)).float()
+        conditional = self.teacher(*told, torch.ones_like(batch.keep)).float()
+        keep = batch.keep.reshape(-1, *[1] * (unconditional.dim() - 1))
+        return unconditional + keep * self.guidance * (conditional - unconditional)
 
 
 class RefinerStage(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -34,13 +35,21 @@ from .config import SystemConfig
 from .data.cohort import Cohort
 from .diffusion import make_schedule
 from .latents import LatentStore, condition_names, encode_cohort
+from .logbook import Picture
 from .networks.aggregator import Aggregator, MosaicAggregator, latent_shape, make_aggregator
 from .networks.denoiser import Denoiser
 from .networks.refiner import Refiner
 from .networks.slice_vae import SliceVae
-from .objectives import AggregatorObjective, DenoiserObjective, RefinerObjective, RefinerStage
+from .objectives import (
+    AggregatorObjective,
+    DenoiserObjective,
+    DistillObjective,
+    NoisyLatents,
+    RefinerObjective,
+    RefinerStage,
+)
 from .previews import CASE, Previews
-from .stage import StageRun, finished, train_stage
+from .stage import Preview, StageRun, finished, train_stage
 
 CONDITIONS_NAME = "conditions.json"
 STATISTICS_CASES = 256  # cases that latent statistics are measured on
@@ -107,7 +116,8 @@ def planned_stages(config: SystemConfig, stage: str) -> tuple[str, ...]:
     Raises:
         InvalidInputError: no such stage in this preset.
     """
-    present = tuple(s for s in STAGES if s in config.stages and (s != "refiner" or config.refiner is not None))
+    absent = {"refiner": config.refiner is None, "distill": config.distillation is None}
+    present = tuple(s for s in STAGES if s in config.stages and not absent.get(s, False))
     if stage == "all":
         return present
     if stage not in present:
@@ -154,6 +164,7 @@ class SystemTrainer:
             "aggregator": self._aggregator,
             "denoiser": self._denoiser,
             "refiner": self._refiner,
+            "distill": self._distill,
         }[stage]()
 
     def _autoencoder(self) -> None:
@@ -184,23 +195,39 @@ class SystemTrainer:
             write_json(folder / "state.json", {"step": steps, "seed": self.run.seed, "cohort": self.run.cohort})
 
     def _denoiser(self) -> None:
+        latents, preview = self._denoising()
+        columns, _ = load_conditions(self.directory)
+        objective = DenoiserObjective(self.config, latents)
+        denoiser = make_denoiser(self.config, columns)
+        train_stage(self.run, "denoiser", denoiser, objective, self.config.stages["denoiser"], preview)
+
+    def _distill(self) -> None:
+        if self.config.distillation is None:
+            raise InvalidInputError(f"preset {self.config.preset}: has no distillation")
+        latents, preview = self._denoising()
+        columns, _ = load_conditions(self.directory)
+        teacher = make_denoiser(self.config, columns)
+        load_weights(teacher, self.directory, "denoiser")
+        student = copy.deepcopy(teacher)
+        teacher = teacher.eval().requires_grad_(False).to(self.run.fabric.device)
+        guidance, autocast = self.config.distillation.guidance, self.run.fabric.autocast
+        objective = DistillObjective(self.config, latents, teacher, guidance, autocast)
+        train_stage(self.run, "distill", student, objective, self.config.stages["distill"], preview)
+
+    def _denoising(self) -> tuple[NoisyLatents, Preview]:
+        """What a denoiser trains on, and how it is shown."""
         vae = self._vae()
         store = self._latents(vae)
         columns, _ = load_conditions(self.directory)
         flat = store.conditions.reshape(-1, store.conditions.shape[-1])
         conditions = normalise(flat, columns).reshape(store.conditions.shape)
         aggregator = self._load_aggregator()
-        objective = DenoiserObjective(self.config, store, aggregator, conditions, self.schedule)
-        train_stage(
-            self.run,
-            "denoiser",
-            make_denoiser(self.config, columns),
-            objective,
-            self.config.stages["denoiser"],
-            lambda denoiser: self.previews.sample(
-                denoiser, aggregator, vae.decoder, self.schedule, conditions[CASE, 0], self.run.seed
-            ),
-        )
+
+        def preview(denoiser: nn.Module) -> Picture:
+            condition = conditions[CASE, 0]
+            return self.previews.sample(denoiser, aggregator, vae.decoder, self.schedule, condition, self.run.seed)
+
+        return NoisyLatents(self.config, store, aggregator, conditions, self.schedule), preview
 
     def _refiner(self) -> None:
         vae = self._vae()
@@ -307,7 +334,7 @@ def load_networks(directory: Path, config: SystemConfig) -> dict[str, nn.Module]
     load_weights(vae, directory, "autoencoder")
     load_weights(aggregator, directory, "aggregator")
     denoiser = make_denoiser(config, load_conditions(directory)[0])
-    load_weights(denoiser, directory, "denoiser")
+    load_weights(denoiser, directory, "denoiser" if config.distillation is None else "distill")
     networks: dict[str, nn.Module] = {
         "encoder": vae.encoder, "decoder": vae.decoder, "aggregator": aggregator, "denoiser": denoiser,
     }  # fmt: skip
@@ -331,6 +358,8 @@ def save_random_system(
     }  # fmt: skip
     if config.refiner is not None:
         modules["refiner"] = RefinerStage(make_refiner(config), len(config.modalities))
+    if config.distillation is not None:
+        modules["distill"] = modules["denoiser"]
     for stage, module in modules.items():
         (directory / stage).mkdir(exist_ok=True)
         write_tensors(weights_path(directory, stage), randomised(module))
