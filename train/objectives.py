@@ -28,7 +28,7 @@ from .networks.refiner import Refiner
 from .networks.slice_vae import Decoder
 
 REFINER_SLICES = 12  # neighbouring slices a training crop
-LATENT_JITTER = 0.1  # deviation, in channel deviations, added to latents: the refiner will see generated ones
+LATENT_JITTER = 0.3  # largest deviation, in channel deviations, added to latents: generated slices cohere less
 ADVERSARIAL_WEIGHT = 0.05
 SSIM_WEIGHT = 0.05
 GRADIENT_WEIGHT = 0.25
