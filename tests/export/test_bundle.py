@@ -57,11 +57,11 @@ def test_options_that_do_not_fit_leave_nothing(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: (path / "denoiser" / "weights.safetensors").unlink(), "train stage 'denoiser' first"),
-        (lambda path: (path / "denoiser" / "weights.safetensors").write_bytes(b"x" * 100), "cannot be read"),
+        (lambda path: (path / "distill" / "weights.safetensors").unlink(), "train stage 'distill' first"),
+        (lambda path: (path / "distill" / "weights.safetensors").write_bytes(b"x" * 100), "cannot be read"),
         (
             lambda path: shutil.copy(
-                path / "autoencoder" / "weights.safetensors", path / "denoiser" / "weights.safetensors"
+                path / "autoencoder" / "weights.safetensors", path / "distill" / "weights.safetensors"
             ),
             "does not fit",
         ),

@@ -71,7 +71,7 @@ def test_plan_says_what_networks_and_stages_cost(preset: str) -> None:
     assert costs["decoder"].endswith("a slice")
     assert costs["denoiser"].endswith("a volume")
     trained = [line for line, below in pairwise(lines) if line.startswith("stage") and "GiB in float32" in below]
-    assert len(trained) == {"phantom": 3, "isbi2024": 2, "cmig2025": 4}[preset]
+    assert len(trained) == {"phantom": 4, "isbi2024": 2, "cmig2025": 4}[preset]
     if preset == "cmig2025":
         assert "48.33 M parameters     96.11 GMAC" in costs["denoiser"]
 
