@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -220,8 +220,8 @@ def config_from_json(data: object, where: str) -> SystemConfig:
     none.
     """
     if isinstance(data, dict):
-        data = {"distillation": None, **data}
+        found: dict[str, Any] = data
         added: dict[str, dict[str, object]] = {"vae": {"form": "light"}, "denoiser": {"form": "light", "shells": []}}
-        old = {k: {**new, **data[k]} for k, new in added.items() if isinstance(data.get(k), dict)}
-        data = {**data, **old}
+        old = {k: {**new, **found[k]} for k, new in added.items() if isinstance(found.get(k), dict)}
+        data = {"distillation": None, **found, **old}
     return check_config(decode(SystemConfig, data, where), where)
