@@ -148,7 +148,7 @@ def test_resume_makes_again_what_is_missing_changed_torn_or_left_over(run, tmp_p
     [
         (("--seed", 4), "seed: the run has 3, asked for 4"),
         (("--count", 3), "count: the run has 2, asked for 3"),
-        (("--guidance", 3), "guidance: the run has 2"),
+        (("--guidance", 3), "guidance: the run has 1"),
         (("--sampler", "dpmpp-2m"), "sampler: the run has ddim, asked for dpmpp-2m"),
         (("--layout", "bids"), "layout"),
         (("--batch-size", 2), "batch-size: the run has 1, asked for 2"),

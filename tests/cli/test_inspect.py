@@ -20,7 +20,7 @@ def test_text_names_what_matters(tiny_bundle: Bundle, capsys: pytest.CaptureFixt
         "denoiser",
         "sha256",
         "parity",
-        "dpmpp-2m, 10 steps, eta 0, guidance 1",
+        "ddim, 10 steps, eta 0, guidance 1",
         "v_prediction",
     ):
         assert expected in text
