@@ -5,23 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sbldm.engine.bundle import Bundle, Grid
-from sbldm.engine.conditions import sphere_surface_cm2
-
-
-def plausible_conditions(cases: int, fov_mm: tuple[float, float, float], seed: int = 0) -> NDArray[np.float64]:
-    """Rows (cases, 12) of ellipsoidal tumours in the order of `engine.conditions.COLUMNS`."""
-    rng = np.random.default_rng(seed)
-    semi_axes_mm = rng.uniform(10, 25, (cases, 1)) * rng.uniform(0.8, 1.2, (cases, 3))
-    volume_ml = 4 / 3 * np.pi * semi_axes_mm.prod(axis=1) / 1000
-    sphericity = rng.uniform(0.75, 0.95, cases)
-    surface_cm2 = sphere_surface_cm2(volume_ml) / sphericity
-    centre, box = rng.uniform(0.35, 0.65, (cases, 3)), 2 * semi_axes_mm / np.array(fov_mm)
-    shares = rng.dirichlet([3, 5, 4], cases)
-    return np.column_stack([volume_ml, surface_cm2, sphericity, centre, box, shares])
 
 
 def tiny_system_config(preset: str = "phantom"):
@@ -57,16 +42,9 @@ def tiny_system_config(preset: str = "phantom"):
 
 def write_tiny_checkpoint(directory: Path, preset: str = "phantom", seed: int = 0) -> Path:
     """A training directory of random networks of `tiny_system_config`."""
-    from sbldm.engine.cohort import fit
-    from sbldm.engine.conditions import fit_columns
-    from sbldm.train.latents import condition_names
-    from sbldm.train.system import save_random_system
+    from sbldm.benchmarks.full_width import random_checkpoint
 
-    config = tiny_system_config(preset)
-    names = condition_names(config)
-    rows = plausible_conditions(64, config.grid.fov_mm)[:, : len(names)]
-    cohort = fit(rows, names, config.grid.fov_mm)
-    save_random_system(directory, config, fit_columns(rows, names), cohort, seed)
+    random_checkpoint(directory, tiny_system_config(preset), seed)
     return directory
 
 

@@ -183,6 +183,8 @@ def check_config(config: SystemConfig, where: str) -> SystemConfig:
         raise InvalidInputError(f"{where}: denoiser.shells: unknown share {unknown[0]!r}; allowed: {allowed}")
     if config.denoiser.shells and not config.denoiser.ellipsoid:
         raise InvalidInputError(f"{where}: denoiser.shells lie inside the ellipsoid: set denoiser.ellipsoid to true")
+    if config.distillation is not None and "distill" not in config.stages:
+        raise InvalidInputError(f"{where}: stages.distill is missing, which distillation needs")
     if any(n % config.vae.factor for n in config.grid.shape[:2]):
         raise InvalidInputError(
             f"{where}: grid.shape {config.grid.shape} in plane must be "

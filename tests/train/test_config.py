@@ -47,6 +47,7 @@ def test_unknown_preset_names_the_shipped_ones() -> None:
             ("shells: [[ncr_share", "shells: [[core_share"),
             "allowed: ed_share, et_share, ncr_share",
         ),
+        (("distill: {", "distil: {"), "stages.distill is missing"),
         (("ellipsoid: true", "ellipsoid: false"), "set denoiser.ellipsoid to true"),
     ],
 )
