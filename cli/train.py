@@ -15,6 +15,7 @@ def train(
     stage: Annotated[str, typer.Option(help="autoencoder, aggregator, denoiser, refiner, distill, or all.")] = "all",
     cache: Annotated[Path | None, typer.Option(help="Folder of the prepared cohort (default: OUT/cache).")] = None,
     held_out: Annotated[int, typer.Option(min=0, help="Leave the last N cases of the cohort out of training.")] = 0,
+    add_phantoms: Annotated[int, typer.Option(help="Train on N phantoms too, after the cohort's cases.")] = 0,
     steps: Annotated[list[str] | None, typer.Option(help="STAGE=N: steps of a stage in place of the preset's.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     devices: Annotated[int, typer.Option(min=1, help="How many devices (data parallel).")] = 1,
@@ -37,7 +38,17 @@ def train(
         typer.echo(plan(config, stage))
         return
     options = TrainOptions(
-        data, out, stage, cache or out / "cache", held_out, seed, devices, precision, workers, skip_invalid
+        data,
+        out,
+        stage,
+        cache or out / "cache",
+        held_out,
+        seed,
+        devices,
+        precision,
+        workers,
+        skip_invalid,
+        add_phantoms,
     )
     try:
         run_training(config, options)

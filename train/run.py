@@ -15,6 +15,7 @@ from ..engine.errors import InvalidInputError, UsageError
 from .checkpoint import read_json
 from .config import SystemConfig
 from .data.cohort import prepare_cohort
+from .data.phantoms import add_phantoms, check_phantoms_fit
 from .footprint import network_costs, stage_memory
 from .latents import condition_names
 from .stage import StageRun
@@ -35,6 +36,7 @@ class TrainOptions:
     precision: str
     workers: int
     skip_invalid: bool
+    add_phantoms: int = 0
 
 
 def with_steps(config: SystemConfig, overrides: Sequence[str]) -> SystemConfig:
@@ -86,10 +88,11 @@ def run_training(config: SystemConfig, options: TrainOptions) -> None:
     """Prepare the cohort and train the planned stages.
 
     Raises:
-        InvalidInputError: faults of the cohort, or a directory of another configuration.
+        InvalidInputError: faults of the cohort, phantoms that do not fit it, or a directory of another configuration.
     """
     stages = planned_stages(config, options.stage)
     console = Console(stderr=True)
+    check_phantoms_fit(options.data, config.modalities, options.add_phantoms)
     cohort = prepare_cohort(
         options.data, options.cache, config.grid,
         modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid,
@@ -110,7 +113,9 @@ def run_training(config: SystemConfig, options: TrainOptions) -> None:
         if done % 50 == 0 or done == total:
             console.print(f"encoded {done}/{total} cases", highlight=False)
 
-    training = cohort.subset(range(kept))
+    training = add_phantoms(
+        cohort.subset(range(kept)), options.cache, options.add_phantoms, options.seed, workers=options.workers
+    )
     run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training))
     trainer = SystemTrainer(config, training, run, encoding)
     trainer.start()

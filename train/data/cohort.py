@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,16 @@ from ...engine.measuring import measure_tumour
 from . import prepare
 from .discover import CaseFiles, discover_cases
 from .prepare import prepare_case
-from .read import CaseError, decode_case, read_bytes
+from .read import CaseError, RawCase, Source, decode_case, read_bytes
 
-CACHE_VERSION = 1  # raise it when the same input gives other stored values
+CACHE_VERSION = 2  # raise it when the same input gives other stored values
 MAX_FAULTS_SHOWN = 20
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Progress = Callable[[int, int], None]  # cases done, cases in all
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ class CachedCase:
     path: Path  # .npy, uint8 (z, modality + 1, x, y): the images 0..255, then the label
     scales: tuple[float, ...]  # raw value that became +1, one a modality
     conditions: tuple[float, ...]  # COLUMNS, measured on the grid
+    source: Source = "real"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,11 @@ class Cohort:
     def cases(self) -> tuple[str, ...]:
         """Names of the cases, sorted."""
         return tuple(entry.name for entry in self.entries)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where each case comes from, in the order of the cases: a scan, or the phantom generator."""
+        return tuple(entry.source for entry in self.entries)
 
     @property
     def conditions(self) -> NDArray[np.float64]:
@@ -118,7 +127,7 @@ def prepare_cohort(
     work = partial(_cached_case, cache_dir=cache_dir, grid=grid, modalities=chosen)
     entries: list[CachedCase] = []
     faults = dict(found.faults)
-    for done, (files, result) in enumerate(zip(sound, _map(work, sound, workers), strict=True), start=1):
+    for done, (files, result) in enumerate(zip(sound, in_processes(work, sound, workers), strict=True), start=1):
         if isinstance(result, CachedCase):
             entries.append(result)
         else:
@@ -149,9 +158,8 @@ def report_faults(data_dir: Path, faults: dict[str, list[str]], *, skip_invalid:
     )  # fmt: skip
 
 
-def _map(
-    work: Callable[[CaseFiles], CachedCase | list[str]], items: Sequence[CaseFiles], workers: int
-) -> Iterator[CachedCase | list[str]]:
+def in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+    """`work` of every item, in order, by `workers` processes of one thread each; here where one is enough."""
     if workers <= 1 or len(items) < 2:
         yield from map(work, items)
         return
@@ -181,8 +189,9 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _settings(grid: Grid, modalities: Sequence[str]) -> dict[str, Any]:
-    return {
+def settings_digest(grid: Grid, modalities: Sequence[str]) -> str:
+    """What the stored values depend on beside the files, as a sha256."""
+    settings = {
         "version": CACHE_VERSION,
         "shape": list(grid.shape),
         "spacing_mm": list(grid.spacing_mm),
@@ -191,6 +200,7 @@ def _settings(grid: Grid, modalities: Sequence[str]) -> dict[str, Any]:
         "headroom": prepare.SCALE_HEADROOM,
         "limit": prepare.SCALE_LIMIT,
     }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _cached_case(
@@ -199,13 +209,12 @@ def _cached_case(
     """The case from the cache, made if it is not there; its faults if it cannot be used."""
     try:
         contents, inputs = read_bytes(files, modalities)
-        settings = hashlib.sha256(json.dumps(_settings(grid, modalities), sort_keys=True).encode()).hexdigest()
-        prefix = f"{files.name}.{settings[:12]}."
+        prefix = f"{files.name}.{settings_digest(grid, modalities)[:12]}."
         stem = cache_dir / f"{prefix}{inputs[:20]}"
-        cached = _load_entry(files.name, stem)
+        cached = load_entry(files.name, stem)
         if cached is None:
             cached = _make_case(files, modalities, contents, grid, stem)
-            _remove_outdated(cache_dir, prefix, stem.name, _source(files))
+            _remove_outdated(cache_dir, prefix, stem.name, _file(files))
     except CaseError as error:
         return error.faults
     return cached
@@ -214,7 +223,15 @@ def _cached_case(
 def _make_case(
     files: CaseFiles, modalities: Sequence[str], contents: Sequence[bytes], grid: Grid, stem: Path
 ) -> CachedCase:
-    made = prepare_case(decode_case(files, modalities, contents), grid)
+    return store_case(files.name, decode_case(files, modalities, contents), grid, stem, _file(files))
+
+
+def store_case(name: str, raw: RawCase, grid: Grid, stem: Path, file: str) -> CachedCase:
+    """Bring `raw` to the grid, measure its tumour and write both beside `stem`; `file` tells namesakes apart.
+
+    Raises `CaseError` where no brain or no tumour is left.
+    """
+    made = prepare_case(raw, grid)
     if not made.image.any():
         raise CaseError(["no brain is left on the grid"])
     if not made.label.any():
@@ -224,22 +241,23 @@ def _make_case(
     array_file = stem.with_name(stem.name + ".npy")
     _write_atomically(array_file, lambda path: _save(path, np.ascontiguousarray(stacked)))
     entry = {
-        "case": files.name,
-        "source": _source(files),
+        "case": name,
+        "file": file,
+        "source": raw.source,
         "scales": made.scales,
         "conditions": dict(zip(COLUMNS, conditions, strict=True)),
     }
     _write_atomically(stem.with_name(stem.name + ".json"), lambda path: path.write_text(json.dumps(entry), "utf-8"))
-    return CachedCase(files.name, array_file, made.scales, conditions)
+    return CachedCase(name, array_file, made.scales, conditions, raw.source)
 
 
-def _load_entry(name: str, stem: Path) -> CachedCase | None:
+def load_entry(name: str, stem: Path) -> CachedCase | None:
     array_file, description = stem.with_name(stem.name + ".npy"), stem.with_name(stem.name + ".json")
     if not (array_file.is_file() and description.is_file()):
         return None
     entry = json.loads(description.read_text("utf-8"))
     conditions = tuple(float(entry["conditions"][name]) for name in COLUMNS)
-    return CachedCase(name, array_file, tuple(entry["scales"]), conditions)
+    return CachedCase(name, array_file, tuple(entry["scales"]), conditions, entry["source"])
 
 
 def _save(path: Path, array: NDArray[np.uint8]) -> None:
@@ -256,14 +274,14 @@ def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _source(files: CaseFiles) -> str:
+def _file(files: CaseFiles) -> str:
     """What tells this case from one of the same name in another folder."""
     return str(files.label.resolve()) if files.label is not None else ""
 
 
-def _remove_outdated(cache_dir: Path, prefix: str, kept: str, source: str) -> None:
+def _remove_outdated(cache_dir: Path, prefix: str, kept: str, file: str) -> None:
     """Delete what earlier contents of the same files left under the same settings."""
     for path in cache_dir.glob(f"{glob.escape(prefix)}*.json"):
-        if path.stem != kept and json.loads(path.read_text("utf-8"))["source"] == source:
+        if path.stem != kept and json.loads(path.read_text("utf-8"))["file"] == file:
             path.with_suffix(".npy").unlink(missing_ok=True)
             path.unlink(missing_ok=True)

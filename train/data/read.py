@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,9 @@ from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from .discover import CaseFiles
+
+Source = Literal["real", "phantom"]
+PHANTOM_DESCRIPTION = b"SYNTHETIC sbldm-engine phantom"  # NIfTI's descrip in the files of procedural cases
 
 UNREADABLE: tuple[type[Exception], ...] = (
     OSError, EOFError, ValueError, OverflowError, MemoryError,
@@ -43,6 +47,7 @@ class RawCase:
     images: list[NDArray]  # one (x, y, z) a modality, the file's orientation and values
     label: NDArray[np.uint8]  # (x, y, z): 0 background, 1 NCR, 2 ED, 3 ET
     affine: NDArray[np.float64]  # (4, 4), mm
+    source: Source = "real"
 
 
 def read_bytes(files: CaseFiles, modalities: Sequence[str]) -> tuple[list[bytes], str]:
@@ -72,25 +77,28 @@ def decode_case(files: CaseFiles, modalities: Sequence[str], contents: Sequence[
     paths = [*(files.images[modality] for modality in modalities), files.label]
     arrays: list[NDArray] = []
     affines: list[NDArray[np.float64]] = []
+    descriptions: set[bytes] = set()
     faults: list[str] = []
     for path, content in zip(paths, contents, strict=True):
         try:
-            array, affine = _decode(content)
+            array, affine, description = _decode(content)
         except UNREADABLE as error:
             faults.append(f"{path.name}: unreadable ({error or type(error).__name__})")
             continue
         faults += [f"{path.name}: {text}" for text in _faults_of_file(array, affine)]
         arrays.append(array)
         affines.append(affine)
+        descriptions.add(description)
     if faults:
         raise CaseError(faults)
     _check_geometry(paths, arrays, affines)
     label = _our_labels(arrays[-1], files)
     _check_intensities(paths, arrays[:-1])
-    return RawCase(arrays[:-1], label, affines[0])
+    return RawCase(arrays[:-1], label, affines[0], "phantom" if descriptions == {PHANTOM_DESCRIPTION} else "real")
 
 
-def _decode(content: bytes) -> tuple[NDArray, NDArray[np.float64]]:
+def _decode(content: bytes) -> tuple[NDArray, NDArray[np.float64], bytes]:
+    """Voxels, affine and description of a NIfTI file."""
     if content[:2] == b"\x1f\x8b":
         content = igzip.decompress(content)
     kind = nib.Nifti2Image if content[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else nib.Nifti1Image
@@ -98,7 +106,7 @@ def _decode(content: bytes) -> tuple[NDArray, NDArray[np.float64]]:
     array = np.asanyarray(image.dataobj)
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    return array, np.asarray(image.affine, np.float64)
+    return array, np.asarray(image.affine, np.float64), bytes(image.header["descrip"].item())
 
 
 def _faults_of_file(array: NDArray, affine: NDArray[np.float64]) -> list[str]:

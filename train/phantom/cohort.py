@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -17,6 +17,7 @@ from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 
 from ...engine.errors import IncompleteRunError, UsageError
+from .anatomies import TRAINING
 from .case import MODALITIES, Phantom, make_phantom
 
 # voxel to mm of BraTS's files, stored LPS
@@ -30,8 +31,18 @@ def case_name(case: int) -> str:
     return f"phantom-{case:05d}"
 
 
-def write_cohort(out: Path, count: int, seed: int, workers: int, progress: Callable[[int], None] | None = None) -> None:
+def write_cohort(
+    out: Path,
+    count: int,
+    seed: int,
+    workers: int,
+    progress: Callable[[int], None] | None = None,
+    *,
+    anatomies: Sequence[int] = TRAINING,
+) -> None:
     """Write cases 0 to count - 1 of cohort `seed` under `out`, byte-identical whatever `count` and `workers`.
+
+    Every case is made on one of `anatomies` (numbers of `anatomies.load_anatomy`).
 
     `progress` gets the number of finished cases. Raises UsageError if `count` or `workers` is below 1, `seed` is
     negative, or `out` holds files or cannot be written; IncompleteRunError if the disk fills up on the way.
@@ -43,14 +54,14 @@ def write_cohort(out: Path, count: int, seed: int, workers: int, progress: Calla
     workers = min(workers, count)
     if workers == 1:
         for case in range(count):
-            write_case(out, seed, case)
+            write_case(out, seed, case, anatomies)
             _report(progress, case + 1)
         return
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(stop,))
     try:
-        pending = [pool.submit(_write_case_unless_stopped, out, seed, case) for case in range(count)]
+        pending = [pool.submit(_write_case_unless_stopped, out, seed, case, anatomies) for case in range(count)]
         for done, future in enumerate(as_completed(pending), start=1):
             future.result()
             _report(progress, done)
@@ -59,12 +70,12 @@ def write_cohort(out: Path, count: int, seed: int, workers: int, progress: Calla
         pool.shutdown(cancel_futures=True)
 
 
-def write_case(out: Path, seed: int, case: int) -> None:
+def write_case(out: Path, seed: int, case: int, anatomies: Sequence[int] = TRAINING) -> None:
     """Make a phantom and write its five files; each appears whole or not at all.
 
     Raises IncompleteRunError if a file cannot be written.
     """
-    phantom = make_phantom(seed, case)
+    phantom = make_phantom(seed, case, anatomies)
     name = case_name(case)
     folder = out / name
     try:
@@ -125,10 +136,10 @@ class _Worker:
     stop: Event | None = None
 
 
-def _write_case_unless_stopped(out: Path, seed: int, case: int) -> None:
+def _write_case_unless_stopped(out: Path, seed: int, case: int, anatomies: Sequence[int]) -> None:
     """Cases that are queued already cannot be cancelled, so a worker looks before each."""
     if _Worker.stop is None or not _Worker.stop.is_set():
-        write_case(out, seed, case)
+        write_case(out, seed, case, anatomies)
 
 
 def _start_worker(stop: Event) -> None:
