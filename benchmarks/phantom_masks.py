@@ -3,8 +3,8 @@
 python -m sbldm.benchmarks.phantom_masks COHORT MASKS.npz
 
 COHORT is a folder in BraTS layout (`sbldm-engine phantom`); MASKS.npz holds `label` (cases, x, y, z) on the default
-grid with 1 NCR, 2 ED, 4 ET. Of each condition column: medians, the Kolmogorov-Smirnov distance with its p-value, and the energy
-distance over the pooled deviation (square root of Szekely's, 0 where the distributions agree).
+grid with 1 NCR, 2 ED, 4 ET. Of each condition column: both medians, the Kolmogorov-Smirnov distance and its p-value,
+and the energy distance (Szekely; 0 where the distributions agree) of the values over their pooled deviation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def measure_masks(path: Path) -> NDArray[np.float64]:
     """
     with np.load(path, allow_pickle=False) as held:
         if "label" not in held or held["label"].shape[1:] != DEFAULT_GRID.shape:
-            raise InvalidInputError(f"{path}: holds no array `label` of (masks, *{DEFAULT_GRID.shape})")
+            raise InvalidInputError(f"{path}: holds no array `label` of shape (masks, {DEFAULT_GRID.shape})")
         labels = held["label"]
     ours = np.where(labels == 4, np.uint8(3), labels)
     return np.array([measure_tumour(label, DEFAULT_GRID.spacing_mm).vector(COLUMNS) for label in ours])
