@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..engine.bundle import NoiseSchedule
+from ..engine.bundle.manifest import NoiseSchedule
 from .autoencoder import gradient_loss, one_hot
 from .config import SystemConfig
 from .data.cohort import Cohort

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..engine.cohort import CohortDistribution, fit
-from ..engine.conditions import ConditionColumn, fit_columns, normalise
+from ..engine.conditions.columns import ConditionColumn, fit_columns, normalise
+from ..engine.conditions.distribution import CohortDistribution, fit
 from ..engine.decode import decode
 from ..engine.errors import InvalidInputError
 from .autoencoder import AutoencoderObjective, SliceSampler

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 from sbldm.cli.main import main
-from sbldm.engine.bundle import Grid
-from sbldm.engine.conditions import normalise
+from sbldm.engine.bundle.manifest import Grid
+from sbldm.engine.conditions.columns import normalise
 from sbldm.train.config import SystemConfig, config_to_json
 from sbldm.train.data.cohort import prepare_cohort
 from sbldm.train.diffusion import make_schedule
@@ -22,7 +22,7 @@ from sbldm.train.previews import Previews
 from sbldm.train.system import load_conditions, load_networks
 from torch import device
 
-from ..conftest import tiny_system_config
+from tests.conftest import tiny_system_config
 
 CASES, SLICES = 4, 16
 BATCH = {"autoencoder": 16, "aggregator": 2, "denoiser": 2, "refiner": 1}
