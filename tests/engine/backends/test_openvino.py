@@ -20,7 +20,7 @@ from sbldm.engine.backends.openvino import OpenVinoBackend
 
 DIGEST = """
 import sys, hashlib, numpy as np
-from sbldm.engine.bundle import load_bundle
+from sbldm.engine.bundle.load import load_bundle
 from sbldm.engine.backends.openvino import OpenVinoBackend
 bundle = load_bundle(sys.argv[1])
 backend = OpenVinoBackend(bundle, "auto", 2)
