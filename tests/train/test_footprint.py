@@ -10,7 +10,7 @@ from sbldm.train.latents import condition_names
 from sbldm.train.system import make_refiner
 from torch import nn
 
-from tests.conftest import tiny_system_config
+from tests.support.tiny import tiny_system_config
 
 
 def test_one_convolution_by_hand() -> None:
