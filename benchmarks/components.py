@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from ..engine.errors import BackendUnavailableError, SbldmError
 from ..engine.processor import available_threads, cpu_name
 from ..export.components import Component, components_of, random_inputs
-from ..export.conv3d import with_fast_conv3d
 from ..export.onnx_graph import export_graph
 from ..export.parity import compare
+from ..export.rewrite.conv3d import with_fast_conv3d
 from ..export.runners import OnnxRunner, TorchRunner
 from ..train.checkpoint import load_system
 from ..train.trained import load_networks

@@ -8,12 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..engine.backends import Backend
-from ..engine.bundle import Bundle
-from ..engine.job import Asked, Job, execute, prepare
-from ..engine.loop import SampleRequest, Volume
-from ..engine.pipeline import Sampler
-from ..engine.sampling import sampler_on
+from ..engine.bundle.load import Bundle
+from ..engine.run.job import Asked, Job, execute, prepare
+from ..engine.run.open_sampler import sampler_on
+from ..engine.sampling.types import Backend, Sampler, SampleRequest, Volume
 from ..engine.telemetry import Telemetry
 from .plan import Point
 

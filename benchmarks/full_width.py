@@ -26,15 +26,15 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.bundle import Bundle
-from ..engine.cohort import fit
-from ..engine.conditions import fit_columns, sphere_surface_cm2
+from ..engine.backends.tensorrt.build import BuildRequest, Flavour, build_engine, check_target, load_flavour
+from ..engine.backends.tensorrt.engines import profile_of
+from ..engine.bundle.load import Bundle
+from ..engine.conditions.columns import fit_columns, sphere_surface_cm2
+from ..engine.conditions.distribution import fit
 from ..engine.errors import InvalidInputError, SbldmError
 from ..engine.processor import available_threads, cpu_name
-from ..engine.tensorrt_build import BuildRequest, Flavour, build_engine, check_target, load_flavour
-from ..engine.tensorrt_engines import profile_of
 from ..export.bundle import ExportOptions, export_bundle
-from ..export.precision import PRECISIONS, Precision
+from ..export.rewrite.precision import PRECISIONS, Precision
 from ..train.config import SystemConfig, load_preset
 from ..train.latents import condition_names
 from ..train.trained import save_random_system

@@ -18,19 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.backends import choose_backend
-from ..engine.backends.capture_trial import capture_refusal
-from ..engine.backends.cuda_bundle import OnnxRuntimeNetworks, open_generator, sampling_plan
-from ..engine.backends.cuda_device import CudaDevice
-from ..engine.backends.cuda_graph import LoopBatch, LoopShape, SamplingLoop, SamplingPlan
-from ..engine.backends.device_loops import OnDevice
+from ..engine.backends.choose import choose_backend
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
-from ..engine.bundle import Bundle, load_bundle
-from ..engine.device_sampler import DeviceSampler
+from ..engine.bundle.load import Bundle, load_bundle
+from ..engine.cuda.capture_trial import capture_refusal
+from ..engine.cuda.gpu import CudaDevice
+from ..engine.cuda.loop import LoopBatch, LoopShape, SamplingLoop
+from ..engine.cuda.loops import OnDevice
+from ..engine.cuda.networks import OnnxRuntimeNetworks, open_generator
+from ..engine.cuda.sampler import DeviceSampler
 from ..engine.errors import BackendUnavailableError
-from ..engine.loop import SampleRequest, SamplingOptions, Volume, VolumeSampler
 from ..engine.processor import available_threads
-from ..engine.specks import without_specks
+from ..engine.sampling.host import VolumeSampler
+from ..engine.sampling.plan import SamplingPlan, sampling_plan
+from ..engine.sampling.small_components import drop_small_components
+from ..engine.sampling.types import SampleRequest, SamplingOptions, Volume
 from ..kernels import compile as kernel_compile
 from .gpu_timing import (
     bandwidth_of_assemble,
@@ -145,7 +147,7 @@ def against_cpu_engine(options: Options) -> dict[str, Any]:
     reference = engine.latents(requests)
     rms = float(np.sqrt(np.mean((latents[0].astype(np.float32) - reference) ** 2)))
     figures |= {"latent_rms": rms, "storage": storage}
-    labels = np.stack([without_specks(label) for label in volumes[0].labels])
+    labels = np.stack([drop_small_components(label) for label in volumes[0].labels])
     figures |= _compared(volumes[0].images, labels, engine.decode(requests, reference))
     assert rms <= LATENT_RMS_LIMIT[storage], f"latent RMS {rms:.2e} is above {LATENT_RMS_LIMIT[storage]}: {figures}"
     return figures

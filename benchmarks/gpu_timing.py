@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.backends.cuda_device import CudaDevice
-from ..engine.backends.device import Buffer
+from ..engine.cuda.device import Buffer
+from ..engine.cuda.gpu import CudaDevice
 from ..kernels.calls import LoopMemory, VolumeShape, assemble_call, ddim_step_call, slot_rows
 from ..kernels.ddim import ddim_coefficients
 from ..kernels.launcher import pycuda_driver

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.backends.device import DTYPES, Buffer, Device
+from ..engine.cuda.device import DTYPES, Buffer, Device
 from ..kernels import calls
 from ..kernels.calls import LoopMemory, Storage, VolumeShape
 from ..kernels.ddim import DdimCoefficients

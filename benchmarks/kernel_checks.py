@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.backends.device import Device
+from ..engine.cuda.device import Device
 from ..kernels.assemble import assemble, one_hot
 from ..kernels.calls import Storage
 from ..kernels.ddim import PredictionType, ddim_coefficients, ddim_step

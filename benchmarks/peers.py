@@ -23,10 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..engine.backends import Backend, choose_backend
-from ..engine.bundle import Bundle, load_bundle
+from ..engine.backends.choose import choose_backend
+from ..engine.bundle.load import Bundle, load_bundle
 from ..engine.errors import SbldmError
-from ..engine.loop import DECODER_SLICES, SampleRequest, SamplingOptions, VolumeSampler
+from ..engine.sampling.decoding import DECODER_SLICES
+from ..engine.sampling.host import VolumeSampler
+from ..engine.sampling.types import Backend, SampleRequest, SamplingOptions
 from ..export.components import components_of, random_inputs
 from ..kernels.assemble import assemble, one_hot
 from ..train.checkpoint import load_system

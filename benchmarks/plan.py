@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from ..engine.backends import Backend, choose_backend
-from ..engine.bundle import Bundle
+from ..engine.backends.choose import choose_backend
+from ..engine.bundle.load import Bundle
 from ..engine.errors import UsageError
-from ..engine.plan import MAX_BATCH, SAMPLERS
+from ..engine.run.options import MAX_BATCH, SAMPLERS
+from ..engine.sampling.types import Backend
 
 MOST_REPEATS = 1000
 

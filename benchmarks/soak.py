@@ -20,14 +20,17 @@ import psutil
 from isal import igzip
 from numpy.typing import NDArray
 
-from ..engine.bundle import load_bundle
-from ..engine.conditions import blank
-from ..engine.finish import Finisher
-from ..engine.ledger import SampleRecord, Shard
-from ..engine.loop import SampleRequest, Volume
-from ..engine.pipeline import Pipeline
-from ..engine.plan import Requests, Resolved, describe, make_options
-from ..engine.run import RunDirectory, Selection
+from ..engine.bundle.load import load_bundle
+from ..engine.conditions.columns import blank
+from ..engine.run.description import Resolved, describe
+from ..engine.run.directory import RunDirectory
+from ..engine.run.ledger import SampleRecord, Shard
+from ..engine.run.options import make_options
+from ..engine.run.pipeline import Pipeline
+from ..engine.run.requests import Requests
+from ..engine.run.selection import Selection
+from ..engine.run.writer import Finisher
+from ..engine.sampling.types import SampleRequest, Volume
 from ..engine.telemetry import Telemetry
 
 VARIANTS = 4

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..engine.bundle import BundleManifest
+from ..engine.bundle.manifest import BundleManifest
 from ..export.components import Component, components_of
 from ..kernels.noise import standard_normal
 from ..train.build import make_denoiser, make_system_aggregator, make_vae

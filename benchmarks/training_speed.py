@@ -25,10 +25,10 @@ import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 
-from ..engine.bundle import Grid
-from ..engine.conditions import COLUMNS
+from ..engine.bundle.manifest import Grid
+from ..engine.conditions.columns import COLUMNS
 from ..engine.errors import SbldmError
-from ..engine.measuring import measure_tumour
+from ..engine.output.measure import measure_tumour
 from ..engine.processor import cpu_name
 from ..train.config import SystemConfig, load_preset
 from ..train.data.cohort import CachedCase, Cohort, prepare_cohort

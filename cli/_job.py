@@ -6,9 +6,9 @@ import dataclasses
 import json
 import threading
 
-from ..engine.job import Asked, Job, Summary, execute, prepare
-from ..engine.preview import write_preview
-from ..engine.run import disk_faults
+from ..engine.run.directory import disk_faults
+from ..engine.run.job import Asked, Job, Summary, execute, prepare
+from ..engine.run.preview import write_preview
 from ..engine.telemetry import EventLog, Telemetry
 from ._progress import run_progress
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..engine.ledger import SampleRecord
-    from ..engine.run import RunDirectory
+    from ..engine.run.directory import RunDirectory
+    from ..engine.run.ledger import SampleRecord
     from ..engine.telemetry import EventLog
 
 

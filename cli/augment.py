@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..engine.augment import SourceCase
-    from ..engine.bundle import Bundle
+    from ..engine.bundle.load import Bundle
+    from ..engine.sampling.sdedit import SourceCase
 
 
 def augment(
@@ -43,8 +43,8 @@ def augment(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; warnings and errors only.")] = False,
 ) -> int:
     """Encode a real case, noise it up to --strength, sample back. Derived from a patient: protect it as such."""
-    from ..engine.bundle import load_bundle
-    from ..engine.job import Asked
+    from ..engine.bundle.load import load_bundle
+    from ..engine.run.job import Asked
     from ..engine.telemetry import EventLog, Telemetry
     from ._job import run_job
 
@@ -67,9 +67,9 @@ def read_case(folder: Path, bundle: Bundle, strength: float) -> SourceCase:
     """
     import numpy as np
 
-    from ..engine.augment import SourceCase
-    from ..engine.bundle import INT16_SCALE
+    from ..engine.bundle.manifest import INT16_SCALE
     from ..engine.errors import InvalidInputError
+    from ..engine.sampling.sdedit import SourceCase
     from ..train.data.discover import discover_cases
     from ..train.data.prepare import LEVELS, prepare_case
     from ..train.data.read import CaseError, decode_case, read_bytes

@@ -9,8 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from ..benchmarks.bench import BenchResult
-    from ..engine.backends import Backend
-    from ..engine.bundle import Bundle
+    from ..engine.bundle.load import Bundle
+    from ..engine.sampling.types import Backend
 
 
 def bench(
@@ -35,7 +35,7 @@ def bench(
     from ..benchmarks.bench import measure, start
     from ..benchmarks.plan import make_plan, open_backends
     from ..benchmarks.plot import require_matplotlib
-    from ..engine.bundle import load_bundle
+    from ..engine.bundle.load import load_bundle
     from ..engine.errors import SbldmError, UsageError
 
     for path in (json_file, plot_file):

@@ -15,7 +15,7 @@ def doctor(
     import json
     from dataclasses import asdict
 
-    from ..engine.bundle import load_bundle
+    from ..engine.bundle.load import load_bundle
     from ..engine.doctor import diagnose
 
     diagnosis = diagnose(load_bundle(bundle))

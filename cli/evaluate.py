@@ -48,8 +48,8 @@ def evaluate(
         from ..train.evaluation.run import evaluate as measure
     except ImportError as error:
         raise UsageError(f'evaluate needs {error.name}: pip install "sbldm-engine[train]"') from error
-    from ..engine.backends import choose_backend
-    from ..engine.bundle import load_bundle
+    from ..engine.backends.choose import choose_backend
+    from ..engine.bundle.load import load_bundle
 
     if card and bundle is None:
         raise UsageError("--card writes into a bundle: give --bundle PATH")

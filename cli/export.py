@@ -24,7 +24,7 @@ def export(
     """Export networks to ONNX; no bundle appears unless it equals its networks (exit 3 says where it departs)."""
     from typing import cast
 
-    from ..engine.bundle import load_bundle
+    from ..engine.bundle.load import load_bundle
     from ..engine.errors import UsageError
 
     if checkpoint is None and (bundle is None or triton is None):
@@ -33,9 +33,9 @@ def export(
         raise UsageError("--checkpoint needs --out and takes no --bundle")
     made = load_bundle(bundle) if bundle is not None else None
     if checkpoint is not None and out is not None:
-        from ..engine.bundle_report import report_text
+        from ..engine.bundle.report import report_text
         from ..export.bundle import ExportOptions, Storage, export_bundle
-        from ..export.precision import PRECISIONS, Precision
+        from ..export.rewrite.precision import PRECISIONS, Precision
 
         if precision not in PRECISIONS:
             raise UsageError(f"--precision {precision}: allowed {', '.join(PRECISIONS)}")

@@ -137,7 +137,7 @@ def generate(
 ) -> int:
     """Make synthetic 3D volumes with tumour masks; they show no patient and are not for diagnosis."""
     from ..engine.errors import UsageError
-    from ..engine.job import Asked
+    from ..engine.run.job import Asked
     from ..engine.telemetry import EventLog, Telemetry
     from ._job import run_job
 
@@ -158,7 +158,7 @@ def generate(
     log = EventLog(log_format)  # type: ignore[arg-type]
     code = run_job(asked, Telemetry(metrics_file=metrics_file), log, quiet=quiet, preview=preview, as_json=as_json)
     if add_to is not None and code == 0:
-        from ..engine.nnunet_split import add_to_dataset
+        from ..engine.run.nnunet_split import add_to_dataset
 
         added = add_to_dataset(out, add_to, splits)
         log.event("added to data set", samples=added.samples, dataset=str(added.dataset), splits=str(added.splits))

@@ -25,7 +25,7 @@ def merge(
     import sys
 
     from ..engine.errors import UsageError
-    from ..engine.merge import merge_runs
+    from ..engine.run.merge import merge_runs
 
     if splits is not None and add_to is None:
         raise UsageError("--splits: belongs to --add-to")
@@ -35,7 +35,7 @@ def merge(
     else:
         print(f"{summary.samples} samples, {summary.linked} files linked, {summary.copied} copied: {out}")
     if add_to is not None:
-        from ..engine.nnunet_split import add_to_dataset
+        from ..engine.run.nnunet_split import add_to_dataset
 
         added = add_to_dataset(out, add_to, splits)
         print(f"{added.samples} cases added to {added.dataset}, training only by {added.splits}", file=sys.stderr)

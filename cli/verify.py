@@ -17,7 +17,7 @@ def verify(
     import json
     import sys
 
-    from ..engine.verify import verify_run
+    from ..engine.run.verify import verify_run
 
     found = verify_run(directory)
     unfinished = bool(found.failed) or not found.has_manifest

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .bundle import DEFAULT_BUNDLE, INT16_SCALE
+from .bundle.load import DEFAULT_BUNDLE
+from .bundle.manifest import INT16_SCALE
 from .errors import UsageError
 from .generator import ConditionsLike, Generator, Sample
 

@@ -6,15 +6,15 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from .backends import choose_backend
-from .backends.device_loops import OnDevice
+from .backends.choose import choose_backend
 from .backends.selection import stored_choice
-from .bundle import Bundle
+from .bundle.load import Bundle
+from .cuda.loops import OnDevice
 from .errors import BackendUnavailableError, UsageError
-from .loop import LoopKind
-from .plan import make_options
 from .processor import available_threads, cpu_name, has_bf16
-from .sampling import sampler_on
+from .run.open_sampler import sampler_on
+from .run.options import make_options
+from .sampling.types import LoopKind
 
 # backend, device, distribution that brings it, extra that installs it
 CANDIDATES = (
@@ -99,9 +99,9 @@ def _offer(bundle: Bundle, name: str, device: str) -> str:
 
 def _tensorrt(bundle: Bundle) -> str:
     """TensorRT's precision and GPU; no engine is built."""
-    from .backends.cuda_device import CudaDevice
-    from .tensorrt_build import load_flavour
-    from .tensorrt_engines import present_target
+    from .backends.tensorrt.build import load_flavour
+    from .backends.tensorrt.engines import present_target
+    from .cuda.gpu import CudaDevice
 
     load_flavour()
     present_target()

@@ -19,20 +19,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .augment import SourceCase, check_source
-from .backends import Backend, choose_backend
-from .bundle import DEFAULT_BUNDLE, Bundle, load_bundle
-from .condition_csv import read_conditions
-from .condition_rules import violations
-from .conditions import Conditions, blank, normalise
+from .backends.choose import choose_backend
+from .bundle.load import DEFAULT_BUNDLE, Bundle, load_bundle
+from .conditions.columns import Conditions, blank, normalise
+from .conditions.csv import read_conditions
+from .conditions.faults import Faults
+from .conditions.rules import violations
 from .errors import InvalidInputError, SbldmError, UsageError
-from .faults import Faults
-from .finish import miss
-from .loop import SampleRequest, Volume
-from .measuring import TumourMeasurement, measure_tumour
-from .pipeline import RunSampler
-from .plan import Requests, RunOptions, SampleTask, make_options
-from .sampling import fit_batch, sampler_on
+from .output.measure import TumourMeasurement, measure_tumour
+from .run.open_sampler import fit_batch, sampler_on
+from .run.options import RunOptions, make_options
+from .run.requests import Requests, SampleTask
+from .run.writer import miss
+from .sampling.sdedit import SourceCase, check_source
+from .sampling.types import Backend, RunSampler, SampleRequest, Volume
 
 ConditionsLike = str | os.PathLike[str] | Conditions | Sequence[Mapping[str, float]] | None
 

@@ -17,20 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..engine.bundle import (
+from ..engine.bundle.load import Bundle, load_bundle, provenance_date, record_files
+from ..engine.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
-    Bundle,
     BundleManifest,
     ComponentSpec,
     LatentSpec,
     Provenance,
-    load_bundle,
     manifest_bytes,
-    provenance_date,
-    record_files,
 )
-from ..engine.bundle_report import PARITY_NAME
+from ..engine.bundle.report import PARITY_NAME
 from ..engine.errors import InvalidInputError
 from ..train.build import system_latent_shape
 from ..train.checkpoint import STAGES, load_system, read_json, weights_path
@@ -39,12 +36,12 @@ from ..train.config import SystemConfig
 from ..train.diffusion import make_schedule
 from ..train.trained import load_networks
 from .components import Component, components_of
-from .conv3d import write_fast_graph
 from .gate import GateInputs, require_passed, run_gate
 from .model_card import model_card
 from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
 from .parity import ParityReport
-from .precision import PRECISIONS, STORED_AS_FP16_FROM, Precision, reduce_precision, store_weights_as_fp16
+from .rewrite.conv3d import write_fast_graph
+from .rewrite.precision import PRECISIONS, STORED_AS_FP16_FROM, Precision, reduce_precision, store_weights_as_fp16
 from .staging import require_free, staged_directory
 
 INTENDED_USE = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.bundle import NoiseSchedule
+from ..engine.bundle.manifest import NoiseSchedule
 from ..kernels.assemble import one_hot
 from .components import Component, random_inputs
 from .parity import DECODER_SLICES, Arrays, Runner, decode_slices

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ..engine.bundle import NoiseSchedule
+from ..engine.bundle.manifest import NoiseSchedule
 from ..engine.errors import InvalidInputError
 from ..train.config import SystemConfig
 from .cases import Cases, random_cases, real_cases
@@ -25,7 +25,7 @@ from .parity import (
     compare_volumes,
     sample_volume,
 )
-from .precision import Precision
+from .rewrite.precision import Precision
 from .runners import OnnxRunner, TorchRunner
 
 SEED = 20260101

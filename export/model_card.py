@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..engine.bundle import BundleManifest
+from ..engine.bundle.manifest import BundleManifest
 from .parity import ParityReport
 
 

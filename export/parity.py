@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.bundle import NoiseSchedule
+from ..engine.bundle.manifest import NoiseSchedule
 from ..kernels.assemble import assemble, one_hot
 from .components import Component
-from .precision import Precision
+from .rewrite.precision import Precision
 
 RMS_LIMIT = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 2e-2}
 DICE_LIMIT = 0.99

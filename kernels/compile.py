@@ -60,7 +60,7 @@ def source_path(source: str) -> Path:
 def source_hash(source: str) -> str:
     """SHA-256 over the .cu file and every header of the folder."""
     digest = hashlib.sha256(source_path(source).read_bytes())
-    for header in sorted((*_FOLDER.glob("*.cuh"), *_FOLDER.glob("*.h"))):
+    for header in sorted(_FOLDER.glob("*.cuh")):
         digest.update(header.name.encode() + b"\0" + header.read_bytes())
     return digest.hexdigest()
 

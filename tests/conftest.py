@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from sbldm.engine.bundle import Bundle, Grid
+from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.bundle.manifest import Grid
 
 
 def tiny_system_config(preset: str = "phantom"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..engine.conditions import ConditionColumn
+from ..engine.conditions.columns import ConditionColumn
 from ..engine.errors import InvalidInputError
 from .config import SystemConfig
 from .latents import condition_names

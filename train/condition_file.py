@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..engine.cohort import CohortDistribution
-from ..engine.conditions import ConditionColumn
+from ..engine.conditions.columns import ConditionColumn
+from ..engine.conditions.distribution import CohortDistribution
 from ..engine.decode import decode
 from .checkpoint import read_json, write_json
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ..engine.bundle import Grid, PredictionType, SamplingDefaults, TimestepSpacing
+from ..engine.bundle.manifest import Grid, PredictionType, SamplingDefaults, TimestepSpacing
 from ..engine.decode import decode
 from ..engine.errors import InvalidInputError
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..engine.conditions import ConditionColumn
+from ..engine.conditions.columns import ConditionColumn
 from .build import make_denoiser, make_refiner, make_system_aggregator, make_vae, system_latent_shape
 from .config import SystemConfig
 from .objectives.refiner import REFINER_SLICES, RefinerStage

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..engine.bundle import sha256_file
-from ..engine.conditions import BINARY_COLUMNS, COLUMNS
+from ..engine.conditions.columns import BINARY_COLUMNS, COLUMNS
+from ..engine.files import sha256_file
 from .checkpoint import weights_path, write_json
 from .config import SystemConfig
 from .data.classes import class_labels, one_hot

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..engine.bundle import NoiseSchedule
-from ..engine.preview import Rgb, Scan, cropped, panels
-from ..engine.samplers import Latent, sample_ddim
-from ..engine.schedule import sampling_points
+from ..engine.bundle.manifest import NoiseSchedule
+from ..engine.output.preview import Rgb, Scan, cropped, panels
+from ..engine.sampling.samplers import Latent, sample_ddim
+from ..engine.sampling.schedule import sampling_points
 from ..kernels.noise import standard_normal
 from .config import SystemConfig
 from .data.classes import one_hot

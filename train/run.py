@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning.fabric import Fabric
 from rich.console import Console
 
-from ..engine.conditions import ConditionColumn
+from ..engine.conditions.columns import ConditionColumn
 from ..engine.errors import InvalidInputError, UsageError
 from .build import system_latent_shape
 from .checkpoint import read_json

@@ -10,8 +10,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from ..engine.cohort import fit
-from ..engine.conditions import fit_columns, normalise
+from ..engine.conditions.columns import fit_columns, normalise
+from ..engine.conditions.distribution import fit
 from ..engine.errors import InvalidInputError
 from .build import make_denoiser, make_refiner, make_system_aggregator, make_vae
 from .checkpoint import STAGES, load_weights, save_system, weights_path, write_json, write_tensors

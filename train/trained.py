@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..engine.cohort import CohortDistribution
-from ..engine.conditions import ConditionColumn
+from ..engine.conditions.columns import ConditionColumn
+from ..engine.conditions.distribution import CohortDistribution
 from .build import make_denoiser, make_refiner, make_system_aggregator, make_vae
 from .checkpoint import load_weights, save_system, weights_path, write_tensors
 from .condition_file import load_conditions, save_conditions

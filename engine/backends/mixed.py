@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import COMPONENTS, Bundle
+from ..bundle.load import Bundle
+from ..bundle.manifest import COMPONENTS
 from ..errors import UsageError
 from .onnxruntime import OnnxRuntimeBackend
 from .openvino import OpenVinoBackend

@@ -3,62 +3,19 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bundle
-from ..errors import BackendUnavailableError, DeviceMemoryError, InvalidInputError
-from .memory import says_out_of_memory
+from ..bundle.load import Bundle
+from ..errors import BackendUnavailableError, InvalidInputError
+from ..onnx_sessions import cuda_options, fast_graph_name, run_errors, session_options
 
 if TYPE_CHECKING:
     import onnxruntime
-
-
-def fast_graph_name(file: str) -> str:
-    """Name of the graph beside `file` that gives the same and suits ONNX Runtime on a CPU better."""
-    return f"{file.removesuffix('.onnx')}.cpu.onnx"
-
-
-@contextmanager
-def run_errors(what: str) -> Iterator[None]:
-    """Errors of ONNX Runtime's own, and the RuntimeError of its IO binding, as ours; `what` ran.
-
-    Raises:
-        DeviceMemoryError: the allocation of a tensor failed.
-        BackendUnavailableError: it refused otherwise.
-    """
-    errors = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-    try:
-        yield
-    except (errors.Fail, errors.EPFail, errors.RuntimeException, RuntimeError) as error:
-        if says_out_of_memory(str(error)):
-            raise DeviceMemoryError(f"{what}: ONNX Runtime found no memory: {error}") from error
-        raise BackendUnavailableError(f"{what}: ONNX Runtime refused: {error}") from error
-
-
-def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """Options with which equal inputs give equal bytes."""
-    options = importlib.import_module("onnxruntime").SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.use_deterministic_compute = True
-    options.log_severity_level = 3
-    return options
-
-
-def cuda_options(index: int) -> dict[str, str]:
-    """Options of the CUDA provider on GPU `index`: nothing that a clock decides, fp32 as fp32, memory as needed."""
-    return {
-        "device_id": str(index),
-        "cudnn_conv_algo_search": "HEURISTIC",  # the default times the algorithms and takes what was faster today
-        "use_tf32": "0",
-        "arena_extend_strategy": "kSameAsRequested",
-    }
 
 
 class OnnxRuntimeBackend:

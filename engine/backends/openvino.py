@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bundle
+from ..bundle.load import Bundle
 from ..errors import BackendUnavailableError, InvalidInputError, UsageError
 from ..processor import has_bf16
 

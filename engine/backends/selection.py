@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ..bundle import Bundle
+from ..bundle.load import Bundle
 from ..decode import decode
 from ..errors import InvalidInputError
 from ..files import write_atomic

@@ -9,7 +9,7 @@ import pytest
 from sbldm.engine.errors import InvalidInputError
 from sbldm.train.config import config_to_json
 
-from ..conftest import tiny_system_config
+from tests.conftest import tiny_system_config
 
 full_width = pytest.importorskip("sbldm.benchmarks.full_width")
 

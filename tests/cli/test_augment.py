@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from sbldm.cli.main import main
-from sbldm.engine.bundle import Bundle
+from sbldm.engine.bundle.load import Bundle
 
 
 def hashes(directory: Path, pattern: str = "*") -> dict[str, str]:

@@ -12,7 +12,7 @@ from sbldm.benchmarks.machine import FmaPeak, Machine
 from sbldm.benchmarks.process import ProcessRun
 from sbldm.cli.main import main
 from sbldm.engine.backends.selection import stored_choice
-from sbldm.engine.bundle import Bundle, load_bundle
+from sbldm.engine.bundle.load import Bundle, load_bundle
 
 FAST = [
     "--steps",

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from sbldm.cli.main import main
-from sbldm.engine.bundle import Bundle
+from sbldm.engine.bundle.load import Bundle
 
 
 def test_doctor_in_words_and_in_json(tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:

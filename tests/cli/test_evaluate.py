@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from sbldm.cli.main import main
-from sbldm.engine.bundle import Bundle, load_bundle
+from sbldm.engine.bundle.load import Bundle, load_bundle
 
 SHAPE = (40, 42, 36)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])

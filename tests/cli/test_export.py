@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from sbldm.cli.main import main
-from sbldm.engine.bundle import Bundle, load_bundle
+from sbldm.engine.bundle.load import Bundle, load_bundle
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from sbldm.cli.main import main
-from sbldm.engine.bundle import Bundle
+from sbldm.engine.bundle.load import Bundle
 
 CSV = "id,volume_ml,x\na,20,0.5\nb,30,0.4\nc,,0.6\n"
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 from sbldm.cli.main import main
-from sbldm.engine.bundle import Bundle
-from sbldm.engine.ledger import LedgerIndex, lock_file
+from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.run.ledger import LedgerIndex, lock_file
 
 KILLS = 20
 ROOT = os.geteuid() == 0
@@ -52,7 +52,7 @@ def in_group(arguments: list[str]) -> None:
 def child(arguments: list[str]) -> Iterator[multiprocessing.Process]:
     """The command line in a process that starts fast: what it imports is there already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sbldm.engine.job", "sbldm.cli._job", "sbldm.cli.generate", "onnxruntime"])
+    context.set_forkserver_preload(["sbldm.engine.run.job", "sbldm.cli._job", "sbldm.cli.generate", "onnxruntime"])
     process = context.Process(target=in_group, args=(arguments,))
     process.start()
     try:

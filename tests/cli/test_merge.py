@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from sbldm.cli.main import main
-from sbldm.engine.bundle import Bundle
+from sbldm.engine.bundle.load import Bundle
 
 
 def hashes(directory: Path) -> dict[str, str]:

@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sbldm.engine.backends.cuda_bundle import SAMPLED
-from sbldm.engine.backends.cuda_components import OnnxRuntimeComponent
-from sbldm.engine.backends.cuda_graph import LoopBatch, SamplingPlan
-from sbldm.engine.backends.device import Component
-from sbldm.engine.backends.device_loops import DeviceLoops
-from sbldm.engine.backends.host_device import HostComponent, HostDevice
 from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
-from sbldm.engine.bundle import Bundle
+from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.cuda.components import OnnxRuntimeComponent
+from sbldm.engine.cuda.device import Component
+from sbldm.engine.cuda.loop import LoopBatch
+from sbldm.engine.cuda.loops import DeviceLoops
+from sbldm.engine.cuda.networks import SAMPLED
+from sbldm.engine.sampling.plan import SamplingPlan
 from sbldm.kernels.calls import VolumeShape
 from sbldm.kernels.ddim import ddim_coefficients
 from sbldm.kernels.dpmpp import dpmpp_2m_coefficients
+
+from tests.support.host_device import HostComponent, HostDevice
 
 POINTS = ((0.2, 0.98**0.5 * 0.98), (0.6, 0.8), (0.8, 0.6), (1.0, 0.0))
 

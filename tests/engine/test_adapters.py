@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from sbldm.engine.adapters import SyntheticDataset, monai_item, to_item, torchio_subject
-from sbldm.engine.bundle import Bundle
+from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import UsageError
 from sbldm.engine.generator import Generator
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sbldm.engine.bundle import Bundle
+from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.engine.generator import Cancelled, Generator
 
@@ -41,8 +41,8 @@ def test_generate_and_sample_agree(generator: Generator, tmp_path: Path) -> None
 
 def test_the_files_of_generate_hold_the_same_arrays(generator: Generator, tmp_path: Path) -> None:
     from sbldm.cli.main import main
-    from sbldm.engine.layouts import make_layout
-    from sbldm.engine.preview import read_scan
+    from sbldm.engine.output.layouts import make_layout
+    from sbldm.engine.run.preview import read_scan
 
     out = tmp_path / "out"
     arguments = ["generate", "--bundle", str(generator.bundle.path), "--count", "2", "--seed", "9", "--steps", "2"]

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from sbldm.engine.bundle import Bundle, load_bundle
+from sbldm.engine.bundle.load import Bundle, load_bundle
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.export import bundle as bundle_module
 from sbldm.export.bundle import ExportOptions, export_bundle, real_latents
-from sbldm.export.precision import reduce_precision
+from sbldm.export.rewrite.precision import reduce_precision
 from sbldm.export.triton import write_triton_repository
 from sbldm.train.checkpoint import load_system
 

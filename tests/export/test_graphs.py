@@ -15,11 +15,11 @@ from sbldm.engine.processor import has_bf16
 from sbldm.export.components import random_inputs
 from sbldm.export.gate import GateInputs, fault_table, run_gate
 from sbldm.export.parity import RMS_LIMIT, compare
-from sbldm.export.precision import Precision, reduce_precision, store_weights_as_fp16
+from sbldm.export.rewrite.precision import Precision, reduce_precision, store_weights_as_fp16
 from sbldm.export.runners import OnnxRunner, TorchRunner
 from sbldm.train.diffusion import make_schedule
 
-from .conftest import ExportedPreset
+from tests.export.conftest import ExportedPreset
 
 COMPUTE = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 

@@ -13,8 +13,8 @@ from sbldm.export.gate import fault_table, require_passed
 from sbldm.export.parity import ParityReport, check_component, compare, compare_volumes
 from sbldm.export.runners import OnnxRunner, TorchRunner
 
-from .conftest import ExportedPreset
-from .test_graphs import arrays
+from tests.export.conftest import ExportedPreset
+from tests.export.test_graphs import arrays
 
 REFERENCE = np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32)
 

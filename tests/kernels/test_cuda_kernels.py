@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sbldm.benchmarks.kernel_checks import Check, all_checks
-from sbldm.engine.backends.host_device import HostDevice
 from sbldm.kernels.calls import THREADS, VolumeShape, assemble_call, measure_blocks_count, measure_calls
 from sbldm.kernels.compile import KernelCompileError
-from sbldm.kernels.cpu_launcher import CpuLauncher
+
+from tests.support.cpu_launcher import CpuLauncher
+from tests.support.host_device import HostDevice
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
 

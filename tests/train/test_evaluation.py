@@ -12,10 +12,10 @@ import onnx.helper
 import onnx.numpy_helper
 import pytest
 from numpy.typing import NDArray
-from sbldm.engine.bundle import MODALITIES, Grid
-from sbldm.engine.conditions import COLUMNS
+from sbldm.engine.bundle.manifest import MODALITIES, Grid
+from sbldm.engine.conditions.columns import COLUMNS
 from sbldm.engine.errors import InvalidInputError
-from sbldm.engine.measuring import measure_tumour
+from sbldm.engine.output.measure import measure_tumour
 from sbldm.train.data.cohort import CachedCase, Cohort
 from sbldm.train.evaluation.adherence import adherence, requested_and_measured
 from sbldm.train.evaluation.autoencoder import Autoencoder

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from sbldm.engine.conditions import COLUMNS, ConditionColumn
+from sbldm.engine.conditions.columns import COLUMNS, ConditionColumn
 from sbldm.engine.errors import InvalidInputError
 from sbldm.train.build import make_denoiser, make_refiner, make_system_aggregator, make_vae, system_latent_shape
 from sbldm.train.config import AggregatorConfig, check_config, config_from_json, config_to_json, load_preset

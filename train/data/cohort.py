@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...engine.bundle import DEFAULT_GRID, MODALITIES, Grid
-from ...engine.conditions import COLUMNS
+from ...engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
+from ...engine.conditions.columns import COLUMNS
 from ...engine.errors import InvalidInputError
-from ...engine.measuring import measure_tumour
+from ...engine.output.measure import measure_tumour
 from . import prepare
 from .discover import CaseFiles, discover_cases
 from .prepare import prepare_case

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...engine.backends import Backend
-from ...engine.bundle import BundleManifest
+from ...engine.bundle.manifest import BundleManifest
+from ...engine.sampling.types import Backend
 from ..data.prepare import to_unit
 
 SLICES_AT_ONCE = 16

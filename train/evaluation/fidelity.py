@@ -12,7 +12,7 @@ from monai.metrics.regression import MultiScaleSSIMMetric
 from numpy.typing import NDArray
 from scipy.stats import wasserstein_distance
 
-from ...engine.conditions import COLUMNS
+from ...engine.conditions.columns import COLUMNS
 from ..data.cohort import Cohort
 from .volumes import TISSUE_NAMES, brain_of, largest_piece_share, neighbour_difference, tissue_histograms
 

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ...engine.conditions import COLUMNS
+from ...engine.conditions.columns import COLUMNS
 from ..data.cohort import Cohort
 from .autoencoder import Autoencoder
 from .run import Evaluation

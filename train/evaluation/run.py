@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...engine.backends import Backend
-from ...engine.bundle import DEFAULT_GRID, MODALITIES, Bundle, Grid
+from ...engine.bundle.load import Bundle
+from ...engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
 from ...engine.errors import UsageError
-from ...engine.manifest import MANIFEST_CSV
+from ...engine.run.manifest import MANIFEST_CSV
+from ...engine.sampling.types import Backend
 from ..data.cohort import Cohort, prepare_cohort
 from .adherence import adherence, requested_and_measured
 from .autoencoder import Autoencoder

@@ -6,6 +6,8 @@ and the decoder see one slab at a time; what neighbouring slabs tell each other 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,14 @@ from ..config import SlabAutoencoderConfig
 from .blocks import conv, zero_init
 
 BOUND = 5.0  # of the latents: z / sqrt(1 + z^2 / BOUND^2)
+
+
+def slab_conv(c_in: int, c_out: int, kernel: int = 3, stride: int = 1) -> nn.Module:
+    """2D convolution that keeps the variance, biases zero; by default the signal sinks below the biases on the way."""
+    layer = conv(2, c_in, c_out, kernel, stride)
+    nn.init.kaiming_normal_(cast(Tensor, layer.weight), nonlinearity="linear")
+    nn.init.zeros_(cast(Tensor, layer.bias))
+    return layer
 
 
 class RmsNorm(nn.Module):
@@ -33,8 +43,8 @@ class SlabBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = RmsNorm(width)
-        self.conv1 = conv(2, width, width)
-        self.conv2 = zero_init(conv(2, width, width))
+        self.conv1 = slab_conv(width, width)
+        self.conv2 = zero_init(slab_conv(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.silu(self.conv1(self.norm(x))))
@@ -46,8 +56,8 @@ class DepthMix(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = RmsNorm(width)
-        self.join = conv(2, 3 * width, width, kernel=1)
-        self.conv = zero_init(conv(2, width, width))
+        self.join = slab_conv(3 * width, width, kernel=1)
+        self.conv = zero_init(slab_conv(width, width))
 
     def forward(self, x: Tensor, slabs: int) -> Tensor:
         y = self.norm(x).unflatten(0, (-1, slabs))
@@ -63,9 +73,9 @@ class SlabEncoder(nn.Module):
     def __init__(self, config: SlabAutoencoderConfig, modalities: int) -> None:
         super().__init__()
         fine, middle, _ = config.widths
-        self.stem = conv(2, 4 * config.slices * modalities, fine)
+        self.stem = slab_conv(4 * config.slices * modalities, fine)
         self.blocks = nn.Sequential(*[SlabBlock(fine) for _ in range(config.encoder_blocks[0])])
-        self.down = conv(2, fine, middle, stride=2)
+        self.down = slab_conv(fine, middle, stride=2)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.down(self.blocks(self.stem(F.pixel_unshuffle(image, 2))))
@@ -82,12 +92,12 @@ class SlabDecoder(nn.Module):
         fine, middle, _ = config.widths
         self.channels = config.slices * modalities, config.slices
         out = sum(self.channels)
-        self.up = conv(2, middle, 4 * fine, kernel=1)
+        self.up = slab_conv(middle, 4 * fine, kernel=1)
         self.blocks = nn.Sequential(*[SlabBlock(fine) for _ in range(config.decoder_blocks[0])])
         self.norm = RmsNorm(fine)
-        self.shuffle = conv(2, fine, 4 * out)
-        self.wide = conv(2, out, config.fine_width)
-        self.residual = zero_init(conv(2, config.fine_width, out))  # without it a checkerboard stays
+        self.shuffle = zero_init(slab_conv(fine, 4 * out))
+        self.wide = slab_conv(out, config.fine_width)
+        self.residual = zero_init(slab_conv(config.fine_width, out))  # without it a checkerboard stays
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         x = self.blocks(F.pixel_shuffle(self.up(features), 2))
@@ -104,13 +114,13 @@ class SlabAggregator(nn.Module):
         _, middle, coarse = config.widths
         c = config.latent_channels
         self.encode_middle = _Level(middle, config.encoder_blocks[1])
-        self.down = conv(2, middle, coarse, stride=2)
+        self.down = slab_conv(middle, coarse, stride=2)
         self.encode_coarse = _Level(coarse, config.encoder_blocks[2])
         self.norm = RmsNorm(coarse)
-        self.to_latent = conv(2, coarse, c)
-        self.from_latent = conv(2, c, coarse)
+        self.to_latent = slab_conv(coarse, c)
+        self.from_latent = slab_conv(c, coarse)
         self.decode_coarse = _Level(coarse, config.decoder_blocks[2])
-        self.up = conv(2, coarse, 4 * middle, kernel=1)
+        self.up = slab_conv(coarse, 4 * middle, kernel=1)
         self.decode_middle = _Level(middle, config.decoder_blocks[1])
 
     def encode(self, features: Tensor) -> Tensor:

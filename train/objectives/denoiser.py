@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...engine.bundle import NoiseSchedule
+from ...engine.bundle.manifest import NoiseSchedule
 from ..config import SystemConfig
 from ..diffusion import add_noise, prediction_target, table_tensor
 from ..latents import LatentStore, draw_latents

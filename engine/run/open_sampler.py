@@ -1,0 +1,109 @@
+"""From the options of a run to a backend and a sampler; the batch size that suits a device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from ..backends.choose import choose_backend
+from ..bundle.load import Bundle
+from ..cuda.loops import OnDevice
+from ..cuda.sampler import DeviceSampler
+from ..errors import UsageError
+from ..sampling.host import VolumeSampler
+from ..sampling.sdedit import AugmentSampler, SourceCase
+from ..sampling.types import Backend, RunSampler, SampleRequest, SamplingOptions
+from .description import RunDescription
+from .options import MAX_BATCH, RunOptions
+
+_TRIAL_STEPS = 4
+_WORTH_IT = 0.95  # a larger batch is kept if a volume takes less than this part of the time
+
+T = TypeVar("T")
+
+
+def sampling_options(options: RunOptions, batch_size: int) -> SamplingOptions:
+    """The sampler's share of a run's options."""
+    return SamplingOptions(options.steps, options.sampler, options.eta, options.guidance, options.seed, batch_size)
+
+
+def make_sampler(bundle: Bundle, run: RunDescription, device: str, source: SourceCase | None = None) -> RunSampler:
+    """The sampler of a recorded run; `device` may name one of several devices of its kind, such as cuda:1.
+
+    `source` is the case that `augment` starts from.
+
+    Raises:
+        BackendUnavailableError: the run's backend cannot run here.
+        DeviceMemoryError: the run's batch does not fit here.
+        UsageError: it is here in another version, whose bytes may differ.
+    """
+    resolved = run.resolved
+    chosen = device if device.partition(":")[0] == resolved.device else resolved.device
+    size = resolved.batch_size
+    backend = choose_backend(bundle, resolved.backend, chosen, resolved.precision, resolved.threads, size)
+    if backend.version != run.versions[backend.name]:
+        raise UsageError(
+            f"the run was started with {backend.name} {run.versions[backend.name]}, here is {backend.version}: "
+            "install that version to go on, or start a new run"
+        )
+    if run.loop is not None and isinstance(backend, OnDevice):
+        backend.loops.decide(run.loop.reason if run.loop.kind == "launches" else None)
+    return sampler_on(bundle, backend, run.options, size, source)
+
+
+def sampler_on(
+    bundle: Bundle, backend: Backend, options: RunOptions, batch_size: int, source: SourceCase | None = None
+) -> RunSampler:
+    """A sampler on a backend that is at hand: the whole loop on the device where the backend has it there.
+
+    UsageError, DeviceMemoryError and BackendUnavailableError as `VolumeSampler` and `DeviceSampler` raise them.
+    """
+    settings = sampling_options(options, batch_size)
+    if source is None and isinstance(backend, OnDevice):
+        return DeviceSampler(bundle, backend.loops, settings)
+    sampler = VolumeSampler(bundle, backend, settings)
+    return sampler if source is None else AugmentSampler(sampler, source)
+
+
+def fit_batch(make: Callable[[int], T], batch: int, warn: Callable[[str], None]) -> T:
+    """`make(n)` for the largest n of batch, batch / 2, ... that there is memory for.
+
+    Each halving is told to `warn`; DeviceMemoryError where one sample does not fit.
+    """
+    while True:
+        try:
+            return make(batch)
+        except MemoryError as error:
+            if batch == 1:
+                raise
+            warn(f"{error or f'batch size {batch} does not fit'}; going on with batch size {batch // 2}")
+        batch //= 2
+
+
+def measured_batch_size(bundle: Bundle, backend: Backend, options: RunOptions, source: SourceCase | None = None) -> int:
+    """The batch size with the shortest time a volume: doubled from 1 until it stops paying or memory runs out."""
+    columns = bundle.manifest.condition_columns
+    short = replace(options, steps=min(options.steps, _TRIAL_STEPS))
+    best, best_seconds, size = 1, float("inf"), 1
+    while size <= MAX_BATCH:
+        try:
+            seconds = _seconds_a_volume(sampler_on(bundle, backend, short, size, source), len(columns))
+        except MemoryError:
+            break
+        if seconds > _WORTH_IT * best_seconds:
+            break
+        best, best_seconds, size = size, seconds, 2 * size
+    return best
+
+
+def _seconds_a_volume(sampler: RunSampler, columns: int) -> float:
+    size = sampler.options.batch_size
+    requests = [SampleRequest(number, 0, np.zeros(columns, np.float32)) for number in range(size)]
+    sampler.start(requests)()
+    start = time.perf_counter()
+    sampler.start(requests)()
+    return (time.perf_counter() - start) / size

@@ -1,0 +1,133 @@
+"""Sampling in the calling thread while earlier volumes are measured, compressed and written in others; bounded.
+
+A group (the samples of one batch) goes in with `feed`; `drain` waits for all that are in flight. Volumes that
+`--reject` refuses are drawn again, before the next group. What the sampler runs on is not known here.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from types import TracebackType
+
+import numpy as np
+
+from ..conditions.columns import normalise
+from ..sampling.types import Sampler, SampleRequest, Volume
+from .ledger import SampleRecord
+from .requests import SampleTask
+from .writer import Candidate, Finisher
+
+MAX_WRITERS = 8
+
+
+class Pipeline:
+    """One sampler and its writer threads; `record` is called from those threads, one call at a time."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        finisher: Finisher,
+        record: Callable[[SampleRecord], None],
+        *,
+        writers: int | None = None,
+    ) -> None:
+        self._sampler, self._finisher, self._record = sampler, finisher, record
+        self._columns = finisher.bundle.condition_columns
+        workers = writers or min(MAX_WRITERS, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(workers, "writer")
+        self._slots = threading.BoundedSemaphore(2 * workers)
+        self._record_lock = threading.Lock()
+        self._running: set[Future[None]] = set()
+        self._flying: deque[tuple[list[SampleTask], Callable[[], list[Volume]]]] = deque()
+        self._refused: deque[SampleTask] = deque()  # draws still to be made
+        self._best: dict[int, Candidate] = {}  # of samples that were refused, by number
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def feed(self, group: list[SampleTask]) -> None:
+        """Sample a group and hand its volumes to the writers; raises what a writer raised, such as OSError."""
+        self._redraw()
+        self._sample(group)
+
+    def drain(self) -> None:
+        """Wait until everything that went in is recorded; raises what a writer raised."""
+        while self._running or self._refused or self._flying:
+            self._redraw()
+            while self._flying:
+                self._collect()
+            for future in list(self._running):
+                future.result()
+                self._running.discard(future)
+
+    def _redraw(self) -> None:
+        for future in [f for f in self._running if f.done()]:
+            self._running.discard(future)
+            future.result()
+        while self._refused:
+            self._sample(self._next_redraws())
+
+    def _next_redraws(self) -> list[SampleTask]:
+        """The oldest refused task and those that have another slot of the batch."""
+        size, by_slot = self._finisher.run.resolved.batch_size, dict[int, SampleTask]()
+        waiting = [self._refused.popleft() for _ in range(len(self._refused))]
+        later = [task for task in waiting if by_slot.setdefault(task.sample % size, task) is not task]
+        self._refused.extendleft(reversed(later))
+        return list(by_slot.values())
+
+    def _sample(self, group: list[SampleTask]) -> None:
+        telemetry = self._finisher.telemetry
+        rows = normalise(np.array([task.requested for task in group]), self._columns)
+        requests = [SampleRequest(t.sample, t.attempt, row) for t, row in zip(group, rows, strict=True)]
+        with telemetry.stage("sample"):
+            self._flying.append((group, self._sampler.start(requests)))
+        while len(self._flying) >= self._sampler.in_flight:
+            self._collect()
+
+    def _collect(self) -> None:
+        telemetry = self._finisher.telemetry
+        group, collect = self._flying.popleft()
+        with telemetry.stage("decode"):
+            volumes = collect()
+        for task, volume in zip(group, volumes, strict=True):
+            self._slots.acquire()
+            telemetry.queue_depth(1)
+            self._running.add(self._pool.submit(self._finish, task, volume))
+
+    def _finish(self, task: SampleTask, volume: Volume) -> None:
+        try:
+            self._judge(task, volume)
+        finally:
+            self._finisher.telemetry.queue_depth(-1)
+            self._slots.release()
+
+    def _judge(self, task: SampleTask, volume: Volume) -> None:
+        options = self._finisher.run.options
+        best = self._best.pop(task.sample, None)
+        accepted = False
+        if volume.fault is None:
+            candidate = self._finisher.measure(task, volume)
+            accepted = self._finisher.accepts(candidate)
+            best = candidate if best is None or candidate.miss < best.miss else best
+        if not accepted and options.reject is not None and task.attempt < options.attempts:
+            if best is not None:
+                self._best[task.sample] = best
+            self._finisher.telemetry.count("redrawn")
+            self._refused.append(replace(task, attempt=task.attempt + 1))
+            return
+        record = (
+            self._finisher.write(best) if best is not None else self._finisher.failed(task, volume.fault or "refused")
+        )
+        with self._record_lock:
+            self._record(record)
+        self._finisher.telemetry.count("done" if record.fault is None else "failed")

@@ -1,0 +1,188 @@
+"""A run on a Ray cluster: one actor a GPU or a share of the CPUs, small ranges of work, lost actors replaced.
+
+Actors write into the run directory, which must be storage that all nodes share; the driver keeps the ledger. On nodes
+of the same class the bytes are those of a local run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BackendUnavailableError, IncompleteRunError
+from ..telemetry import Figures, Telemetry
+from .ledger import SampleRecord
+from .requests import SampleTask
+from .workers import Group, WorkerSetup, make_pipeline
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+LOCAL, RUNNING = "local", "auto"
+_GROUPS_A_RANGE = 4  # enough to overlap sampling with writing, little to lose
+_MAX_DEATHS = 2  # of actors that made a range, before it is split; a single sample counts as failed
+_MAX_DEATHS_IN_A_ROW = 8
+_POLL_S = 0.5
+
+Range = list[Group]
+
+
+@dataclass
+class _Slot:
+    """One actor and the range that it is making."""
+
+    actor: Any
+    work: Range
+
+
+class RayCluster:
+    """Runs ranges of a run on the actors of a connected cluster; `record` and `telemetry` are used in this thread."""
+
+    def __init__(
+        self,
+        ray: ModuleType,
+        setup: WorkerSetup,
+        most: int | None,
+        record: Callable[[SampleRecord], None],
+        telemetry: Telemetry,
+    ) -> None:
+        self._ray, self._record, self._telemetry = ray, record, telemetry
+        self._setup = replace(
+            setup,
+            bundle=setup.bundle.absolute(),
+            directory=setup.directory.absolute(),
+            device=setup.run.resolved.device,  # an actor sees the GPU that Ray gave it, as number 0
+        )
+        self._most = most
+        self._running: dict[Any, _Slot] = {}
+        self._deaths: Counter[int] = Counter()  # by first sample of a range
+        self._deaths_in_a_row = 0
+        self._returned: list[Range] = []
+        self._failed: list[SampleTask] = []
+
+    def run(self, groups: Iterator[Group], stop: threading.Event) -> list[SampleTask]:
+        """Make every group, or stop early when `stop` is set; returns the tasks whose actors died.
+
+        Raises:
+            SbldmError: what an actor raised: a full disk, a backend that cannot be had.
+            IncompleteRunError: actors die one after another.
+        """
+        ranges = iter(lambda: list(islice(groups, _GROUPS_A_RANGE)), [])
+        idle = [self._start() for _ in range(self._actors())]
+        try:
+            while not stop.is_set():
+                while idle and (work := self._next(ranges)):
+                    actor = idle.pop()
+                    self._running[actor.make.remote(work)] = _Slot(actor, work)
+                if not self._running:
+                    break
+                finished, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_POLL_S)
+                idle += [self._collect(reference) for reference in finished]
+            return self._failed
+        finally:
+            for actor in chain(idle, (slot.actor for slot in self._running.values())):
+                self._ray.kill(actor)
+
+    def _actors(self) -> int:
+        resources = self._ray.cluster_resources()
+        if self._setup.run.resolved.device == "cuda":
+            found = int(resources.get("GPU", 0))
+        else:
+            found = int(resources.get("CPU", 1)) // self._setup.run.resolved.threads
+        return max(1, found if self._most is None else min(found, self._most))
+
+    def _start(self) -> Any:
+        gpu = self._setup.run.resolved.device == "cuda"
+        cpus = 1 if gpu else min(self._setup.run.resolved.threads, int(self._ray.cluster_resources().get("CPU", 1)))
+        actor = self._ray.remote(_Maker).options(num_cpus=cpus, num_gpus=int(gpu), max_restarts=0, max_task_retries=0)
+        return actor.remote(self._setup)
+
+    def _next(self, ranges: Iterator[Range]) -> Range:
+        return self._returned.pop() if self._returned else next(ranges, [])
+
+    def _collect(self, reference: Any) -> Any:
+        """Record what an actor made; returns an idle actor, a new one if this one died."""
+        slot = self._running.pop(reference)
+        try:
+            records, figures = self._ray.get(reference)
+        except self._ray.exceptions.RayActorError:
+            self._lost(slot.work)
+            return self._start()
+        self._deaths_in_a_row = 0
+        self._telemetry.absorb(figures)
+        for record in records:
+            self._record(record)
+            self._telemetry.count("done" if record.fault is None else "failed")
+        return slot.actor
+
+    def _lost(self, work: Range) -> None:
+        self._telemetry.count("lost_workers")
+        self._deaths_in_a_row += 1
+        if self._deaths_in_a_row > _MAX_DEATHS_IN_A_ROW:
+            raise IncompleteRunError(f"{self._deaths_in_a_row} Ray actors died one after another; go on with --resume")
+        first = work[0][0].sample
+        self._deaths[first] += 1
+        if self._deaths[first] < _MAX_DEATHS:
+            self._returned.append(work)
+        elif len(work) > 1:
+            self._returned.extend([group] for group in work)  # find the group that kills
+        elif len(work[0]) > 1:
+            self._returned.extend([[task]] for task in work[0])  # and in it the sample
+        else:
+            self._failed.extend(work[0])
+
+
+class _Maker:
+    """The actor: makes ranges of samples on its node."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self._setup = setup
+        self._telemetry = Telemetry()
+        self._records: list[SampleRecord] = []
+        self._pipeline: Any = None
+
+    def make(self, work: Range) -> tuple[list[SampleRecord], Figures]:
+        """Make a range; its records, and what it took."""
+        from .directory import disk_faults
+
+        with disk_faults(self._setup.directory):
+            if self._pipeline is None:
+                self._pipeline = make_pipeline(self._setup, self._telemetry, self._records.append)
+            for group in work:
+                self._pipeline.feed(group)
+            self._pipeline.drain()
+        made, self._records[:] = list(self._records), []
+        return made, self._telemetry.take()
+
+
+@contextmanager
+def connected(address: str) -> Iterator[ModuleType]:
+    """Ray, connected to the cluster at `address`: host:port, "auto" for the one that runs here, "local" to start one.
+
+    Raises:
+        BackendUnavailableError: Ray is not installed, or no cluster answers.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise BackendUnavailableError('--ray needs Ray: pip install "sbldm-engine[ray]"') from error
+    joined = not ray.is_initialized()
+    if joined:
+        options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {"address": address}
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise BackendUnavailableError(f"--ray {address}: no cluster answers ({error})") from error
+    try:
+        yield ray
+    finally:
+        if joined:
+            ray.shutdown()

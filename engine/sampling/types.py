@@ -1,0 +1,103 @@
+"""What a sampler is given and gives back, and what it needs of a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.manifest import SamplerName
+from ..errors import UsageError
+
+LoopKind = Literal["host", "graph", "launches"]
+"""Who drives the denoising steps: this process, a captured CUDA graph, or launches queued on a GPU one by one."""
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """What decides a run's numbers beside the bundle and the backend."""
+
+    steps: int
+    sampler: SamplerName
+    eta: float
+    guidance: float
+    seed: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One sample of a run."""
+
+    number: int  # of the sample, from 0
+    attempt: int  # 0, or how often it was rejected and redrawn
+    condition: NDArray[np.float32]  # (K,) normalised
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A finished sample on the model's grid."""
+
+    number: int
+    attempt: int
+    image: NDArray[np.int16]  # (modality, x, y, z), 0..1000, background 0
+    label: NDArray[np.uint8]  # (x, y, z)
+    fault: str | None  # why it must not be written as good
+
+
+def check_options(options: SamplingOptions) -> None:
+    """UsageError for options that exclude each other."""
+    if options.sampler == "dpmpp-2m" and options.eta:
+        raise UsageError("--eta: dpmpp-2m is deterministic, leave --eta at 0 or use --sampler ddim")
+
+
+class Sampler(Protocol):
+    """Requests into volumes: `host.VolumeSampler`, `sdedit.AugmentSampler`, `cuda.sampler.DeviceSampler`."""
+
+    @property
+    def in_flight(self) -> int:
+        """Groups that may be started before the first of them is collected."""
+        ...
+
+    def start(
+        self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
+    ) -> Callable[[], list[Volume]]:
+        """Start up to a batch of requests whose slots (number % batch size) differ.
+
+        Calling what is returned, once, gives their volumes, in their order. `on_step` is called between steps, where
+        the sampler can be interrupted there, and ends the work by what it raises.
+        """
+        ...
+
+
+class RunSampler(Sampler, Protocol):
+    """A sampler that a run was settled with: it says what it does."""
+
+    options: SamplingOptions
+
+    @property
+    def loop(self) -> LoopKind:
+        """Who drives the steps."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why, or on what, in words for run.json."""
+        ...
+
+
+class Backend(Protocol):
+    """Runs components; the attributes are recorded in run.json."""
+
+    name: str
+    device: str
+    precision: str
+    threads: int
+    version: str
+
+    def run(self, component: str, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        """Outputs of a component by name."""
+        ...
