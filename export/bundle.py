@@ -29,10 +29,12 @@ from ..engine.bundle.manifest import (
 )
 from ..engine.bundle.report import PARITY_NAME
 from ..engine.errors import InvalidInputError
+from ..train.build import system_latent_shape
 from ..train.checkpoint import STAGES, load_system, read_json, weights_path
+from ..train.condition_file import load_conditions
 from ..train.config import SystemConfig
 from ..train.diffusion import make_schedule
-from ..train.system import load_conditions, load_networks, system_latent_shape
+from ..train.trained import load_networks
 from .components import Component, components_of
 from .gate import GateInputs, require_passed, run_gate
 from .model_card import model_card

@@ -45,6 +45,18 @@ class SliceVaeConfig:
 
 
 @dataclass(frozen=True)
+class SlabAutoencoderConfig:
+    """Depth-compressing autoencoder of slabs, factor 8 in plane and `slices` along z; levels at 1/2, 1/4 and 1/8."""
+
+    slices: int  # neighbouring slices that make one slab
+    latent_channels: int
+    widths: tuple[int, int, int]  # of the levels, finest first
+    encoder_blocks: tuple[int, int, int]  # residual blocks a level
+    decoder_blocks: tuple[int, int, int]
+    fine_width: int  # channels of the last residual at full resolution
+
+
+@dataclass(frozen=True)
 class AggregatorConfig:
     """How the slice latents of a volume become Z."""
 

@@ -12,13 +12,15 @@ from rich.console import Console
 
 from ..engine.conditions.columns import ConditionColumn
 from ..engine.errors import InvalidInputError, UsageError
+from .build import system_latent_shape
 from .checkpoint import read_json
 from .config import SystemConfig
 from .data.cohort import prepare_cohort
 from .footprint import network_costs, stage_memory
+from .guards import cohort_digest
 from .latents import condition_names
 from .stage import StageRun
-from .system import SystemTrainer, cohort_digest, planned_stages, system_latent_shape
+from .system import SystemTrainer, planned_stages
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from .checkpoint import STAGES, read_json, read_tensors, weights_path, write_jso
 from .config import StageConfig
 from .interrupt import held_interrupts
 from .logbook import Picture, open_logbook
+from .masters import MasterWeights
 
 StepLoss = Callable[[nn.Module, int, np.random.Generator], tuple[Tensor, Mapping[str, Tensor | float]]]
 Preview = Callable[[nn.Module], Picture]  # EMA -> what it makes
@@ -41,6 +42,7 @@ class StageRun:
     save_seconds: float = 120.0  # at most this much work is lost by a kill
     log_every: int = 20
     previews: bool = True
+    half_weights: bool = False  # bfloat16 weights with float32 masters; one process
 
 
 def step_generator(seed: int, stage: str, step: int) -> np.random.Generator:
@@ -92,6 +94,7 @@ def train_stage(
     optimizer = AdamW(module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
     start = _resume(folder, module, ema, optimizer, run.seed)
     ema = ema.to(run.fabric.device)
+    masters = MasterWeights(module) if run.half_weights else None
     wrapped, optimizer = run.fabric.setup(module, optimizer)
     if hasattr(module, "loss"):
         wrapped.mark_forward_method("loss")
@@ -101,7 +104,7 @@ def train_stage(
     saved = time.monotonic()
     with open_logbook(run.directory, stage, start, writes) as book, held_interrupts(alone) as interrupted:
         for step in range(start, config.steps):
-            metrics = _train_step(run, stage, step, wrapped, optimizer, step_loss, config)
+            metrics = _train_step(run, stage, step, wrapped, optimizer, step_loss, config, masters)
             _update_ema(ema, module, min(config.ema_decay, (step + 1) / (step + 10)))
             done = step + 1
             if book is not None and (step % run.log_every == 0 or done == config.steps):
@@ -128,20 +131,25 @@ def _train_step(
     optimizer: Any,
     step_loss: StepLoss,
     config: StageConfig,
+    masters: MasterWeights | None,
 ) -> dict[str, Tensor | float]:
     """Update the weights once; what to log."""
     generator = step_generator(run.seed, stage, step * run.fabric.world_size + run.fabric.global_rank)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
-    loss, metrics = step_loss(wrapped, step, generator)
+    loss, metrics = step_loss(wrapped if masters is None else masters.working, step, generator)
     if not torch.isfinite(loss):
         raise InvalidInputError(
             f"{run.directory / stage}: loss is not finite at step {step}; lower stages.{stage}.learning_rate and resume"
         )
     run.fabric.backward(loss)
+    if masters is not None:
+        masters.take_gradients()
     run.fabric.clip_gradients(wrapped, optimizer, max_norm=CLIP_NORM)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    if masters is not None:
+        masters.give_weights()
     return {
         "loss": loss.detach(),
         **{name: value.detach() if isinstance(value, Tensor) else value for name, value in metrics.items()},

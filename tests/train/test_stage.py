@@ -19,8 +19,8 @@ from PIL import Image
 from sbldm.engine.errors import InvalidInputError
 from sbldm.train.checkpoint import read_tensors, weights_path
 from sbldm.train.config import StageConfig
+from sbldm.train.guards import refuse_another_cohort
 from sbldm.train.stage import StageRun, finished, learning_rate, preview_steps, train_stage
-from sbldm.train.system import refuse_another_cohort
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
