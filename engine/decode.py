@@ -32,6 +32,8 @@ def decode(kind: type[T], value: Any, where: str) -> T:
 
 def _decode(kind: Any, value: Any, where: str, faults: list[str]) -> Any:
     """The decoded value; what it returns has no meaning where it added to `faults`."""
+    if kind is Any:
+        return value
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, where, faults)
