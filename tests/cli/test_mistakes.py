@@ -1,6 +1,6 @@
-"""What the command line says of the commonest mistakes, held to `messages.txt`, in which a person reads every change.
+"""What the command line says of the commonest mistakes, held to `mistakes.txt`, in which a person reads every change.
 
-Where a message was changed on purpose: `python -m tests.support.mistakes BUNDLE > tests/cli/messages.txt` with a tiny
+Where a message was changed on purpose: `python -m tests.support.mistakes BUNDLE > tests/cli/mistakes.txt` with a tiny
 bundle, and look at the difference.
 """
 
@@ -14,7 +14,7 @@ from sbldm.engine.bundle.load import Bundle
 
 from tests.support.mistakes import MISTAKES, Mistake, answer
 
-KEPT = dict(re.findall(r"^# (.+)\n((?:.+\n)+)", (Path(__file__).parent / "messages.txt").read_text(), re.MULTILINE))
+KEPT = dict(re.findall(r"^# (.+)\n((?:.+\n)+)", (Path(__file__).parent / "mistakes.txt").read_text(), re.MULTILINE))
 
 
 def test_each_mistake_is_kept_once() -> None:
