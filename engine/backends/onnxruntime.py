@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..bundle.load import Bundle
 from ..errors import BackendUnavailableError, DeviceMemoryError, InvalidInputError
 from ..memory_errors import says_out_of_memory
-from ..onnx_sessions import cuda_options, fast_graph_name, run_errors, session_options
+from ..onnx_sessions import cuda_options, fast_graph_name, import_onnxruntime, run_errors, session_options
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -34,18 +34,12 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
 
     def __init__(self, bundle: Bundle, device: str, threads: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise BackendUnavailableError(
-                'onnxruntime is not installed; install "sbldm-engine[cpu]" or "sbldm-engine[gpu]"'
-            ) from error
-        self._ort = onnxruntime
+        self._ort = import_onnxruntime()
         self.bundle, self.device, self.threads = bundle, device, threads
         self.precision = bundle.manifest.precision
-        self.version = onnxruntime.__version__
+        self.version: str = self._ort.__version__
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
-        if device != "cpu" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        if device != "cpu" and "CUDAExecutionProvider" not in self._ort.get_available_providers():
             raise BackendUnavailableError(
                 f"--device {device}: this onnxruntime has no CUDA provider; "
                 'install "sbldm-engine[gpu]" on a machine with an NVIDIA GPU'

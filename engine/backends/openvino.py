@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from ..bundle.load import Bundle
 from ..errors import BackendUnavailableError, InvalidInputError, UsageError
 from ..processor import has_bf16
+from ..versions import installed
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # how the command line and OpenVINO call them
 
@@ -27,7 +30,7 @@ class OpenVinoBackend:
         threads: of one inference.
 
     Raises:
-        BackendUnavailableError: openvino is not installed.
+        BackendUnavailableError: openvino is not installed, or cannot be loaded and why.
         UsageError: a precision that this processor does not have.
     """
 
@@ -35,10 +38,7 @@ class OpenVinoBackend:
     device = "cpu"
 
     def __init__(self, bundle: Bundle, precision: str, threads: int) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise BackendUnavailableError('openvino is not installed: pip install "sbldm-engine[openvino]"') from error
+        openvino = _import_openvino()
         if precision not in ("auto", *PRECISIONS):
             raise UsageError(f"--precision {precision}: openvino offers auto, {', '.join(PRECISIONS)}")
         if precision == "bf16" and not has_bf16():
@@ -82,3 +82,12 @@ class OpenVinoBackend:
             return self._core.compile_model(model, "CPU", properties).create_infer_request()
         except RuntimeError as error:
             raise InvalidInputError(f"{path}: openvino {self.version} cannot compile it: {error}") from error
+
+
+def _import_openvino() -> ModuleType:
+    try:
+        return importlib.import_module("openvino")
+    except (ImportError, OSError, AttributeError) as error:
+        if (found := installed("openvino")) is None:
+            raise BackendUnavailableError('openvino is not installed: pip install "sbldm-engine[openvino]"') from error
+        raise BackendUnavailableError(f"openvino {found} cannot be loaded: {error}; install it again") from error

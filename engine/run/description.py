@@ -7,7 +7,6 @@ import json
 import platform
 import zlib
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from ..bundle.load import Bundle
@@ -15,6 +14,7 @@ from ..decode import decode
 from ..errors import InvalidInputError
 from ..output.layouts import Layout, make_layout
 from ..sampling.types import LoopKind
+from ..versions import installed
 from .options import RunOptions
 
 RUN_NAME = "run.json"
@@ -179,4 +179,4 @@ def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest |
 
 def _versions() -> dict[str, str]:
     names = ("sbldm-engine", "numpy", "scipy", "scikit-image", "nibabel", "isal")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    return {"python": platform.python_version(), **{name: installed(name) or "unknown" for name in names}}
