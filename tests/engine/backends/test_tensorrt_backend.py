@@ -233,6 +233,10 @@ def test_the_adapter_fits_the_type_stubs_of_tensorrt() -> None:
     checker = shutil.which("basedpyright")
     if checker is None:
         pytest.skip("basedpyright is not installed")
-    files = ["engine/backends/tensorrt/build.py", "engine/backends/tensorrt/engines.py", "engine/backends/tensorrt/backend.py"]
+    files = [
+        "engine/backends/tensorrt/build.py",
+        "engine/backends/tensorrt/engines.py",
+        "engine/backends/tensorrt/backend.py",
+    ]
     result = subprocess.run([checker, *files], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
