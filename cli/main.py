@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import signal
+import os
 import sys
 from collections.abc import Sequence
-from types import FrameType
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -75,10 +75,6 @@ def root(
         raise typer.Exit
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; no traceback leaves it unless `--debug` is given."""
     from ..engine.errors import SbldmError
@@ -109,8 +105,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Entry point of the installed command."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(main())
+    from ..engine.stopping import stopped_by_signals
+
+    with stopped_by_signals():
+        code = main()
+    try:
+        sys.stdout.flush()
+    except OSError:  # a closed pipe, a full disk: nobody reads the result, the work is done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def _with_ray_address(given: list[str]) -> list[str]:
@@ -123,7 +126,10 @@ def _with_ray_address(given: list[str]) -> list[str]:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    from ..engine.screen import shown
+
+    with suppress(OSError, ValueError):
+        print(f"error: {shown(message)}", file=sys.stderr, flush=True)
     return code
 
 

@@ -8,7 +8,6 @@ of the folder.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -19,7 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import InvalidInputError, UsageError
+from .errors import InvalidInputError
+from .locks import FileLock, lock_file
 from .new_files import TEMPORARY_SUFFIX, NewFile, hard_link, sync_folder, temporary, write_all
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -188,22 +188,6 @@ class Folder:
         with self._parent(name) as (folder, _):
             sync_folder(folder)
 
-    @contextmanager
-    def locked(self, purpose: str) -> Iterator[None]:
-        """Hold the directory itself against another process that locks it.
-
-        Raises:
-            UsageError: another process holds it.
-        """
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{self.root}: another process is about to {purpose}; wait for it to end") from None
-        try:
-            yield
-        finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-
     def clear_temporaries(self, mine: Callable[[str], bool]) -> list[str]:
         """Remove the temporary files whose target the owner accepts and `mine` too; returns what was removed."""
         removed: list[str] = []
@@ -215,16 +199,32 @@ class Folder:
                 removed.append(name)
         return removed
 
-    def appending(self, name: str) -> Appender:
-        """The file open for appending, made if absent; see `Appender`."""
+    def appending(self, name: str) -> LockedFile:
+        """The file open for appending, made if absent, and locked.
+
+        Raises:
+            LockHeldError: another process holds it.
+            OSError: it cannot be opened or locked, or is no regular file.
+        """
         self._require_owned(name)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with self._parent(name) as (folder, last):
             descriptor = os.open(last, flags, 0o666, dir_fd=folder)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise OSError(errno.EINVAL, "not a regular file", str(self.root / name))
-        return Appender(self, name, descriptor)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                raise OSError(errno.EINVAL, "not a regular file", str(self.root / name))
+            return LockedFile(self, name, lock_file(descriptor, self.root / name, folder=self._descriptor))
+
+    @contextmanager
+    def held_for_reading(self, name: str) -> Iterator[None]:
+        """Hold a file directly in this directory against writers that lock it; LockHeldError while one does."""
+        lock = lock_file(
+            os.open(name, _READ, dir_fd=self._descriptor), self.root / name, shared=True, folder=self._descriptor
+        )
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _walk(self, prefix: str, descriptor: int) -> Iterator[str]:
         with os.scandir(descriptor) as entries:
@@ -270,15 +270,16 @@ class Folder:
                 os.close(held)
 
 
-class Appender:
-    """A file of a `Folder` open for appending; the caller locks its `descriptor`."""
+class LockedFile:
+    """A file directly in a `Folder`, open for appending and locked."""
 
-    def __init__(self, folder: Folder, name: str, descriptor: int) -> None:
-        self.folder, self.name, self.descriptor = folder, name, descriptor
+    def __init__(self, folder: Folder, name: str, lock: FileLock) -> None:
+        self.folder, self.name, self._lock = folder, name, lock
+        self.descriptor = lock.descriptor
 
     def close(self) -> None:
-        """Close the file; locks on it end."""
-        os.close(self.descriptor)
+        """Close the file and end the lock."""
+        self._lock.release()
 
     def is_the_named_file(self) -> bool:
         """Whether the name still leads to the file that is open here."""
@@ -303,6 +304,11 @@ class Appender:
             with suppress(OSError):
                 os.ftruncate(self.descriptor, end)
             raise
+
+    def clear(self) -> None:
+        """Empty the file, and make that lasting."""
+        os.ftruncate(self.descriptor, 0)
+        os.fsync(self.descriptor)
 
     def cut_torn_line(self) -> None:
         """Cut what follows the last line end."""

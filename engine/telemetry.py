@@ -8,12 +8,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from .errors import UsageError
 from .files import write_atomic
+from .screen import shown
 
 STAGES = ("sample", "decode", "measure", "write")
 LogFormat = Literal["text", "json"]
@@ -39,7 +41,7 @@ class Telemetry:
     def __init__(self, total: int = 0, metrics_file: Path | None = None) -> None:
         self.total = total
         self._metrics_file = metrics_file
-        self._lock = threading.Lock()
+        self._lock, self._metrics_lock = threading.Lock(), threading.Lock()
         self._counts: Counter[str] = Counter()
         self._seconds = _no_seconds()
         self._queue_depth = 0
@@ -97,11 +99,26 @@ class Telemetry:
                 "stage_seconds": dict(self._seconds),
             }
 
+    def start_metrics(self) -> None:
+        """Write the metrics file for the first time.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        if self._metrics_file is not None:
+            try:
+                write_atomic(self._metrics_file, prometheus_text(self.snapshot()).encode())
+            except OSError as error:
+                raise UsageError(
+                    f"--metrics-file {self._metrics_file}: cannot be written ({error.strerror})"
+                ) from error
+
     def write_metrics(self) -> None:
-        """Write the metrics file, whole or not at all; OSError when it cannot be written."""
+        """Write the metrics file, whole or not at all; one that cannot be written now keeps what it held."""
         self._written = time.monotonic()
         if self._metrics_file is not None:
-            write_atomic(self._metrics_file, prometheus_text(self.snapshot()).encode())
+            with self._metrics_lock, suppress(OSError):
+                write_atomic(self._metrics_file, prometheus_text(self.snapshot()).encode())
 
 
 def prometheus_text(figures: dict[str, Any]) -> str:
@@ -132,7 +149,7 @@ class EventLog:
         self._stream = stream if stream is not None else sys.stderr
 
     def event(self, event: str, level: Literal["info", "warning", "error"] = "info", **fields: Any) -> None:
-        """Write one event with its fields."""
+        """Write one event with its fields; a stream that is full, closed or gone takes nothing more and ends nothing."""
         if self.as_json:
             data = {
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -143,5 +160,6 @@ class EventLog:
             text = json.dumps(data)
         else:
             detail = " ".join(f"{name}={value}" for name, value in fields.items())
-            text = f"{level}: {event}{' ' + detail if detail else ''}"
-        print(text, file=self._stream, flush=True)
+            text = shown(f"{level}: {event}{' ' + detail if detail else ''}")
+        with suppress(OSError, ValueError):
+            print(text, file=self._stream, flush=True)

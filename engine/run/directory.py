@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import IncompleteRunError, UsageError
-from ..files import FULL, Appender, Folder, make_directory
+from ..files import FULL, Folder, LockedFile, make_directory
 from .description import RUN_NAME, NotARunError, RunDescription, differences, read_description
 from .ledger import Ledger, LedgerIndex, SampleRecord, Shard, ledger_names, lock_ledger
 from .manifest import MANIFEST_CSV, write_manifest
@@ -81,7 +81,7 @@ class RunDirectory:
         self.directory, self.run, self.selection = directory, run, selection
         self._verify_files = verify_files
         self._owns = OwnNames(run)
-        self._others: list[Appender] = []
+        self._others: list[LockedFile] = []
         self.done = 0
         self.changed: list[int] = []  # samples whose files are missing or changed since they were recorded
         self.ledger_faults: list[str] = []  # ledger lines that count as not written, each with its reason

@@ -7,7 +7,6 @@ recorded twice counts as recorded last.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import re
@@ -19,7 +18,8 @@ from typing import BinaryIO
 
 from ..decode import decode
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
-from ..files import Appender, Folder
+from ..files import Folder, LockedFile
+from ..locks import LockHeldError
 from .description import RUN_NAME, RunDescription, read_description
 
 LEDGER_PATTERN = re.compile(r"ledger(?:-(\d+)-of-(\d+))?\.jsonl")
@@ -79,7 +79,7 @@ class Ledger:
 
     def __init__(self, folder: Folder, name: str, run: RunDescription) -> None:
         self.folder, self.name, self.run = folder, name, run
-        self._file: Appender | None = None
+        self._file: LockedFile | None = None
         self._end = 0  # of what was written here
 
     def __enter__(self) -> Ledger:
@@ -122,7 +122,7 @@ class Ledger:
             handle.writelines(record.to_line(self.run.id) for record in index.records())
 
 
-def lock_ledger(folder: Folder, name: str) -> Appender:
+def lock_ledger(folder: Folder, name: str) -> LockedFile:
     """Open a ledger for appending (made if absent) and lock it; the lock ends with the process.
 
     Raises:
@@ -130,21 +130,16 @@ def lock_ledger(folder: Folder, name: str) -> Appender:
         OSError: it cannot be opened or locked.
     """
     while True:
-        file = folder.appending(name)
         try:
-            fcntl.flock(file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if file.is_the_named_file():  # else its last holder put another in its place
-                return file
-            file.close()
-        except BlockingIOError:
-            file.close()
+            file = folder.appending(name)
+        except LockHeldError as error:
             raise UsageError(
                 f"{folder.root}: another process is writing this part of the run ({name} is locked); "
-                "wait for it, or give this one another --shard or --out"
+                f"wait for it, or give this one another --shard or --out\n{error}"
             ) from None
-        except OSError:
-            file.close()
-            raise
+        if file.is_the_named_file():  # else its last holder put another in its place
+            return file
+        file.close()
 
 
 def parse_line(line: bytes, run: RunDescription) -> SampleRecord:
@@ -245,12 +240,11 @@ def quiet_ledgers(folder: Folder) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for name in ledger_names(folder):
-            handle = stack.enter_context(folder.reading(name))
             try:
-                fcntl.flock(handle.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
+                stack.enter_context(folder.held_for_reading(name))
+            except LockHeldError as error:
                 raise UsageError(
-                    f"{folder.root / name}: a process is still writing this run; wait for it to end"
+                    f"{folder.root / name}: a process is still writing this run; wait for it to end\n{error}"
                 ) from None
         yield
 

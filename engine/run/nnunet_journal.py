@@ -1,7 +1,7 @@
 """Adding cases to a data set so that it is either as it was or holds them all, whenever the process ends.
 
-What will be done is written to a journal in the data set first and the journal is removed last; a call that finds one
-finishes it, if it is of the same run, or undoes it.
+What will be done is written to a journal in the data set first, and the journal is removed last; a call that finds one
+undoes what it tells of, and begins anew. The journal is locked while it is worked on.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..decode import decode
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
-from ..files import FULL, Folder, make_directory, read_bounded, temporary_of
+from ..files import FULL, Folder, LockedFile, make_directory, read_bounded, temporary_of
+from ..locks import LockHeldError
 
 JOURNAL_NAME = "sbldm-add-to.json"
 DATASET_NAME, SPLITS_NAME = "dataset.json", "splits_final.json"
@@ -76,7 +79,31 @@ def planned(
     )  # fmt: skip
 
 
-def add_all(addition: PlannedAddition, source: Folder, target: Folder, *, link: bool) -> None:
+@contextmanager
+def open_journal(target: Folder) -> Iterator[LockedFile]:
+    """The journal of a data set, locked, made if absent; one that stayed empty is removed again.
+
+    Raises:
+        UsageError: another process adds cases to this data set.
+        IncompleteRunError: it cannot be written.
+    """
+    try:
+        while not (journal := target.appending(JOURNAL_NAME)).is_the_named_file():
+            journal.close()  # its last holder removed it
+    except LockHeldError as error:
+        raise UsageError(f"{target.root}: another process adds cases to it; wait for it to end\n{error}") from None
+    except OSError as error:
+        raise IncompleteRunError(f"{target.root}: cannot be written ({error.strerror}); nothing was changed") from error
+    try:
+        yield journal
+    finally:
+        with suppress(OSError):
+            if journal.size() == 0:
+                target.remove(JOURNAL_NAME)
+        journal.close()
+
+
+def add_all(addition: PlannedAddition, journal: LockedFile, source: Folder, target: Folder, *, link: bool) -> None:
     """Carry a plan out, or undo it where that fails.
 
     Raises:
@@ -87,15 +114,15 @@ def add_all(addition: PlannedAddition, source: Folder, target: Folder, *, link: 
         return
     try:
         make_directory(Path(addition.splits.path).parent)
-        target.write(JOURNAL_NAME, addition.to_bytes())
-        _clear_temporaries(addition, target)
+        journal.append(addition.to_bytes())
+        journal.sync_name()
         for name in addition.files:
             target.bring(source, name, name, link=link)
         for change in changes:
             _put(target, change.path, change.after)
         target.remove(JOURNAL_NAME, sync=True)
     except BaseException as error:
-        _undo_after(error, addition, target)
+        _undo_after(error, addition, journal, target)
         if not isinstance(error, OSError):
             raise
         reason = "no room left on the disk" if error.errno in FULL else error.strerror or str(error)
@@ -104,14 +131,15 @@ def add_all(addition: PlannedAddition, source: Folder, target: Folder, *, link: 
         ) from error
 
 
-def settle_interrupted(target: Folder, run: str, splits: Path) -> None:
+def settle_interrupted(journal: LockedFile, target: Folder, splits: Path) -> None:
     """Undo what a killed call left; the call that asks, of whichever run, then begins anew.
 
     Raises:
         InvalidInputError: the journal is damaged, or belongs to other splits.
         IncompleteRunError: the disk refuses.
     """
-    if not target.has(JOURNAL_NAME):
+    journal.cut_torn_line()  # of a call that was killed before it did anything
+    if journal.size() == 0:
         return
     addition = _read_journal(target)
     if addition.splits.path != str(splits) or addition.dataset.path != str(target.root / DATASET_NAME):
@@ -120,16 +148,16 @@ def settle_interrupted(target: Folder, run: str, splits: Path) -> None:
             f"{addition.dataset.path}; name these by --splits and --add-to so that it can be undone"
         )
     try:
-        _undo(addition, target)
+        _undo(addition, journal, target)
     except OSError as error:
         raise IncompleteRunError(
             f"{target.root}: an interrupted addition cannot be undone ({error.strerror})"
         ) from error
 
 
-def _undo_after(error: BaseException, addition: PlannedAddition, target: Folder) -> None:
+def _undo_after(error: BaseException, addition: PlannedAddition, journal: LockedFile, target: Folder) -> None:
     try:
-        _undo(addition, target)
+        _undo(addition, journal, target)
     except OSError as second:
         raise IncompleteRunError(
             f"{target.root}: adding cases failed ({error}) and could not be undone ({second.strerror}); "
@@ -137,7 +165,7 @@ def _undo_after(error: BaseException, addition: PlannedAddition, target: Folder)
         ) from error
 
 
-def _undo(addition: PlannedAddition, target: Folder) -> None:
+def _undo(addition: PlannedAddition, journal: LockedFile, target: Folder) -> None:
     """Bring a data set back to what it was; what somebody else changed meanwhile is left alone."""
     for change in (addition.dataset, addition.splits):
         if _text(Path(change.path)) == change.after:
@@ -149,11 +177,11 @@ def _undo(addition: PlannedAddition, target: Folder) -> None:
             folders.add(name)
     for name in folders:
         target.sync(name)
-    target.remove(JOURNAL_NAME, sync=True)
+    journal.clear()
 
 
 def _clear_temporaries(addition: PlannedAddition, target: Folder) -> None:
-    target.clear_temporaries(lambda name: name in addition.files or name in (JOURNAL_NAME, DATASET_NAME))
+    target.clear_temporaries(lambda name: name in addition.files or name == DATASET_NAME)
     splits = Path(addition.splits.path)
     if splits.parent.is_dir():
         for path in splits.parent.iterdir():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from .nnunet_journal import (
     MAX_JSON_BYTES,
     SPLITS_NAME,
     add_all,
+    open_journal,
     owned_in_dataset,
     planned,
     settle_interrupted,
@@ -64,30 +63,25 @@ def add_to_dataset(run_directory: Path, dataset: Path, splits: Path | None = Non
     if not (run_directory / MANIFEST_CSV).exists():
         raise UsageError(f"{run_directory}: is not complete (no {MANIFEST_CSV}); finish or merge it first")
     place = (splits or _default_splits(dataset)).absolute()
-    with Folder(run_directory) as source, _opened(dataset) as target:
-        settle_interrupted(target, run.id, place)
-        described = _read_json(dataset / DATASET_NAME)
-        _require_fit(described, json.loads(dataset_files(run, ())[DATASET_NAME]), dataset)
+    _require_fit(_read_json(dataset / DATASET_NAME), json.loads(dataset_files(run, ())[DATASET_NAME]), dataset)
+    with (
+        Folder(run_directory) as source,
+        Folder(dataset, owned_in_dataset) as target,
+        open_journal(target) as journal,
+    ):
+        settle_interrupted(journal, target, place)
         records = _intact_records(source, run)
         real = _real_cases(dataset)
         names = [case_name(record.sample) for record in records]
         folds = _with_synthetic(_read_folds(place) if place.exists() else nnunet_folds(real), names)
+        described = _read_json(dataset / DATASET_NAME)
         described["numTraining"] = len(real) + len({*_synthetic_cases(dataset), *names})
         files = {entry.path: entry.sha256 for record in records for entry in record.files}
         addition = planned(
             target, run.id, files, place, json.dumps(folds, indent=4) + "\n", json.dumps(described, indent=2) + "\n"
         )
-        add_all(addition, source, target, link=link)
+        add_all(addition, journal, source, target, link=link)
     return Addition(len(records), dataset, place)
-
-
-@contextmanager
-def _opened(dataset: Path) -> Iterator[Folder]:
-    try:
-        with Folder(dataset, owned_in_dataset) as folder, folder.locked("add cases to this data set"):
-            yield folder
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InvalidInputError(f"{dataset}: no such directory; give the raw data set of nnU-Net") from error
 
 
 def _intact_records(source: Folder, run: RunDescription) -> list[SampleRecord]:
@@ -133,7 +127,9 @@ def _with_synthetic(folds: list[Split], names: list[str]) -> list[Split]:
     return result
 
 
-def _require_fit(target: dict[str, Any], ours: dict[str, Any], dataset: Path) -> None:
+def _require_fit(target: Any, ours: dict[str, Any], dataset: Path) -> None:
+    if not isinstance(target, dict):
+        raise InvalidInputError(f"{dataset / DATASET_NAME}: must be a JSON object, as nnU-Net has it")
     for key in ("channel_names", "labels", "file_ending"):
         theirs = target.get(key)
         same = theirs == ours[key]

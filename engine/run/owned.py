@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..files import temporary_of
+from ..locks import LOCK_SUFFIX
 from ..output.layouts import DatasetFacts, owner
 from .description import RUN_NAME, RunDescription
 from .ledger import LEDGER_PATTERN
@@ -23,7 +24,7 @@ class OwnNames:
 
     def __call__(self, name: str) -> bool:
         """Whether the run owns this name."""
-        return name in self._known or is_ledger(name) or self.sample_of(name) is not None
+        return name in self._known or is_ledger(name) or is_lock(name) or self.sample_of(name) is not None
 
     def sample_of(self, name: str) -> int | None:
         """The sample of the run that has a file of this name; None where none has."""
@@ -40,6 +41,12 @@ def is_ledger(name: str) -> bool:
         return False
     index, count = found.groups()
     return index is None or int(index) < int(count)
+
+
+def is_lock(name: str) -> bool:
+    """Whether a name lies in the lock folder of a ledger."""
+    ledger, found, _ = name.partition(LOCK_SUFFIX)
+    return bool(found) and is_ledger(ledger)
 
 
 def comes_before_the_run(name: str) -> bool:
