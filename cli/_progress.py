@@ -37,6 +37,8 @@ def run_progress(
 
         def opened(directory: RunDirectory) -> None:
             progress.update(task, total=directory.done + len(directory.todo), completed=directory.done)
+            for fault in directory.ledger_faults:
+                log.event(fault, "warning")
             for sample in directory.changed:
                 log.event("files missing or changed since they were recorded, made again", "warning", sample=sample)
             if not quiet and not bar:

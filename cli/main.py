@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -83,10 +81,6 @@ def root(
         raise typer.Exit
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; no traceback leaves it unless `--debug` is given."""
     from ..engine.errors import SbldmError
@@ -117,9 +111,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Entry point of the installed command."""
+    from ..engine.stopping import stopped_by_signals
+
     settle_streams()
-    signal.signal(signal.SIGTERM, _interrupt)
-    code = main()
+    with stopped_by_signals():
+        code = main()
     try:
         sys.stdout.flush()
     except OSError as error:

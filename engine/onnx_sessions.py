@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .errors import BackendUnavailableError, DeviceMemoryError
 from .memory_errors import says_out_of_memory
+from .model_runs import RunTerminatedError, says_terminated
 from .versions import installed
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def run_errors(what: str) -> Iterator[None]:
     """Errors of ONNX Runtime's own, and the RuntimeError of its IO binding, as ours; `what` ran.
 
     Raises:
+        RunTerminatedError: it was ended by `terminate_model_runs`.
         DeviceMemoryError: the allocation of a tensor failed.
         BackendUnavailableError: it refused otherwise.
     """
@@ -72,6 +74,8 @@ def run_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (errors.Fail, errors.EPFail, errors.RuntimeException, RuntimeError) as error:
+        if says_terminated(str(error)):
+            raise RunTerminatedError(f"{what}: ended before it was done") from error
         if says_out_of_memory(str(error)):
             raise DeviceMemoryError(f"{what}: ONNX Runtime found no memory: {error}") from error
         raise BackendUnavailableError(f"{what}: ONNX Runtime refused: {error}") from error

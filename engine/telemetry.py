@@ -17,6 +17,7 @@ from typing import Any, Literal, TextIO
 
 from .errors import UsageError
 from .files import write_atomic
+from .screen import shown
 
 STAGES = ("sample", "decode", "measure", "write")
 LogFormat = Literal["text", "json"]
@@ -37,23 +38,17 @@ def _no_seconds() -> dict[str, float]:
 
 
 class Telemetry:
-    """Counters of one process; safe to use from several threads.
-
-    Raises:
-        UsageError: the metrics file cannot be written.
-    """
+    """Counters of one process; safe to use from several threads."""
 
     def __init__(self, total: int = 0, metrics_file: Path | None = None) -> None:
         self.total = total
         self._metrics_file = metrics_file
-        self._lock = threading.Lock()
+        self._lock, self._metrics_lock = threading.Lock(), threading.Lock()
         self._counts: Counter[str] = Counter()
         self._seconds = _no_seconds()
         self._queue_depth = 0
         self._started = self._written = time.monotonic()
         self._failing = False
-        if metrics_file is not None:
-            _require_writable(metrics_file, prometheus_text(self.snapshot()))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -107,31 +102,36 @@ class Telemetry:
                 "stage_seconds": dict(self._seconds),
             }
 
+    def start_metrics(self) -> None:
+        """Write the metrics file for the first time.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
+        if self._metrics_file is not None:
+            try:
+                write_atomic(self._metrics_file, prometheus_text(self.snapshot()).encode())
+            except OSError as error:
+                raise UsageError(
+                    f"--metrics-file {self._metrics_file}: cannot be written ({error.strerror}); "
+                    "give a file in a folder that can"
+                ) from error
+
     def write_metrics(self) -> None:
-        """Write the metrics file, whole or not at all; one that fails is told once and ends nothing."""
+        """Write the metrics file, whole or not at all; one that fails is told once, and keeps what it held."""
         self._written = time.monotonic()
         if self._metrics_file is None:
             return
         try:
-            write_atomic(self._metrics_file, prometheus_text(self.snapshot()).encode())
+            with self._metrics_lock:
+                write_atomic(self._metrics_file, prometheus_text(self.snapshot()).encode())
+            self._failing = False
         except OSError as error:
             if not self._failing:
                 logging.getLogger("sbldm").warning(
                     f"--metrics-file {self._metrics_file}: cannot be written now ({error.strerror}); the run goes on"
                 )
             self._failing = True
-        else:
-            self._failing = False
-
-
-def _require_writable(file: Path, text: str) -> None:
-    """Write the metrics file for the first time; UsageError where that cannot be."""
-    try:
-        write_atomic(file, text.encode())
-    except OSError as error:
-        raise UsageError(
-            f"--metrics-file {file}: cannot be written ({error.strerror}); give a file in a folder that can"
-        ) from error
 
 
 def prometheus_text(figures: dict[str, Any]) -> str:
@@ -178,8 +178,8 @@ class EventLog:
         self._stream: TextIO | None = stream if stream is not None else sys.stderr
 
     def event(self, event: str, level: Literal["info", "warning", "error"] = "info", **fields: Any) -> None:
-        """Write one event with its fields."""
-        if self._stream is None:  # closed: print would take stdout
+        """Write one event with its fields; a stream that is full, closed or gone ends nothing."""
+        if self._stream is None:  # closed before the start: print would take stdout
             return
         if self.as_json:
             data = {
@@ -191,8 +191,8 @@ class EventLog:
             text = json.dumps(data, default=str)
         else:
             detail = " ".join(f"{name}={value}" for name, value in fields.items())
-            text = f"{level}: {event}{' ' + detail if detail else ''}"
-        with suppress(OSError, ValueError):  # a stream that is full, closed or without a reader ends no run
+            text = shown(f"{level}: {event}{' ' + detail if detail else ''}")
+        with suppress(OSError, ValueError):
             print(text, file=self._stream, flush=True)
 
     @contextmanager
@@ -201,13 +201,13 @@ class EventLog:
         handler = _EventHandler(self)
         logger = logging.getLogger("sbldm")
         logger.addHandler(handler)
-        shown = warnings.showwarning
+        usual = warnings.showwarning
         if self.as_json:
             warnings.showwarning = self._show_warning
         try:
             yield
         finally:
-            warnings.showwarning = shown
+            warnings.showwarning = usual
             logger.removeHandler(handler)
 
     def _show_warning(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

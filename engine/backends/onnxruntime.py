@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..bundle.load import Bundle
 from ..errors import BackendUnavailableError, DeviceMemoryError, InvalidInputError
 from ..memory_errors import says_out_of_memory
+from ..model_runs import terminable
 from ..onnx_sessions import cuda_options, fast_graph_name, import_onnxruntime, run_errors, session_options
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class OnnxRuntimeBackend:
         """Outputs of a component by name; inputs as the bundle's manifest names them."""
         session = self.session(component)
         names = [o.name for o in self.bundle.manifest.components[component].outputs]
-        with run_errors(component):
-            outputs = session.run(names, dict(inputs))
+        with run_errors(component), terminable() as options:
+            outputs = session.run(names, dict(inputs), options)
         return dict(zip(names, cast("list[NDArray[np.float32]]", outputs), strict=True))
 
     def load(self, component: str, rows: int) -> None:
