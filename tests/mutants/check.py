@@ -181,7 +181,10 @@ def main() -> int:
         trees = [folder / f"tree-{k}" for k in range(min(given.jobs, len(chosen) + 1))]
         for tree in trees:
             shutil.copytree(folder / ORIGINAL, tree, symlinks=True)
-        subprocess.run([sys.executable, "-c", MAKE_TINY.format(tiny=folder)], cwd=folder / ORIGINAL, check=True)
+        found = {**os.environ, "PYTHONPATH": str(folder / ORIGINAL / ".links")}
+        subprocess.run(
+            [sys.executable, "-c", MAKE_TINY.format(tiny=folder)], cwd=folder / ORIGINAL, env=found, check=True
+        )
         for library in LIBRARIES:
             importlib.import_module(library)
         faults = try_all(chosen, trees, folder)
