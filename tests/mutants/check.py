@@ -36,6 +36,7 @@ LIBRARIES = (
 )  # fmt: skip
 LONGEST_S = 120.0  # for the tests of a mutant; after that they hang
 PASSED, FAILED = 0, 1  # pytest's exit codes
+ORIGINAL = "original"  # beside the trees
 MAKE_TINY = """
 from pathlib import Path
 from sbldm.export.bundle import export_bundle
@@ -95,7 +96,7 @@ def put_in(mutant: Mutant, tree: Path) -> None:
 
 def take_out(mutant: Mutant, tree: Path) -> None:
     """Bring the file back, times included, so that what is compiled of it counts again."""
-    shutil.copy2(ROOT / mutant.file, tree / mutant.file)
+    shutil.copy2(tree.with_name(ORIGINAL) / mutant.file, tree / mutant.file)
 
 
 def run_tests(trial: Trial, tiny: Path) -> None:
@@ -173,13 +174,17 @@ def main() -> int:
     chosen = [mutant for mutant in mutants if not given.names or mutant.name in given.names]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        for part in SOURCE:
+            shutil.copytree(ROOT / part, folder / ORIGINAL / part, symlinks=True)
+        for file in FILES:
+            shutil.copy2(ROOT / file, folder / ORIGINAL / file)
         trees = [folder / f"tree-{k}" for k in range(min(given.jobs, len(chosen) + 1))]
         for tree in trees:
-            for part in SOURCE:
-                shutil.copytree(ROOT / part, tree / part, symlinks=True)
-            for file in FILES:
-                shutil.copy2(ROOT / file, tree / file)
-        subprocess.run([sys.executable, "-c", MAKE_TINY.format(tiny=folder)], cwd=ROOT, check=True)
+            shutil.copytree(folder / ORIGINAL, tree, symlinks=True)
+        found = {**os.environ, "PYTHONPATH": str(folder / ORIGINAL / ".links")}
+        subprocess.run(
+            [sys.executable, "-c", MAKE_TINY.format(tiny=folder)], cwd=folder / ORIGINAL, env=found, check=True
+        )
         for library in LIBRARIES:
             importlib.import_module(library)
         faults = try_all(chosen, trees, folder)
