@@ -57,6 +57,10 @@ class RunFlags:
         str | None,
         _run("--ray", "Run on a Ray cluster: host:port, the one that runs here, or local to start one.", "[ADDRESS]"),
     ] = None
+    sample_timeout: Annotated[
+        float | None, _run("--sample-timeout", "Seconds that a sample may take, tried twice; default: 3600.", "S")
+    ] = None
+    verify_files: Annotated[bool, _run("--verify-files", "With --resume: hash all files of a complete run.")] = False
     strict: Annotated[bool, _run("--strict", "Refuse tumours far from the training cohort.")] = False
     steps: Annotated[int | None, _model("--steps", "Denoising steps; default: the bundle's.")] = None
     sampler: Annotated[str | None, _model("--sampler", "ddim or dpmpp-2m; default: the bundle's.")] = None
