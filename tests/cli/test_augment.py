@@ -73,7 +73,7 @@ def test_it_has_every_option_of_generate_but_those_of_a_training_set(capsys: pyt
     """A case derived from a real one must not reach the folds that validate on that one: no --add-to."""
     generate, own = options_of("generate", capsys), options_of("augment", capsys)
     assert {"--batch-size", "--workers", "--shard", "--reject", "--metrics-file"} <= own
-    assert generate - own == {"--add-to", "--splits"}
+    assert generate - own == {"--add-to", "--splits", "--link"}
     assert own - generate == {"--strength"}
 
 

@@ -53,7 +53,7 @@ MISTAKES = [
         f"bad.csv:3: volume_ml: abc: a number, {RANGE}",
     ),
     ("--count 1 --add-to x", 2, "--add-to: needs --layout nnunet and a whole run; add shards by merge --add-to"),
-    ("--count 1 --splits x", 2, "--splits: belongs to --add-to"),
+    ("--count 1 --splits x", 2, "--splits and --link: belong to --add-to"),
     (
         "--count 0 --seed -1 --steps 0 --sampler x --grid y --workers 0",
         2,

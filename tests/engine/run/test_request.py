@@ -21,7 +21,7 @@ from sbldm.engine.run.options import RunOptions
 from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.sampling.sdedit import SourceCase
 
-PROCESS = {"out", "resume", "shard", "samples", "strict", "workers", "ray"}  # leaves no trace in run.json
+PROCESS = {"out", "resume", "shard", "samples", "strict", "workers", "ray", "sample_timeout", "verify_files"}
 NAMES = {f.name for f in dataclasses.fields(GenerateRequest)}
 OPTIONS = {f.name for f in dataclasses.fields(RunOptions)}
 MACHINE = {f.name for f in dataclasses.fields(Resolved)} - {"compressor"} | {"threads"}
