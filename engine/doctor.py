@@ -9,10 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from .backends.choose import choose_backend
 from .backends.selection import stored_choice
 from .bundle.load import Bundle
-from .cuda.loops import OnDevice
 from .errors import BackendUnavailableError, UsageError
 from .processor import available_threads, cpu_name, has_bf16
-from .run.open_sampler import sampler_on
+from .run.open_loop import device_loops, open_loop
 from .run.options import make_options
 from .sampling.types import LoopKind
 
@@ -91,10 +90,10 @@ def _try(bundle: Bundle, name: str, device: str, distributions: tuple[str, ...],
 def _offer(bundle: Bundle, name: str, device: str) -> str:
     """The backend's precision, and on a GPU how its sampling loop runs."""
     backend = choose_backend(bundle, name, device)
-    if not isinstance(backend, OnDevice):
+    if device_loops(backend) is None:
         return backend.precision
-    sampler = sampler_on(bundle, backend, make_options(bundle, 1, steps=1), 1)
-    return f"{backend.precision}, sampling {_LOOPS[sampler.loop]} ({sampler.reason})"
+    loop = open_loop(bundle, backend, make_options(bundle, 1, steps=1), 1)
+    return f"{backend.precision}, sampling {_LOOPS[loop.kind]} ({loop.reason})"
 
 
 def _tensorrt(bundle: Bundle) -> str:

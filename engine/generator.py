@@ -27,12 +27,12 @@ from .conditions.faults import Faults
 from .conditions.rules import violations
 from .errors import InvalidInputError, SbldmError, UsageError
 from .output.measure import TumourMeasurement, measure_tumour
-from .run.open_sampler import fit_batch, sampler_on
+from .run.open_loop import fit_batch, open_loop
 from .run.options import RunOptions, make_options
 from .run.requests import Requests, SampleTask
 from .run.writer import miss
 from .sampling.sdedit import SourceCase, check_source
-from .sampling.types import Backend, RunSampler, SampleRequest, Volume
+from .sampling.types import Backend, RunLoop, SampleRequest, Volume
 
 ConditionsLike = str | os.PathLike[str] | Conditions | Sequence[Mapping[str, float]] | None
 
@@ -117,8 +117,8 @@ class Generator:
             InvalidInputError: the conditions contradict themselves.
             Cancelled: see `stop` and `cancel`.
         """
-        requests, asked, sampler = self._prepare(count, conditions, seed, {"steps": steps, **options}, None)
-        return self._samples(requests, asked, sampler, range(asked.count), self._stops(stop))
+        requests, asked, loop = self._prepare(count, conditions, seed, {"steps": steps, **options}, None)
+        return self._samples(requests, asked, loop, range(asked.count), self._stops(stop))
 
     def sample(
         self,
@@ -133,8 +133,8 @@ class Generator:
         """Sample number `index` alone, the same as `generate` gives with these arguments; see there."""
         if index < 0:
             raise UsageError(f"sample {index}: must be 0 or more")
-        requests, asked, sampler = self._prepare(index + 1, conditions, seed, {"steps": steps, **options}, None)
-        return next(self._samples(requests, asked, sampler, [index], self._stops(stop)))
+        requests, asked, loop = self._prepare(index + 1, conditions, seed, {"steps": steps, **options}, None)
+        return next(self._samples(requests, asked, loop, [index], self._stops(stop)))
 
     def augment(
         self,
@@ -156,8 +156,8 @@ class Generator:
         """
         source = SourceCase(image, label, strength)
         check_source(source, self.bundle)
-        requests, asked, sampler = self._prepare(count, conditions, seed, {"steps": steps, **options}, source)
-        return self._samples(requests, asked, sampler, range(asked.count), self._stops(stop))
+        requests, asked, loop = self._prepare(count, conditions, seed, {"steps": steps, **options}, source)
+        return self._samples(requests, asked, loop, range(asked.count), self._stops(stop))
 
     def cancel(self) -> None:
         """Stop all that is being sampled; what is asked for later runs again."""
@@ -184,7 +184,7 @@ class Generator:
         seed: int,
         options: dict[str, Any],
         source: SourceCase | None,
-    ) -> tuple[Requests, RunOptions, RunSampler]:
+    ) -> tuple[Requests, RunOptions, RunLoop]:
         if self._closed:
             raise UsageError("the generator is closed")
         if count is None and conditions is None:
@@ -192,10 +192,10 @@ class Generator:
         table = as_conditions(conditions, self.bundle)
         asked = make_options(self.bundle, len(table) if count is None else count, seed=seed, **options)
         with self._turn:
-            sampler = fit_batch(
-                lambda n: sampler_on(self.bundle, self.backend, asked, n, source), self.batch_size, _warn_of_memory
+            loop = fit_batch(
+                lambda n: open_loop(self.bundle, self.backend, asked, n, source), self.batch_size, _warn_of_memory
             )
-        return Requests.of(table, self.bundle.manifest, seed), asked, sampler
+        return Requests.of(table, self.bundle.manifest, seed), asked, loop
 
     def _stops(self, stop: threading.Event | None) -> list[threading.Event]:
         return [self._cancelled] if stop is None else [self._cancelled, stop]
@@ -204,7 +204,7 @@ class Generator:
         self,
         requests: Requests,
         options: RunOptions,
-        sampler: RunSampler,
+        loop: RunLoop,
         indices: Sequence[int],
         stops: list[threading.Event],
     ) -> Iterator[Sample]:
@@ -212,21 +212,21 @@ class Generator:
             if any(stop.is_set() for stop in stops):
                 raise Cancelled("sampling was cancelled")
 
-        for group in requests.groups(indices, sampler.options.batch_size):
+        for group in requests.groups(indices, loop.options.batch_size):
             kept: dict[int, Sample] = {}
             misses: dict[int, float] = {}
             tasks = group
             while tasks:
-                volumes = self._volumes(sampler, tasks, check)
+                volumes = self._volumes(loop, tasks, check)
                 tasks = self._keep(tasks, volumes, options, kept, misses)
             yield from (kept[task.sample] for task in group)
 
-    def _volumes(self, sampler: RunSampler, tasks: list[SampleTask], check: Any) -> list[Volume]:
+    def _volumes(self, loop: RunLoop, tasks: list[SampleTask], check: Any) -> list[Volume]:
         rows = normalise(np.array([task.requested for task in tasks]), self.bundle.manifest.condition_columns)
         asked = [SampleRequest(task.sample, task.attempt, row) for task, row in zip(tasks, rows, strict=True)]
         check()
         with self._turn:
-            return sampler.start(asked, check)()
+            return loop.start(asked, check)()
 
     def _keep(
         self,

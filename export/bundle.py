@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.bundle.load import Bundle, load_bundle, provenance_date, record_files
 from ..engine.bundle.manifest import (
     MANIFEST_NAME,
@@ -29,6 +30,8 @@ from ..engine.bundle.manifest import (
 )
 from ..engine.bundle.report import PARITY_NAME
 from ..engine.errors import InvalidInputError
+from ..engine.processor import available_threads
+from ..engine.sampling.types import RunComponent
 from ..train.checkpoint import STAGES, load_system, read_json, weights_path
 from ..train.config import SystemConfig
 from ..train.diffusion import make_schedule
@@ -37,7 +40,6 @@ from .components import Component, components_of
 from .gate import GateInputs, require_passed, run_gate
 from .model_card import model_card
 from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
-from .parity import ParityReport
 from .rewrite.conv3d import write_fast_graph
 from .rewrite.precision import PRECISIONS, STORED_AS_FP16_FROM, Precision, reduce_precision, store_weights_as_fp16
 from .staging import require_free, staged_directory
@@ -101,11 +103,17 @@ def export_bundle(
     for name, component in components.items():
         progress(f"exporting {name}")
         models[name] = _graph(component, config, options, opset)
-    inputs = GateInputs(config, make_schedule(config.schedule), real_latents(checkpoint, config))
-    parity = run_gate(components, models, inputs, options.precision, progress)
-    require_passed(parity)
-    manifest = _manifest(checkpoint, config, components, networks, options, opset)
-    return _write(out, manifest, models, parity)
+    manifest = bundle_manifest(checkpoint, config, components, networks, options, opset)
+    inputs = GateInputs(config, manifest, real_latents(checkpoint, config))
+    with staged_directory(out) as staging:
+        _write_graphs(staging, manifest, models)
+        made = _record_files(staging, manifest)
+        parity = run_gate(components, models, inputs, options.precision, progress, _engine(made))
+        require_passed(parity)
+        (staging / PARITY_NAME).write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
+        (staging / "README.md").write_text(model_card(manifest, parity), encoding="utf-8")
+        _record_files(staging, manifest)
+    return load_bundle(out)
 
 
 def round_weights_to_fp16(networks: Mapping[str, nn.Module]) -> None:
@@ -143,7 +151,7 @@ def _graph(component: Component, config: SystemConfig, options: ExportOptions, o
     return store_weights_as_fp16(model) if options.store == "fp16" else model
 
 
-def _manifest(
+def bundle_manifest(
     checkpoint: Path,
     config: SystemConfig,
     components: Mapping[str, Component],
@@ -151,6 +159,7 @@ def _manifest(
     options: ExportOptions,
     opset: int,
 ) -> BundleManifest:
+    """The manifest of the bundle to be, its files not yet recorded."""
     columns, cohort = load_conditions(checkpoint)
     stages = [stage for stage in STAGES if weights_path(checkpoint, stage).is_file()]
     digest = hashlib.sha256()
@@ -198,16 +207,23 @@ def _steps(checkpoint: Path, stage: str) -> int:
     return read_json(state)["step"] if state.is_file() else 0
 
 
-def _write(out: Path, manifest: BundleManifest, models: Mapping[str, onnx.ModelProto], parity: ParityReport) -> Bundle:
-    with staged_directory(out) as staging:
-        for name, model in models.items():
-            plain = staging / manifest.components[name].file
-            save(model, plain)
-            if manifest.precision == "fp32":
-                write_fast_graph(model, plain)
-        (staging / PARITY_NAME).write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
-        (staging / "README.md").write_text(model_card(manifest, parity), encoding="utf-8")
-        complete = dataclasses.replace(manifest, files=record_files(staging))
-        (staging / MANIFEST_NAME).write_bytes(manifest_bytes(complete))
-        load_bundle(staging)
-    return load_bundle(out)
+def _write_graphs(staging: Path, manifest: BundleManifest, models: Mapping[str, onnx.ModelProto]) -> None:
+    for name, model in models.items():
+        plain = staging / manifest.components[name].file
+        save(model, plain)
+        if manifest.precision == "fp32":
+            write_fast_graph(model, plain)
+
+
+def _record_files(staging: Path, manifest: BundleManifest) -> Bundle:
+    """Write the manifest with what lies there now, and read the bundle as everybody will."""
+    complete = dataclasses.replace(manifest, files=record_files(staging))
+    (staging / MANIFEST_NAME).write_bytes(manifest_bytes(complete))
+    return load_bundle(staging)
+
+
+def _engine(bundle: Bundle) -> RunComponent | None:
+    """The engine's own backend, which takes the files as `generate` does; None for bf16, which no CPU runs."""
+    if bundle.manifest.precision == "bf16":
+        return None
+    return OnnxRuntimeBackend(bundle, "cpu", available_threads()).run

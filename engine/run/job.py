@@ -16,12 +16,12 @@ from ..conditions.distribution import unusual_rows
 from ..errors import InvalidInputError, UsageError
 from ..output.nifti import COMPRESSOR
 from ..sampling.sdedit import SourceCase, check_source
-from ..sampling.types import Sampler
+from ..sampling.types import BatchLoop
 from ..telemetry import Telemetry
 from .description import Loop, Resolved, RunDescription, SourceDigest, describe, digest_conditions
 from .directory import RunDirectory, disk_faults, recorded_run, require_same
 from .ledger import SampleRecord
-from .open_sampler import fit_batch, make_sampler, measured_batch_size, sampler_on
+from .open_loop import fit_batch, measured_batch_size, open_loop, reopen_loop
 from .options import MAX_BATCH, RunOptions, make_options
 from .pipeline import Pipeline
 from .requests import Requests, SampleTask
@@ -69,7 +69,7 @@ class Job:
     workers: int
     source: SourceCase | None
     ray: str | None
-    sampler: Sampler | None  # the one that settled the resolved options, where there was need of one
+    loop: BatchLoop | None  # the one that resolved the options, where there was need of one
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def prepare(asked: Asked) -> Job:
     shard = parse_shard(asked.shard or "0/1")
     samples = None if asked.samples is None else parse_samples(asked.samples, options.count)
     recorded = recorded_run(asked.out, asked.resume, shard)
-    run, sampler = _settle(asked, bundle, options, recorded, warnings.append)
+    run, loop = _resolve(asked, bundle, options, recorded, warnings.append)
     selection = Selection(options.count, run.resolved.batch_size, shard, samples)
     return Job(
         bundle,
@@ -123,7 +123,7 @@ def prepare(asked: Asked) -> Job:
         asked.workers,
         asked.source,
         asked.ray,
-        sampler,
+        loop,
     )
 
 
@@ -182,9 +182,9 @@ def _in_process(
     telemetry: Telemetry,
     stop: threading.Event,
 ) -> None:
-    sampler = job.sampler or make_sampler(job.bundle, job.run, job.device, job.source)
+    loop = job.loop or reopen_loop(job.bundle, job.run, job.device, job.source)
     finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
-    with Pipeline(sampler, finisher, record) as pipeline:
+    with Pipeline(loop, finisher, record) as pipeline:
         for group in groups(job, directory.todo):
             if stop.is_set():
                 return
@@ -246,14 +246,14 @@ def _check_numbers(asked: Asked) -> None:
         raise UsageError(f"--batch-size {size}: must be auto, or from 1 to {MAX_BATCH}")
 
 
-def _settle(
+def _resolve(
     asked: Asked,
     bundle: Bundle,
     options: RunOptions,
     recorded: RunDescription | None,
     warn: Callable[[str], None],
-) -> tuple[RunDescription, Sampler | None]:
-    """The run's description: the recorded one if it is the same run, else a new one and the sampler that settled it."""
+) -> tuple[RunDescription, BatchLoop | None]:
+    """The run's description: the recorded one if it is the same run, else a new one and the loop that resolved it."""
     digest = None if asked.conditions is None else digest_conditions(asked.conditions)
     source = None if asked.source is None else SourceDigest(asked.source.sha256(), asked.source.strength)
     if recorded is not None:
@@ -264,14 +264,14 @@ def _settle(
     kind = backend.device.partition(":")[0]
     measured = asked.batch_size == _AUTO or (asked.batch_size is None and kind != "cpu")
     size = measured_batch_size(bundle, backend, options, asked.source) if measured else given
-    sampler = fit_batch(lambda n: sampler_on(bundle, backend, options, n, asked.source), size, warn)
-    fitting = sampler.options.batch_size
-    if sampler.loop == "launches":
-        warn(f"sampling by plain launches: {sampler.reason}")
+    opened = fit_batch(lambda n: open_loop(bundle, backend, options, n, asked.source), size, warn)
+    fitting = opened.options.batch_size
+    if opened.kind == "launches":
+        warn(f"sampling by plain launches: {opened.reason}")
     resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)
-    loop = Loop(sampler.loop, sampler.reason, None if fitting == size else size)
+    loop = Loop(opened.kind, opened.reason, None if fitting == size else size)
     run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source, loop)
-    return run, sampler if asked.workers == 1 and asked.ray is None else None
+    return run, opened if asked.workers == 1 and asked.ray is None else None
 
 
 def _overridden(asked: Asked, run: RunDescription) -> Resolved:

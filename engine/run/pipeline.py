@@ -1,7 +1,7 @@
 """Sampling in the calling thread while earlier volumes are measured, compressed and written in others; bounded.
 
 A group (the samples of one batch) goes in with `feed`; `drain` waits for all that are in flight. Volumes that
-`--reject` refuses are drawn again, before the next group. What the sampler runs on is not known here.
+`--reject` refuses are drawn again, before the next group. What the loop runs on is not known here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import TracebackType
 import numpy as np
 
 from ..conditions.columns import normalise
-from ..sampling.types import Sampler, SampleRequest, Volume
+from ..sampling.types import BatchLoop, SampleRequest, Volume
 from .ledger import SampleRecord
 from .requests import SampleTask
 from .writer import Candidate, Finisher
@@ -26,17 +26,17 @@ MAX_WRITERS = 8
 
 
 class Pipeline:
-    """One sampler and its writer threads; `record` is called from those threads, one call at a time."""
+    """One loop and its writer threads; `record` is called from those threads, one call at a time."""
 
     def __init__(
         self,
-        sampler: Sampler,
+        loop: BatchLoop,
         finisher: Finisher,
         record: Callable[[SampleRecord], None],
         *,
         writers: int | None = None,
     ) -> None:
-        self._sampler, self._finisher, self._record = sampler, finisher, record
+        self._loop, self._finisher, self._record = loop, finisher, record
         self._columns = finisher.bundle.condition_columns
         workers = writers or min(MAX_WRITERS, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(workers, "writer")
@@ -90,8 +90,8 @@ class Pipeline:
         rows = normalise(np.array([task.requested for task in group]), self._columns)
         requests = [SampleRequest(t.sample, t.attempt, row) for t, row in zip(group, rows, strict=True)]
         with telemetry.stage("sample"):
-            self._flying.append((group, self._sampler.start(requests)))
-        while len(self._flying) >= self._sampler.in_flight:
+            self._flying.append((group, self._loop.start(requests)))
+        while len(self._flying) >= self._loop.in_flight:
             self._collect()
 
     def _collect(self) -> None:
