@@ -15,8 +15,8 @@ from ..engine.sampling.schedule import SMALLEST_SIGNAL
 from ..engine.sampling.types import RunComponent
 from ..export.components import Component, components_of
 from ..kernels.noise import standard_normal
+from ..train.build import make_denoiser, make_system_aggregator, make_vae
 from ..train.config import SystemConfig, load_preset
-from ..train.system import make_denoiser, make_system_aggregator, make_vae
 from ..train.torch_components import TorchComponents
 
 PUBLISHED_PRESET = "cmig2025"

@@ -12,7 +12,7 @@ from .bundle.load import Bundle
 from .errors import BackendUnavailableError, UsageError
 from .processor import available_threads, cpu_name, has_bf16
 from .run.open_loop import device_loops, open_loop
-from .run.options import make_options
+from .run.request import GenerateRequest
 from .sampling.types import LoopKind
 
 # backend, device, distribution that brings it, extra that installs it
@@ -92,7 +92,7 @@ def _offer(bundle: Bundle, name: str, device: str) -> str:
     backend = choose_backend(bundle, name, device)
     if device_loops(backend) is None:
         return backend.precision
-    loop = open_loop(bundle, backend, make_options(bundle, 1, steps=1), 1)
+    loop = open_loop(bundle, backend, GenerateRequest(bundle=bundle, count=1, steps=1).options(), 1)
     return f"{backend.precision}, sampling {_LOOPS[loop.kind]} ({loop.reason})"
 
 

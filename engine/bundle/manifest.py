@@ -25,6 +25,7 @@ MANIFEST_NAME = "bundle.json"
 MAX_VOXELS = 1024**3
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
+TISSUES = ("ncr", "ed", "et")  # labels 1, 2, 3 inside arrays
 BRATS_LABELS = (0, 1, 2, 4)  # what files in BraTS layout call them
 COMPONENT_OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "encoder": ("latent",),

@@ -13,9 +13,8 @@ from ...kernels.ddim import ddim_coefficients
 from ...kernels.dpmpp import dpmpp_2m_coefficients
 from ...kernels.step import StepCoefficients
 from ..bundle.manifest import NoiseSchedule, PredictionType, SamplerName
-from ..errors import UsageError
 from .schedule import NoiseLevel, noise_levels
-from .types import SamplingOptions
+from .types import SamplingOptions, check_options
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ def sampling_plan(schedule: NoiseSchedule, options: SamplingOptions, first: int 
         UsageError: steps outside of the table, or options that exclude each other.
         ValueError: no step is left.
     """
-    if options.sampler == "dpmpp-2m" and options.eta:
-        raise UsageError("--eta: dpmpp-2m is deterministic, leave --eta at 0 or use --sampler ddim")
+    check_options(options)
     levels = noise_levels(schedule, options.steps)[first:]
     rows = (
         _dpmpp_2m_rows(schedule.prediction_type, levels)

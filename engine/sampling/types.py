@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import BundleManifest, NoiseSchedule, SamplerName, SamplingDefaults
+from ..errors import UsageError
 
 LoopKind = Literal["host", "graph", "launches"]
 """Who drives the denoising steps: this process, a captured CUDA graph, or launches queued on a GPU one by one."""
@@ -50,6 +51,12 @@ class Volume:
     image: NDArray[np.int16]  # (modality, x, y, z), 0..1000, background 0
     label: NDArray[np.uint8]  # (x, y, z)
     fault: str | None  # why it must not be written as good
+
+
+def check_options(options: SamplingOptions) -> None:
+    """UsageError for options that exclude each other."""
+    if options.sampler == "dpmpp-2m" and options.eta:
+        raise UsageError("--eta: dpmpp-2m is deterministic, leave --eta at 0 or use --sampler ddim")
 
 
 Arrays = Mapping[str, NDArray[Any]]  # by tensor name
