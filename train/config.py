@@ -55,6 +55,16 @@ class SlabAutoencoderConfig:
 
 
 @dataclass(frozen=True)
+class PlanarConfig:
+    """UNet of 2D convolutions with mixing along depth; each level halves all three axes."""
+
+    widths: tuple[int, ...]
+    blocks: int  # residual blocks a level and way
+    embedding: int  # width of the embedding of timestep and condition
+    heads: int  # of the attention at the lowest level
+
+
+@dataclass(frozen=True)
 class AggregatorConfig:
     """How the slice latents of a volume become Z."""
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.prepare import to_unit
+from ..networks.slab_autoencoder import BLOCK
 
 CHARBONNIER = 0.03  # sqrt(e^2 + c^2): least squares for smaller errors, least deviations for larger ones
 BRAIN_WEIGHT = 0.1  # of the brain's cross-entropy
@@ -126,6 +127,40 @@ def modality_weights(sampler: CropSampler, draws: int = 32) -> Tensor:
     step = (image.diff(dim=3).abs() * mask[:, :, :, 1:] * mask[:, :, :, :-1]).sum(dim=(0, 1, 3, 4))
     weights = step.mean() / step
     return (weights / weights.mean())[:, None, None]
+
+
+@torch.no_grad()
+def principal_blocks(sampler: CropSampler, slices: int, count: int, draws: int = 256) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (D,), first `count` components (count, D) and their deviations (count,) of the training blocks.
+
+    Blocks of 8 x 8 x `slices` voxels, D = slices * M * 64, at least half of them brain; background takes the mean of
+    its modality's brain in the block.
+    """
+    generator = np.random.default_rng(0)
+    total, size = torch.zeros(0), 0
+    outer = torch.zeros(0)
+    for _ in range(draws):
+        image = sampler.draw(1, generator)
+        mask = (image > -1.0).any(dim=2, keepdim=True).float().expand_as(image)
+        values, inside = blocks_of(image, slices), blocks_of(mask, slices)  # (B, slices, M, 64)
+        kept = inside.mean(dim=(1, 2, 3)) >= 0.5
+        values, inside = values[kept], inside[kept]
+        level = (values * inside).sum(dim=(1, 3), keepdim=True) / inside.sum(dim=(1, 3), keepdim=True)
+        flat = torch.where(inside > 0, values, level).flatten(1).double()
+        total = flat.sum(dim=0) if size == 0 else total + flat.sum(dim=0)
+        outer = flat.T @ flat if size == 0 else outer + flat.T @ flat
+        size += len(flat)
+    mean = total / size
+    variances, vectors = torch.linalg.eigh(outer / size - torch.outer(mean, mean))
+    components = vectors[:, -count:].flip(1).T
+    return mean.float(), components.float().contiguous(), variances[-count:].flip(0).clamp(min=1e-8).sqrt().float()
+
+
+def blocks_of(image: Tensor, slices: int) -> Tensor:
+    """(N, z, M, x, y) -> (blocks, slices, M, 64)."""
+    n, z, m, x, y = image.shape
+    cut = image.reshape(n, z // slices, slices, m, x // BLOCK, BLOCK, y // BLOCK, BLOCK)
+    return cut.permute(0, 1, 4, 6, 2, 3, 5, 7).reshape(-1, slices, m, BLOCK * BLOCK)
 
 
 class SlabAutoencoderObjective:
