@@ -32,6 +32,7 @@ from ..engine.sampling.types import Backend, SampleRequest, SamplingOptions
 from ..export.components import components_of, random_inputs
 from ..kernels.assemble import assemble, one_hot
 from ..train.checkpoint import load_system
+from ..train.config import slice_form
 from ..train.trained import load_networks
 from .machine import describe_machine
 from .plan import default_backends
@@ -75,7 +76,7 @@ class Decoding:
 
 def peers_of(bundle: Bundle, checkpoint: Path, steps: int) -> list[Peer]:
     """Everybody who can make a volume of this bundle here, ONNX Runtime first."""
-    config = load_system(checkpoint)
+    config = slice_form(load_system(checkpoint), str(checkpoint))
     components = components_of(config, load_networks(checkpoint, config))
     eager, bf16, compiled = (TorchPeer(mode, components, mode) for mode in ("eager", "bf16", "compile"))
     depth = bundle.manifest.grid.shape[2]

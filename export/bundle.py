@@ -32,7 +32,7 @@ from ..engine.errors import InvalidInputError
 from ..train.build import system_latent_shape
 from ..train.checkpoint import STAGES, load_system, read_json, weights_path
 from ..train.condition_file import load_conditions
-from ..train.config import SystemConfig
+from ..train.config import SystemConfig, slice_form
 from ..train.diffusion import make_schedule
 from ..train.trained import load_networks
 from .components import Component, components_of
@@ -94,7 +94,7 @@ def export_bundle(
     opset = options.opset or DEFAULT_OPSET[options.precision]
     check_opset(opset, options.precision)
     require_free(out)
-    config = load_system(checkpoint)
+    config = slice_form(load_system(checkpoint), str(checkpoint))
     networks = load_networks(checkpoint, config)
     if options.store == "fp16":
         round_weights_to_fp16(networks)

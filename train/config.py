@@ -175,7 +175,92 @@ class SystemConfig:
         return self.vae.latent_channels, x // self.vae.factor, y // self.vae.factor
 
 
-def parse_config(text: str, where: str) -> SystemConfig:
+@dataclass(frozen=True)
+class CropConfig:
+    """How the autoencoder's training crops are drawn."""
+
+    shape: tuple[int, int, int]  # x, y, z voxels; multiples of 8, 8 and the slab's slices
+    tumour_share: float  # of the crops that lie about a tumour voxel
+    contrast_share: float  # of the crops whose modalities get random contrast curves
+    jitter: float  # largest deviation of the noise on the latents
+
+
+@dataclass(frozen=True)
+class MaskFirstConfig:
+    """A system that makes the mask first, then the image, on latents of a depth-compressing autoencoder."""
+
+    preset: str
+    grid: Grid
+    modalities: tuple[str, ...]
+    tissues: tuple[str, ...]
+    autoencoder: SlabAutoencoderConfig
+    crops: CropConfig
+    mask_grid: tuple[int, int, int]  # x, y, z of the distance maps
+    mask_denoiser: PlanarConfig
+    denoiser: PlanarConfig
+    distillation: DistillationConfig | None
+    schedule: ScheduleConfig
+    sampling: SamplingDefaults
+    mask_sampling: SamplingDefaults
+    condition_dropout: float
+    stages: dict[str, StageConfig]
+
+    @property
+    def classes(self) -> int:
+        """Label classes, background included."""
+        return 1 + len(self.tissues)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """Shape (C, S, h, w) of Z."""
+        x, y, z = self.grid.shape
+        return self.autoencoder.latent_channels, z // self.autoencoder.slices, x // 8, y // 8
+
+    @property
+    def maps_shape(self) -> tuple[int, int, int, int]:
+        """Shape (map, z, x, y) of the distance maps."""
+        x, y, z = self.mask_grid
+        return 3, z, x, y
+
+
+AnySystem = SystemConfig | MaskFirstConfig
+
+
+def check_mask_first(config: MaskFirstConfig, where: str) -> MaskFirstConfig:
+    """The configuration itself when its parts fit together.
+
+    Raises:
+        InvalidInputError: naming the parts that do not.
+    """
+    x, y, z = config.grid.shape
+    slices, levels = config.autoencoder.slices, 2 ** (len(config.denoiser.widths) - 1)
+    if config.tissues != ("ncr", "ed", "et"):
+        raise InvalidInputError(f"{where}: tissues: a mask-first system needs ncr, ed, et")
+    if config.autoencoder.latent_channels % 4:
+        raise InvalidInputError(f"{where}: autoencoder.latent_channels must be divisible by 4")
+    if x % (8 * levels) or y % (8 * levels) or z % (slices * levels):
+        raise InvalidInputError(
+            f"{where}: grid.shape {config.grid.shape} must be divisible by {8 * levels} in plane and {slices * levels} "
+            "along z (the latent cell times the denoiser's halvings)"
+        )
+    halvings = 2 ** len(config.mask_denoiser.widths)
+    if any(n % m or m % halvings for n, m in zip(config.grid.shape, config.mask_grid, strict=True)):
+        raise InvalidInputError(
+            f"{where}: mask_grid {config.mask_grid} must divide grid.shape and be divisible by {halvings}"
+        )
+    if any(n % k for n, k in zip(config.crops.shape, (8, 8, slices), strict=True)):
+        raise InvalidInputError(f"{where}: crops.shape must be divisible by 8, 8 and {slices}")
+    if any(n > k for n, k in zip(config.crops.shape, config.grid.shape, strict=True)):
+        raise InvalidInputError(f"{where}: crops.shape {config.crops.shape} is larger than grid.shape")
+    missing = [name for name in ("autoencoder", "mask", "denoiser") if name not in config.stages]
+    if config.distillation is not None and "distill" not in config.stages:
+        missing.append("distill")
+    if missing:
+        raise InvalidInputError(f"{where}: stages.{missing[0]} is missing")
+    return config
+
+
+def parse_config(text: str, where: str) -> AnySystem:
     """A system from YAML text.
 
     Raises:
@@ -185,8 +270,14 @@ def parse_config(text: str, where: str) -> SystemConfig:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InvalidInputError(f"{where}: not valid YAML ({error})") from error
-    config = decode(SystemConfig, data, where)
-    return check_config(config, where)
+    return _decoded(data, where)
+
+
+def _decoded(data: object, where: str) -> AnySystem:
+    """Data with a mask stage is a mask-first system."""
+    if isinstance(data, dict) and "mask_denoiser" in data:
+        return check_mask_first(decode(MaskFirstConfig, data, where), where)
+    return check_config(decode(SystemConfig, data, where), where)
 
 
 def check_config(config: SystemConfig, where: str) -> SystemConfig:
@@ -215,7 +306,18 @@ def check_config(config: SystemConfig, where: str) -> SystemConfig:
     return config
 
 
-def load_preset(name_or_path: str) -> SystemConfig:
+def slice_form(config: AnySystem, where: str) -> SystemConfig:
+    """The configuration itself when it is of the slice form.
+
+    Raises:
+        InvalidInputError: it makes the mask first.
+    """
+    if isinstance(config, MaskFirstConfig):
+        raise InvalidInputError(f"{where}: preset {config.preset} makes the mask first; a preset of slices is needed")
+    return config
+
+
+def load_preset(name_or_path: str) -> AnySystem:
     """A shipped preset by name, or a YAML file by path.
 
     Raises:
@@ -232,20 +334,20 @@ def load_preset(name_or_path: str) -> SystemConfig:
     return parse_config(text, str(path))
 
 
-def config_to_json(config: SystemConfig) -> dict[str, object]:
+def config_to_json(config: AnySystem) -> dict[str, object]:
     """Plain data that `config_from_json` reads back."""
     return dataclasses.asdict(config)
 
 
-def config_from_json(data: object, where: str) -> SystemConfig:
+def config_from_json(data: object, where: str) -> AnySystem:
     """A configuration as a checkpoint stores it; raises InvalidInputError like `parse_config`.
 
     Checkpoints from before networks had a form are of the light one; those from before shells or distillation have
     none.
     """
-    if isinstance(data, dict):
+    if isinstance(data, dict) and "mask_denoiser" not in data:
         found: dict[str, Any] = data
         added: dict[str, dict[str, object]] = {"vae": {"form": "light"}, "denoiser": {"form": "light", "shells": []}}
         old = {k: {**new, **found[k]} for k, new in added.items() if isinstance(found.get(k), dict)}
         data = {"distillation": None, **found, **old}
-    return check_config(decode(SystemConfig, data, where), where)
+    return _decoded(data, where)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from lightning.fabric import Fabric
 from rich.console import Console
 
@@ -14,13 +16,16 @@ from ..engine.conditions.columns import ConditionColumn
 from ..engine.errors import InvalidInputError, UsageError
 from .build import system_latent_shape
 from .checkpoint import read_json
-from .config import SystemConfig
-from .data.cohort import prepare_cohort
+from .config import AnySystem, MaskFirstConfig
+from .data.cohort import Cohort, prepare_cohort
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
 from .latents import condition_names
+from .mask_first import MaskFirstData, MaskFirstTrainer
 from .stage import StageRun
 from .system import SystemTrainer, planned_stages
+
+PHANTOM_NAME = re.compile(r"phantom-\d+")  # cases of this name are told to the image stage as phantoms
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,10 @@ class TrainOptions:
     precision: str
     workers: int
     skip_invalid: bool
+    masks: Path | None = None  # .npz of masks without images, for the mask stage
 
 
-def with_steps(config: SystemConfig, overrides: Sequence[str]) -> SystemConfig:
+def with_steps(config: AnySystem, overrides: Sequence[str]) -> AnySystem:
     """The configuration with other numbers of steps, each given as STAGE=N.
 
     Raises:
@@ -56,7 +62,7 @@ def with_steps(config: SystemConfig, overrides: Sequence[str]) -> SystemConfig:
     return dataclasses.replace(config, stages=stages)
 
 
-def plan(config: SystemConfig, stage: str) -> str:
+def plan(config: AnySystem, stage: str) -> str:
     """The networks with their cost and the stages to run with their memory, as text; no data is touched."""
     columns = [ConditionColumn(name, False, 0.0, 1.0) for name in condition_names(config)]
     lines = [f"preset {config.preset}: grid {config.grid.shape}, Z {system_latent_shape(config)}"]
@@ -74,7 +80,7 @@ def plan(config: SystemConfig, stage: str) -> str:
     return "\n".join(lines)
 
 
-def progress(directory: Path, config: SystemConfig) -> str:
+def progress(directory: Path, config: AnySystem) -> str:
     """The steps that each stage of a training directory has saved, as text."""
     found = []
     for stage, settings in config.stages.items():
@@ -84,7 +90,18 @@ def progress(directory: Path, config: SystemConfig) -> str:
     return ", ".join(found) or "nothing yet"
 
 
-def run_training(config: SystemConfig, options: TrainOptions) -> None:
+def _trainer(
+    config: AnySystem, cohort: Cohort, options: TrainOptions, run: StageRun, encoding: Callable[[int, int], None]
+) -> SystemTrainer | MaskFirstTrainer:
+    if isinstance(config, MaskFirstConfig):
+        sources = np.array([not PHANTOM_NAME.fullmatch(case) for case in cohort.cases], np.float32)
+        return MaskFirstTrainer(config, MaskFirstData(cohort, sources, options.masks), run, encoding)
+    if options.masks is not None:
+        raise UsageError(f"--masks: preset {config.preset} has no mask stage")
+    return SystemTrainer(config, cohort, run, encoding)
+
+
+def run_training(config: AnySystem, options: TrainOptions) -> None:
     """Prepare the cohort and train the planned stages.
 
     Raises:
@@ -113,8 +130,9 @@ def run_training(config: SystemConfig, options: TrainOptions) -> None:
             console.print(f"encoded {done}/{total} cases", highlight=False)
 
     training = cohort.subset(range(kept))
-    run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training))
-    trainer = SystemTrainer(config, training, run, encoding)
+    half = isinstance(config, MaskFirstConfig) and fabric.device.type == "cpu" and options.precision == "bf16-mixed"
+    run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training), half_weights=half)
+    trainer = _trainer(config, training, options, run, encoding)
     trainer.start()
     for stage in stages:
         trainer.train(stage)

@@ -16,7 +16,7 @@ from ..engine.errors import InvalidInputError
 from .build import make_denoiser, make_refiner, make_system_aggregator, make_vae
 from .checkpoint import STAGES, load_weights, save_system, weights_path, write_json, write_tensors
 from .condition_file import load_conditions, save_conditions
-from .config import SystemConfig
+from .config import AnySystem, MaskFirstConfig, SystemConfig
 from .data.cohort import Cohort
 from .diffusion import make_schedule
 from .guards import refuse_another_cohort, refuse_other_networks
@@ -32,15 +32,20 @@ from .objectives.slice_autoencoder import AutoencoderObjective, SliceSampler
 from .previews import CASE, Previews
 from .stage import Preview, StageRun, finished, train_stage
 
+MASK_FIRST_STAGES = ("autoencoder", "mask", "denoiser", "distill")
 
-def planned_stages(config: SystemConfig, stage: str) -> tuple[str, ...]:
+
+def planned_stages(config: AnySystem, stage: str) -> tuple[str, ...]:
     """The stages that `stage` (a name or `all`) stands for.
 
     Raises:
         InvalidInputError: no such stage in this preset.
     """
-    absent = {"refiner": config.refiner is None, "distill": config.distillation is None}
-    present = tuple(s for s in STAGES if s in config.stages and not absent.get(s, False))
+    absent = {"distill"} if config.distillation is None else set[str]()
+    if isinstance(config, SystemConfig) and config.refiner is None:
+        absent.add("refiner")
+    order = MASK_FIRST_STAGES if isinstance(config, MaskFirstConfig) else STAGES
+    present = tuple(s for s in order if s in config.stages and s not in absent)
     if stage == "all":
         return present
     if stage not in present:

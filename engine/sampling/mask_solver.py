@@ -140,7 +140,7 @@ def _without_small_pieces(field: Fields, count: int) -> NDArray[np.bool_]:
         small = np.asarray(sizes < SMALLEST_PIECE * count)
         if number < 2 or not small.any() or np.count_nonzero(allowed) - sizes[small].sum() < count:
             break
-        allowed &= ~small[np.asarray(pieces)]
+        allowed &= ~small[np.asarray(pieces, np.intp)]
         chosen = _lowest(field, allowed, count)
     return chosen
 

@@ -10,6 +10,7 @@ channels as one channel of twice the resolution, so that training begins at the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -156,6 +157,26 @@ class SlabAggregator(nn.Module):
         x = self.decode_coarse(self.from_latent(z), slabs)
         x = self.decode_middle(F.pixel_shuffle(self.up(x), 2), slabs)
         return torch.cat([x, F.pixel_shuffle(z, 2)], dim=1).unflatten(0, (-1, slabs))
+
+
+class NormalisedAggregator(nn.Module):
+    """An aggregator whose Z is free of the mean training latent and has unit deviation a channel."""
+
+    def __init__(self, aggregator: SlabAggregator, latent: Sequence[int]) -> None:
+        super().__init__()
+        self.aggregator = aggregator
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.zeros(*latent))
+        self.register_buffer("scale", torch.ones(latent[0], 1, 1, 1))
+
+    def encode(self, features: Tensor) -> Tensor:
+        """Features (N, S, C, H, W) -> normalised Z (N, c, S, h, w)."""
+        return (self.aggregator.encode(features) - self.mean) / self.scale
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Normalised Z -> features."""
+        return self.aggregator.decode(latent * self.scale + self.mean)
 
 
 class _Level(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..config import CropConfig
 from ..data.prepare import to_unit
 from ..networks.slab_autoencoder import BLOCK
 
@@ -28,19 +28,10 @@ class CropSource(Protocol):
     def label(self, case: int) -> NDArray[np.uint8]: ...
 
 
-@dataclass(frozen=True)
-class CropSettings:
-    """How crops are drawn."""
-
-    shape: tuple[int, int, int]  # x, y, z voxels
-    tumour_share: float  # of the crops that lie about a tumour voxel
-    contrast_share: float  # of the crops whose modalities get random contrast curves
-
-
 class CropSampler:
     """Draws crops (N, z, M, x, y) of cases picked with `chances`, half of them mirrored left-right."""
 
-    def __init__(self, source: CropSource, chances: Sequence[float], settings: CropSettings) -> None:
+    def __init__(self, source: CropSource, chances: Sequence[float], settings: CropConfig) -> None:
         self.source, self.settings = source, settings
         self.cumulative = np.cumsum(np.asarray(chances, np.float64) / np.sum(chances))
         self.tumours = [_some_voxels(source.label(i) > 0, i) for i in range(len(source))]
@@ -166,8 +157,8 @@ def blocks_of(image: Tensor, slices: int) -> Tensor:
 class SlabAutoencoderObjective:
     """The loss of one step: intensities and finite differences inside the brain, and where the brain is."""
 
-    def __init__(self, sampler: CropSampler, slices: int, batch_size: int, jitter: float) -> None:
-        self.sampler, self.slices, self.batch_size, self.jitter = sampler, slices, batch_size, jitter
+    def __init__(self, sampler: CropSampler, slices: int, batch_size: int) -> None:
+        self.sampler, self.slices, self.batch_size = sampler, slices, batch_size
         self.weights = modality_weights(sampler)
 
     def __call__(
@@ -177,7 +168,7 @@ class SlabAutoencoderObjective:
         image = self.sampler.draw(self.batch_size, generator).to(weight.device)
         slabs = to_slabs(image, self.slices).to(weight.dtype)
         noise = module.jitter_like(slabs)  # pyright: ignore[reportCallIssue]
-        strength = torch.from_numpy(generator.uniform(0.0, self.jitter, (self.batch_size, 1, 1, 1, 1)))
+        strength = torch.from_numpy(generator.uniform(0.0, self.sampler.settings.jitter, (self.batch_size, 1, 1, 1, 1)))
         rebuilt, logits = module(slabs, noise * strength.to(noise))
         return self.terms(from_slabs(rebuilt.float(), self.slices), logits.float(), image)
 
