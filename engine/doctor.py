@@ -13,7 +13,7 @@ from .cuda.loops import OnDevice
 from .errors import BackendUnavailableError, UsageError
 from .processor import available_threads, cpu_name, has_bf16
 from .run.open_sampler import sampler_on
-from .run.options import make_options
+from .run.request import GenerateRequest
 from .sampling.types import LoopKind
 
 # backend, device, distribution that brings it, extra that installs it
@@ -93,7 +93,7 @@ def _offer(bundle: Bundle, name: str, device: str) -> str:
     backend = choose_backend(bundle, name, device)
     if not isinstance(backend, OnDevice):
         return backend.precision
-    sampler = sampler_on(bundle, backend, make_options(bundle, 1, steps=1), 1)
+    sampler = sampler_on(bundle, backend, GenerateRequest(bundle=bundle, count=1, steps=1).options(), 1)
     return f"{backend.precision}, sampling {_LOOPS[sampler.loop]} ({sampler.reason})"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
+
+from .portable import allowed_cpus
 
 _CPUINFO = Path("/proc/cpuinfo")
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
@@ -12,7 +13,7 @@ _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 def available_threads() -> int:
     """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return allowed_cpus()
 
 
 def cpu_name() -> str:

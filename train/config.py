@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
 from ..engine.bundle.manifest import Grid, PredictionType, SamplingDefaults, TimestepSpacing
 from ..engine.decode import decode
 from ..engine.errors import InvalidInputError
+from .config_rules import config_faults, mask_first_faults
 
 PRESETS = Path(__file__).parent / "presets"
 Form = Literal["light", "published"]  # of a network: ours, or the authors' (docs/training.md tells them apart)
@@ -224,40 +226,16 @@ class MaskFirstConfig:
 
 
 AnySystem = SystemConfig | MaskFirstConfig
+Checked = TypeVar("Checked", SystemConfig, MaskFirstConfig)
 
 
-def check_mask_first(config: MaskFirstConfig, where: str) -> MaskFirstConfig:
-    """The configuration itself when its parts fit together.
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 as people write it: `1e-4` is a number too, as in YAML 1.2."""
 
-    Raises:
-        InvalidInputError: naming the parts that do not.
-    """
-    x, y, z = config.grid.shape
-    slices, levels = config.autoencoder.slices, 2 ** (len(config.denoiser.widths) - 1)
-    if config.tissues != ("ncr", "ed", "et"):
-        raise InvalidInputError(f"{where}: tissues: a mask-first system needs ncr, ed, et")
-    if config.autoencoder.latent_channels % 4:
-        raise InvalidInputError(f"{where}: autoencoder.latent_channels must be divisible by 4")
-    if x % (8 * levels) or y % (8 * levels) or z % (slices * levels):
-        raise InvalidInputError(
-            f"{where}: grid.shape {config.grid.shape} must be divisible by {8 * levels} in plane and {slices * levels} "
-            "along z (the latent cell times the denoiser's halvings)"
-        )
-    halvings = 2 ** len(config.mask_denoiser.widths)
-    if any(n % m or m % halvings for n, m in zip(config.grid.shape, config.mask_grid, strict=True)):
-        raise InvalidInputError(
-            f"{where}: mask_grid {config.mask_grid} must divide grid.shape and be divisible by {halvings}"
-        )
-    if any(n % k for n, k in zip(config.crops.shape, (8, 8, slices), strict=True)):
-        raise InvalidInputError(f"{where}: crops.shape must be divisible by 8, 8 and {slices}")
-    if any(n > k for n, k in zip(config.crops.shape, config.grid.shape, strict=True)):
-        raise InvalidInputError(f"{where}: crops.shape {config.crops.shape} is larger than grid.shape")
-    missing = [name for name in ("autoencoder", "mask", "denoiser") if name not in config.stages]
-    if config.distillation is not None and "distill" not in config.stages:
-        missing.append("distill")
-    if missing:
-        raise InvalidInputError(f"{where}: stages.{missing[0]} is missing")
-    return config
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
 
 
 def parse_config(text: str, where: str) -> AnySystem:
@@ -267,7 +245,7 @@ def parse_config(text: str, where: str) -> AnySystem:
         InvalidInputError: not YAML, a key is missing, unknown or of the wrong type, or the grid does not divide.
     """
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Yaml)
     except yaml.YAMLError as error:
         raise InvalidInputError(f"{where}: not valid YAML ({error})") from error
     return _decoded(data, where)
@@ -276,33 +254,19 @@ def parse_config(text: str, where: str) -> AnySystem:
 def _decoded(data: object, where: str) -> AnySystem:
     """Data with a mask stage is a mask-first system."""
     if isinstance(data, dict) and "mask_denoiser" in data:
-        return check_mask_first(decode(MaskFirstConfig, data, where), where)
+        return check_config(decode(MaskFirstConfig, data, where), where)
     return check_config(decode(SystemConfig, data, where), where)
 
 
-def check_config(config: SystemConfig, where: str) -> SystemConfig:
-    """The configuration itself when its parts fit together.
+def check_config(config: Checked, where: str) -> Checked:
+    """The configuration itself when its numbers and parts fit together.
 
     Raises:
-        InvalidInputError: naming the parts that do not.
+        InvalidInputError: naming all that does not, a line each.
     """
-    if len(config.vae.widths) != len(config.vae.strides):
-        raise InvalidInputError(f"{where}: vae.widths and vae.strides differ in length")
-    if config.vae.form == "published" and config.vae.attention:
-        raise InvalidInputError(f"{where}: vae.attention must be false in the published form, which has none")
-    shares = {f"{tissue}_share" for tissue in config.tissues} if config.classes > 2 else set[str]()
-    if unknown := sorted({name for shell in config.denoiser.shells for name in shell} - shares):
-        allowed = ", ".join(sorted(shares)) or "none, the system has one tissue"
-        raise InvalidInputError(f"{where}: denoiser.shells: unknown share {unknown[0]!r}; allowed: {allowed}")
-    if config.denoiser.shells and not config.denoiser.ellipsoid:
-        raise InvalidInputError(f"{where}: denoiser.shells lie inside the ellipsoid: set denoiser.ellipsoid to true")
-    if config.distillation is not None and "distill" not in config.stages:
-        raise InvalidInputError(f"{where}: stages.distill is missing, which distillation needs")
-    if any(n % config.vae.factor for n in config.grid.shape[:2]):
-        raise InvalidInputError(
-            f"{where}: grid.shape {config.grid.shape} in plane must be "
-            f"divisible by the autoencoder's factor {config.vae.factor}"
-        )
+    found = mask_first_faults(config) if isinstance(config, MaskFirstConfig) else config_faults(config)
+    if faults := list(found):
+        raise InvalidInputError("\n".join(f"{where}: {fault}" for fault in faults))
     return config
 
 

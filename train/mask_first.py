@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,21 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..engine.conditions.columns import COLUMNS, ConditionColumn, fit_columns
-from ..engine.conditions.distribution import fit
+from ..engine.conditions.columns import COLUMNS, ConditionColumn
 from ..engine.errors import InvalidInputError
-from .checkpoint import STAGES, load_weights, save_system
-from .condition_file import load_conditions, save_conditions
+from .checkpoint import load_weights
+from .condition_file import load_conditions
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
-from .diffusion import make_schedule
-from .guards import refuse_another_cohort, refuse_other_networks
 from .mask_set import MaskSet, MaskVolumes, make_mask_set
 from .networks.planar import ImageDenoiser, MaskDenoiser
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from .objectives.slab_autoencoder import CropSampler, SlabAutoencoderObjective, principal_blocks
 from .objectives.volumes import GuidedObjective, NoisyVolumes, VolumeObjective, Volumes
-from .stage import StageRun, finished, train_stage
+from .stage import StageRun
+from .trainer import Trainer
 from .volume_latents import ImageVolumes, VolumeStore, encode_volumes, normalised_aggregator
 
 Progress = Callable[[int, int], None]
@@ -60,61 +58,52 @@ class MaskFirstData:
     extra_masks: Path | None  # .npz of masks without images, for the mask stage alone
 
 
-class MaskFirstTrainer:
-    """Trains the stages of one system into one directory, each from the last checkpoint on."""
+class MaskFirstTrainer(Trainer):
+    """Trains a mask-first system."""
 
-    def __init__(self, config: MaskFirstConfig, data: MaskFirstData, run: StageRun, progress: Progress) -> None:
-        self.config, self.data, self.run, self.progress = config, data, run, progress
-        self.directory = run.directory
-        self.schedule = make_schedule(config.schedule)
+    def __init__(
+        self,
+        config: MaskFirstConfig,
+        data: MaskFirstData,
+        run: StageRun,
+        progress: Progress,
+        *,
+        keep_stale: bool = False,
+    ) -> None:
+        super().__init__(config, data.cohort, run, keep_stale=keep_stale)
+        self.config, self.data, self.progress = config, data, progress
 
-    def start(self) -> None:
-        """Write what the directory belongs to and what the cohort's conditions are.
-
-        Raises:
-            InvalidInputError: stages of the directory were trained on another cohort, or belong to other networks.
-        """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        refuse_another_cohort(self.directory, self.run.cohort)
-        refuse_other_networks(self.directory, self.config)
-        save_system(self.directory, self.config)
-        rows = self.data.cohort.conditions
-        save_conditions(self.directory, fit_columns(rows, COLUMNS), fit(rows, COLUMNS, self.config.grid.fov_mm))
-
-    def train(self, stage: str) -> None:
-        """Run one stage to its end; what it needs of earlier stages is loaded from the directory."""
-        if finished(self.directory, stage, self.config.stages[stage]):
-            return
-        torch.manual_seed(self.run.seed + STAGES.index(stage))
-        {
+    def stages(self) -> Mapping[str, Callable[[], None]]:
+        """What trains each stage."""
+        return {
             "autoencoder": self._autoencoder,
             "mask": self._mask,
             "denoiser": self._denoiser,
             "distill": self._distill,
-        }[stage]()
+        }
 
     def _autoencoder(self) -> None:
         config, stage = self.config, self.config.stages["autoencoder"]
-        sampler = CropSampler(self.data.cohort, balanced(self.data.sources), config.crops)
+        sampler = CropSampler(self.cohort, balanced(self.data.sources), config.crops)
         autoencoder = make_slab_autoencoder(config)
         if not (self.directory / "autoencoder" / "state.json").is_file():
             shape = config.autoencoder
             autoencoder.start_from(*principal_blocks(sampler, shape.slices, shape.latent_channels))
         objective = SlabAutoencoderObjective(sampler, config.autoencoder.slices, stage.batch_size)
-        train_stage(self.run, "autoencoder", autoencoder, objective, stage)
+        self._run("autoencoder", autoencoder, objective)
 
     def _mask(self) -> None:
         masks = self._masks()
         columns, _ = load_conditions(self.directory)
-        volumes = self._noisy(MaskVolumes(masks, columns))
+        volumes = self._noisy(MaskVolumes(masks, columns, self.config.grid.fov_mm))
         stage = self.config.stages["mask"]
         denoiser = make_mask_denoiser(self.config, columns)
-        train_stage(self.run, "mask", denoiser, VolumeObjective(volumes, stage.batch_size), stage)
+        self._run("mask", denoiser, VolumeObjective(volumes, stage.batch_size))
 
     def _denoiser(self) -> None:
         stage = self.config.stages["denoiser"]
         objective = VolumeObjective(self._noisy(self._images()), stage.batch_size)
-        train_stage(self.run, "denoiser", make_image_denoiser(self.config), objective, stage)
+        self._run("denoiser", make_image_denoiser(self.config), objective)
 
     def _distill(self) -> None:
         if self.config.distillation is None:
@@ -126,24 +115,23 @@ class MaskFirstTrainer:
         teacher = teacher.eval().requires_grad_(False).to(self.run.fabric.device)
         volumes = self._noisy(self._images())
         objective = GuidedObjective(volumes, stage.batch_size, teacher, guidance, self.run.fabric.autocast)
-        train_stage(self.run, "distill", student, objective, stage)
+        self._run("distill", student, objective)
 
     def _noisy(self, volumes: Volumes) -> NoisyVolumes:
         return NoisyVolumes(volumes, self.schedule, self.config.condition_dropout)
 
     def _masks(self) -> MaskSet:
-        extra, seed = self.data.extra_masks, self.run.seed
-        return make_mask_set(self.data.cohort, extra, self.config, self.directory, seed, self.progress)
+        return make_mask_set(self.cohort, self.data.extra_masks, self.config, self.directory, self.progress)
 
     def _images(self) -> ImageVolumes:
         store, aggregator = self._latents()
-        return ImageVolumes(self.data.cohort, store, aggregator, self.data.sources)
+        return ImageVolumes(self.cohort, store, aggregator, self.data.sources)
 
     def _latents(self) -> tuple[VolumeStore, NormalisedAggregator]:
         autoencoder = make_slab_autoencoder(self.config)
         load_weights(autoencoder, self.directory, "autoencoder")
         autoencoder = autoencoder.eval().requires_grad_(False).to(self.run.fabric.device)
-        store = encode_volumes(autoencoder, self.data.cohort, self.config, self.directory, self.progress)
+        store = encode_volumes(autoencoder, self.cohort, self.config, self.directory, self.progress)
         return store, normalised_aggregator(autoencoder, self.config, self.directory)
 
 

@@ -1,4 +1,4 @@
-"""Distance maps of a cohort's masks and of variants of them, on disk, as the mask denoiser trains on them."""
+"""Distance maps of a cohort's masks on disk, and the varied batches that the mask denoiser sees of them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ from ..engine.output.measure import measure_tumour
 from .checkpoint import read_json, write_json
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
-from .data.mask_maps import MaskVariation, distance_maps, varied_mask
+from .data.mask_maps import MapVariation, distance_maps, varied_maps
 
 FOLDER = "masks"
-VARIANTS = 4  # of every mask, itself among them
 LEAST_ML = 0.3  # smaller tumours have no meaningful shape on the grid
-EXTRA_KEYS = ("label",)
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,9 @@ def make_mask_set(
     extra: Path | None,
     config: MaskFirstConfig,
     directory: Path,
-    seed: int,
     progress: Callable[[int, int], None],
 ) -> MaskSet:
-    """The masks of the cohort and of `extra` with `VARIANTS` of each, or what was made of the same ones before.
+    """The masks of the cohort and of `extra` as maps, or what was made of the same ones before.
 
     Raises:
         InvalidInputError: `extra` is wrong, or no mask holds a tumour of `LEAST_ML`.
@@ -79,12 +76,11 @@ def make_mask_set(
     key = {
         "cases": [e.path.name for e in cohort.entries],
         "extra": sha256_file(extra) if extra is not None else None,
-        "seed": seed,
     }
     stamp = folder / "key.json"
     if not (stamp.is_file() and json.loads(stamp.read_text()) == key):
         stamp.unlink(missing_ok=True)
-        maps, conditions = _vary(cohort, extra, config, seed, progress)
+        maps, conditions = _measured(cohort, extra, config, progress)
         np.save(folder / "maps.npy", maps)
         np.save(folder / "conditions.npy", conditions)
         values = maps.astype(np.float64).transpose(1, 0, 2, 3, 4).reshape(3, -1)
@@ -105,49 +101,43 @@ def load_map_scale(directory: Path) -> MapScale:
     return MapScale(tuple(data["mean"]), tuple(data["std"]))
 
 
-def _vary(
-    cohort: Cohort, extra: Path | None, config: MaskFirstConfig, seed: int, progress: Callable[[int, int], None]
+def _measured(
+    cohort: Cohort, extra: Path | None, config: MaskFirstConfig, progress: Callable[[int, int], None]
 ) -> tuple[NDArray[np.float16], NDArray[np.float64]]:
+    """Maps and conditions of all masks with a tumour."""
     spacing = config.grid.spacing_mm
-    cases = [(np.ascontiguousarray(cohort.label(i).transpose(1, 2, 0)), _brain(cohort, i)) for i in range(len(cohort))]
-    if extra is not None:
-        common = np.mean([brain for _, brain in cases], axis=0) >= 0.5
-        cases += [(label, common) for label in read_extra_masks(extra, config)]
+    more = [] if extra is None else list(read_extra_masks(extra, config))
     maps, conditions = [], []
-    for number, (label, brain) in enumerate(cases):
-        for variant in range(VARIANTS):
-            generator = np.random.default_rng([seed, number, variant])
-            found = varied_mask(label, spacing, brain, generator, MaskVariation()) if variant else label
-            measured = measure_tumour(found, spacing)
-            if measured.volume_ml >= LEAST_ML:
-                maps.append(distance_maps(found, spacing, config.mask_grid).astype(np.float16))
-                conditions.append(measured.vector(COLUMNS))
-        progress(number + 1, len(cases))
+    for number in range(len(cohort) + len(more)):
+        own = number < len(cohort)
+        label = np.ascontiguousarray(cohort.label(number).transpose(1, 2, 0)) if own else more[number - len(cohort)]
+        measured = measure_tumour(label, spacing)
+        if measured.volume_ml >= LEAST_ML:
+            maps.append(distance_maps(label, spacing, config.mask_grid).astype(np.float16))
+            conditions.append(measured.vector(COLUMNS))
+        progress(number + 1, len(cohort) + len(more))
     if not maps:
         raise InvalidInputError(f"no mask holds a tumour of {LEAST_ML} ml; the mask stage needs tumours to learn from")
     return np.stack(maps), np.stack(conditions)
 
 
-def _brain(cohort: Cohort, case: int) -> NDArray[np.bool_]:
-    return np.asarray(np.any(cohort.slices(case), axis=1)).transpose(1, 2, 0)
-
-
 class MaskVolumes:
-    """Normalised maps of random masks with their normalised conditions, half of them mirrored left-right."""
+    """Normalised maps of random masks, varied, with their normalised conditions."""
 
-    def __init__(self, masks: MaskSet, columns: tuple[ConditionColumn, ...]) -> None:
-        self.masks = masks
-        self.mean, self.std = (
-            np.array(v, np.float32)[:, None, None, None] for v in (masks.scale.mean, masks.scale.std)
-        )
-        mirrored = masks.conditions.copy()
-        mirrored[:, COLUMNS.index("x")] = 1.0 - mirrored[:, COLUMNS.index("x")]
-        self.conditions = normalise(masks.conditions, columns), normalise(mirrored, columns)
+    def __init__(
+        self, masks: MaskSet, columns: tuple[ConditionColumn, ...], fov_mm: tuple[float, float, float]
+    ) -> None:
+        self.masks, self.columns, self.fov_mm = masks, columns, fov_mm
+        self.mean = np.array(masks.scale.mean, np.float32)[:, None, None, None]
+        self.std = np.array(masks.scale.std, np.float32)[:, None, None, None]
 
     def draw(self, size: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], tuple[Tensor, ...]]:
         """(N, 3, z, x, y), then conditions (N, 12)."""
-        picked, mirrors = generator.integers(len(self.masks.maps), size=size), generator.integers(2, size=size)
-        pairs = list(zip(picked.tolist(), mirrors.tolist(), strict=True))
-        clean = np.stack([self.masks.maps[i][:, :, ::-1] if m else self.masks.maps[i] for i, m in pairs])
-        condition = np.stack([self.conditions[m][i] for i, m in pairs]).astype(np.float32)
-        return (clean.astype(np.float32) - self.mean) / self.std, (torch.from_numpy(condition),)
+        maps, rows = [], []
+        for picked in generator.integers(len(self.masks.maps), size=size):
+            found = self.masks.maps[picked].astype(np.float32), self.masks.conditions[picked]
+            varied, row = varied_maps(*found, self.fov_mm, generator, MapVariation())
+            maps.append(varied)
+            rows.append(row)
+        condition = torch.from_numpy(normalise(np.stack(rows), self.columns).astype(np.float32))
+        return (np.stack(maps) - self.mean) / self.std, (condition,)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 from lightning.fabric import Fabric
 from rich.console import Console
 
-from ..engine.conditions.columns import ConditionColumn
+from ..engine.conditions.columns import COLUMNS, SHARE_COLUMNS, ConditionColumn
 from ..engine.errors import InvalidInputError, UsageError
 from .build import system_latent_shape
 from .checkpoint import read_json
@@ -21,11 +22,17 @@ from .data.cohort import Cohort, prepare_cohort
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
 from .latents import condition_names
+from .lock import writing_to
 from .mask_first import MaskFirstData, MaskFirstTrainer
 from .stage import StageRun
 from .system import SystemTrainer, planned_stages
+from .trainer import Trainer
 
 PHANTOM_NAME = re.compile(r"phantom-\d+")  # cases of this name are told to the image stage as phantoms
+PRECISIONS = ("bf16-mixed", "32-true", "16-mixed")
+FEW_CASES = 20
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class TrainOptions:
     precision: str
     workers: int
     skip_invalid: bool
+    restart: tuple[str, ...] = ()  # stages to make again from nothing
+    keep_stale: bool = False  # keep stages whose earlier stages have changed since
     masks: Path | None = None  # .npz of masks without images, for the mask stage
 
 
@@ -92,13 +101,14 @@ def progress(directory: Path, config: AnySystem) -> str:
 
 def _trainer(
     config: AnySystem, cohort: Cohort, options: TrainOptions, run: StageRun, encoding: Callable[[int, int], None]
-) -> SystemTrainer | MaskFirstTrainer:
+) -> Trainer:
     if isinstance(config, MaskFirstConfig):
         sources = np.array([not PHANTOM_NAME.fullmatch(case) for case in cohort.cases], np.float32)
-        return MaskFirstTrainer(config, MaskFirstData(cohort, sources, options.masks), run, encoding)
+        data = MaskFirstData(cohort, sources, options.masks)
+        return MaskFirstTrainer(config, data, run, encoding, keep_stale=options.keep_stale)
     if options.masks is not None:
         raise UsageError(f"--masks: preset {config.preset} has no mask stage")
-    return SystemTrainer(config, cohort, run, encoding)
+    return SystemTrainer(config, cohort, run, encoding, keep_stale=options.keep_stale)
 
 
 def run_training(config: AnySystem, options: TrainOptions) -> None:
@@ -106,8 +116,19 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
 
     Raises:
         InvalidInputError: faults of the cohort, or a directory of another configuration.
+        UsageError: a precision or device that is not there, or the directory cannot be written or is being trained in.
+        IncompleteRunError: the disk is full; what was saved can be gone on with.
     """
     stages = planned_stages(config, options.stage)
+    for name in options.restart:
+        planned_stages(config, name)
+    if options.precision not in PRECISIONS:
+        raise UsageError(f"--precision {options.precision}: allowed {', '.join(PRECISIONS)}")
+    with writing_to(options.out):
+        _train(config, options, stages)
+
+
+def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...]) -> None:
     console = Console(stderr=True)
     cohort = prepare_cohort(
         options.data, options.cache, config.grid,
@@ -118,8 +139,7 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
         raise InvalidInputError(
             f"{options.data}: {len(cohort)} cases leave none to train on after --held-out {options.held_out}"
         )
-    fabric = Fabric(accelerator="auto", devices=options.devices, precision=options.precision)  # pyright: ignore[reportArgumentType]
-    fabric.launch()
+    fabric = launched(options)
 
     def report(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
@@ -130,9 +150,48 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
             console.print(f"encoded {done}/{total} cases", highlight=False)
 
     training = cohort.subset(range(kept))
+    for warning in cohort_warnings(training, config):
+        log.warning("%s: %s", options.data, warning)
     half = isinstance(config, MaskFirstConfig) and fabric.device.type == "cpu" and options.precision == "bf16-mixed"
     run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training), half_weights=half)
     trainer = _trainer(config, training, options, run, encoding)
     trainer.start()
+    for name in options.restart:
+        trainer.restart(name)
     for stage in stages:
         trainer.train(stage)
+
+
+def launched(options: TrainOptions) -> Fabric:
+    """The devices, ready to train on.
+
+    Raises:
+        UsageError: Lightning cannot have them so; its reason, and the option.
+    """
+    try:
+        fabric = Fabric(accelerator="auto", devices=options.devices, precision=options.precision)  # pyright: ignore[reportArgumentType]
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"--devices {options.devices}, --precision {options.precision}: {error}") from error
+    return fabric
+
+
+def cohort_warnings(cohort: Cohort, config: AnySystem) -> Iterator[str]:
+    """What a cohort lacks for what it is to teach.
+
+    Raises:
+        InvalidInputError: its masks hold one tissue only where the preset asks for several.
+    """
+    if len(cohort) < FEW_CASES:
+        yield f"only {len(cohort)} cases to train on: below {FEW_CASES} a model hardly generalises"
+    if config.classes <= 2:
+        return
+    shares = cohort.conditions[:, [COLUMNS.index(name) for name in SHARE_COLUMNS]]
+    absent = [name for name, column in zip(SHARE_COLUMNS, shares.T, strict=True) if not column.any()]
+    if len(absent) == len(SHARE_COLUMNS) - 1 and len(cohort) > 1:
+        raise InvalidInputError(
+            f"every mask of the cohort holds one tissue only, the preset {config.preset} is to learn "
+            f"{', '.join(config.tissues)}; give a preset with tissues: [wt], or masks with all of them"
+        )
+    for name in absent:
+        yield f"no case has tissue {name.removesuffix('_share')}: the model will not know it"

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import cast
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..engine.conditions.columns import fit_columns, normalise
-from ..engine.conditions.distribution import fit
+from ..engine.conditions.columns import normalise
 from ..engine.errors import InvalidInputError
 from .build import make_denoiser, make_refiner, make_system_aggregator, make_vae
-from .checkpoint import STAGES, load_weights, save_system, weights_path, write_json, write_tensors
-from .condition_file import load_conditions, save_conditions
+from .checkpoint import STAGES, load_weights
+from .condition_file import load_conditions
 from .config import AnySystem, MaskFirstConfig, SystemConfig
 from .data.cohort import Cohort
-from .diffusion import make_schedule
-from .guards import refuse_another_cohort, refuse_other_networks
-from .latents import LatentStore, condition_names, encode_cohort, measure_latent_scale, measure_normalisation
+from .latents import LatentStore, encode_cohort, measure_latent_scale, measure_normalisation
+from .lineage import new_record, origin_of
 from .logbook import Picture
 from .networks.aggregator import Aggregator, MosaicAggregator
 from .networks.slice_vae import SliceVae
@@ -30,7 +29,10 @@ from .objectives.distill import DistillObjective
 from .objectives.refiner import RefinerObjective, RefinerStage
 from .objectives.slice_autoencoder import AutoencoderObjective, SliceSampler
 from .previews import CASE, Previews
-from .stage import Preview, StageRun, finished, train_stage
+from .stage import Preview, StageRun, complete_stage
+from .trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 MASK_FIRST_STAGES = ("autoencoder", "mask", "denoiser", "distill")
 
@@ -53,56 +55,42 @@ def planned_stages(config: AnySystem, stage: str) -> tuple[str, ...]:
     return (stage,)
 
 
-class SystemTrainer:
-    """Trains the stages of one system into one directory, each from the last checkpoint on."""
+class SystemTrainer(Trainer):
+    """Trains a system of the slice form."""
 
     def __init__(
-        self, config: SystemConfig, cohort: Cohort, run: StageRun, encoding: Callable[[int, int], None]
+        self,
+        config: SystemConfig,
+        cohort: Cohort,
+        run: StageRun,
+        encoding: Callable[[int, int], None],
+        *,
+        keep_stale: bool = False,
     ) -> None:
-        self.config, self.cohort, self.run, self.encoding = config, cohort, run, encoding
-        self.directory = run.directory
-        self.schedule = make_schedule(config.schedule)
+        super().__init__(config, cohort, run, keep_stale=keep_stale)
+        self.config, self.encoding = config, encoding
 
     @cached_property
     def previews(self) -> Previews:
         """Draws the first training case."""
         return Previews(self.config, self.cohort, self.run.fabric.device)
 
-    def start(self) -> None:
-        """Write what the directory belongs to and what the cohort's conditions are.
-
-        Raises:
-            InvalidInputError: stages of the directory were trained on another cohort, or belong to other networks.
-        """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        refuse_another_cohort(self.directory, self.run.cohort)
-        refuse_other_networks(self.directory, self.config)
-        save_system(self.directory, self.config)
-        names = condition_names(self.config)
-        rows = self.cohort.conditions[:, : len(names)]
-        save_conditions(self.directory, fit_columns(rows, names), fit(rows, names, self.config.grid.fov_mm))
-
-    def train(self, stage: str) -> None:
-        """Run one stage to its end; what it needs of earlier stages is loaded from the directory."""
-        if finished(self.directory, stage, self.config.stages[stage]):
-            return
-        torch.manual_seed(self.run.seed + STAGES.index(stage))
-        {
+    def stages(self) -> Mapping[str, Callable[[], None]]:
+        """What trains each stage."""
+        return {
             "autoencoder": self._autoencoder,
             "aggregator": self._aggregator,
             "denoiser": self._denoiser,
             "refiner": self._refiner,
             "distill": self._distill,
-        }[stage]()
+        }
 
     def _autoencoder(self) -> None:
         sampler = SliceSampler(self.cohort, self.config)
-        train_stage(
-            self.run,
+        self._run(
             "autoencoder",
             make_vae(self.config),
             AutoencoderObjective(self.config, sampler),
-            self.config.stages["autoencoder"],
             lambda vae: self.previews.reconstruction(cast(SliceVae, vae)),
         )
 
@@ -110,24 +98,27 @@ class SystemTrainer:
         store = self._latents(self._vae())
         aggregator = make_system_aggregator(self.config)
         measure_normalisation(aggregator, store)
-        if isinstance(aggregator, MosaicAggregator):
-            stage = self.config.stages["aggregator"]
-            trained = train_stage(self.run, "aggregator", aggregator, AggregatorObjective(self.config, store), stage)
-            aggregator.load_state_dict(trained.state_dict())
-            measure_latent_scale(aggregator, store)
-        folder = self.directory / "aggregator"
-        folder.mkdir(exist_ok=True)
-        write_tensors(weights_path(self.directory, "aggregator"), aggregator.state_dict())
-        if not (folder / "state.json").is_file():
+        if not isinstance(aggregator, MosaicAggregator):  # nothing to optimise: measured is finished
+            origin = origin_of(self.directory, self.config, "aggregator")
             steps = self.config.stages["aggregator"].steps
-            write_json(folder / "state.json", {"step": steps, "seed": self.run.seed, "cohort": self.run.cohort})
+            record = replace(new_record(origin, self.run.seed, self.run.cohort), step=steps)
+            if self.run.fabric.is_global_zero:
+                complete_stage(self.directory, "aggregator", aggregator.state_dict(), record)
+            self.run.fabric.barrier()
+            return
+
+        def with_scale(trained: nn.Module) -> Mapping[str, Tensor]:
+            measure_latent_scale(cast(MosaicAggregator, trained), store)
+            return trained.state_dict()
+
+        self._run("aggregator", aggregator, AggregatorObjective(self.config, store), finish=with_scale)
 
     def _denoiser(self) -> None:
         latents, preview = self._denoising()
         columns, _ = load_conditions(self.directory)
         objective = DenoiserObjective(self.config, latents)
         denoiser = make_denoiser(self.config, columns)
-        train_stage(self.run, "denoiser", denoiser, objective, self.config.stages["denoiser"], preview)
+        self._run("denoiser", denoiser, objective, preview)
 
     def _distill(self) -> None:
         if self.config.distillation is None:
@@ -140,7 +131,7 @@ class SystemTrainer:
         teacher = teacher.eval().requires_grad_(False).to(self.run.fabric.device)
         guidance, autocast = self.config.distillation.guidance, self.run.fabric.autocast
         objective = DistillObjective(self.config, latents, teacher, guidance, autocast)
-        train_stage(self.run, "distill", student, objective, self.config.stages["distill"], preview)
+        self._run("distill", student, objective, preview)
 
     def _denoising(self) -> tuple[NoisyLatents, Preview]:
         """What a denoiser trains on, and how it is shown."""
@@ -162,12 +153,10 @@ class SystemTrainer:
         store, aggregator = self._latents(vae), self._load_aggregator()
         objective = RefinerObjective(self.config, self.cohort, store, vae.decoder, aggregator.normalisation.scale)
         module = RefinerStage(make_refiner(self.config), len(self.config.modalities))
-        train_stage(
-            self.run,
+        self._run(
             "refiner",
             module,
             objective,
-            self.config.stages["refiner"],
             lambda stage: self.previews.refined(cast(RefinerStage, stage).refiner, vae.decoder, store.latents[CASE, 0]),
         )
 
@@ -182,4 +171,5 @@ class SystemTrainer:
         return aggregator.eval().requires_grad_(False).to(self.run.fabric.device)
 
     def _latents(self, vae: SliceVae) -> LatentStore:
-        return encode_cohort(vae.encoder, self.cohort, self.config, self.directory, self.encoding)
+        with self.run.fabric.rank_zero_first():
+            return encode_cohort(vae.encoder, self.cohort, self.config, self.directory, self.encoding)

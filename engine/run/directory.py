@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ..errors import IncompleteRunError, UsageError
 from ..files import FULL, clear_temporaries, create_exclusively, sha256_file, sync_folder
+from ..locks import FileLock
 from ..output.layouts import owner
 from .description import RUN_NAME, RunDescription, differences, read_description
-from .ledger import Ledger, LedgerIndex, SampleRecord, Shard, ledgers, lock_file
+from .ledger import Ledger, LedgerIndex, SampleRecord, Shard, ledgers, lock_ledger
 from .manifest import MANIFEST_CSV, write_manifest
 from .selection import Selection
 
@@ -60,7 +61,7 @@ class RunDirectory:
     def __init__(self, directory: Path, run: RunDescription, selection: Selection) -> None:
         self.directory, self.run, self.selection = directory, run, selection
         self._ledger = Ledger(directory / selection.shard.ledger_name)
-        self._others: list[int] = []
+        self._others: list[FileLock] = []
         self.done = 0
         self.changed: list[int] = []  # samples whose files are missing or changed since they were recorded
         self.todo: list[int] = []
@@ -78,8 +79,8 @@ class RunDirectory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for descriptor in self._others:
-            os.close(descriptor)
+        for lock in self._others:
+            lock.release()
         self._others = []
         self._ledger.__exit__(None, None, None)
 
@@ -116,16 +117,16 @@ class RunDirectory:
             require_same(self.directory, read_description(self.directory), self.run)
             return
         for path in orphans:  # without their run.json nobody knows what they recorded
-            descriptor = lock_file(path)
-            os.ftruncate(descriptor, 0)
-            os.close(descriptor)
+            lock = lock_ledger(path)
+            os.ftruncate(lock.descriptor, 0)
+            lock.release()
 
     def _lock_shards(self) -> None:
         if self.selection.shard.count > 1:
             return
         for path in ledgers(self.directory):
             if path != self._ledger.path:
-                self._others.append(lock_file(path))
+                self._others.append(lock_ledger(path))
 
     def _survey(self) -> None:
         self.clear_leftovers()

@@ -6,7 +6,6 @@ A line that a power loss tore is dropped; a sample that is recorded twice counts
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..files import atomic_file, sync_folder
+from ..locks import FileLock, LockHeldError, lock_file
 
 _BLOCK = 65536
 LEDGER_PATTERN = re.compile(r"ledger(?:-(\d+)-of-(\d+))?\.jsonl")
@@ -76,10 +76,10 @@ class Ledger:
     """A ledger open for appending, locked against a second process; use as a context manager."""
 
     path: Path
-    _descriptor: int = field(default=-1, init=False)
+    _lock: FileLock | None = field(default=None, init=False)
 
     def __enter__(self) -> Ledger:
-        self._descriptor = lock_file(self.path)
+        self._lock = lock_ledger(self.path)
         drop_torn_line(self.path)
         sync_folder(self.path.parent)
         return self
@@ -87,8 +87,13 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._descriptor)
-        self._descriptor = -1
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = None
+
+    @property
+    def _descriptor(self) -> int:
+        return -1 if self._lock is None else self._lock.descriptor
 
     def append(self, record: SampleRecord) -> None:
         """Append a record and make it lasting; a line that does not fit is taken back before OSError is raised."""
@@ -115,7 +120,7 @@ class Ledger:
             handle.writelines(record.to_line() for record in index.records())
 
 
-def lock_file(path: Path) -> int:
+def lock_ledger(path: Path) -> FileLock:
     """Open `path` for appending (made if absent) and lock it; the lock ends with the process.
 
     Raises:
@@ -124,14 +129,12 @@ def lock_file(path: Path) -> int:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+        return lock_file(descriptor, path)
+    except LockHeldError as error:
         raise UsageError(
             f"{path.parent}: another process is writing this part of the run ({path.name} is locked); "
-            "wait for it, or give this one another --shard or --out"
+            f"wait for it, or give this one another --shard or --out\n{error}"
         ) from None
-    return descriptor
 
 
 def drop_torn_line(path: Path) -> None:
@@ -225,16 +228,15 @@ def quiet_ledgers(directory: Path) -> Iterator[list[Path]]:
     Raises:
         UsageError: a process is writing one of them.
     """
-    descriptors: list[int] = []
+    locks: list[FileLock] = []
     try:
         paths = ledgers(directory)
         for path in paths:
-            descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
             try:
-                fcntl.flock(descriptors[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(f"{path}: a process is still writing this run; wait for it to end") from None
+                locks.append(lock_file(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path, shared=True))
+            except LockHeldError as error:
+                raise UsageError(f"{path}: a process is still writing this run; wait for it to end\n{error}") from None
         yield paths
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        for lock in locks:
+            lock.release()

@@ -11,15 +11,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from types import TracebackType
 
-import numpy as np
-
-from ..conditions.columns import normalise
-from ..sampling.types import Sampler, SampleRequest, Volume
+from ..sampling.types import Sampler, Volume
 from .ledger import SampleRecord
-from .requests import SampleTask
+from .redraw import Redraws
+from .requests import SampleTask, sample_requests
 from .writer import Candidate, Finisher
 
 MAX_WRITERS = 8
@@ -45,7 +42,7 @@ class Pipeline:
         self._running: set[Future[None]] = set()
         self._flying: deque[tuple[list[SampleTask], Callable[[], list[Volume]]]] = deque()
         self._refused: deque[SampleTask] = deque()  # draws still to be made
-        self._best: dict[int, Candidate] = {}  # of samples that were refused, by number
+        self._redraws: Redraws[Candidate | str] = Redraws(finisher.run.options)  # a faulty draw is its fault
 
     def __enter__(self) -> Pipeline:
         return self
@@ -87,10 +84,8 @@ class Pipeline:
 
     def _sample(self, group: list[SampleTask]) -> None:
         telemetry = self._finisher.telemetry
-        rows = normalise(np.array([task.requested for task in group]), self._columns)
-        requests = [SampleRequest(t.sample, t.attempt, row) for t, row in zip(group, rows, strict=True)]
         with telemetry.stage("sample"):
-            self._flying.append((group, self._sampler.start(requests)))
+            self._flying.append((group, self._sampler.start(sample_requests(group, self._columns))))
         while len(self._flying) >= self._sampler.in_flight:
             self._collect()
 
@@ -112,22 +107,13 @@ class Pipeline:
             self._slots.release()
 
     def _judge(self, task: SampleTask, volume: Volume) -> None:
-        options = self._finisher.run.options
-        best = self._best.pop(task.sample, None)
-        accepted = False
-        if volume.fault is None:
-            candidate = self._finisher.measure(task, volume)
-            accepted = self._finisher.accepts(candidate)
-            best = candidate if best is None or candidate.miss < best.miss else best
-        if not accepted and options.reject is not None and task.attempt < options.attempts:
-            if best is not None:
-                self._best[task.sample] = best
+        draw: Candidate | str = volume.fault or self._finisher.measure(task, volume)
+        kept = self._redraws.judge(task, draw, None if isinstance(draw, str) else draw.miss)
+        if isinstance(kept, SampleTask):
             self._finisher.telemetry.count("redrawn")
-            self._refused.append(replace(task, attempt=task.attempt + 1))
+            self._refused.append(kept)
             return
-        record = (
-            self._finisher.write(best) if best is not None else self._finisher.failed(task, volume.fault or "refused")
-        )
+        record = self._finisher.failed(task, kept) if isinstance(kept, str) else self._finisher.write(kept)
         with self._record_lock:
             self._record(record)
         self._finisher.telemetry.count("done" if record.fault is None else "failed")

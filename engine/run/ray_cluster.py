@@ -7,7 +7,6 @@ of the same class the bytes are those of a local run.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -169,7 +168,6 @@ def connected(address: str) -> Iterator[ModuleType]:
     Raises:
         BackendUnavailableError: Ray is not installed, or no cluster answers.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError as error:

@@ -51,7 +51,7 @@ class Finisher:
 
     def accepts(self, candidate: Candidate) -> bool:
         """Whether the tumour is within the run's tolerance; always so without one."""
-        return self.run.options.reject is None or candidate.miss <= self.run.options.reject
+        return self.run.options.accepts(candidate.miss)
 
     def write(self, candidate: Candidate) -> SampleRecord:
         """Write the files of a candidate and return its record; what was written is taken back on OSError."""

@@ -1,4 +1,4 @@
-"""Labels as the coarse distance maps that a mask denoiser makes, and the variation of masks for its training."""
+"""Labels as the coarse distance maps that a mask denoiser makes, and the variation of maps for its training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ...engine.conditions.columns import COLUMNS
 from ...engine.sampling.mask_solver import MAPS
 
 REACH_MM = 20.0  # distances are clipped here on both sides
@@ -43,78 +44,70 @@ def distance_maps(
 
 
 @dataclass(frozen=True)
-class MaskVariation:
-    """How far varied masks go."""
+class MapVariation:
+    """How far maps are moved and scaled."""
 
-    volume_ml: tuple[float, float] = (1.0, 300.0)  # of those that are scaled to a volume drawn log-uniformly
-    scaled_share: float = 0.5  # of the variants; the others keep their size within a fifth
-    shift_mm: float = 6.0
-    turn: float = 0.15  # radians about each axis
-    warps_mm: tuple[tuple[float, float], ...] = ((30.0, 3.0), (12.0, 1.2))  # scale and amplitude of smooth fields
+    volume_ml: tuple[float, float] = (1.0, 300.0)  # of the share that is scaled to a volume drawn log-uniformly
+    scaled_share: float = 0.5
+    scale: float = 0.06  # deviation of the logarithm of the others' scale
+    largest: tuple[float, float] = (0.25, 1.6)  # limits of the scale
+    shift_mm: float = 5.0
+    border: float = 0.1  # share of the field of view that stays free on each side
 
 
-def varied_mask(
-    label: NDArray[np.uint8],
-    spacing_mm: tuple[float, float, float],
-    brain: NDArray[np.bool_],
+def varied_maps(
+    maps: NDArray[np.float32],
+    row: NDArray[np.float64],
+    fov_mm: tuple[float, float, float],
     generator: np.random.Generator,
-    variation: MaskVariation,
-) -> NDArray[np.uint8]:
-    """A label (x, y, z) mirrored, turned, moved, scaled and warped about its centre, cut to the brain; else itself.
+    variation: MapVariation,
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Maps mirrored, scaled about the tumour's centre and moved, and the conditions that they then have.
 
-    The label comes back as it was where it is empty or the brain would keep less than four fifths of the variant.
+    Similar figures keep shares and sphericity; volume, surface, box and centre follow from scale and shift.
+
+    Args:
+        maps: (3, z, x, y) in mm.
+        row: (12,) `COLUMNS` in their units.
+        fov_mm: field of view along x, y, z.
+        generator: draws.
+        variation: how far.
     """
-    voxels = np.argwhere(label > 0)
-    if not len(voxels):
-        return label
-    spacing = np.asarray(spacing_mm)
-    centre = voxels.mean(axis=0) * spacing
-    scale = _scale(len(voxels) * spacing.prod() / 1000, generator, variation)
-    turn = _rotation(generator.normal(0.0, variation.turn, 3)) / scale
-    place = centre + generator.normal(0.0, variation.shift_mm, 3)
-    reach = np.abs(voxels * spacing - centre).max() * scale + 12.0
-    low = np.maximum(0, np.floor((place - reach) / spacing)).astype(int)
-    high = np.minimum(label.shape, np.ceil((place + reach) / spacing) + 1).astype(int)
-    axes = [np.arange(a, b) * s for a, b, s in zip(low, high, spacing, strict=True)]
-    at = np.stack(np.meshgrid(*axes, indexing="ij"))
-    for field_mm, amplitude in variation.warps_mm:
-        at = at + amplitude * np.stack([_smooth(at.shape[1:], field_mm / spacing, generator) for _ in range(3)])
-    back = np.einsum("ij,jxyz->ixyz", turn, at - place[:, None, None, None]) + centre[:, None, None, None]
-    index = back / spacing[:, None, None, None]
-    chances = [ndimage.map_coordinates((label == k).astype(np.float32), index, order=1) for k in (1, 2, 3)]
-    tissue = np.argmax(chances, axis=0).astype(np.uint8) + 1
-    window = tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
-    inside = np.sum(chances, axis=0) >= 0.5
-    kept = inside & brain[window]
-    if not inside.any() or np.count_nonzero(kept) < 0.8 * np.count_nonzero(inside):
-        return label
-    out = np.zeros_like(label)
-    out[window] = np.where(kept, tissue, 0)
-    return out[::-1].copy() if generator.random() < 0.5 else out
+    told: dict[str, float] = dict(zip(COLUMNS, row.tolist(), strict=True))
+    centre, sides = (np.array([told[name] for name in names]) for names in ("xyz", "whd"))
+    room = (1.0 - 2.0 * variation.border) / sides
+    scale = float(min(_scale(told["volume_ml"], generator, variation), max(1.0, room.min())))
+    low, high = variation.border + scale * sides / 2, 1.0 - variation.border - scale * sides / 2
+    place = centre + generator.normal(0.0, variation.shift_mm, 3) / np.asarray(fov_mm)
+    place = np.where(low < high, np.clip(place, low, high), centre)
+    offset = centre - place / scale
+    along_x, along_y, along_z = (
+        _linear((((np.arange(n) + 0.5) / n / scale + start) * n - 0.5), n)
+        for n, start in zip(_sides(maps), offset, strict=True)
+    )
+    moved = np.einsum("mzxy,cz,ax,by->mcab", maps, along_z, along_x, along_y, optimize=True)
+    moved = np.where(moved >= 0.98 * REACH_MM, REACH_MM, np.clip(scale * moved, -REACH_MM, REACH_MM)).astype(np.float32)
+    told |= {"volume_ml": told["volume_ml"] * scale**3, "surface_cm2": told["surface_cm2"] * scale**2}
+    told |= dict(zip("xyzwhd", [*place.tolist(), *(scale * sides).tolist()], strict=True))
+    if generator.random() < 0.5:
+        moved, told["x"] = moved[:, :, ::-1].copy(), 1.0 - told["x"]
+    return moved, np.array([told[name] for name in COLUMNS])
 
 
-def _scale(volume_ml: float, generator: np.random.Generator, variation: MaskVariation) -> float:
+def _linear(at: NDArray[np.float64], size: int) -> NDArray[np.float32]:
+    """Linear interpolation of `size` samples at the indices `at`, edges repeated: (len(at), size)."""
+    inside = np.clip(at, 0.0, size - 1.0)
+    return np.maximum(0.0, 1.0 - np.abs(inside[:, None] - np.arange(size))).astype(np.float32)
+
+
+def _sides(maps: NDArray[np.float32]) -> tuple[int, int, int]:
+    """Sides of maps (3, z, x, y) along x, y, z."""
+    return maps.shape[2], maps.shape[3], maps.shape[1]
+
+
+def _scale(volume_ml: float, generator: np.random.Generator, variation: MapVariation) -> float:
+    if generator.random() >= variation.scaled_share:
+        return float(np.exp(generator.normal(0.0, variation.scale)))
     low, high = np.log(variation.volume_ml)
     wanted = np.exp(generator.uniform(low, high))
-    other = float(np.exp(generator.normal(0.0, 0.06)))
-    return (
-        float(np.clip((wanted / volume_ml) ** (1 / 3), 0.3, 1.8))
-        if generator.random() < variation.scaled_share
-        else other
-    )
-
-
-def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    return about_x @ about_y @ np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-
-
-def _smooth(shape: tuple[int, ...], voxels: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float32]:
-    """Smooth noise of unit deviation, made coarse and interpolated."""
-    step = np.maximum(1.0, 0.7 * voxels)
-    coarse = tuple(int(np.ceil(n / s)) + 3 for n, s in zip(shape, step, strict=True))
-    noise = ndimage.gaussian_filter(generator.standard_normal(coarse).astype(np.float32), voxels / step, mode="wrap")
-    grid = np.meshgrid(*[np.arange(n) / s + 1 for n, s in zip(shape, step, strict=True)], indexing="ij")
-    return np.asarray(ndimage.map_coordinates(noise / (noise.std() + 1e-6), np.stack(grid), order=1), np.float32)
+    return float(np.clip((wanted / volume_ml) ** (1 / 3), *variation.largest))

@@ -41,7 +41,7 @@ class SliceSampler:
         with_tumour = generator.random(size) < self.tumour_share
         images, labels, positions = [], [], []
         for tumour in with_tumour:
-            pool = self.tumour if tumour else self.others
+            pool = self.tumour if (tumour and len(self.tumour)) or not len(self.others) else self.others
             number, position = pool[generator.integers(len(pool))]
             image = to_unit(self.cohort.slices(number)[position])
             label = class_labels(self.cohort.label(number)[position], self.config)

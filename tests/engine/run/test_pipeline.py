@@ -15,8 +15,8 @@ from sbldm.engine.conditions.columns import blank
 from sbldm.engine.output.measure import measure_tumour
 from sbldm.engine.run.description import Resolved, RunDescription, describe
 from sbldm.engine.run.ledger import SampleRecord
-from sbldm.engine.run.options import make_options
 from sbldm.engine.run.pipeline import Pipeline
+from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.run.requests import Requests
 from sbldm.engine.run.writer import Finisher, miss
 from sbldm.engine.sampling.types import SampleRequest, Volume
@@ -53,7 +53,7 @@ class Stub:
 
 @pytest.fixture
 def plan(tiny_bundle: Bundle) -> RunDescription:
-    options = make_options(tiny_bundle, 12, steps=1)
+    options = GenerateRequest(bundle=tiny_bundle, count=12, steps=1).options()
     return describe(tiny_bundle, options, Resolved("stub", "cpu", "fp32", 2, 1, "isal-1"), {"stub": "1"}, None)
 
 
