@@ -15,9 +15,10 @@ import numpy as np
 from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
 from ..errors import UsageError
+from ..sampling.decoding import DECODER_SLICES
 from ..sampling.host import HostLoop
 from ..sampling.sdedit import AugmentLoop, SourceCase
-from ..sampling.types import Backend, RunLoop, SampledModel, SampleRequest, SamplingOptions
+from ..sampling.types import Backend, Preloads, RunLoop, SampledModel, SampleRequest, SamplingOptions
 from .description import RunDescription
 from .options import MAX_BATCH, RunOptions
 
@@ -85,6 +86,26 @@ def device_loops(backend: Backend) -> DeviceLoops | None:
     from ..cuda.loops import OnDevice
 
     return backend.loops if isinstance(backend, OnDevice) else None
+
+
+def load_networks(bundle: Bundle, backend: Backend, batch_size: int) -> None:
+    """Make every network of a run ready, so that one that cannot be loaded is told before anything is written.
+
+    InvalidInputError and BackendUnavailableError as the backend's first runs would raise them.
+    """
+    if device_loops(backend) is not None or not isinstance(backend, Preloads):
+        return
+    depth = bundle.manifest.grid.shape[2]
+    rows = {
+        "denoiser": {batch_size},
+        "aggregator": {batch_size},
+        "decoder": {min(depth, DECODER_SLICES), depth % DECODER_SLICES or DECODER_SLICES},
+        "refiner": {1},
+    }
+    for component in rows:
+        if bundle.has(component):
+            for count in sorted(rows[component]):
+                backend.load(component, count)
 
 
 def fit_batch(make: Callable[[int], T], batch: int, warn: Callable[[str], None]) -> T:
