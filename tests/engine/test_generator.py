@@ -80,7 +80,7 @@ def test_reject_keeps_the_draw_that_the_command_line_keeps(generator: Generator,
 
 
 class Growing:
-    """In the place of a sampler: the tumour grows with the attempt; sample 1 is broken at attempts 0 and 2."""
+    """In the place of a loop: the tumour grows with the attempt; sample 1 is broken at attempts 0 and 2."""
 
     in_flight = 1
 
