@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _with_ray_address([a for a in given if a != "--debug"])
     log = EventLog("json" if _asks_for_json_lines(given) else "text")
     try:
-        with log.of_libraries():
+        with log.of_libraries(quiet="--quiet" in given):
             result = typer.main.get_command(app).main(given, prog_name="sbldm-engine", standalone_mode=False)
     except SbldmError as error:
         if debug:
