@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sbldm.cli._plots import settle_matplotlib
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 
@@ -86,3 +87,20 @@ def test_a_working_directory_that_is_gone(tiny_bundle: Bundle, tmp_path: Path) -
     )
     assert run.returncode == 2, run.stderr
     assert "unexpected" not in run.stderr
+
+
+def test_matplotlib_keeps_its_fonts_in_our_cache_or_a_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPLCONFIGDIR", "chosen")
+    settle_matplotlib()
+    assert os.environ["MPLCONFIGDIR"] == "chosen"
+    monkeypatch.delenv("MPLCONFIGDIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settle_matplotlib()
+    assert Path(os.environ["MPLCONFIGDIR"]) == tmp_path / "sbldm-engine" / "matplotlib"
+    monkeypatch.delenv("MPLCONFIGDIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    settle_matplotlib()
+    assert Path(os.environ["MPLCONFIGDIR"]).parent == tmp_path
