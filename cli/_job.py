@@ -21,13 +21,13 @@ def run_job(request: GenerateRequest, flags: RunFlags, log: EventLog) -> int:
     Raises:
         SbldmError: what was refused, or what stopped it.
     """
+    telemetry = Telemetry(metrics_file=flags.metrics_file)
     job = prepare(request)
+    telemetry.start_metrics()
     for warning in job.warnings:
         log.event(warning, "warning")
     with run_progress(log, flags.quiet) as (opened, recorded):
-        summary = execute(
-            job, Telemetry(metrics_file=flags.metrics_file), threading.Event(), opened=opened, recorded=recorded
-        )
+        summary = execute(job, telemetry, threading.Event(), opened=opened, recorded=recorded)
     if flags.preview and not summary.interrupted:
         with disk_faults(job.out):
             write_preview(job.out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +12,22 @@ from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
 from ..conditions.distribution import unusual_rows
 from ..conditions.table import read_table
-from ..errors import InvalidInputError, UsageError
+from ..errors import IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
-from ..sampling.types import Sampler
+from ..processes import require_children
+from ..sampling.types import BatchLoop
+from ..stopping import end_process
 from ..telemetry import Telemetry
 from .description import Loop, Resolved, RunDescription, SourceDigest, describe, digest_conditions
 from .directory import RunDirectory, disk_faults, recorded_run, require_same
 from .ledger import SampleRecord
-from .open_sampler import fit_batch, make_sampler, measured_batch_size, sampler_on
+from .open_loop import fit_batch, load_networks, measured_batch_size, open_loop, reopen_loop
 from .options import RunOptions
 from .pipeline import Pipeline
 from .request import GenerateRequest
 from .requests import Requests, SampleTask
 from .selection import Selection, parse_samples, parse_shard
+from .time_limit import TimeLimit
 from .workers import WorkerPool, WorkerSetup
 from .writer import Finisher
 
@@ -40,7 +44,7 @@ class Job:
     requests: Requests
     selection: Selection
     warnings: tuple[str, ...]
-    sampler: Sampler | None  # the one that settled the resolved options, where there was need of one
+    loop: BatchLoop | None  # the one that resolved the options, where there was need of one
 
     @property
     def bundle(self) -> Bundle:
@@ -80,9 +84,9 @@ def prepare(request: GenerateRequest) -> Job:
     shard = parse_shard(request.shard)
     samples = None if request.samples is None else parse_samples(request.samples, options.count)
     recorded = recorded_run(out, request.resume, shard)
-    run, sampler = _settle(request, out, options, recorded, warnings.append)
+    run, loop = _resolve(request, out, options, recorded, warnings.append)
     selection = Selection(options.count, run.resolved.batch_size, shard, samples)
-    return Job(request, out, run, Requests.of(given, manifest, options.seed), selection, tuple(warnings), sampler)
+    return Job(request, out, run, Requests.of(given, manifest, options.seed), selection, tuple(warnings), loop)
 
 
 def execute(
@@ -103,7 +107,8 @@ def execute(
         SbldmError: see `prepare` and `require_same`.
     """
     made = failed = 0
-    with RunDirectory(job.out, job.run, job.selection) as directory:
+    verify_files = job.request.verify_files
+    with RunDirectory(job.out, job.run, job.selection, verify_files=verify_files) as directory:
         telemetry.total = len(directory.todo)
         opened(directory)
 
@@ -140,14 +145,28 @@ def _in_process(
     telemetry: Telemetry,
     stop: threading.Event,
 ) -> None:
-    sampler = job.sampler or make_sampler(job.bundle, job.run, job.request.device, job.request.source)
+    loop = job.loop or reopen_loop(job.bundle, job.run, job.request.device, job.request.source)
     finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
-    with Pipeline(sampler, finisher, record) as pipeline:
+    limit = TimeLimit(job.request.sample_timeout, lambda samples: _end_stuck(job, samples, record))
+    with Pipeline(loop, finisher, record, limit=limit) as pipeline:
         for group in groups(job, directory.todo):
             if stop.is_set():
                 return
             pipeline.feed(group)
         pipeline.drain()
+
+
+def _end_stuck(job: Job, samples: list[int], record: Callable[[SampleRecord], None]) -> None:
+    """Record samples whose model run cannot be ended as failed, and end the process: exit code 5."""
+    finisher = Finisher(job.out, job.run, job.bundle.manifest, Telemetry())
+    with suppress(OSError, SbldmError):
+        for sample in samples:
+            record(finisher.failed(job.requests.task(sample), "took longer than --sample-timeout and did not end"))
+    end_process(
+        IncompleteRunError.exit_code,
+        f"error: {job.out}: sample {samples[0]} took longer than --sample-timeout and cannot be ended in this process; "
+        "go on with --resume --workers 2, where it can",
+    )
 
 
 def _with_workers(
@@ -179,7 +198,8 @@ def _on_ray(
 
 
 def _setup(job: Job) -> WorkerSetup:
-    return WorkerSetup(job.bundle.path, job.out, job.run, job.request.device, job.request.source)
+    request = job.request
+    return WorkerSetup(job.bundle.path, job.out, job.run, request.device, request.source, request.sample_timeout)
 
 
 def _record_lost(
@@ -187,7 +207,7 @@ def _record_lost(
 ) -> None:
     finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
     for task in tasks:
-        record(finisher.failed(task, "each process that was to make it died"))
+        record(finisher.failed(task, "each process that was to make it died, or took longer than --sample-timeout"))
         telemetry.count("failed")
 
 
@@ -196,14 +216,15 @@ def groups(job: Job, samples: list[int]) -> Iterator[list[SampleTask]]:
     return job.requests.groups(samples, job.run.resolved.batch_size)
 
 
-def _settle(
+def _resolve(
     request: GenerateRequest,
     out: Path,
     options: RunOptions,
     recorded: RunDescription | None,
     warn: Callable[[str], None],
-) -> tuple[RunDescription, Sampler | None]:
-    """The run's description: the recorded one if it is the same run, else a new one and the sampler that settled it."""
+) -> tuple[RunDescription, BatchLoop | None]:
+    """The run's description: the recorded one if it is the same run, else a new one and the loop that resolved it."""
+    require_children(1 if request.ray is not None else request.workers)
     bundle, size = request.bundle, request.batch_size
     digest = digest_conditions(request.conditions) if isinstance(request.conditions, Path) else None
     source = None if request.source is None else SourceDigest(request.source.sha256(), request.source.strength)
@@ -211,18 +232,24 @@ def _settle(
         require_same(out, recorded, describe(bundle, options, _overridden(request, recorded), {}, digest, source))
         return recorded, None
     given = size if isinstance(size, int) else 1
-    backend = choose_backend(bundle, request.backend, request.device, request.precision, request.threads, given)
+    backend = choose_backend(
+        bundle, request.backend, request.device, request.precision, request.threads, given,
+        workers=1 if request.ray is not None else request.workers, shards=parse_shard(request.shard).count,
+    )  # fmt: skip
     kind = backend.device.partition(":")[0]
     measured = size == _AUTO or (size is None and kind != "cpu")
     wanted = measured_batch_size(bundle, backend, options, request.source) if measured else given
-    sampler = fit_batch(lambda n: sampler_on(bundle, backend, options, n, request.source), wanted, warn)
-    fitting = sampler.options.batch_size
-    if sampler.loop == "launches":
-        warn(f"sampling by plain launches: {sampler.reason}")
+    opened = fit_batch(lambda n: open_loop(bundle, backend, options, n, request.source), wanted, warn)
+    fitting = opened.options.batch_size
+    if opened.kind == "launches":
+        warn(f"sampling by plain launches: {opened.reason}")
     resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)
-    loop = Loop(sampler.loop, sampler.reason, None if fitting == wanted else wanted)
+    loop = Loop(opened.kind, opened.reason, None if fitting == wanted else wanted)
     run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source, loop)
-    return run, sampler if request.workers == 1 and request.ray is None else None
+    if request.workers > 1 or request.ray is not None:
+        return run, None
+    load_networks(bundle, backend, fitting)
+    return run, opened
 
 
 def _overridden(request: GenerateRequest, run: RunDescription) -> Resolved:

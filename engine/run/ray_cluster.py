@@ -7,11 +7,14 @@ of the same class the bytes are those of a local run.
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +22,7 @@ from ..errors import BackendUnavailableError, IncompleteRunError
 from ..telemetry import Figures, Telemetry
 from .ledger import SampleRecord
 from .requests import SampleTask
-from .workers import Group, WorkerSetup, make_pipeline
+from .workers import BEAT_S, SILENT_S, START_S, Group, WorkerSetup, make_pipeline
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -29,16 +32,23 @@ _GROUPS_A_RANGE = 4  # enough to overlap sampling with writing, little to lose
 _MAX_DEATHS = 2  # of actors that made a range, before it is split; a single sample counts as failed
 _MAX_DEATHS_IN_A_ROW = 8
 _POLL_S = 0.5
+_TELL_S = 30.0  # without room in the cluster, before that is told
+ROOM_S = 600.0  # before the run is given up
 
 Range = list[Group]
 
 
 @dataclass
 class _Slot:
-    """One actor and the range that it is making."""
+    """One actor, the range that it is making, and its signs of life."""
 
+    number: int
     actor: Any
-    work: Range
+    work: Range = field(default_factory=list)
+    given: float = 0.0  # when it got its work
+    first_heard: float | None = None
+    heard: float = 0.0
+    beats: int = 0
 
 
 class RayCluster:
@@ -63,6 +73,9 @@ class RayCluster:
         self._running: dict[Any, _Slot] = {}
         self._deaths: Counter[int] = Counter()  # by first sample of a range
         self._deaths_in_a_row = 0
+        self._started = 0
+        self._listened = time.monotonic()
+        self._pulse: Any = None
         self._returned: list[Range] = []
         self._failed: list[SampleTask] = []
 
@@ -74,20 +87,44 @@ class RayCluster:
             IncompleteRunError: actors die one after another.
         """
         ranges = iter(lambda: list(islice(groups, _GROUPS_A_RANGE)), [])
-        idle = [self._start() for _ in range(self._actors())]
+        self._pulse = self._ray.remote(_Pulse).options(num_cpus=0).remote()
+        idle: list[_Slot] = []
+        waiting = {slot.actor.__ray_ready__.remote(): slot for slot in (self._start() for _ in range(self._actors()))}
         try:
+            self._await_room(list(waiting), stop)
             while not stop.is_set():
+                begun, _ = (
+                    self._ray.wait(list(waiting), num_returns=max(1, len(waiting)), timeout=0) if waiting else ([], [])
+                )
+                idle += [waiting.pop(reference) for reference in begun]
                 while idle and (work := self._next(ranges)):
-                    actor = idle.pop()
-                    self._running[actor.make.remote(work)] = _Slot(actor, work)
+                    slot = idle.pop()
+                    slot.work, slot.given = work, time.monotonic()
+                    slot.heard = slot.given
+                    self._running[slot.actor.make.remote(work)] = slot
                 if not self._running:
                     break
                 finished, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_POLL_S)
                 idle += [self._collect(reference) for reference in finished]
+                idle += self._end_overdue()
             return self._failed
         finally:
-            for actor in chain(idle, (slot.actor for slot in self._running.values())):
-                self._ray.kill(actor)
+            for slot in chain(idle, waiting.values(), self._running.values()):
+                self._ray.kill(slot.actor)
+            self._ray.kill(self._pulse)
+
+    def _await_room(self, actors: list[Any], stop: threading.Event) -> None:
+        """Until one actor has a place; BackendUnavailableError where the cluster stays full."""
+        start, told = time.monotonic(), False
+        while not stop.is_set() and not self._ray.wait(actors, num_returns=1, timeout=_POLL_S)[0]:
+            waited = time.monotonic() - start
+            if waited > ROOM_S:
+                raise BackendUnavailableError(f"--ray: the cluster had no room for an actor in {ROOM_S:.0f} s")
+            if waited > _TELL_S and not told:
+                told = True
+                logging.getLogger("sbldm").warning(
+                    f"--ray: the cluster is full; waiting up to {ROOM_S:.0f} s for room (see `ray status`)"
+                )
 
     def _actors(self) -> int:
         resources = self._ray.cluster_resources()
@@ -97,16 +134,17 @@ class RayCluster:
             found = int(resources.get("CPU", 1)) // self._setup.run.resolved.threads
         return max(1, found if self._most is None else min(found, self._most))
 
-    def _start(self) -> Any:
+    def _start(self) -> _Slot:
         gpu = self._setup.run.resolved.device == "cuda"
         cpus = 1 if gpu else min(self._setup.run.resolved.threads, int(self._ray.cluster_resources().get("CPU", 1)))
         actor = self._ray.remote(_Maker).options(num_cpus=cpus, num_gpus=int(gpu), max_restarts=0, max_task_retries=0)
-        return actor.remote(self._setup)
+        self._started += 1
+        return _Slot(self._started, actor.remote(self._setup, self._pulse, self._started))
 
     def _next(self, ranges: Iterator[Range]) -> Range:
         return self._returned.pop() if self._returned else next(ranges, [])
 
-    def _collect(self, reference: Any) -> Any:
+    def _collect(self, reference: Any) -> _Slot:
         """Record what an actor made; returns an idle actor, a new one if this one died."""
         slot = self._running.pop(reference)
         try:
@@ -119,7 +157,37 @@ class RayCluster:
         for record in records:
             self._record(record)
             self._telemetry.count("done" if record.fault is None else "failed")
-        return slot.actor
+        return slot
+
+    def _end_overdue(self) -> list[_Slot]:
+        """Kill and replace the actors that are silent or take too long; returns the new ones."""
+        if time.monotonic() - self._listened < BEAT_S:
+            return []
+        beats, now = self._heard_beats(), time.monotonic()
+        self._listened = now
+        replaced: list[_Slot] = []
+        for reference, slot in list(self._running.items()):
+            if beats is None or beats.get(slot.number, 0) > slot.beats:
+                slot.beats = slot.beats if beats is None else beats[slot.number]
+                slot.heard = now
+                slot.first_heard = slot.first_heard or now
+            if slot.first_heard is None:  # it waits for a place on the cluster
+                continue
+            samples = sum(len(group) for group in slot.work)
+            limit = START_S * (slot.first_heard > slot.given) + self._setup.time_for(samples)
+            if now - slot.heard > SILENT_S or now - max(slot.given, slot.first_heard) > limit:
+                del self._running[reference]
+                self._ray.kill(slot.actor)
+                self._lost(slot.work)
+                replaced.append(self._start())
+        return replaced
+
+    def _heard_beats(self) -> dict[int, int] | None:
+        """Beats by number of the actor; None where the listener itself does not answer, and says nothing of them."""
+        try:
+            return self._ray.get(self._pulse.beats.remote(), timeout=BEAT_S)
+        except (self._ray.exceptions.GetTimeoutError, self._ray.exceptions.RayActorError):
+            return None
 
     def _lost(self, work: Range) -> None:
         self._telemetry.count("lost_workers")
@@ -138,11 +206,27 @@ class RayCluster:
             self._failed.extend(work[0])
 
 
+class _Pulse:
+    """The actor that hears the others' signs of life."""
+
+    def __init__(self) -> None:
+        self._beats = Counter[int]()
+
+    def beat(self, number: int) -> None:
+        """A sign of life of actor `number`."""
+        self._beats[number] += 1
+
+    def beats(self) -> dict[int, int]:
+        """Their number by actor."""
+        return dict(self._beats)
+
+
 class _Maker:
     """The actor: makes ranges of samples on its node."""
 
-    def __init__(self, setup: WorkerSetup) -> None:
+    def __init__(self, setup: WorkerSetup, pulse: Any, number: int) -> None:
         self._setup = setup
+        threading.Thread(target=_beat, args=(pulse, number), daemon=True).start()
         self._telemetry = Telemetry()
         self._records: list[SampleRecord] = []
         self._pipeline: Any = None
@@ -161,9 +245,17 @@ class _Maker:
         return made, self._telemetry.take()
 
 
+def _beat(pulse: Any, number: int) -> None:
+    while True:
+        pulse.beat.remote(number)
+        time.sleep(BEAT_S)
+
+
 @contextmanager
 def connected(address: str) -> Iterator[ModuleType]:
     """Ray, connected to the cluster at `address`: host:port, "auto" for the one that runs here, "local" to start one.
+
+    One that is started here is ours alone, whatever RAY_ADDRESS says, and ends with the run.
 
     Raises:
         BackendUnavailableError: Ray is not installed, or no cluster answers.
@@ -174,7 +266,10 @@ def connected(address: str) -> Iterator[ModuleType]:
         raise BackendUnavailableError('--ray needs Ray: pip install "sbldm-engine[ray]"') from error
     joined = not ray.is_initialized()
     if joined:
-        options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {"address": address}
+        options: dict[str, Any] = {"address": address}
+        if address == LOCAL:
+            options["include_dashboard"] = False
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in HOME
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:

@@ -28,6 +28,7 @@ from ..sampling.types import SamplingOptions, check_options
 from .options import GRIDS, MAX_BATCH, SAMPLERS, GridName, RunOptions, most_steps
 from .rules import batch, choice, fault, flag, path, read_fields, real, text, tolerance, wanted, whole
 from .selection import parse_samples, parse_shard
+from .time_limit import SAMPLE_TIMEOUT_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,8 @@ class GenerateRequest:
     strict: Annotated[bool, flag()] = False  # refuse tumours far from the training cohort
     workers: Annotated[int, whole(1, 256)] = 1  # processes on this machine
     ray: Annotated[str | None, text()] = None  # address of a Ray cluster
+    sample_timeout: Annotated[float, real(0.1, 1e6)] = SAMPLE_TIMEOUT_S  # seconds, then a sample is tried once more
+    verify_files: Annotated[bool, flag()] = False  # hash what is there before a complete run counts as complete
 
     def __post_init__(self) -> None:
         if not isinstance(self.bundle, Bundle):
