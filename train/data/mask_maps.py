@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ...engine.conditions.columns import COLUMNS
-from ...engine.sampling.mask_solver import MAPS
+from ...engine.mask_solver import MAPS
 
 REACH_MM = 20.0  # distances are clipped here on both sides
 _MEMBERS = ((1, 2, 3), (1, 3), (1,))  # labels of whole tumour, core, necrosis

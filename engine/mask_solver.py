@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..conditions.columns import COLUMNS
-from ..output.measure import TumourMeasurement, measure_tumour
+from .conditions.columns import COLUMNS
+from .output.measure import TumourMeasurement, measure_tumour
 
 MAPS = ("wt", "tc", "ncr")  # signed distances of whole tumour, core and necrosis
 ROUNDS = 6  # of moving, stretching and roughening
