@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,10 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+PATH_ONLY: int = getattr(os, "O_PATH", 0)
+"""Flag that opens a folder which may be entered, not listed; 0 where there is none: such folders are refused."""
 _NO_FLOCK = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EPERM})
+_CLONE = 0x40049409  # FICLONE of linux/fs.h: the copy shares the blocks until one side changes
 _CLOCK_STEP_S = 2.0  # by which the start time of one process may seem to move
 
 
@@ -41,6 +45,22 @@ def flock(descriptor: int, *, shared: bool = False) -> None:
         if error.errno in _NO_FLOCK:
             raise NoFileLocksError(error.errno, error.strerror) from error
         raise
+
+
+def clone_file(target: int, source: int) -> bool:
+    """Let a file take the blocks of another of the same file system, where that can share them; whether it did."""
+    if fcntl is None or not hasattr(fcntl, "ioctl"):
+        return False
+    try:
+        fcntl.ioctl(target, _CLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def end_signals() -> tuple[signal.Signals, ...]:
+    """Signals that ask a process to end."""
+    return tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def has_flock() -> bool:

@@ -14,6 +14,7 @@ from ..conditions.distribution import unusual_rows
 from ..conditions.table import read_table
 from ..errors import IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
+from ..processes import require_children
 from ..sampling.types import Sampler
 from ..stopping import end_process
 from ..telemetry import Telemetry
@@ -223,6 +224,7 @@ def _settle(
     warn: Callable[[str], None],
 ) -> tuple[RunDescription, Sampler | None]:
     """The run's description: the recorded one if it is the same run, else a new one and the sampler that settled it."""
+    require_children(1 if request.ray is not None else request.workers)
     bundle, size = request.bundle, request.batch_size
     digest = digest_conditions(request.conditions) if isinstance(request.conditions, Path) else None
     source = None if request.source is None else SourceDigest(request.source.sha256(), request.source.strength)
