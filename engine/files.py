@@ -89,9 +89,7 @@ class Folder:
         """
         with self._parent(name) as (folder, last):
             descriptor = os.open(last, _READ, dir_fd=folder)
-        with os.fdopen(descriptor, "rb") as handle:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file", str(self.root / name))
+        with _regular(descriptor, self.root / name) as handle:
             yield handle
 
     def read(self, name: str, most: int) -> bytes:
@@ -306,9 +304,8 @@ class LockedFile:
             raise
 
     def clear(self) -> None:
-        """Empty the file, and make that lasting."""
+        """Empty the file."""
         os.ftruncate(self.descriptor, 0)
-        os.fsync(self.descriptor)
 
     def cut_torn_line(self) -> None:
         """Cut what follows the last line end."""
@@ -321,7 +318,6 @@ class LockedFile:
                 break
         if keep < size:
             os.ftruncate(self.descriptor, keep)
-            os.fsync(self.descriptor)
 
 
 def safe_parts(name: str) -> list[str]:
@@ -372,13 +368,10 @@ def read_bounded(path: Path, most: int) -> bytes:
     """The bytes of a regular file of at most `most` bytes; links are followed, devices and pipes are not read.
 
     Raises:
-        InvalidInputError: it is larger, or no regular file.
-        OSError: it cannot be read.
+        InvalidInputError: it is larger.
+        OSError: it cannot be read, or is no regular file.
     """
-    descriptor = os.open(path, _READ & ~os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "rb") as handle:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InvalidInputError(f"{path}: is no regular file; give a file")
+    with _regular(os.open(path, _READ & ~os.O_NOFOLLOW), path) as handle:
         return _bounded(handle, most, path)
 
 
@@ -386,6 +379,20 @@ def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _regular(descriptor: int, path: Path) -> BinaryIO:
+    """A handle that owns the descriptor; OSError, and the descriptor closed, where it is no regular file."""
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except OSError:
+        os.close(descriptor)
+        raise
 
 
 def _bounded(handle: BinaryIO, most: int, path: Path) -> bytes:

@@ -149,7 +149,7 @@ class EventLog:
         self._stream = stream if stream is not None else sys.stderr
 
     def event(self, event: str, level: Literal["info", "warning", "error"] = "info", **fields: Any) -> None:
-        """Write one event with its fields; a stream that is full, closed or gone takes nothing more and ends nothing."""
+        """Write one event with its fields; a stream that is full, closed or gone takes no more and ends nothing."""
         if self.as_json:
             data = {
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -84,8 +84,12 @@ class Ledger:
 
     def __enter__(self) -> Ledger:
         self._file = lock_ledger(self.folder, self.name)
-        self._file.cut_torn_line()
-        self._file.sync_name()
+        try:
+            self._file.cut_torn_line()
+            self._file.sync_name()
+        except OSError:
+            self.__exit__()
+            raise
         self._end = self._file.size()
         return self
 

@@ -80,9 +80,7 @@ def test_a_stage_needs_finished_stages_before_it(tmp_path: Path, config: SystemC
 
 def test_a_stage_needs_current_stages_before_it(trained: Path, config: SystemConfig) -> None:
     finish(trained, config, "autoencoder", 77.0)
-    with pytest.raises(
-        InvalidInputError, match="denoiser needs stage aggregator, which was made from stage auto"
-    ):
+    with pytest.raises(InvalidInputError, match="denoiser needs stage aggregator, which was made from stage auto"):
         origin_of(trained, config, "denoiser")
 
 
