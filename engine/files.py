@@ -21,6 +21,7 @@ from typing import BinaryIO
 from .errors import InvalidInputError
 from .locks import FileLock, lock_file
 from .new_files import TEMPORARY_SUFFIX, NewFile, hard_link, sync_folder, temporary, write_all
+from .portable import PATH_ONLY
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Numbers of the system errors that mean there is no room left."""
@@ -42,7 +43,7 @@ class Folder:
         try:
             self._descriptor = os.open(root, _DIRECTORY)
         except PermissionError:  # a folder that may be entered, not listed
-            self._descriptor = os.open(root, _DIRECTORY | os.O_PATH)
+            self._descriptor = os.open(root, _DIRECTORY | PATH_ONLY)
         self._close = weakref.finalize(self, os.close, self._descriptor)
         self._lasting: set[tuple[str, ...]] = set()  # folders below whose names the disk is known to hold
 

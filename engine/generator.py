@@ -143,7 +143,7 @@ class Generator:
         """Sample number `index` alone, the same as `generate` gives with these arguments; see there."""
         if not isinstance(index, int | np.integer) or isinstance(index, bool) or index < 0:
             raise UsageError(f"sample {index!r}: must be a whole number, 0 or more")
-        request = GenerateRequest(bundle=self.bundle, count=index + 1, conditions=conditions, **options)
+        request = GenerateRequest(bundle=self.bundle, count=int(index) + 1, conditions=conditions, **options)
         return next(self._samples(request, stop, int(index)))
 
     @python_call(SamplingArguments)

@@ -6,7 +6,6 @@ programs that import us. Environment variables reach child processes too.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 
@@ -28,6 +27,8 @@ def switch_off() -> None:
     A program that imported ONNX Runtime before us without its variable is told in the log: it can no longer be stopped.
     """
     if "onnxruntime" in sys.modules and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
+        import logging
+
         logging.getLogger("sbldm").warning(
             "onnxruntime was imported before sbldm and may send usage data; import sbldm first, or set "
             "ORT_DISABLE_TELEMETRY=1 before the start"

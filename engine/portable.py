@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,10 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+PATH_ONLY: int = getattr(os, "O_PATH", 0)
+"""Flag that opens a folder which may be entered, not listed; 0 where there is none: such folders are refused."""
 _NO_FLOCK = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EPERM})
+_CLONE = 0x40049409  # FICLONE of linux/fs.h: the copy shares the blocks until one side changes
 _CLOCK_STEP_S = 2.0  # by which the start time of one process may seem to move
 
 
@@ -43,6 +47,35 @@ def flock(descriptor: int, *, shared: bool = False) -> None:
         raise
 
 
+def clone_file(target: int, source: int) -> bool:
+    """Let a file take the blocks of another of the same file system, where that can share them; whether it did."""
+    if fcntl is None or not hasattr(fcntl, "ioctl"):
+        return False
+    try:
+        fcntl.ioctl(target, _CLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def end_signals() -> tuple[signal.Signals, ...]:
+    """Signals that ask a process to end."""
+    return tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def has_flock() -> bool:
+    """Whether the system has file locks at all."""
+    return fcntl is not None
+
+
+def memory_bytes() -> dict[str, int]:
+    """Memory of the machine, and what of it is free now."""
+    import psutil
+
+    found = psutil.virtual_memory()
+    return {"total": found.total, "available": found.available}
+
+
 def allowed_cpus() -> int:
     """Processors that the scheduler may put this process on; all of them where the system does not tell."""
     affinity = getattr(os, "sched_getaffinity", None)
@@ -54,6 +87,30 @@ def allowed_cpus() -> int:
         return len(psutil.Process().cpu_affinity())
     except AttributeError:  # macOS
         return os.cpu_count() or 1
+
+
+def cache_home() -> Path:
+    """The user's cache folder of this program, which may not exist yet; OSError for a user without a home."""
+    from platformdirs import user_cache_path
+
+    try:
+        path = user_cache_path("sbldm-engine")
+    except (RuntimeError, KeyError):
+        path = Path()
+    if not path.is_absolute():  # "~/.cache", where nobody knows what ~ is
+        raise FileNotFoundError(errno.ENOENT, "no home directory; set HOME or XDG_CACHE_HOME", "cache")
+    return path
+
+
+def process_limits() -> dict[str, int | None]:
+    """What `ulimit` leaves to this process: address space in bytes, processes, open files; None where unlimited."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return {}
+    kinds = {"address_space_bytes": "RLIMIT_AS", "processes": "RLIMIT_NPROC", "open_files": "RLIMIT_NOFILE"}
+    found = {name: resource.getrlimit(getattr(resource, kind))[0] for name, kind in kinds.items()}
+    return {name: None if limit == resource.RLIM_INFINITY else limit for name, limit in found.items()}
 
 
 def machine() -> str:

@@ -20,7 +20,7 @@ from .data.cohort import Cohort, prepare_cohort
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
 from .latents import condition_names
-from .lock import writing_to
+from .lock import disk_errors, writing_to
 from .stage import StageRun
 from .system import SystemTrainer, planned_stages
 
@@ -106,12 +106,13 @@ def run_training(config: SystemConfig, options: TrainOptions) -> None:
         planned_stages(config, name)
     if options.precision not in PRECISIONS:
         raise UsageError(f"--precision {options.precision}: allowed {', '.join(PRECISIONS)}")
+    with disk_errors(options.out):
+        cohort = _training_cases(config, options)
     with writing_to(options.out):
-        _train(config, options, stages)
+        _train(config, options, stages, cohort)
 
 
-def _train(config: SystemConfig, options: TrainOptions, stages: tuple[str, ...]) -> None:
-    console = Console(stderr=True)
+def _training_cases(config: SystemConfig, options: TrainOptions) -> Cohort:
     cohort = prepare_cohort(
         options.data, options.cache, config.grid,
         modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid,
@@ -121,7 +122,11 @@ def _train(config: SystemConfig, options: TrainOptions, stages: tuple[str, ...])
         raise InvalidInputError(
             f"{options.data}: {len(cohort)} cases leave none to train on after --held-out {options.held_out}"
         )
-    fabric = launched(options)
+    return cohort.subset(range(kept))
+
+
+def _train(config: SystemConfig, options: TrainOptions, stages: tuple[str, ...], training: Cohort) -> None:
+    console, fabric = Console(stderr=True), launched(options)
 
     def report(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
@@ -131,7 +136,6 @@ def _train(config: SystemConfig, options: TrainOptions, stages: tuple[str, ...])
         if done % 50 == 0 or done == total:
             console.print(f"encoded {done}/{total} cases", highlight=False)
 
-    training = cohort.subset(range(kept))
     for warning in cohort_warnings(training, config):
         log.warning("%s: %s", options.data, warning)
     run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training))

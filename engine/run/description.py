@@ -8,7 +8,6 @@ import platform
 import zlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 
 from ..bundle.load import Bundle
@@ -21,6 +20,7 @@ from ..files import read_bounded
 from ..output.layouts import Layout, make_layout
 from ..output.nifti import SYNTHETIC
 from ..sampling.types import LoopKind
+from ..versions import installed
 from .options import RunOptions
 
 RUN_NAME = "run.json"
@@ -228,4 +228,4 @@ def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest |
 
 def _versions() -> dict[str, str]:
     names = ("sbldm-engine", "numpy", "scipy", "scikit-image", "nibabel", "isal")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    return {"python": platform.python_version(), **{name: installed(name) or "unknown" for name in names}}

@@ -14,13 +14,14 @@ from ..conditions.distribution import unusual_rows
 from ..conditions.table import read_table
 from ..errors import IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
+from ..processes import require_children
 from ..sampling.types import Sampler
 from ..stopping import end_process
 from ..telemetry import Telemetry
 from .description import Loop, Resolved, RunDescription, SourceDigest, describe, digest_conditions
 from .directory import RunDirectory, disk_faults, recorded_run, require_same
 from .ledger import SampleRecord
-from .open_sampler import fit_batch, make_sampler, measured_batch_size, sampler_on
+from .open_sampler import fit_batch, load_networks, make_sampler, measured_batch_size, sampler_on
 from .options import RunOptions
 from .pipeline import Pipeline
 from .request import GenerateRequest
@@ -223,6 +224,7 @@ def _settle(
     warn: Callable[[str], None],
 ) -> tuple[RunDescription, Sampler | None]:
     """The run's description: the recorded one if it is the same run, else a new one and the sampler that settled it."""
+    require_children(1 if request.ray is not None else request.workers)
     bundle, size = request.bundle, request.batch_size
     digest = digest_conditions(request.conditions) if isinstance(request.conditions, Path) else None
     source = None if request.source is None else SourceDigest(request.source.sha256(), request.source.strength)
@@ -230,7 +232,10 @@ def _settle(
         require_same(out, recorded, describe(bundle, options, _overridden(request, recorded), {}, digest, source))
         return recorded, None
     given = size if isinstance(size, int) else 1
-    backend = choose_backend(bundle, request.backend, request.device, request.precision, request.threads, given)
+    backend = choose_backend(
+        bundle, request.backend, request.device, request.precision, request.threads, given,
+        workers=1 if request.ray is not None else request.workers, shards=parse_shard(request.shard).count,
+    )  # fmt: skip
     kind = backend.device.partition(":")[0]
     measured = size == _AUTO or (size is None and kind != "cpu")
     wanted = measured_batch_size(bundle, backend, options, request.source) if measured else given
@@ -241,7 +246,10 @@ def _settle(
     resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)
     loop = Loop(sampler.loop, sampler.reason, None if fitting == wanted else wanted)
     run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source, loop)
-    return run, sampler if request.workers == 1 and request.ray is None else None
+    if request.workers > 1 or request.ray is not None:
+        return run, None
+    load_networks(bundle, backend, fitting)
+    return run, sampler
 
 
 def _overridden(request: GenerateRequest, run: RunDescription) -> Resolved:

@@ -6,7 +6,6 @@ A group (the samples of one batch) goes in with `feed`; `drain` waits for all th
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from ..model_runs import RunTerminatedError
+from ..processor import available_threads
 from ..sampling.types import Sampler, Volume
 from .ledger import SampleRecord
 from .redraw import Redraws
@@ -42,7 +42,7 @@ class Pipeline:
     ) -> None:
         self._sampler, self._finisher, self._record = sampler, finisher, record
         self._columns = finisher.bundle.condition_columns
-        workers = writers or min(MAX_WRITERS, os.cpu_count() or 1)
+        workers = writers or min(MAX_WRITERS, available_threads())
         self._pool = ThreadPoolExecutor(workers, "writer")
         self._slots = threading.BoundedSemaphore(2 * workers)
         self._record_lock = threading.Lock()

@@ -14,7 +14,7 @@ from sbldm.train.checkpoint import load_system
 from sbldm.train.config import SystemConfig
 from sbldm.train.trained import load_networks
 
-from tests.conftest import write_tiny_checkpoint
+from tests.support.tiny import write_tiny_checkpoint
 
 
 @dataclass(frozen=True)

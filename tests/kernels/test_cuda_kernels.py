@@ -89,6 +89,6 @@ def test_a_grid_smaller_than_the_work_gives_the_same(launcher: CpuLauncher) -> N
 def test_compile_failure_carries_the_compilers_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "noise.cu"
     broken.write_text("void f() { undeclared(); }")
-    monkeypatch.setattr("sbldm.kernels.cpu_launcher.source_path", lambda source: broken)
+    monkeypatch.setattr("tests.support.cpu_launcher.source_path", lambda source: broken)
     with pytest.raises(KernelCompileError, match="undeclared"):
         CpuLauncher(tmp_path).launch("philox_words", (1, 1), THREADS, ())
