@@ -339,8 +339,8 @@ def temporary_of(name: str) -> str | None:
     return None if found is None else found.group(1)
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory and its missing parents, and the names of all that were made lasting.
+def make_directory(path: Path, mode: int = 0o777) -> None:
+    """Make a directory, its missing parents too, and the names of all that were made lasting.
 
     Raises:
         OSError: one cannot be made.
@@ -348,7 +348,7 @@ def make_directory(path: Path) -> None:
     if not path.parent.is_dir():
         make_directory(path.parent)
     with suppress(FileExistsError):
-        os.mkdir(path)
+        os.mkdir(path, mode)
     _sync_path(path.parent)
 
 
