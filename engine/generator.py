@@ -24,14 +24,14 @@ from .conditions.table import ConditionsLike, read_table
 from .errors import SbldmError, UsageError
 from .output.measure import TumourMeasurement, measure_tumour
 from .run.arguments import MachineArguments, SamplingArguments, python_call
-from .run.open_sampler import fit_batch, sampler_on
+from .run.open_loop import fit_batch, open_loop
 from .run.options import RunOptions
 from .run.redraw import Redraws
 from .run.request import GenerateRequest, require_fields
 from .run.requests import Requests, SampleTask, sample_requests
 from .run.writer import miss
 from .sampling.sdedit import SourceCase
-from .sampling.types import Backend, RunSampler, Volume
+from .sampling.types import Backend, RunLoop, Volume
 
 
 class Cancelled(SbldmError):
@@ -198,18 +198,18 @@ class Generator:
         table = read_table(request.conditions, columns, manifest.grid.fov_mm)
         options = request.options(len(table))
         with self._turn:
-            sampler = fit_batch(
-                lambda n: sampler_on(self.bundle, self.backend, options, n, request.source),
+            loop = fit_batch(
+                lambda n: open_loop(self.bundle, self.backend, options, n, request.source),
                 self.batch_size,
                 _warn_of_memory,
             )
         requests = Requests.of(table, manifest, options.seed)
         numbers = range(options.count) if only is None else [only]
         stops = [self._cancelled] if stop is None else [self._cancelled, stop]
-        return self._made(sampler, requests.groups(numbers, sampler.options.batch_size), options, stops)
+        return self._made(loop, requests.groups(numbers, loop.options.batch_size), options, stops)
 
     def _made(
-        self, sampler: RunSampler, groups: Iterator[list[SampleTask]], options: RunOptions, stops: list[threading.Event]
+        self, loop: RunLoop, groups: Iterator[list[SampleTask]], options: RunOptions, stops: list[threading.Event]
     ) -> Iterator[Sample]:
         def check() -> None:
             if any(stop.is_set() for stop in stops):
@@ -220,18 +220,18 @@ class Generator:
             kept: dict[int, Sample] = {}
             tasks = group
             while tasks:
-                volumes = self._volumes(sampler, tasks, check)
+                volumes = self._volumes(loop, tasks, check)
                 drawn = zip(tasks, volumes, strict=True)
                 judged = [redraws.judge(task, *self._finish(task, volume)) for task, volume in drawn]
                 kept |= {verdict.index: verdict for verdict in judged if isinstance(verdict, Sample)}
                 tasks = [verdict for verdict in judged if isinstance(verdict, SampleTask)]
             yield from (kept[task.sample] for task in group)
 
-    def _volumes(self, sampler: RunSampler, tasks: list[SampleTask], check: Callable[[], None]) -> list[Volume]:
+    def _volumes(self, loop: RunLoop, tasks: list[SampleTask], check: Callable[[], None]) -> list[Volume]:
         asked = sample_requests(tasks, self.bundle.manifest.condition_columns)
         check()
         with self._turn:
-            return sampler.start(asked, check)()
+            return loop.start(asked, check)()
 
     def _finish(self, task: SampleTask, volume: Volume) -> tuple[Sample, float | None]:
         grid = self.bundle.manifest.grid

@@ -59,6 +59,6 @@ class Requests:
 
 
 def sample_requests(tasks: Sequence[SampleTask], columns: Sequence[ConditionColumn]) -> list[SampleRequest]:
-    """What a sampler is given for these tasks: their conditions normalised by the bundle's columns."""
+    """What a loop is given for these tasks: their conditions normalised by the bundle's columns."""
     rows = normalise(np.array([task.requested for task in tasks]), columns)
     return [SampleRequest(task.sample, task.attempt, row) for task, row in zip(tasks, rows, strict=True)]

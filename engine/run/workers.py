@@ -32,7 +32,7 @@ from ..telemetry import Figures, Telemetry
 from .description import RunDescription
 from .directory import disk_faults
 from .ledger import SampleRecord
-from .open_sampler import make_sampler
+from .open_loop import reopen_loop
 from .pipeline import Pipeline
 from .requests import SampleTask
 from .time_limit import SAMPLE_TIMEOUT_S
@@ -127,10 +127,6 @@ class WorkerPool:
             return self._failed
         finally:
             self._end()
-
-    def process_ids(self) -> list[int]:
-        """Process numbers of the living workers."""
-        return [worker.process.pid for worker in self._workers]
 
     def _start(self, number: int) -> _Worker:
         ours, theirs = self._context.Pipe()
@@ -251,13 +247,13 @@ def make_pipeline(setup: WorkerSetup, telemetry: Telemetry, record: Callable[[Sa
 
     Raises:
         InvalidInputError: the bundle at this place is not the run's.
-        SbldmError: see `make_sampler`.
+        SbldmError: see `reopen_loop`.
     """
     bundle = load_bundle(setup.bundle)
     if bundle.sha256 != setup.run.bundle.sha256:
         raise InvalidInputError(f"{setup.bundle}: is not the bundle that the run was started with")
-    sampler = make_sampler(bundle, setup.run, setup.device, setup.source)
-    return Pipeline(sampler, Finisher(setup.directory, setup.run, bundle.manifest, telemetry), record)
+    loop = reopen_loop(bundle, setup.run, setup.device, setup.source)
+    return Pipeline(loop, Finisher(setup.directory, setup.run, bundle.manifest, telemetry), record)
 
 
 def _work(setup: WorkerSetup, connection: Connection) -> None:

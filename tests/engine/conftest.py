@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.cuda.components import OnnxRuntimeComponent
-from sbldm.engine.cuda.device import Component
+from sbldm.engine.bundle.manifest import SamplerName
+from sbldm.engine.cuda.device import DeviceNetwork
+from sbldm.engine.cuda.device_networks import OnnxRuntimeNetwork
 from sbldm.engine.cuda.loop import LoopBatch
 from sbldm.engine.cuda.loops import DeviceLoops
 from sbldm.engine.cuda.networks import SAMPLED
@@ -22,7 +23,7 @@ from sbldm.kernels.calls import VolumeShape
 from sbldm.kernels.ddim import ddim_coefficients
 from sbldm.kernels.dpmpp import dpmpp_2m_coefficients
 
-from tests.support.host_device import HostComponent, HostDevice
+from tests.support.host_device import HostDevice, HostNetwork
 
 POINTS = ((0.2, 0.98**0.5 * 0.98), (0.6, 0.8), (0.8, 0.6), (1.0, 0.0))
 
@@ -96,12 +97,12 @@ class Toy:
         """Outputs of a network."""
         return self._sessions[name].run(None, inputs)
 
-    def components(self, device: HostDevice) -> dict[str, HostComponent]:
+    def components(self, device: HostDevice) -> dict[str, HostNetwork]:
         """The networks on a device."""
         found = self._sessions.items()
-        return {name: HostComponent(device, name, OnnxRuntimeComponent(value, "cpu")) for name, value in found}
+        return {name: HostNetwork(device, name, OnnxRuntimeNetwork(value, "cpu")) for name, value in found}
 
-    def plan(self, sampler: str = "ddim", guidance: float | None = None, eta: float = 1.0) -> SamplingPlan:
+    def plan(self, sampler: SamplerName = "ddim", guidance: float | None = None, eta: float = 1.0) -> SamplingPlan:
         """Three steps."""
         if sampler == "ddim":
             coefficients = tuple(
@@ -113,7 +114,7 @@ class Toy:
                 dpmpp_2m_coefficients("v_prediction", POINTS[0], POINTS[1], POINTS[2]),
                 dpmpp_2m_coefficients("v_prediction", None, POINTS[2], POINTS[3]),
             )
-        return SamplingPlan(self.timesteps, coefficients, guidance)
+        return SamplingPlan(sampler, self.timesteps, coefficients, guidance)
 
     def batch(self, first: int, count: int = 2) -> LoopBatch:
         """Samples from `first` on, at attempts 0, 1, 2."""
@@ -147,11 +148,11 @@ class HostNetworks:
     def capture_refusal(self) -> str | None:
         return None
 
-    def components(self, rows: int, streams: tuple[Any, Any]) -> dict[str, Component]:
+    def components(self, rows: int, streams: tuple[Any, Any]) -> dict[str, DeviceNetwork]:
         return {name: self.component(name) for name in SAMPLED if self.backend.bundle.has(name)}
 
-    def component(self, name: str) -> Component:
-        return HostComponent(self.device, name, OnnxRuntimeComponent(self.backend.session(name), "cpu"))
+    def component(self, name: str) -> DeviceNetwork:
+        return HostNetwork(self.device, name, OnnxRuntimeNetwork(self.backend.session(name), "cpu"))
 
 
 class HostLoopBackend:

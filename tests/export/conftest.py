@@ -8,6 +8,8 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from sbldm.engine.bundle.manifest import BundleManifest
+from sbldm.export.bundle import ExportOptions, bundle_manifest
 from sbldm.export.components import Component, components_of
 from sbldm.export.onnx_graph import export_graph
 from sbldm.train.checkpoint import load_system
@@ -22,6 +24,7 @@ class ExportedPreset:
     """A preset's components with their fp32 graphs."""
 
     config: SystemConfig
+    manifest: BundleManifest
     components: dict[str, Component]
     models: dict[str, onnx.ModelProto]
 
@@ -33,7 +36,9 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = Path(tmp_path_factory.mktemp(request.param))
     checkpoint = write_tiny_checkpoint(folder / "checkpoint", request.param)
     config = load_system(checkpoint)
-    components = components_of(config, load_networks(checkpoint, config))
+    networks = load_networks(checkpoint, config)
+    components = components_of(config, networks)
+    manifest = bundle_manifest(checkpoint, config, components, networks, ExportOptions(), opset=22)
     depth = config.grid.shape[2]
     models = {name: export_graph(component, depth, opset=22) for name, component in components.items()}
-    return ExportedPreset(config, components, models)
+    return ExportedPreset(config, manifest, components, models)

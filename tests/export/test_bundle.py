@@ -91,7 +91,9 @@ def test_a_failed_gate_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path, mon
     """A graph that was silently reduced fails the fp32 gate; the message names component and layers."""
     real = bundle_module.export_graph
     monkeypatch.setattr(bundle_module, "export_graph", lambda *arguments: reduce_precision(real(*arguments), "fp16"))
-    with pytest.raises(InvalidInputError, match=r"(?s)no bundle was written.*denoiser first departs between .* and "):
+    with pytest.raises(
+        InvalidInputError, match=r"(?s)no bundle was written.*denoiser: first divergent layer between .* and "
+    ):
         export_bundle(tiny_checkpoint, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
