@@ -252,7 +252,7 @@ def test_wounded_files_never_end_in_a_wrong_manifest(
     draw: st.DataObject,
     name: str,
 ) -> None:
-    """Verify, resume and merge with the wounded file: a told exit code, nothing outside, 0 for the right bytes alone."""
+    """Verify, resume and merge with the wounded file: a told exit code, nothing outside, 0 for right bytes alone."""
     place = tmp_path_factory.mktemp("wounded")
     out, table = Path(shutil.copytree(complete[0], place / "out")), place / "cond.csv"
     shutil.copy(complete[1], table)

@@ -110,7 +110,9 @@ with stopped_by_signals():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_process_that_is_stuck_in_foreign_code_ends_on_a_signal(number: signal.Signals) -> None:
-    process = subprocess.Popen([sys.executable, "-c", DEADLOCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", DEADLOCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_listen
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     began = time.monotonic()
