@@ -237,14 +237,16 @@ class LedgerIndex:
 
 
 @contextmanager
-def quiet_ledgers(folder: Folder) -> Iterator[None]:
-    """Hold the ledgers of a directory while nobody writes them.
+def quiet_ledgers(folder: Folder, but: str = "") -> Iterator[None]:
+    """Hold the ledgers of a directory, all `but` one, while nobody writes them.
 
     Raises:
         UsageError: a process is writing one of them.
     """
     with ExitStack() as stack:
         for name in ledger_names(folder):
+            if name == but:
+                continue
             try:
                 stack.enter_context(folder.held_for_reading(name))
             except LockHeldError as error:
