@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from ..engine.conditions import COLUMNS
+from ..engine.conditions.columns import COLUMNS
 from ..engine.errors import InvalidInputError
 
 

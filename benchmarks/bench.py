@@ -17,10 +17,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..engine.backends import Backend
-from ..engine.bundle import Bundle
+from ..engine.bundle.load import Bundle
 from ..engine.errors import InvalidInputError
-from ..engine.loop import DECODER_SLICES, Volume
+from ..engine.sampling.decoding import DECODER_SLICES
+from ..engine.sampling.types import Backend, Volume
 from ..kernels.assemble import assemble
 from .component_calls import Arrays, Gate, calls_of, check
 from .end_to_end import EndToEnd

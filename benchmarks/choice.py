@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping
 from itertools import groupby
 
-from ..engine.backends import Backend
 from ..engine.backends.mixed import mixed_name
 from ..engine.backends.selection import Choice
-from ..engine.bundle import COMPONENTS, Bundle
+from ..engine.bundle.load import Bundle
+from ..engine.bundle.manifest import COMPONENTS
+from ..engine.sampling.types import Backend
 from .bench import BenchResult, slices_calls
 
 EMBEDDED = "onnxruntime"

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.backends import Backend
-from ..engine.bundle import Bundle
-from ..engine.loop import DECODER_SLICES
+from ..engine.bundle.load import Bundle
+from ..engine.sampling.decoding import DECODER_SLICES
+from ..engine.sampling.types import Backend
 from ..kernels.assemble import one_hot
 from ..kernels.noise import standard_normal
 

@@ -26,18 +26,18 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.bundle import Bundle
-from ..engine.cohort import fit
-from ..engine.conditions import fit_columns, sphere_surface_cm2
+from ..engine.backends.tensorrt.build import BuildRequest, Flavour, build_engine, check_target, load_flavour
+from ..engine.backends.tensorrt.engines import profile_of
+from ..engine.bundle.load import Bundle
+from ..engine.conditions.columns import fit_columns, sphere_surface_cm2
+from ..engine.conditions.distribution import fit
 from ..engine.errors import InvalidInputError, SbldmError
 from ..engine.processor import available_threads, cpu_name
-from ..engine.tensorrt_build import BuildRequest, Flavour, build_engine, check_target, load_flavour
-from ..engine.tensorrt_engines import profile_of
 from ..export.bundle import ExportOptions, export_bundle
-from ..export.precision import PRECISIONS, Precision
-from ..train.config import SystemConfig, load_preset
+from ..export.rewrite.precision import PRECISIONS, Precision
+from ..train.config import SystemConfig, load_preset, slice_form
 from ..train.latents import condition_names
-from ..train.system import save_random_system
+from ..train.trained import save_random_system
 
 PRESETS = "isbi2024,cmig2025"
 CAPABILITIES = "80,86,89,120"
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         flavour = _builder(capabilities) if capabilities else None
         for name in given.presets.split(","):
-            config = load_preset(name)
+            config = slice_form(load_preset(name), name)
             with tempfile.TemporaryDirectory() as folder:
                 checkpoint, out = Path(folder) / config.preset, Path(folder) / "bundle"
                 random_checkpoint(checkpoint, config)

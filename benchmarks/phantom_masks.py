@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import energy_distance, ks_2samp
 
-from ..engine.bundle import DEFAULT_GRID
-from ..engine.conditions import COLUMNS
+from ..engine.bundle.manifest import DEFAULT_GRID
+from ..engine.conditions.columns import COLUMNS
 from ..engine.errors import InvalidInputError
-from ..engine.measuring import measure_tumour
+from ..engine.output.measure import measure_tumour
 from ..train.data.measure import measure_cohort
 
 

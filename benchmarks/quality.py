@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..engine.bundle import INT16_SCALE, BundleManifest
-from ..engine.loop import Volume
-from ..engine.measuring import measure_tumour
+from ..engine.bundle.manifest import INT16_SCALE, BundleManifest
+from ..engine.output.measure import measure_tumour
+from ..engine.sampling.types import Volume
 
 
 @dataclass(frozen=True)

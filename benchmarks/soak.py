@@ -12,7 +12,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +19,24 @@ import psutil
 from isal import igzip
 from numpy.typing import NDArray
 
-from ..engine.bundle import load_bundle
-from ..engine.conditions import blank
-from ..engine.finish import Finisher
-from ..engine.ledger import SampleRecord, Shard
-from ..engine.loop import SampleRequest, Volume
-from ..engine.pipeline import Pipeline
-from ..engine.plan import Requests, Resolved, describe, make_options
-from ..engine.run import RunDirectory, Selection
+from ..engine.bundle.load import load_bundle
+from ..engine.conditions.columns import blank
+from ..engine.run.description import Resolved, describe
+from ..engine.run.directory import RunDirectory
+from ..engine.run.ledger import SampleRecord, Shard
+from ..engine.run.pipeline import Pipeline
+from ..engine.run.request import GenerateRequest
+from ..engine.run.requests import Requests
+from ..engine.run.selection import Selection
+from ..engine.run.writer import Finisher
+from ..engine.sampling.types import SampleRequest, Volume
 from ..engine.telemetry import Telemetry
 
 VARIANTS = 4
 _MEGABYTE = 1e6
 
 
-class StubSampler:
+class StubLoop:
     """Noisy ball-shaped brains with ball-shaped tumours."""
 
     def __init__(self, shape: tuple[int, int, int], modalities: int) -> None:
@@ -69,11 +71,11 @@ def soak(count: int, out: Path, bundle_name: str, keep: bool) -> dict[str, float
     """Write `count` samples below `out`; figures by name. Without `keep` the images are removed once recorded."""
     bundle = load_bundle(bundle_name)
     grid = bundle.manifest.grid
-    options = replace(make_options(bundle, 1), count=count)
+    options = GenerateRequest(bundle=bundle, count=count).options()
     run = describe(bundle, options, Resolved("stub", "cpu", "fp32", 1, 1, "isal-1"), {"stub": "1"}, None)
     requests = Requests.of(blank([c.name for c in bundle.manifest.condition_columns]), bundle.manifest, 0)
     telemetry, process, resident = Telemetry(count), psutil.Process(), {}
-    stub = StubSampler(grid.shape, len(bundle.manifest.modalities))
+    stub = StubLoop(grid.shape, len(bundle.manifest.modalities))
     written = 0
     start = time.perf_counter()
     with RunDirectory(out, run, Selection(count, 1, Shard())) as directory:

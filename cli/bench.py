@@ -9,8 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from ..benchmarks.bench import BenchResult
-    from ..engine.backends import Backend
-    from ..engine.bundle import Bundle
+    from ..engine.bundle.load import Bundle
+    from ..engine.sampling.types import Backend
 
 
 def bench(
@@ -25,7 +25,7 @@ def bench(
     volumes: Annotated[int, typer.Option(help="Volumes of a timed run; quality is a median over them.")] = 3,
     repeats: Annotated[int, typer.Option(help="Timed runs of each point.")] = 3,
     reference_steps: Annotated[int, typer.Option(help="Steps that quality is told against.")] = 250,
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; default: all.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all.")] = None,
     select: Annotated[bool, typer.Option("--select", help="Keep the fastest choice for --backend auto.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result here.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Picture of quality against speed.")] = None,
@@ -35,7 +35,7 @@ def bench(
     from ..benchmarks.bench import measure, start
     from ..benchmarks.plan import make_plan, open_backends
     from ..benchmarks.plot import require_matplotlib
-    from ..engine.bundle import load_bundle
+    from ..engine.bundle.load import load_bundle
     from ..engine.errors import SbldmError, UsageError
 
     for path in (json_file, plot_file):
@@ -83,13 +83,14 @@ def _write(result: BenchResult, json_file: Path | None, plot_file: Path | None) 
     from ..benchmarks.plot import plot
     from ..benchmarks.report import tables
     from ..engine.errors import UsageError
+    from ..engine.files import write_atomic
 
     line = json.dumps(result.to_json(), allow_nan=False)
     typer.echo(tables(result) + "\n")
     typer.echo(line)
     try:
         if json_file is not None:
-            json_file.write_text(line + "\n", "utf-8")
+            write_atomic(json_file, f"{line}\n".encode())
         if plot_file is not None:
             plot(result, plot_file)
     except (OSError, ValueError) as error:

@@ -32,11 +32,11 @@ def build(
     """Build and cache the engines; an engine is used only where its whole key matches."""
     import json
 
-    from ..engine.bundle import load_bundle
+    from ..engine.backends.tensorrt.build import FLAVOURS, load_flavour, normalise_capability
+    from ..engine.backends.tensorrt.cache import EngineCache
+    from ..engine.backends.tensorrt.engines import EngineSet, foreign_target, present_target, profile_of
+    from ..engine.bundle.load import load_bundle
     from ..engine.errors import UsageError
-    from ..engine.tensorrt_build import FLAVOURS, load_flavour, normalise_capability
-    from ..engine.tensorrt_cache import EngineCache
-    from ..engine.tensorrt_engines import EngineSet, foreign_target, present_target, profile_of
 
     if flavour is not None and flavour not in FLAVOURS:
         raise UsageError(f"--flavour {flavour}: allowed {', '.join(FLAVOURS)}")

@@ -29,9 +29,9 @@ def check(
     strict: Annotated[bool, typer.Option(help="Rows far from the training cohort are errors, not warnings.")] = False,
 ) -> None:
     """Check a condition table against a model: all its faults, and rows far from the training cohort."""
-    from ..engine.bundle import DEFAULT_BUNDLE, load_bundle
-    from ..engine.cohort import unusual_rows
-    from ..engine.condition_csv import read_conditions
+    from ..engine.bundle.load import DEFAULT_BUNDLE, load_bundle
+    from ..engine.conditions.csv import read_conditions
+    from ..engine.conditions.distribution import unusual_rows
     from ..engine.errors import InvalidInputError
 
     manifest = load_bundle(bundle or DEFAULT_BUNDLE).manifest
@@ -60,9 +60,10 @@ def measure(
     from rich.console import Console
     from rich.progress import Progress
 
-    from ..engine.bundle import DEFAULT_GRID, load_bundle
-    from ..engine.condition_csv import conditions_csv
-    from ..engine.conditions import COLUMNS
+    from ..engine.bundle.load import load_bundle
+    from ..engine.bundle.manifest import DEFAULT_GRID
+    from ..engine.conditions.columns import COLUMNS
+    from ..engine.conditions.csv import conditions_csv
     from ..engine.errors import InvalidInputError
     from ..train.data.measure import measure_cohort
 
@@ -95,8 +96,8 @@ def sample(
     out: Out = None,
 ) -> None:
     """Draw plausible conditions from the distribution of a model's training cohort."""
-    from ..engine.bundle import DEFAULT_BUNDLE, load_bundle
-    from ..engine.condition_csv import conditions_csv
+    from ..engine.bundle.load import DEFAULT_BUNDLE, load_bundle
+    from ..engine.conditions.csv import conditions_csv
 
     cohort = load_bundle(bundle or DEFAULT_BUNDLE).manifest.cohort
     _write(conditions_csv(cohort.columns, [str(k) for k in range(count)], cohort.sample(count, seed)), out)

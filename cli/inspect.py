@@ -14,8 +14,9 @@ def inspect(
     """Verify a bundle and show its components, conditions with their ranges, provenance and parity."""
     import json
 
-    from ..engine.bundle import load_bundle
-    from ..engine.bundle_report import report_data, report_text
+    from ..engine.bundle.load import load_bundle
+    from ..engine.bundle.report import report_data, report_text
+    from ..engine.screen import shown
 
     loaded = load_bundle(bundle)
-    typer.echo(json.dumps(report_data(loaded), indent=1) if as_json else report_text(loaded))
+    typer.echo(json.dumps(report_data(loaded), indent=1) if as_json else shown(report_text(loaded)))

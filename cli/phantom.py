@@ -18,12 +18,11 @@ def phantom(
     workers: Annotated[int | None, typer.Option("--workers", help="Processes; default: one a CPU.")] = None,
 ) -> None:
     """Make a procedural cohort (no patient data): t1, t1ce, t2, flair and seg of every case, 240x240x155 at 1 mm."""
-    import os
-
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from ..engine.errors import UsageError
+    from ..engine.processor import available_threads
 
     try:
         from ..train.phantom import HELD_OUT, TRAINING, write_cohort
@@ -38,7 +37,7 @@ def phantom(
                 out,
                 count,
                 seed,
-                workers if workers is not None else os.cpu_count() or 1,
+                workers if workers is not None else available_threads(),
                 lambda done: progress.update(task, completed=done),
                 anatomies=HELD_OUT if held_out else TRAINING,
             )

@@ -11,38 +11,39 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from ..engine.bundle import (
+from ..engine.backends.onnxruntime import OnnxRuntimeBackend
+from ..engine.bundle.load import Bundle, load_bundle, provenance_date, record_files
+from ..engine.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
-    Bundle,
     BundleManifest,
     ComponentSpec,
     LatentSpec,
     Provenance,
-    load_bundle,
     manifest_bytes,
-    provenance_date,
-    record_files,
 )
-from ..engine.bundle_report import PARITY_NAME
+from ..engine.bundle.report import PARITY_NAME
 from ..engine.errors import InvalidInputError
-from ..train.checkpoint import STAGES, load_system, read_json, weights_path
-from ..train.config import SystemConfig
+from ..engine.processor import available_threads
+from ..engine.sampling.types import RunComponent
+from ..train.build import system_latent_shape
+from ..train.checkpoint import STAGES, load_system, weights_path
+from ..train.condition_file import load_conditions
+from ..train.config import SystemConfig, slice_form
 from ..train.diffusion import make_schedule
-from ..train.system import load_conditions, load_networks, system_latent_shape
+from ..train.lineage import lineage_faults, read_record
+from ..train.trained import load_networks
 from .components import Component, components_of
-from .conv3d import write_fast_graph
 from .gate import GateInputs, require_passed, run_gate
 from .model_card import model_card
 from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
-from .parity import ParityReport
-from .precision import PRECISIONS, STORED_AS_FP16_FROM, Precision, reduce_precision, store_weights_as_fp16
+from .plausibility import cohort_latents, latent_faults
+from .rewrite.conv3d import write_fast_graph
+from .rewrite.precision import PRECISIONS, STORED_AS_FP16_FROM, Precision, reduce_precision, store_weights_as_fp16
 from .staging import require_free, staged_directory
 
 INTENDED_USE = (
@@ -66,6 +67,7 @@ class ExportOptions:
     licence: str = "not stated"
     intended_use: str = INTENDED_USE
     background_threshold: float = 0.02  # 0..1 of the normalised intensity
+    force: bool = False  # export stages that do not fit each other, and say so in the card
 
 
 def export_bundle(
@@ -83,8 +85,8 @@ def export_bundle(
         progress: told what is being done.
 
     Raises:
-        InvalidInputError: the checkpoint is incomplete or of another version, an option does not fit, or the parity
-            gate failed (the message is its table). Nothing is left behind.
+        InvalidInputError: the checkpoint is incomplete or of another version, its stages do not belong together, an
+            option does not fit, or the parity gate failed (the message is its table). Nothing is left behind.
         UsageError: `out` holds files or cannot be written.
     """
     options = options or ExportOptions()
@@ -95,8 +97,9 @@ def export_bundle(
     opset = options.opset or DEFAULT_OPSET[options.precision]
     check_opset(opset, options.precision)
     require_free(out)
-    config = load_system(checkpoint)
+    config = slice_form(load_system(checkpoint), str(checkpoint))
     networks = load_networks(checkpoint, config)
+    accepted = held_together(checkpoint, config, networks, options.force)
     if options.store == "fp16":
         round_weights_to_fp16(networks)
     components = components_of(config, networks)
@@ -104,11 +107,33 @@ def export_bundle(
     for name, component in components.items():
         progress(f"exporting {name}")
         models[name] = _graph(component, config, options, opset)
-    inputs = GateInputs(config, make_schedule(config.schedule), real_latents(checkpoint, config))
-    parity = run_gate(components, models, inputs, options.precision, progress)
-    require_passed(parity)
-    manifest = _manifest(checkpoint, config, components, networks, options, opset)
-    return _write(out, manifest, models, parity)
+    manifest = bundle_manifest(checkpoint, config, components, networks, options, opset)
+    inputs = GateInputs(config, manifest, cohort_latents(checkpoint, config, 1))
+    with staged_directory(out) as staging:
+        _write_graphs(staging, manifest, models)
+        made = _record_files(staging, manifest)
+        parity = run_gate(components, models, inputs, options.precision, progress, _engine(made))
+        require_passed(parity)
+        (staging / PARITY_NAME).write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
+        (staging / "README.md").write_text(model_card(manifest, parity, accepted), encoding="utf-8")
+        _record_files(staging, manifest)
+    return load_bundle(out)
+
+
+def held_together(checkpoint: Path, config: SystemConfig, networks: Mapping[str, nn.Module], force: bool) -> list[str]:
+    """Hold the stages of a training directory to each other; what is wrong and accepted by `force`.
+
+    Raises:
+        InvalidInputError: they are not one system, without `force`; all faults are named.
+    """
+    faults = lineage_faults(checkpoint, config) + latent_faults(checkpoint, config, networks)
+    if faults and not force:
+        raise InvalidInputError(
+            "\n".join(f"{checkpoint}: {fault}" for fault in faults)
+            + "\nrefused: train what is out of date (the same train command does), or give --force, "
+            "which writes this into the model card"
+        )
+    return faults
 
 
 def round_weights_to_fp16(networks: Mapping[str, nn.Module]) -> None:
@@ -127,26 +152,12 @@ def round_weights_to_fp16(networks: Mapping[str, nn.Module]) -> None:
             tensor.data.copy_(rounded)
 
 
-def real_latents(checkpoint: Path, config: SystemConfig) -> NDArray[np.float32] | None:
-    """Slice latents (1, D, c, h, w) of a case of the training cohort, where the directory still has them."""
-    path = checkpoint / "latents" / "latents.npy"
-    if not path.is_file():
-        return None
-    try:
-        latents = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{path}: cannot be read ({error}); remove it to export without") from error
-    if latents.shape[2:] != (config.grid.shape[2], *config.slice_shape):
-        raise InvalidInputError(f"{path}: shape {latents.shape} does not fit the system; remove it to export without")
-    return np.asarray(latents[:1, 0], np.float32)
-
-
 def _graph(component: Component, config: SystemConfig, options: ExportOptions, opset: int) -> onnx.ModelProto:
     model = reduce_precision(export_graph(component, config.grid.shape[2], opset), options.precision)
     return store_weights_as_fp16(model) if options.store == "fp16" else model
 
 
-def _manifest(
+def bundle_manifest(
     checkpoint: Path,
     config: SystemConfig,
     components: Mapping[str, Component],
@@ -154,6 +165,7 @@ def _manifest(
     options: ExportOptions,
     opset: int,
 ) -> BundleManifest:
+    """The manifest of the bundle to be, its files not yet recorded."""
     columns, cohort = load_conditions(checkpoint)
     stages = [stage for stage in STAGES if weights_path(checkpoint, stage).is_file()]
     digest = hashlib.sha256()
@@ -186,7 +198,7 @@ def _manifest(
         precision=options.precision,
         provenance=Provenance(
             data=options.data,
-            training=", ".join(f"{stage} {_steps(checkpoint, stage)} steps" for stage in stages),
+            training=training_summary(checkpoint, config),
             code_version=version("sbldm-engine"),
             date=provenance_date(),
             licence=options.licence,
@@ -195,22 +207,40 @@ def _manifest(
     )
 
 
-def _steps(checkpoint: Path, stage: str) -> int:
-    """Steps that a stage's weights have seen; 0 for weights that no training wrote."""
-    state = checkpoint / stage / "state.json"
-    return read_json(state)["step"] if state.is_file() else 0
+def training_summary(checkpoint: Path, config: SystemConfig) -> str:
+    """The chain of stages as text: each one's steps and weights, and the cohort's digest."""
+    parts = []
+    cohort = None
+    for stage in STAGES:
+        if not weights_path(checkpoint, stage).is_file():
+            continue
+        record = read_record(checkpoint, stage)
+        if record is None:
+            parts.append(f"{stage} without a record of training")
+            continue
+        wanted, cohort = config.stages[stage].steps, record.cohort or cohort
+        steps = f"{record.step} of {wanted} steps" if record.step < wanted else f"{record.step} steps"
+        parts.append(f"{stage} {steps} (weights {str(record.weights)[:12]}, sbldm-engine {record.code_version})")
+    return ", ".join(parts) + (f"; cohort {cohort[:12]}" if cohort else "")
 
 
-def _write(out: Path, manifest: BundleManifest, models: Mapping[str, onnx.ModelProto], parity: ParityReport) -> Bundle:
-    with staged_directory(out) as staging:
-        for name, model in models.items():
-            plain = staging / manifest.components[name].file
-            save(model, plain)
-            if manifest.precision == "fp32":
-                write_fast_graph(model, plain)
-        (staging / PARITY_NAME).write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
-        (staging / "README.md").write_text(model_card(manifest, parity), encoding="utf-8")
-        complete = dataclasses.replace(manifest, files=record_files(staging))
-        (staging / MANIFEST_NAME).write_bytes(manifest_bytes(complete))
-        load_bundle(staging)
-    return load_bundle(out)
+def _write_graphs(staging: Path, manifest: BundleManifest, models: Mapping[str, onnx.ModelProto]) -> None:
+    for name, model in models.items():
+        plain = staging / manifest.components[name].file
+        save(model, plain)
+        if manifest.precision == "fp32":
+            write_fast_graph(model, plain)
+
+
+def _record_files(staging: Path, manifest: BundleManifest) -> Bundle:
+    """Write the manifest with what lies there now, and read the bundle as everybody will."""
+    complete = dataclasses.replace(manifest, files=record_files(staging))
+    (staging / MANIFEST_NAME).write_bytes(manifest_bytes(complete))
+    return load_bundle(staging)
+
+
+def _engine(bundle: Bundle) -> RunComponent | None:
+    """The engine's own backend, which takes the files as `generate` does; None for bf16, which no CPU runs."""
+    if bundle.manifest.precision == "bf16":
+        return None
+    return OnnxRuntimeBackend(bundle, "cpu", available_threads()).run

@@ -9,11 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..engine.bundle import TensorSpec
+from ..engine.bundle.manifest import TensorSpec
+from ..train.build import system_latent_shape
 from ..train.config import SystemConfig
 from ..train.latents import condition_names
-from ..train.system import system_latent_shape
-from .lookups import with_lookups
+from .rewrite.lookups import with_lookups
 
 BATCH = "batch"
 

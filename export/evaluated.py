@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..engine.bundle import MANIFEST_NAME, Bundle, load_bundle, manifest_bytes, record_files
+from ..engine.bundle.load import Bundle, load_bundle, record_files
+from ..engine.bundle.manifest import MANIFEST_NAME, manifest_bytes
 from ..engine.errors import UsageError
 from ..engine.files import write_atomic
 

@@ -16,7 +16,7 @@ import torch
 
 from ..engine.errors import InvalidInputError
 from .components import BATCH, Component, random_inputs
-from .precision import Precision
+from .rewrite.precision import Precision
 
 OPSETS = range(21, 24)  # below 21 GroupNormalization is split up or, at 18, refused by TensorRT
 DEFAULT_OPSET = {"fp32": 21, "fp16": 21, "bf16": 22}  # bfloat16 convolutions exist from 22 on

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ..engine.bundle import Bundle, ComponentSpec, TensorSpec
+from ..engine.bundle.load import Bundle
+from ..engine.bundle.manifest import ComponentSpec, TensorSpec
 from ..engine.errors import InvalidInputError
 from .staging import staged_directory
 

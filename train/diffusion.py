@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..engine.bundle import NoiseSchedule, PredictionType
+from ..engine.bundle.manifest import NoiseSchedule, PredictionType
 from .config import ScheduleConfig
 
 

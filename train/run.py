@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from lightning.fabric import Fabric
 from rich.console import Console
 
-from ..engine.conditions import ConditionColumn
+from ..engine.conditions.columns import COLUMNS, SHARE_COLUMNS, ConditionColumn
 from ..engine.errors import InvalidInputError, UsageError
+from .build import system_latent_shape
 from .checkpoint import read_json
-from .config import SystemConfig
-from .data.cohort import prepare_cohort
+from .config import AnySystem, MaskFirstConfig
+from .data.cohort import Cohort, prepare_cohort
 from .data.phantoms import add_phantoms, check_phantoms_fit
 from .footprint import network_costs, stage_memory
+from .guards import cohort_digest
 from .latents import condition_names
+from .lock import disk_errors, writing_to
+from .mask_first import MaskFirstData, MaskFirstTrainer
 from .stage import StageRun
-from .system import SystemTrainer, cohort_digest, planned_stages, system_latent_shape
+from .system import SystemTrainer, planned_stages
+from .trainer import Trainer
+
+PRECISIONS = ("bf16-mixed", "32-true", "16-mixed")
+FEW_CASES = 20
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,10 +48,13 @@ class TrainOptions:
     precision: str
     workers: int
     skip_invalid: bool
+    restart: tuple[str, ...] = ()  # stages to make again from nothing
+    keep_stale: bool = False  # keep stages whose earlier stages have changed since
+    masks: Path | None = None  # .npz of masks without images, for the mask stage
     add_phantoms: int = 0
 
 
-def with_steps(config: SystemConfig, overrides: Sequence[str]) -> SystemConfig:
+def with_steps(config: AnySystem, overrides: Sequence[str]) -> AnySystem:
     """The configuration with other numbers of steps, each given as STAGE=N.
 
     Raises:
@@ -56,7 +71,7 @@ def with_steps(config: SystemConfig, overrides: Sequence[str]) -> SystemConfig:
     return dataclasses.replace(config, stages=stages)
 
 
-def plan(config: SystemConfig, stage: str) -> str:
+def plan(config: AnySystem, stage: str) -> str:
     """The networks with their cost and the stages to run with their memory, as text; no data is touched."""
     columns = [ConditionColumn(name, False, 0.0, 1.0) for name in condition_names(config)]
     lines = [f"preset {config.preset}: grid {config.grid.shape}, Z {system_latent_shape(config)}"]
@@ -74,7 +89,7 @@ def plan(config: SystemConfig, stage: str) -> str:
     return "\n".join(lines)
 
 
-def progress(directory: Path, config: SystemConfig) -> str:
+def progress(directory: Path, config: AnySystem) -> str:
     """The steps that each stage of a training directory has saved, as text."""
     found = []
     for stage, settings in config.stages.items():
@@ -84,15 +99,39 @@ def progress(directory: Path, config: SystemConfig) -> str:
     return ", ".join(found) or "nothing yet"
 
 
-def run_training(config: SystemConfig, options: TrainOptions) -> None:
+def _trainer(
+    config: AnySystem, cohort: Cohort, options: TrainOptions, run: StageRun, encoding: Callable[[int, int], None]
+) -> Trainer:
+    if isinstance(config, MaskFirstConfig):
+        sources = np.array([source == "real" for source in cohort.sources], np.float32)
+        data = MaskFirstData(cohort, sources, options.masks)
+        return MaskFirstTrainer(config, data, run, encoding, keep_stale=options.keep_stale)
+    if options.masks is not None:
+        raise UsageError(f"--masks: preset {config.preset} has no mask stage")
+    return SystemTrainer(config, cohort, run, encoding, keep_stale=options.keep_stale)
+
+
+def run_training(config: AnySystem, options: TrainOptions) -> None:
     """Prepare the cohort and train the planned stages.
 
     Raises:
         InvalidInputError: faults of the cohort, phantoms that do not fit it, or a directory of another configuration.
+        UsageError: a precision or device that is not there, or the directory cannot be written or is being trained in.
+        IncompleteRunError: the disk is full; what was saved can be gone on with.
     """
     stages = planned_stages(config, options.stage)
-    console = Console(stderr=True)
-    check_phantoms_fit(options.data, config.modalities, options.add_phantoms)
+    for name in options.restart:
+        planned_stages(config, name)
+    if options.precision not in PRECISIONS:
+        raise UsageError(f"--precision {options.precision}: allowed {', '.join(PRECISIONS)}")
+    check_phantoms_fit(options.data, config.modalities, options.add_phantoms, one_tissue=config.classes == 2)
+    with disk_errors(options.out):
+        cohort = _training_cases(config, options)
+    with writing_to(options.out):
+        _train(config, options, stages, cohort)
+
+
+def _training_cases(config: AnySystem, options: TrainOptions) -> Cohort:
     cohort = prepare_cohort(
         options.data, options.cache, config.grid,
         modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid,
@@ -102,8 +141,12 @@ def run_training(config: SystemConfig, options: TrainOptions) -> None:
         raise InvalidInputError(
             f"{options.data}: {len(cohort)} cases leave none to train on after --held-out {options.held_out}"
         )
-    fabric = Fabric(accelerator="auto", devices=options.devices, precision=options.precision)  # pyright: ignore[reportArgumentType]
-    fabric.launch()
+    cases = cohort.subset(range(kept))
+    return add_phantoms(cases, options.cache, options.add_phantoms, options.seed, workers=options.workers)
+
+
+def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], training: Cohort) -> None:
+    console, fabric = Console(stderr=True), launched(options)
 
     def report(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
@@ -113,11 +156,48 @@ def run_training(config: SystemConfig, options: TrainOptions) -> None:
         if done % 50 == 0 or done == total:
             console.print(f"encoded {done}/{total} cases", highlight=False)
 
-    training = add_phantoms(
-        cohort.subset(range(kept)), options.cache, options.add_phantoms, options.seed, workers=options.workers
-    )
-    run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training))
-    trainer = SystemTrainer(config, training, run, encoding)
+    for warning in cohort_warnings(training, config):
+        log.warning("%s: %s", options.data, warning)
+    half = isinstance(config, MaskFirstConfig) and fabric.device.type == "cpu" and options.precision == "bf16-mixed"
+    run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training), half_weights=half)
+    trainer = _trainer(config, training, options, run, encoding)
     trainer.start()
+    for name in options.restart:
+        trainer.restart(name)
     for stage in stages:
         trainer.train(stage)
+
+
+def launched(options: TrainOptions) -> Fabric:
+    """The devices, ready to train on.
+
+    Raises:
+        UsageError: Lightning cannot have them so; its reason, and the option.
+    """
+    try:
+        fabric = Fabric(accelerator="auto", devices=options.devices, precision=options.precision)  # pyright: ignore[reportArgumentType]
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"--devices {options.devices}, --precision {options.precision}: {error}") from error
+    return fabric
+
+
+def cohort_warnings(cohort: Cohort, config: AnySystem) -> Iterator[str]:
+    """What a cohort lacks for what it is to teach.
+
+    Raises:
+        InvalidInputError: its masks hold one tissue only where the preset asks for several.
+    """
+    if len(cohort) < FEW_CASES:
+        yield f"only {len(cohort)} cases to train on: below {FEW_CASES} a model hardly generalises"
+    if config.classes <= 2:
+        return
+    shares = cohort.conditions[:, [COLUMNS.index(name) for name in SHARE_COLUMNS]]
+    absent = [name for name, column in zip(SHARE_COLUMNS, shares.T, strict=True) if not column.any()]
+    if len(absent) == len(SHARE_COLUMNS) - 1 and len(cohort) > 1:
+        raise InvalidInputError(
+            f"every mask of the cohort holds one tissue only, the preset {config.preset} is to learn "
+            f"{', '.join(config.tissues)}; give a preset with tissues: [wt], or masks with all of them"
+        )
+    for name in absent:
+        yield f"no case has tissue {name.removesuffix('_share')}: the model will not know it"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..bundle import Bundle
-from .cuda_bundle import OnnxRuntimeNetworks
-from .device_loops import DeviceLoops
+from ..bundle.load import Bundle
+from ..cuda.loops import DeviceLoops
+from ..cuda.networks import OnnxRuntimeNetworks
 from .onnxruntime import OnnxRuntimeBackend
 
 

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("torch")
 
 from sbldm.benchmarks import phantom_masks, segmenter_worth
-from sbldm.engine.conditions import COLUMNS
+from sbldm.engine.conditions.columns import COLUMNS
 from sbldm.engine.errors import InvalidInputError
 from sbldm.train.evaluation.segmenter import SegmenterSettings
 

@@ -14,9 +14,9 @@ from sbldm.benchmarks.process import run_measured
 from sbldm.benchmarks.quality import compare
 from sbldm.benchmarks.timing import Run, interleaved, summarise
 from sbldm.benchmarks.work import count_macs
-from sbldm.engine.backends import choose_backend
-from sbldm.engine.bundle import Bundle
-from sbldm.engine.loop import Volume
+from sbldm.engine.backends.choose import choose_backend
+from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.sampling.types import Volume
 
 
 def test_busy_runs_do_not_count_where_there_are_quiet_ones() -> None:

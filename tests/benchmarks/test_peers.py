@@ -11,8 +11,8 @@ from sbldm.benchmarks.bench import ComponentFigure, start
 from sbldm.benchmarks.machine import FmaPeak, Machine
 from sbldm.benchmarks.plan import make_plan
 from sbldm.benchmarks.timing import Run, summarise
-from sbldm.engine.backends import choose_backend
-from sbldm.engine.bundle import Bundle
+from sbldm.engine.backends.choose import choose_backend
+from sbldm.engine.bundle.load import Bundle
 
 peers = pytest.importorskip("sbldm.benchmarks.peers")
 

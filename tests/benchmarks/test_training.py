@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from sbldm.benchmarks import training_curves, training_speed
-from sbldm.engine.bundle import Grid
+from sbldm.engine.bundle.manifest import Grid
 from sbldm.train.config import SystemConfig
 
-from ..conftest import tiny_system_config
+from tests.support.tiny import tiny_system_config
 
 
 def small_system() -> SystemConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from sbldm.cli.main import main
-from sbldm.engine.bundle import Bundle
+from sbldm.engine.bundle.load import Bundle
 
 pytest.importorskip("tensorrt_rtx")
 

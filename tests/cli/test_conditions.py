@@ -10,7 +10,8 @@ import numpy as np
 import onnx.helper
 import pytest
 from sbldm.cli.main import main
-from sbldm.engine.bundle import (
+from sbldm.engine.bundle.load import record_files
+from sbldm.engine.bundle.manifest import (
     COMPONENTS,
     DEFAULT_GRID,
     MANIFEST_NAME,
@@ -24,11 +25,10 @@ from sbldm.engine.bundle import (
     Provenance,
     SamplingDefaults,
     manifest_bytes,
-    record_files,
 )
-from sbldm.engine.cohort import fit
-from sbldm.engine.condition_csv import read_conditions
-from sbldm.engine.conditions import BINARY_COLUMNS, COLUMNS, fit_columns, sphere_surface_cm2
+from sbldm.engine.conditions.columns import BINARY_COLUMNS, COLUMNS, fit_columns, sphere_surface_cm2
+from sbldm.engine.conditions.csv import read_conditions
+from sbldm.engine.conditions.distribution import fit
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "conditions.csv"
 VIEW = DEFAULT_GRID.fov_mm

@@ -18,8 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 from sbldm.cli.main import main
-from sbldm.engine.bundle import Bundle
-from sbldm.engine.ledger import LedgerIndex, lock_file
+from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.files import Folder
+from sbldm.engine.run.ledger import LedgerIndex, lock_ledger
 
 KILLS = 20
 ROOT = os.geteuid() == 0
@@ -52,7 +53,7 @@ def in_group(arguments: list[str]) -> None:
 def child(arguments: list[str]) -> Iterator[multiprocessing.Process]:
     """The command line in a process that starts fast: what it imports is there already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sbldm.engine.job", "sbldm.cli._job", "sbldm.cli.generate", "onnxruntime"])
+    context.set_forkserver_preload(["sbldm.engine.run.job", "sbldm.cli._job", "sbldm.cli.generate", "onnxruntime"])
     process = context.Process(target=in_group, args=(arguments,))
     process.start()
     try:
@@ -122,7 +123,8 @@ def test_workers_end_with_their_parent_and_hold_no_lock(tiny_bundle: Bundle, tmp
     assert len(workers) >= 2
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
-    os.close(lock_file(out / "ledger.jsonl"))
+    with Folder(out) as folder:
+        lock_ledger(folder, "ledger.jsonl").close()
 
 
 def test_a_worker_that_is_killed_is_replaced(tiny_bundle: Bundle, tmp_path: Path) -> None:

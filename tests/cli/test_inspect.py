@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from sbldm.cli.main import main
-from sbldm.engine.bundle import Bundle
+from sbldm.engine.bundle.load import Bundle
 
 
 def test_text_names_what_matters(tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:

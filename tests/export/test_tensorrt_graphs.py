@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sbldm.engine.tensorrt_build import BuildRequest, build_engine, load_flavour
-from sbldm.engine.tensorrt_cache import BatchProfile
+from sbldm.engine.backends.tensorrt.build import BuildRequest, build_engine, load_flavour
+from sbldm.engine.backends.tensorrt.cache import BatchProfile
 from sbldm.export.onnx_graph import save
-from sbldm.export.precision import Precision, reduce_precision
+from sbldm.export.rewrite.precision import Precision, reduce_precision
 
-from .conftest import ExportedPreset
+from tests.export.conftest import ExportedPreset
 
 pytest.importorskip("tensorrt_rtx")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from sbldm.engine.bundle import Grid
+from sbldm.engine.bundle.manifest import Grid
 from sbldm.engine.errors import InvalidInputError
 from sbldm.train.data.cohort import Cohort, prepare_cohort
 from sbldm.train.data.prepare import LEVELS, robust_scale, to_unit

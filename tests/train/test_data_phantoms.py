@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from sbldm.cli.main import main
-from sbldm.engine.bundle import Grid
+from sbldm.engine.bundle.manifest import Grid
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.train.data.cohort import prepare_cohort
 from sbldm.train.data.phantoms import add_phantoms, check_phantoms_fit

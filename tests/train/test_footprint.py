@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sbldm.engine.conditions import ConditionColumn
+from sbldm.engine.conditions.columns import ConditionColumn
+from sbldm.train.build import make_refiner
 from sbldm.train.footprint import gmac_of, network_costs, saved_bytes, stage_memory
 from sbldm.train.latents import condition_names
-from sbldm.train.system import make_refiner
 from torch import nn
 
-from ..conftest import tiny_system_config
+from tests.support.tiny import tiny_system_config
 
 
 def test_one_convolution_by_hand() -> None:

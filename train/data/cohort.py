@@ -20,10 +20,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...engine.bundle import DEFAULT_GRID, MODALITIES, Grid
-from ...engine.conditions import COLUMNS
+from ...engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
+from ...engine.conditions.columns import COLUMNS
 from ...engine.errors import InvalidInputError
-from ...engine.measuring import measure_tumour
+from ...engine.output.measure import measure_tumour
+from ...engine.processes import sharing_workers
 from . import prepare
 from .discover import CaseFiles, discover_cases
 from .prepare import prepare_case
@@ -160,13 +161,14 @@ def report_faults(data_dir: Path, faults: dict[str, list[str]], *, skip_invalid:
 
 def in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
     """`work` of every item, in order, by `workers` processes of one thread each; here where one is enough."""
-    if workers <= 1 or len(items) < 2:
+    workers = sharing_workers(min(workers, len(items)))
+    if workers <= 1:
         yield from map(work, items)
         return
     context = multiprocessing.get_context("spawn")
     with _one_thread_each():
         pool = ProcessPoolExecutor(
-            min(workers, len(items)), context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+            workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
         )
         try:
             yield from pool.map(work, items, chunksize=1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...engine.bundle import MODALITIES
+from ...engine.bundle.manifest import MODALITIES
 from ...engine.errors import InvalidInputError
 
 _BRATS_2021 = re.compile(r"(?P<case>.+)_(?P<part>t1|t1ce|t2|flair|seg)\.nii(\.gz)?", re.IGNORECASE)

@@ -11,10 +11,10 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
-from ...engine.condition_rules import FieldOfView, violations
-from ...engine.conditions import SHARE_COLUMNS
+from ...engine.conditions.columns import SHARE_COLUMNS
+from ...engine.conditions.rules import FieldOfView, violations
 from ...engine.errors import InvalidInputError
-from ...engine.measuring import measure_tumour
+from ...engine.output.measure import measure_tumour
 from .discover import CaseFiles, discover_cases
 from .read import CaseError, decode_case, read_bytes
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ...engine.bundle import Grid
+from ...engine.bundle.manifest import Grid
 from ...engine.errors import InvalidInputError, UsageError
 from ..phantom import PHANTOM_MODALITIES, PHANTOM_VERSION, case_name, make_phantom
 from .cohort import CachedCase, Cohort, Progress, in_processes, load_entry, report_faults, settings_digest, store_case
@@ -18,10 +18,11 @@ from .read import CaseError, RawCase
 _TISSUE_NAMES = {1: "necrosis", 2: "oedema", 3: "enhancing tumour"}
 
 
-def check_phantoms_fit(data_dir: Path, modalities: Sequence[str], count: int) -> None:
+def check_phantoms_fit(data_dir: Path, modalities: Sequence[str], count: int, *, one_tissue: bool = False) -> None:
     """Refuse `count` phantoms beside the cohort in `data_dir` where they could not be of one kind with it.
 
-    Only names and label tables are looked at; nothing is prepared.
+    Only names and label tables are looked at; nothing is prepared. With `one_tissue` all tumour is one to the model, so
+    that a cohort of one label fits too.
 
     Raises:
         UsageError: `count` is negative.
@@ -41,7 +42,7 @@ def check_phantoms_fit(data_dir: Path, modalities: Sequence[str], count: int) ->
     for case in cases:
         tissues = set(case.label_values.values())
         missing = [_TISSUE_NAMES[value] for value in range(1, LABELS) if value not in tissues]
-        if missing:
+        if missing and not one_tissue:
             raise InvalidInputError(
                 f"--add-phantoms: the labels of {data_dir} know no {', '.join(missing)} (case {case.name}), phantoms "
                 "have necrosis, oedema and enhancing tumour: train without phantoms, or tell these tissues apart"

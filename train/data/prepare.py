@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...engine.bundle import Grid
+from ...engine.bundle.manifest import Grid
 from .read import RawCase
 from .resample import GridSampler
 

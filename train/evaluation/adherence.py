@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...engine.conditions import COLUMNS
+from ...engine.conditions.columns import COLUMNS
 from ...engine.errors import InvalidInputError
-from ...engine.manifest import read_manifest as read_rows
+from ...engine.run.manifest import read_manifest as read_rows
 
 
 def requested_and_measured(path: Path) -> dict[str, NDArray[np.float64]]:

@@ -17,6 +17,7 @@ from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 
 from ...engine.errors import IncompleteRunError, UsageError
+from ...engine.processes import sharing_workers
 from .anatomies import TRAINING
 from .case import MODALITIES, Phantom, make_phantom
 
@@ -51,7 +52,7 @@ def write_cohort(
         if value < least:
             raise UsageError(f"{name} {value}: has to be {least} or more")
     _prepare(out)
-    workers = min(workers, count)
+    workers = sharing_workers(min(workers, count))
     if workers == 1:
         for case in range(count):
             write_case(out, seed, case, anatomies)

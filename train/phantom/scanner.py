@@ -80,7 +80,7 @@ def _rician(rng: np.random.Generator, values: FloatArray, deviation: np.float32)
     """Magnitude of `values` with complex Gaussian noise (Gudbjartsson and Patz 1995)."""
     real = values + deviation * rng.standard_normal(values.shape, dtype=np.float32)
     imaginary = deviation * rng.standard_normal(values.shape, dtype=np.float32)
-    return np.asarray(np.hypot(real, imaginary), np.float32)
+    return np.hypot(real, imaginary).astype(np.float32)
 
 
 def _sliced(values: FloatArray, axis: int, distance: float) -> FloatArray:
@@ -106,4 +106,4 @@ def slice_weights(size: int, distance: float) -> FloatArray:
 def _distance_from_middle(shape: tuple[int, ...]) -> FloatArray:
     """Squared distance from the box's middle over the squared half diagonal's mean, less its own middle value."""
     parts = [((np.arange(n, dtype=np.float32) - (n - 1) / 2) / 75) ** 2 for n in shape]
-    return parts[0][:, None, None] + parts[1][:, None] + parts[2] - np.float32(0.8)
+    return np.asarray(parts[0][:, None, None] + parts[1][:, None] + parts[2] - 0.8, np.float32)

@@ -1,7 +1,8 @@
 """Distributions of real gliomas and of real scans, fitted once; numbers of populations, nothing of a single patient.
 
 Shape and place: 484 expert masks of the Medical Segmentation Decathlon's brain task (CC BY-SA 4.0), measured by
-`engine.measuring` on the default grid. Signal: 18 scans of BraTS 2021 and 2023, each tissue relative to white matter.
+`engine.output.measure` on the default grid. Signal: 18 scans of BraTS 2021 and 2023, each tissue relative to white
+matter.
 """
 
 from __future__ import annotations

@@ -1,0 +1,121 @@
+"""A bundle on disk: found, read and verified before anything of it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from ..errors import InvalidInputError
+from ..files import Folder, sha256_file
+from .manifest import MANIFEST_NAME, BundleManifest, FileRecord, parse_manifest
+from .onnx_scan import check_onnx_file
+
+MAX_MANIFEST_BYTES = 8 * 2**20
+MAX_BUNDLE_BYTES = 16 * 2**30
+MAX_FILES = 10_000
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+DEFAULT_BUNDLE = "phantom"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle on disk."""
+
+    path: Path
+    manifest: BundleManifest
+    sha256: str  # of bundle.json, which fixes every other file
+
+    def component_path(self, component: str) -> Path:
+        """Path of a component's ONNX file; KeyError when the preset lacks it."""
+        return self.path / self.manifest.components[component].file
+
+    def has(self, component: str) -> bool:
+        """Whether the preset has this component."""
+        return component in self.manifest.components
+
+
+def bundle_directory(name_or_path: str | os.PathLike[str]) -> Path:
+    """Directory of a shipped bundle's name or of a path.
+
+    Raises:
+        InvalidInputError: neither a directory nor the name of a shipped bundle.
+    """
+    shipped = sorted(p.parent.name for p in BUNDLES.glob(f"*/{MANIFEST_NAME}"))
+    if str(name_or_path) in shipped:
+        return BUNDLES / str(name_or_path)
+    path = Path(name_or_path)
+    if not path.is_dir():
+        names = ", ".join(shipped) or "none"
+        raise InvalidInputError(
+            f"bundle {path}: no such directory, and no shipped bundle of that name (shipped: {names})"
+        )
+    return path
+
+
+def load_bundle(name_or_path: str | os.PathLike[str] = DEFAULT_BUNDLE) -> Bundle:
+    """Read and verify a bundle: schema, file list, sizes, hashes, sound ONNX files; no model is loaded.
+
+    Raises:
+        InvalidInputError: what is wrong with it, naming the file.
+    """
+    path = bundle_directory(name_or_path)
+    manifest_path = path / MANIFEST_NAME
+    try:
+        with Folder(path) as folder:
+            raw = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
+            manifest = parse_manifest(raw, str(manifest_path))
+            _verify_files(folder, manifest)
+    except OSError as error:
+        raise InvalidInputError(f"{manifest_path}: cannot be read ({error.strerror}); is this a bundle?") from error
+    for component in manifest.components.values():
+        check_onnx_file(path / component.file)
+    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+
+
+def record_files(path: Path) -> dict[str, FileRecord]:
+    """Records of every file below a bundle directory but its manifest, by relative POSIX path."""
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p != path / MANIFEST_NAME)
+    return {p.relative_to(path).as_posix(): FileRecord(sha256_file(p), p.stat().st_size) for p in files}
+
+
+def provenance_date() -> str:
+    """Today's date as the manifest writes it; SOURCE_DATE_EPOCH overrides the clock for reproducible bundles."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    return (date.fromtimestamp(int(epoch)) if epoch else date.today()).isoformat()
+
+
+def _verify_files(folder: Folder, manifest: BundleManifest) -> None:
+    path = folder.root
+    for count, name in enumerate(folder.walk()):
+        if name not in manifest.files and name != MANIFEST_NAME:
+            raise InvalidInputError(
+                f"{path / name}: not listed in {MANIFEST_NAME}; remove it or export the bundle again"
+            )
+        if count > MAX_FILES:
+            raise InvalidInputError(f"{path}: holds more than {MAX_FILES} files")
+    total = sum(record.bytes for record in manifest.files.values())
+    if total > MAX_BUNDLE_BYTES:
+        raise InvalidInputError(f"{path}: lists {total} bytes, at most {MAX_BUNDLE_BYTES} are allowed")
+    for name, record in manifest.files.items():
+        _verify_file(folder, name, record)
+
+
+def _verify_file(folder: Folder, name: str, record: FileRecord) -> None:
+    file, status = folder.root / name, folder.status(name)
+    if status is None:
+        if folder.has(name):
+            raise InvalidInputError(f"{file}: is a link or no regular file; a bundle holds plain files alone")
+        raise InvalidInputError(f"{file}: listed in {MANIFEST_NAME} but missing; get the bundle again")
+    if status.st_nlink > 1 and not folder.root.resolve().is_relative_to(BUNDLES):  # installers link what is shipped
+        raise InvalidInputError(f"{file}: has another name elsewhere (a hard link); copy the bundle with its content")
+    if status.st_size != record.bytes:
+        raise InvalidInputError(
+            f"{file}: has {status.st_size} bytes where {MANIFEST_NAME} says {record.bytes}; get the bundle again"
+        )
+    if folder.sha256(name) != record.sha256:
+        raise InvalidInputError(
+            f"{file}: its sha256 differs from {MANIFEST_NAME}; it was changed, get the bundle again"
+        )

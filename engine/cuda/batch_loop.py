@@ -1,0 +1,66 @@
+"""Requests into volumes on a device: the counterpart of `HostLoop` where the whole loop runs there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from ..bundle.load import Bundle
+from ..sampling.decoding import finish_volume
+from ..sampling.plan import sampling_plan
+from ..sampling.types import LoopKind, SampleRequest, SamplingOptions, Volume
+from .loop import LoopBatch
+from .loops import DeviceLoops
+from .volumes import BUFFERS, StartedBatch
+
+
+class CudaLoop:
+    """Makes volumes in batches of one fixed shape, two of them in flight; sample k sits in slot k % batch_size.
+
+    Raises:
+        UsageError: options that the bundle's schedule or the sampler cannot follow.
+        DeviceMemoryError: the batch does not fit.
+        BackendUnavailableError: the device, its networks or the kernels cannot be had.
+    """
+
+    in_flight = BUFFERS
+
+    def __init__(self, bundle: Bundle, loops: DeviceLoops, options: SamplingOptions) -> None:
+        self.options = options
+        self._columns = len(bundle.manifest.condition_columns)
+        self._plan = sampling_plan(bundle.manifest.schedule, options)
+        self._loop = loops.open(options.batch_size, self._plan)
+        self.kind: LoopKind = self._loop.kind
+        self.reason = self._loop.reason
+
+    def start(
+        self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
+    ) -> Callable[[], list[Volume]]:
+        """Queues the requests; see `BatchLoop`. `on_step` is called once: a graph is not interrupted."""
+        if on_step is not None:
+            on_step()
+        with self._loop.device.current():
+            started = self._loop.volumes.start(self._batch(requests), self._plan)
+        return partial(self._collect, requests, started)
+
+    def _batch(self, requests: Sequence[SampleRequest]) -> LoopBatch:
+        """The requests in their slots; the other slots are padding."""
+        size = self.options.batch_size
+        samples, attempts = np.zeros(size, np.uint64), np.zeros(size, np.int64)
+        condition, mask = np.zeros((size, self._columns), np.float32), np.zeros(size, np.float32)
+        for request in requests:
+            slot = request.number % size
+            samples[slot], attempts[slot] = request.number, request.attempt
+            condition[slot], mask[slot] = request.condition, 1.0
+        return LoopBatch(self.options.seed, samples, attempts, condition, mask)
+
+    def _collect(self, requests: Sequence[SampleRequest], started: StartedBatch) -> list[Volume]:
+        with self._loop.device.current():
+            made = self._loop.volumes.collect(started)
+        slots = [request.number % self.options.batch_size for request in requests]
+        return [
+            finish_volume(request, made.images[slot], made.labels[slot], made.statistics[slot], not made.failed[slot])
+            for request, slot in zip(requests, slots, strict=True)
+        ]

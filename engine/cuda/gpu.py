@@ -1,0 +1,134 @@
+"""An NVIDIA GPU as a `Device`: PyCUDA for memory, streams and launches, cuda-bindings for graphs."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...kernels.calls import KernelCall
+from ...kernels.compile import KernelCompileError
+from ...kernels.launcher import GpuUnavailableError, KernelLauncher, pycuda_driver
+from ..errors import BackendUnavailableError, DeviceMemoryError, SbldmError
+from .device import Buffer, GraphError
+
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: what other libraries queue on the default stream cannot break a capture
+
+
+class _Graph:
+    """An executable graph that goes with its last reference."""
+
+    def __init__(self, executable: Any, destroy: Callable[[Any], object]) -> None:
+        self.executable = executable
+        weakref.finalize(self, destroy, executable).atexit = False  # the driver may be gone by then
+
+
+class CudaDevice:
+    """GPU `index` with its primary context, which other CUDA libraries of the process share.
+
+    BackendUnavailableError where there is no such GPU, it is too old, or PyCUDA or cuda-bindings is missing. Kernels
+    are cached under `cache`. Threads may take turns; each works within `current`.
+    """
+
+    def __init__(self, index: int = 0, cache: Path | None = None) -> None:
+        try:
+            self._driver = pycuda_driver()
+            if index >= self._driver.Device.count():
+                raise GpuUnavailableError(f"cuda:{index} is not here; GPUs: {self._driver.Device.count()}")
+            self._gpu = self._driver.Device(index)
+            capability = self._gpu.compute_capability()
+            self._graphs = import_module("cuda.bindings.driver")
+            self._context = self._gpu.retain_primary_context()
+            self._launcher = KernelLauncher(capability, cache)
+        except GpuUnavailableError as error:
+            raise BackendUnavailableError(str(error)) from error
+        except ModuleNotFoundError as error:
+            raise BackendUnavailableError('cuda-bindings is missing: pip install "sbldm-engine[gpu]"') from error
+        self.name = f"{self._gpu.name()} (sm_{capability[0]}{capability[1]})"
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """The GPU's context on the calling thread; PyCUDA ends a process that leaves one behind."""
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._context.pop()
+
+    def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
+        buffer = Buffer(0, shape, dtype)
+        try:
+            memory = self._driver.mem_alloc(max(1, buffer.nbytes))
+        except self._driver.MemoryError as error:
+            free, total = self._driver.mem_get_info()
+            raise DeviceMemoryError(
+                f"{self.name} has no room for {buffer.nbytes / 2**20:.0f} MiB ({free / 2**20:.0f} of "
+                f"{total / 2**20:.0f} MiB free)"
+            ) from error
+        return Buffer(int(memory), shape, dtype, memory)
+
+    def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        try:
+            return self._driver.pagelocked_empty(shape, np.dtype(dtype))
+        except self._driver.MemoryError as error:
+            raise DeviceMemoryError(f"no pinned host memory for an array {shape} of {dtype}") from error
+
+    def stream(self) -> Any:
+        return self._driver.Stream(_NON_BLOCKING)
+
+    def upload(self, buffer: Buffer, values: NDArray[Any], stream: Any) -> None:
+        self._driver.memcpy_htod_async(buffer.address, values, stream)
+
+    def download(self, buffer: Buffer, values: NDArray[Any], stream: Any) -> None:
+        self._driver.memcpy_dtoh_async(values, buffer.address, stream)
+
+    def launch(self, call: KernelCall, stream: Any) -> None:
+        """Queues a kernel; BackendUnavailableError, with the compiler's message, where it does not compile or load."""
+        try:
+            self._launcher.launch(call, stream)
+        except (KernelCompileError, GpuUnavailableError) as error:
+            raise BackendUnavailableError(str(error)) from error
+
+    def record(self, stream: Any) -> Any:
+        return self._driver.Event().record(stream)
+
+    def wait(self, stream: Any, event: Any) -> None:
+        stream.wait_for_event(event)
+
+    def synchronize(self, event: Any) -> None:
+        event.synchronize()
+
+    def capture(self, stream: Any, work: Callable[[], None]) -> Any:
+        """The executable graph of what `work` queues; GraphError names the call that failed."""
+        mode = self._graphs.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._checked("cuStreamBeginCapture", stream.handle, mode)
+        try:
+            work()
+        except SbldmError as error:
+            self._graphs.cuStreamEndCapture(stream.handle)
+            if isinstance(error, DeviceMemoryError):
+                raise
+            raise GraphError(str(error)) from error
+        graph = self._checked("cuStreamEndCapture", stream.handle)
+        try:
+            return _Graph(self._checked("cuGraphInstantiate", graph, 0), self._graphs.cuGraphExecDestroy)
+        finally:
+            self._graphs.cuGraphDestroy(graph)
+
+    def replay(self, graph: Any, stream: Any) -> None:
+        self._checked("cuGraphLaunch", graph.executable, stream.handle)
+
+    def _checked(self, function: str, *arguments: Any) -> Any:
+        """The result of a cuda-bindings call, which returns (status, result)."""
+        status, *result = getattr(self._graphs, function)(*arguments)
+        if status == self._graphs.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            raise DeviceMemoryError(f"{self.name}: {function} found no memory")
+        if status != self._graphs.CUresult.CUDA_SUCCESS:
+            raise GraphError(f"{function}: {status.name}")
+        return result[0] if result else None

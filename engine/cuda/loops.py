@@ -1,0 +1,130 @@
+"""The sampling loop of a backend whose networks run on a device's memory: opened for a batch size, tried, kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from ..bundle.load import Bundle
+from ..errors import DeviceMemoryError
+from ..sampling.plan import SamplingPlan
+from .device import Device, DeviceNetwork, GraphError
+from .loop import LoopBatch
+from .networks import open_generator
+from .volumes import BUFFERS, VolumeGenerator
+
+
+class Networks(Protocol):
+    """A bundle's networks on a device."""
+
+    def open_device(self) -> Device:
+        """The device; BackendUnavailableError where it cannot be had."""
+        ...
+
+    def capture_refusal(self) -> str | None:
+        """Why the denoiser must not even be tried in a graph; None where it may."""
+        ...
+
+    def components(self, rows: int, streams: tuple[Any, Any]) -> Mapping[str, DeviceNetwork]:
+        """The components that generation runs, for `rows` rows of the denoiser's batch and one volume of the others'.
+
+        The denoiser's work goes to the first stream, that of the others to the second. DeviceMemoryError where there is
+        no room, BackendUnavailableError where they cannot be had.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class DeviceLoop:
+    """An open loop: as one graph a batch, or as plain launches and why."""
+
+    device: Device
+    volumes: VolumeGenerator
+    kind: Literal["graph", "launches"]
+    reason: str
+
+
+class DeviceLoops:
+    """Opens the loop for a batch size and guidance; keeps the last one with its memory and its graphs."""
+
+    def __init__(self, bundle: Bundle, networks: Networks) -> None:
+        self._bundle, self._networks = bundle, networks
+        self._device: Device | None = None
+        self._loop: DeviceLoop | None = None
+        self._tried: set[SamplingPlan] = set()
+        self._refusals: list[str | None] = []  # why no graph is captured, None to capture one; empty: not known yet
+
+    def device(self) -> Device:
+        """The device, opened at the first call."""
+        if self._device is None:
+            self._device = self._networks.open_device()
+        return self._device
+
+    def decide(self, refusal: str | None) -> None:
+        """Take over what was found out before, by another process of the same run."""
+        self._refusals = [refusal]
+
+    def open(self, batch: int, plan: SamplingPlan) -> DeviceLoop:
+        """A loop that has run this plan once: its memory is there, its networks are warm, its graphs are captured.
+
+        Where the device captures no graph of it, the same launches are queued one by one.
+
+        Raises:
+            DeviceMemoryError: a batch of this size does not fit.
+            BackendUnavailableError: device, networks or kernels cannot be had.
+        """
+        with self.device().current():
+            loop = self._loop
+            if loop is None or (loop.volumes.shape.samples, loop.volumes.shape.guided) != (
+                batch,
+                plan.guidance is not None,
+            ):
+                self._loop = loop = None  # its memory goes before the next is allocated
+                self._tried.clear()
+            if not self._refusals:
+                self._refusals = [self._networks.capture_refusal()]
+            try:
+                return self._ready(loop, batch, plan, self._refusals[0])
+            except GraphError as error:
+                self._refusals = [str(error)]
+            self._loop = loop = None
+            self._tried.clear()
+            return self._ready(None, batch, plan, self._refusals[0])
+
+    def _ready(self, loop: DeviceLoop | None, batch: int, plan: SamplingPlan, refusal: str | None) -> DeviceLoop:
+        try:
+            loop = loop or self._build(batch, plan.guidance is not None, refusal)
+            if plan not in self._tried:
+                self._try(loop.volumes, plan)
+        except DeviceMemoryError as error:
+            self._loop = None
+            raise DeviceMemoryError(f"batch size {batch} does not fit: {error}") from error
+        self._loop = loop
+        self._tried.add(plan)
+        return loop
+
+    def _build(self, batch: int, guided: bool, refusal: str | None) -> DeviceLoop:
+        device = self.device()
+        streams = (device.stream(), device.stream())
+        components = self._networks.components(2 * batch if guided else batch, streams)
+        volumes = open_generator(self._bundle, batch, guided, device, components, streams, use_graphs=refusal is None)
+        if refusal is None:
+            return DeviceLoop(device, volumes, "graph", f"captured on {device.name}")
+        return DeviceLoop(device, volumes, "launches", f"{device.name} captures no graph: {refusal}")
+
+    def _try(self, volumes: VolumeGenerator, plan: SamplingPlan) -> None:
+        n, columns = volumes.shape.samples, volumes.shape.condition_columns
+        numbers, condition = np.arange(n, dtype=np.uint64), np.zeros((n, columns), np.float32)
+        batch = LoopBatch(0, numbers, np.zeros(n, np.int64), condition, np.ones(n, np.float32))
+        for _ in range(BUFFERS):
+            volumes.collect(volumes.start(batch, plan))
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """A backend that has the whole loop on a device."""
+
+    loops: DeviceLoops

@@ -1,0 +1,202 @@
+"""Where a sample's files go and what a data set needs beside them: BraTS (names of 2021 and 2023), nnU-Net, BIDS."""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.manifest import BRATS_LABELS, SEGMENTATION
+from ..errors import UsageError
+
+LayoutName = Literal["brats", "nnunet", "bids"]
+Names = Literal["2021", "2023"]
+
+_OWNER = re.compile(r"sbldm-?(\d{6,})")
+_NAMES_2023 = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
+_BIDS_SUFFIXES = {"t1": "T1w", "t1ce": "ce-gadolinium_T1w", "t2": "T2w", "flair": "FLAIR"}
+_CHANNELS = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
+_SYNTHETIC_NOTE = (
+    "Synthetic volumes: they show no patient. Not for diagnosis. Images are int16, 0..1000 standing for the model's\n"
+    "intensity range, background exactly 0. Which tumour was asked for and which was measured: manifest.csv.\n"
+)
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What the files beside the samples tell of a run."""
+
+    samples: tuple[int, ...]
+    bundle_id: str
+    bundle_sha256: str
+    version: str  # of sbldm-engine
+
+
+@dataclass(frozen=True)
+class Layout(ABC):
+    """Names of a sample's files, relative to the run directory in POSIX form."""
+
+    modalities: tuple[str, ...]
+    labels: tuple[str, ...]  # class names, background first
+
+    @abstractmethod
+    def path(self, sample: int, role: str) -> str:
+        """Path of a modality's image, or of the labels where `role` is "seg"."""
+
+    @abstractmethod
+    def dataset_files(self, facts: DatasetFacts) -> dict[str, bytes]:
+        """Files that describe the whole data set, written before the manifest."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The modalities and "seg", in the order that files are listed."""
+        return (*self.modalities, SEGMENTATION)
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """What each class is called in the files, background first."""
+        return tuple(range(len(self.labels)))
+
+    def paths(self, sample: int) -> dict[str, str]:
+        """Relative path by role."""
+        return {role: self.path(sample, role) for role in self.roles}
+
+    def file_labels(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Labels of arrays (0..classes-1) to those of files, same shape."""
+        return np.asarray(self.label_values, np.uint8)[label]
+
+    def array_labels(self, label: NDArray[Any]) -> NDArray[np.uint8]:
+        """The inverse of `file_labels`; values that files do not hold become background."""
+        table = np.zeros(256, np.uint8)
+        table[list(self.label_values)] = np.arange(len(self.labels))
+        return table[label.astype(np.uint8)]
+
+
+@dataclass(frozen=True)
+class BratsLayout(Layout):
+    """`sbldm-000000/sbldm-000000_t1.nii.gz`, ET as 4; names of 2023: `-t1n`, `-t1c`, `-t2w`, `-t2f`, ET as 3."""
+
+    names: Names = "2021"
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """BraTS 2021 writes NCR 1, ED 2, ET 4; BraTS 2023 writes ET 3; one tumour class is 1."""
+        if self.names == "2021" and len(self.labels) == len(BRATS_LABELS):
+            return BRATS_LABELS
+        return tuple(range(len(self.labels)))
+
+    def path(self, sample: int, role: str) -> str:
+        case = case_name(sample)
+        if self.names == "2023":
+            return f"{case}/{case}-{_NAMES_2023.get(role, role)}.nii.gz"
+        return f"{case}/{case}_{role}.nii.gz"
+
+    def dataset_files(self, facts: DatasetFacts) -> dict[str, bytes]:
+        return {}
+
+
+@dataclass(frozen=True)
+class NnunetLayout(Layout):
+    """`imagesTr/sbldm-000000_0000.nii.gz`, `labelsTr/sbldm-000000.nii.gz`, consecutive labels, `dataset.json`."""
+
+    def path(self, sample: int, role: str) -> str:
+        if role == SEGMENTATION:
+            return f"labelsTr/{case_name(sample)}.nii.gz"
+        return f"imagesTr/{case_name(sample)}_{self.modalities.index(role):04d}.nii.gz"
+
+    def dataset_files(self, facts: DatasetFacts) -> dict[str, bytes]:
+        description = {
+            "channel_names": {str(i): _CHANNELS.get(m, m) for i, m in enumerate(self.modalities)},
+            "labels": {("background" if i == 0 else name): i for i, name in enumerate(self.labels)},
+            "numTraining": len(facts.samples),
+            "file_ending": ".nii.gz",
+            "name": "sbldm",
+            "description": f"SYNTHETIC sbldm-engine {facts.version}, bundle {facts.bundle_id} ({facts.bundle_sha256})",
+        }
+        return {"dataset.json": _json(description)}
+
+
+@dataclass(frozen=True)
+class BidsLayout(Layout):
+    """A BIDS derivative: `sub-sbldm000000/anat/sub-sbldm000000_T1w.nii.gz`, labels as `_desc-tumour_dseg`."""
+
+    def path(self, sample: int, role: str) -> str:
+        subject = f"sub-sbldm{sample:06d}"
+        suffix = "desc-tumour_dseg" if role == SEGMENTATION else _BIDS_SUFFIXES.get(role, role)
+        return f"{subject}/anat/{subject}_{suffix}.nii.gz"
+
+    def dataset_files(self, facts: DatasetFacts) -> dict[str, bytes]:
+        description = {
+            "Name": "Synthetic brain MRI with tumour masks",
+            "BIDSVersion": "1.9.0",
+            "DatasetType": "derivative",
+            "GeneratedBy": [
+                {
+                    "Name": "sbldm-engine",
+                    "Version": facts.version,
+                    "Description": f"SYNTHETIC volumes of bundle {facts.bundle_id} (sha256 {facts.bundle_sha256})",
+                }
+            ],
+        }
+        subjects = "".join(f"sub-sbldm{sample:06d}\n" for sample in facts.samples)
+        labels = "".join(f"{value}\t{name}\n" for value, name in zip(self.label_values, self.labels, strict=True))
+        files = {
+            "dataset_description.json": _json(description),
+            "README": _SYNTHETIC_NOTE.encode(),
+            "participants.tsv": f"participant_id\n{subjects}".encode(),
+            ".bidsignore": b"run.json\nledger*.jsonl\nmanifest.csv\npreview.png\n*.log\n",
+            "desc-tumour_dseg.tsv": f"index\tname\n{labels}".encode(),
+            "desc-tumour_dseg.json": _json({"Manual": False, "Description": "Tumour tissue of the synthetic volume"}),
+        }
+        for modality in self.modalities:  # one sidecar a suffix: that of T1w holds for ce-gadolinium_T1w too
+            suffix = _BIDS_SUFFIXES.get(modality, modality).rsplit("_")[-1]
+            files[f"{suffix}.json"] = _json(
+                {"SkullStripped": True, "Description": "Synthetic volume, shows no patient"}
+            )
+        return files
+
+
+def case_name(sample: int) -> str:
+    """Name of a sample: at least six digits."""
+    return f"sbldm-{sample:06d}"
+
+
+def owner(name: str) -> int | None:
+    """The sample that a file or folder name belongs to, in any layout; None for others."""
+    match = _OWNER.search(name)
+    return int(match.group(1)) if match else None
+
+
+def make_layout(name: str, modalities: Sequence[str], labels: Sequence[str], names: str = "2021") -> Layout:
+    """The layout of that name for a bundle's modalities and labels.
+
+    Raises:
+        UsageError: no such layout or naming.
+    """
+    if names not in ("2021", "2023"):
+        raise UsageError(f"--names {names}: allowed: 2021, 2023")
+    if name == "brats":
+        return _distinct(BratsLayout(tuple(modalities), tuple(labels), names))  # type: ignore[arg-type]
+    if names != "2021":
+        raise UsageError(f"--names {names} belongs to --layout brats, not to {name}")
+    if name == "nnunet":
+        return _distinct(NnunetLayout(tuple(modalities), tuple(labels)))
+    if name == "bids":
+        return _distinct(BidsLayout(tuple(modalities), tuple(labels)))
+    raise UsageError(f"--layout {name}: allowed: brats, nnunet, bids")
+
+
+def _distinct(layout: Layout) -> Layout:
+    if len(set(layout.paths(0).values())) != len(layout.roles):
+        raise UsageError(f"two of the modalities {', '.join(layout.modalities)} get one file name in this layout")
+    return layout
+
+
+def _json(data: dict[str, Any]) -> bytes:
+    return (json.dumps(data, indent=2, allow_nan=False) + "\n").encode()

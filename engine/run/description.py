@@ -1,0 +1,231 @@
+"""What a run is: its options, what they resolve to on this machine, its conditions; the content of `run.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import zlib
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ..bundle.load import Bundle
+from ..bundle.manifest import NAME, Grid
+from ..conditions.columns import COLUMNS
+from ..conditions.csv import read_condition_bytes
+from ..decode import decode
+from ..errors import InvalidInputError
+from ..files import read_bounded
+from ..output.layouts import Layout, make_layout
+from ..output.nifti import SYNTHETIC
+from ..sampling.types import LoopKind
+from ..versions import installed
+from .options import RunOptions
+
+RUN_NAME = "run.json"
+SCHEMA_VERSION = 2
+MAX_RUN_BYTES = 64 * 2**20
+MAX_COUNT = 10**9
+CHECKSUM = "sha256"  # key of run.json: of all the rest of it, in canonical form
+NOTICE = "SYNTHETIC sbldm-engine: these volumes show no patient"
+NOTICE_AUGMENTED = "SYNTHETIC sbldm-engine: derived from the scan of a case, to be protected as that scan is"
+
+
+class NotARunError(InvalidInputError):
+    """A directory holds what is no run of ours."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What the options came to on the machine that started the run; everything that goes on with it keeps this."""
+
+    backend: str
+    device: str
+    precision: str
+    batch_size: int
+    threads: int
+    compressor: str
+
+
+@dataclass(frozen=True)
+class Loop:
+    """How the machine that started the run samples: for the reader, not part of what makes a run the same."""
+
+    kind: LoopKind
+    reason: str
+    refused_batch_size: int | None  # asked for; there was memory for `Resolved.batch_size` only
+
+
+@dataclass(frozen=True)
+class ConditionsDigest:
+    """Enough of a conditions file to tell whether, and where, it was changed."""
+
+    sha256: str
+    lines: str  # CRC-32 of each line, 8 hex digits each
+
+
+@dataclass(frozen=True)
+class BundleIdentity:
+    """Which bundle a run was started with, and what its files hold, so that a run can be read without it."""
+
+    id: str
+    sha256: str  # of bundle.json
+    modalities: tuple[str, ...]
+    labels: tuple[str, ...]  # class names, background first
+    columns: tuple[str, ...]  # of the conditions
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class SourceDigest:
+    """The real case that `augment` starts from."""
+
+    sha256: str
+    strength: float
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """The content of `run.json`: equal for every shard of a run."""
+
+    schema_version: int
+    notice: str
+    bundle: BundleIdentity
+    versions: dict[str, str]
+    options: RunOptions
+    resolved: Resolved
+    loop: Loop | None
+    conditions: ConditionsDigest | None
+    source: SourceDigest | None  # of `augment`
+
+    @cached_property
+    def id(self) -> str:
+        """Identity of the run: sha256 of its description; every ledger line is bound to it."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The bytes of `run.json`."""
+        return (json.dumps({**asdict(self), CHECKSUM: self.id}, indent=1, allow_nan=False) + "\n").encode()
+
+    def layout(self) -> Layout:
+        """The layout of the run's files."""
+        return make_layout(self.options.layout, self.bundle.modalities, self.bundle.labels, self.options.names)
+
+
+def describe(
+    bundle: Bundle,
+    options: RunOptions,
+    resolved: Resolved,
+    backend: dict[str, str],
+    conditions: ConditionsDigest | None,
+    source: SourceDigest | None = None,
+    loop: Loop | None = None,
+) -> RunDescription:
+    """The description of a run; `backend` is name and version of its backend, `conditions` None where all are drawn."""
+    manifest = bundle.manifest
+    columns = tuple(column.name for column in manifest.condition_columns)
+    return RunDescription(
+        SCHEMA_VERSION,
+        NOTICE if source is None else NOTICE_AUGMENTED,
+        BundleIdentity(manifest.id, bundle.sha256, manifest.modalities, manifest.labels, columns, manifest.grid),
+        _versions() | backend,
+        options,
+        resolved,
+        loop,
+        conditions,
+        source,
+    )
+
+
+def digest_conditions(file: Path) -> ConditionsDigest:
+    """Digest of a conditions file; InvalidInputError when it cannot be read."""
+    data = read_condition_bytes(file)
+    lines = "".join(format(zlib.crc32(line.rstrip(b"\r")), "08x") for line in data.split(b"\n"))
+    return ConditionsDigest(hashlib.sha256(data).hexdigest(), lines)
+
+
+def read_description(directory: Path) -> RunDescription:
+    """The description in a run directory.
+
+    Raises:
+        InvalidInputError: there is none, or it is damaged or of another version.
+    """
+    path = directory / RUN_NAME
+    try:
+        data = json.loads(read_bounded(path, MAX_RUN_BYTES))
+    except OSError as error:
+        raise InvalidInputError(
+            f"{path}: cannot be read ({error.strerror}); is this the directory of a run?"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{path}: not valid JSON ({error}); the run must be started again elsewhere") from error
+    if not isinstance(data, dict) or not str(data.get("notice")).startswith(SYNTHETIC):
+        raise NotARunError(f"{path}: was not written by sbldm-engine; this is not the directory of a run")
+    if data.get("schema_version") != SCHEMA_VERSION:
+        raise InvalidInputError(
+            f"{path}: schema_version is {data.get('schema_version')!r}, this version reads {SCHEMA_VERSION}; "
+            "finish the run with the version that started it, or make it again elsewhere"
+        )
+    recorded = data.pop(CHECKSUM, None)
+    run = decode(RunDescription, data, str(path))
+    if run.id != recorded:
+        raise InvalidInputError(
+            f"{path}: its {CHECKSUM} does not fit its content, so it was changed; restore it, or make the run elsewhere"
+        )
+    _check(run, str(path))
+    return run
+
+
+def _check(run: RunDescription, where: str) -> None:
+    """InvalidInputError for a description that no run can have."""
+    if not 1 <= run.options.count <= MAX_COUNT:
+        raise InvalidInputError(f"{where}: options: count is {run.options.count}, must be from 1 to {MAX_COUNT}")
+    for name in (*run.bundle.modalities, *run.bundle.labels, *run.bundle.columns):
+        if not NAME.fullmatch(name):
+            raise InvalidInputError(f"{where}: bundle: name {name!r} must match {NAME.pattern}")
+    if not set(run.bundle.columns) <= set(COLUMNS):
+        raise InvalidInputError(f"{where}: bundle: columns must be among {', '.join(COLUMNS)}")
+    problems = run.bundle.grid.problems()
+    if problems:
+        raise InvalidInputError(f"{where}: bundle: {problems[0]}")
+    run.layout()
+
+
+def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
+    """What keeps `wanted` from being the recorded run, one line a difference; empty when nothing does."""
+    found = []
+    if recorded.bundle != wanted.bundle:
+        old, new = recorded.bundle, wanted.bundle
+        found.append(f"bundle: the run has {old.id} ({old.sha256[:12]}), asked for {new.id} ({new.sha256[:12]})")
+    if recorded.source != wanted.source:
+        found.append(f"source: the run has {_source(recorded.source)}, asked for {_source(wanted.source)}")
+    for part in ("options", "resolved"):
+        old, new = asdict(getattr(recorded, part)), asdict(getattr(wanted, part))
+        found += [f"{k.replace('_', '-')}: the run has {old[k]}, asked for {new[k]}" for k in old if old[k] != new[k]]
+    for name in sorted((recorded.versions.keys() & wanted.versions.keys()) - {"python"}):
+        if recorded.versions[name] != wanted.versions[name]:
+            found.append(f"version of {name}: the run has {recorded.versions[name]}, here is {wanted.versions[name]}")
+    return found + _conditions_difference(recorded.conditions, wanted.conditions)
+
+
+def _source(source: SourceDigest | None) -> str:
+    return "no case" if source is None else f"case {source.sha256[:12]} at strength {source.strength}"
+
+
+def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest | None) -> list[str]:
+    if old == new:
+        return []
+    has, asked = ("a file" if digest else "none" for digest in (old, new))
+    if old is None or new is None:
+        return [f"conditions: the run has {has}, asked for {asked}"]
+    width, length = 8, max(len(old.lines), len(new.lines))
+    changed = [i // width + 1 for i in range(0, length, width) if old.lines[i : i + width] != new.lines[i : i + width]]
+    where = f"first in line {changed[0]}, {len(changed)} in all" if changed else "in its line ends"
+    return [f"conditions: the file is not the one that the run was started with; it differs {where}"]
+
+
+def _versions() -> dict[str, str]:
+    names = ("sbldm-engine", "numpy", "scipy", "scikit-image", "nibabel", "isal")
+    return {"python": platform.python_version(), **{name: installed(name) or "unknown" for name in names}}

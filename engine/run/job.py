@@ -1,0 +1,271 @@
+"""A whole generation: prepare (read and refuse), open the directory, make what is missing, close with the manifest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..backends.choose import choose_backend
+from ..bundle.load import Bundle
+from ..conditions.distribution import unusual_rows
+from ..conditions.table import read_table
+from ..errors import DeviceMemoryError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
+from ..output.nifti import COMPRESSOR
+from ..processes import require_children
+from ..sampling.types import BatchLoop
+from ..stopping import end_process
+from ..telemetry import Telemetry
+from .description import Loop, Resolved, RunDescription, SourceDigest, describe, digest_conditions
+from .directory import RunDirectory, disk_faults, recorded_run, require_same
+from .ledger import SampleRecord
+from .memory import require_memory
+from .open_loop import fit_batch, load_networks, measured_batch_size, open_loop, reopen_loop
+from .options import RunOptions
+from .pipeline import Pipeline
+from .request import GenerateRequest
+from .requests import Requests, SampleTask
+from .selection import Selection, parse_samples, parse_shard
+from .time_limit import TimeLimit
+from .workers import WorkerPool, WorkerSetup
+from .writer import Finisher
+
+_AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that may be started: everything that can be refused without writing has been checked."""
+
+    request: GenerateRequest
+    out: Path
+    run: RunDescription
+    requests: Requests
+    selection: Selection
+    warnings: tuple[str, ...]
+    loop: BatchLoop | None  # the one that resolved the options, where there was need of one
+
+    @property
+    def bundle(self) -> Bundle:
+        """The model of the run."""
+        return self.request.bundle
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended."""
+
+    selected: int
+    already_done: int
+    made: int
+    failed: int
+    changed: int  # recorded samples whose files had to be made again
+    interrupted: bool
+
+
+def prepare(request: GenerateRequest) -> Job:
+    """Check what a request asks of a directory, its conditions and this machine; nothing is written.
+
+    Raises:
+        InvalidInputError: conditions.
+        UsageError: no output directory, or one that cannot take the run.
+        BackendUnavailableError: no backend can run it.
+    """
+    manifest, out = request.bundle.manifest, request.out
+    if out is None:
+        raise UsageError("--out: a run needs a directory")
+    columns = [column.name for column in manifest.condition_columns]
+    given = read_table(request.conditions, columns, manifest.grid.fov_mm)
+    warnings = list(unusual_rows(given, manifest.cohort))
+    if warnings and request.strict:
+        raise InvalidInputError("\n".join(warnings) + "\nrefused by --strict")
+    options = request.options(len(given))
+    shard = parse_shard(request.shard)
+    samples = None if request.samples is None else parse_samples(request.samples, options.count)
+    recorded = recorded_run(out, request.resume, shard)
+    run, loop = _resolve(request, out, options, recorded, warnings.append)
+    selection = Selection(options.count, run.resolved.batch_size, shard, samples)
+    return Job(request, out, run, Requests.of(given, manifest, options.seed), selection, tuple(warnings), loop)
+
+
+def execute(
+    job: Job,
+    telemetry: Telemetry,
+    stop: threading.Event,
+    *,
+    opened: Callable[[RunDirectory], None] = lambda _: None,
+    recorded: Callable[[SampleRecord], None] = lambda _: None,
+) -> Summary:
+    """Make what is missing of a run; returns early, with all that was made in place, once `stop` is set.
+
+    `opened` is told of the open directory, `recorded` of each sample after its ledger line. KeyboardInterrupt drops
+    the samples in flight and counts as stopping.
+
+    Raises:
+        IncompleteRunError: the disk is full, or workers die one after another.
+        SbldmError: see `prepare` and `require_same`.
+    """
+    made = failed = 0
+    verify_files = job.request.verify_files
+    with RunDirectory(job.out, job.run, job.selection, verify_files=verify_files) as directory:
+        telemetry.total = len(directory.todo)
+        opened(directory)
+
+        def record(sample: SampleRecord) -> None:
+            nonlocal made, failed
+            directory.record(sample)
+            made, failed = made + (sample.fault is None), failed + (sample.fault is not None)
+            recorded(sample)
+
+        interrupted = False
+        try:
+            with disk_faults(job.out):
+                if directory.todo and job.request.ray is not None:
+                    _on_ray(job, job.request.ray, directory, record, telemetry, stop)
+                elif directory.todo and job.request.workers > 1:
+                    _with_workers(job, directory, record, telemetry, stop)
+                elif directory.todo:
+                    _in_process(job, directory, record, telemetry, stop)
+        except DeviceMemoryError as error:
+            raise IncompleteRunError(f"{error}; make room in memory and go on with --resume") from error
+        except KeyboardInterrupt:
+            interrupted = True
+            directory.clear_leftovers()
+        interrupted = interrupted or stop.is_set()
+        if not interrupted:
+            failed = directory.close_complete()
+        telemetry.write_metrics()
+        selected = directory.done + len(directory.todo)
+        return Summary(selected, directory.done, made, failed, len(directory.changed), interrupted)
+
+
+def _in_process(
+    job: Job,
+    directory: RunDirectory,
+    record: Callable[[SampleRecord], None],
+    telemetry: Telemetry,
+    stop: threading.Event,
+) -> None:
+    loop = job.loop or reopen_loop(job.bundle, job.run, job.request.device, job.request.source)
+    finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
+    limit = TimeLimit(job.request.sample_timeout, lambda samples: _end_stuck(job, samples, record))
+    with Pipeline(loop, finisher, record, limit=limit) as pipeline:
+        for group in groups(job, directory.todo):
+            if stop.is_set():
+                return
+            pipeline.feed(group)
+        pipeline.drain()
+
+
+def _end_stuck(job: Job, samples: list[int], record: Callable[[SampleRecord], None]) -> None:
+    """Record samples whose model run cannot be ended as failed, and end the process: exit code 5."""
+    finisher = Finisher(job.out, job.run, job.bundle.manifest, Telemetry())
+    with suppress(OSError, SbldmError):
+        for sample in samples:
+            record(finisher.failed(job.requests.task(sample), "took longer than --sample-timeout and did not end"))
+    end_process(
+        IncompleteRunError.exit_code,
+        f"error: {job.out}: sample {samples[0]} took longer than --sample-timeout and cannot be ended in this process; "
+        "go on with --resume --workers 2, where it can",
+    )
+
+
+def _with_workers(
+    job: Job,
+    directory: RunDirectory,
+    record: Callable[[SampleRecord], None],
+    telemetry: Telemetry,
+    stop: threading.Event,
+) -> None:
+    pool = WorkerPool(_setup(job), job.request.workers, record, telemetry)
+    _record_lost(job, pool.run(groups(job, directory.todo), stop), record, telemetry)
+
+
+def _on_ray(
+    job: Job,
+    address: str,
+    directory: RunDirectory,
+    record: Callable[[SampleRecord], None],
+    telemetry: Telemetry,
+    stop: threading.Event,
+) -> None:
+    from .ray_cluster import RayCluster, connected
+
+    with connected(address) as ray:
+        cluster = RayCluster(
+            ray, _setup(job), job.request.workers if job.request.workers > 1 else None, record, telemetry
+        )
+        _record_lost(job, cluster.run(groups(job, directory.todo), stop), record, telemetry)
+
+
+def _setup(job: Job) -> WorkerSetup:
+    request = job.request
+    return WorkerSetup(job.bundle.path, job.out, job.run, request.device, request.source, request.sample_timeout)
+
+
+def _record_lost(
+    job: Job, tasks: list[SampleTask], record: Callable[[SampleRecord], None], telemetry: Telemetry
+) -> None:
+    finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
+    for task in tasks:
+        record(finisher.failed(task, "each process that was to make it died, or took longer than --sample-timeout"))
+        telemetry.count("failed")
+
+
+def groups(job: Job, samples: Iterable[int]) -> Iterator[list[SampleTask]]:
+    """The tasks of `samples`, those of one batch together."""
+    return job.requests.groups(samples, job.run.resolved.batch_size)
+
+
+def _resolve(
+    request: GenerateRequest,
+    out: Path,
+    options: RunOptions,
+    recorded: RunDescription | None,
+    warn: Callable[[str], None],
+) -> tuple[RunDescription, BatchLoop | None]:
+    """The run's description: the recorded one if it is the same run, else a new one and the loop that resolved it."""
+    require_children(1 if request.ray is not None else request.workers)
+    bundle, size = request.bundle, request.batch_size
+    digest = digest_conditions(request.conditions) if isinstance(request.conditions, Path) else None
+    source = None if request.source is None else SourceDigest(request.source.sha256(), request.source.strength)
+    if recorded is not None:
+        require_same(out, recorded, describe(bundle, options, _overridden(request, recorded), {}, digest, source))
+        return recorded, None
+    given = size if isinstance(size, int) else 1
+    backend = choose_backend(
+        bundle, request.backend, request.device, request.precision, request.threads, given,
+        workers=1 if request.ray is not None else request.workers, shards=parse_shard(request.shard).count,
+    )  # fmt: skip
+    kind = backend.device.partition(":")[0]
+    if kind == "cpu" and given > 1:
+        require_memory(bundle, given)
+    measured = size == _AUTO or (size is None and kind != "cpu")
+    wanted = measured_batch_size(bundle, backend, options, request.source) if measured else given
+    opened = fit_batch(lambda n: open_loop(bundle, backend, options, n, request.source), wanted, warn)
+    fitting = opened.options.batch_size
+    if opened.kind == "launches":
+        warn(f"sampling by plain launches: {opened.reason}")
+    resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)
+    loop = Loop(opened.kind, opened.reason, None if fitting == wanted else wanted)
+    run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source, loop)
+    if request.workers > 1 or request.ray is not None:
+        return run, None
+    load_networks(bundle, backend, fitting)
+    return run, opened
+
+
+def _overridden(request: GenerateRequest, run: RunDescription) -> Resolved:
+    """The recorded resolution with what was asked for explicitly in its place."""
+    recorded, refused = run.resolved, run.loop and run.loop.refused_batch_size
+    size = request.batch_size if isinstance(request.batch_size, int) else None
+    return Resolved(
+        recorded.backend if request.backend == _AUTO else request.backend,
+        recorded.device if request.device == _AUTO else request.device.partition(":")[0],
+        recorded.precision if request.precision == _AUTO else request.precision,
+        recorded.batch_size if size in (None, refused) else size,
+        recorded.threads if request.threads is None else request.threads,
+        COMPRESSOR,
+    )

@@ -1,0 +1,185 @@
+"""Synthetic cases into an existing nnU-Net data set: into the training part of every fold, never into validation."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InvalidInputError, UsageError
+from ..files import Folder, read_bounded
+from ..output.layouts import case_name
+from .description import RunDescription, read_description
+from .directory import damaged_files
+from .ledger import LedgerIndex, SampleRecord
+from .manifest import MANIFEST_CSV, dataset_files
+from .nnunet_journal import (
+    DATASET_NAME,
+    MAX_JSON_BYTES,
+    SPLITS_NAME,
+    add_all,
+    open_journal,
+    owned_in_dataset,
+    planned,
+    settle_interrupted,
+)
+
+FOLDS = 5
+_SEED = 12345  # of nnU-Net's own folds
+_PREFIX = "sbldm-"  # of synthetic cases
+
+Split = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What was added where."""
+
+    samples: int
+    dataset: Path
+    splits: Path
+
+
+def add_to_dataset(run_directory: Path, dataset: Path, splits: Path | None = None, *, link: bool = False) -> Addition:
+    """Add a complete run in nnU-Net layout to the raw data set `dataset`: all of its cases, or, on an error, none.
+
+    `splits` is the data set's `splits_final.json`, by default that in $nnUNet_preprocessed, else one in `dataset`.
+    Folds that are there keep their cases; without a file they are those nnU-Net would make of the real cases. The
+    cases are copies, or with `link` hard links where the file system has them. What a killed call left is undone or
+    finished first.
+
+    Raises:
+        UsageError: the run is not in nnU-Net layout or not complete, or the data sets do not fit.
+        InvalidInputError: the data set or its folds cannot be read, or the run's files changed.
+        IncompleteRunError: the disk is full or refuses; the data set is as it was, or the message says what to do.
+    """
+    run = read_description(run_directory)
+    if run.options.layout != "nnunet":
+        raise UsageError(f"{run_directory}: is in {run.options.layout} layout; make the run with --layout nnunet")
+    if not (run_directory / MANIFEST_CSV).exists():
+        raise UsageError(f"{run_directory}: is not complete (no {MANIFEST_CSV}); finish or merge it first")
+    place = (splits or _default_splits(dataset)).absolute()
+    _require_fit(_read_json(dataset / DATASET_NAME), json.loads(dataset_files(run, ())[DATASET_NAME]), dataset)
+    with (
+        Folder(run_directory) as source,
+        Folder(dataset, owned_in_dataset) as target,
+        open_journal(target) as journal,
+    ):
+        settle_interrupted(journal, target, place)
+        records = _intact_records(source, run)
+        real = _real_cases(dataset)
+        names = [case_name(record.sample) for record in records]
+        folds = _with_synthetic(_read_folds(place) if place.exists() else nnunet_folds(real), names)
+        described = _read_json(dataset / DATASET_NAME)
+        described["numTraining"] = len(real) + len({*_synthetic_cases(dataset), *names})
+        files = {entry.path: entry.sha256 for record in records for entry in record.files}
+        addition = planned(
+            target, run.id, files, place, json.dumps(folds, indent=4) + "\n", json.dumps(described, indent=2) + "\n"
+        )
+        add_all(addition, journal, source, target, link=link)
+    return Addition(len(records), dataset, place)
+
+
+def _intact_records(source: Folder, run: RunDescription) -> list[SampleRecord]:
+    """The good samples of a run whose ledger and files are as they were written."""
+    index = LedgerIndex.of_folder(source, run)
+    if index.faults:
+        raise InvalidInputError(f"{source.root / index.faults[0]}; go on with --resume")
+    records = [record for record in index.records() if record.fault is None]
+    for record in records:
+        for path, how in damaged_files(source, run, record):
+            raise InvalidInputError(f"{source.root / path}: is {how}; go on with --resume")
+    return records
+
+
+def nnunet_folds(cases: list[str]) -> list[Split]:
+    """The five folds that nnU-Net makes of these cases (scikit-learn's KFold, shuffled with seed 12345).
+
+    Raises:
+        UsageError: fewer cases than folds.
+    """
+    if len(cases) < FOLDS:
+        raise UsageError(
+            f"the data set has {len(cases)} cases, {FOLDS} folds need at least {FOLDS}; give your own --splits"
+        )
+    ordered = sorted(cases)
+    shuffled = np.arange(len(ordered))
+    np.random.RandomState(_SEED).shuffle(shuffled)  # the generator is nnU-Net's
+    folds: list[Split] = []
+    for part in np.array_split(shuffled, FOLDS):
+        held_out = set(part.tolist())
+        validation = [case for k, case in enumerate(ordered) if k in held_out]
+        folds.append({"train": [case for k, case in enumerate(ordered) if k not in held_out], "val": validation})
+    return folds
+
+
+def _with_synthetic(folds: list[Split], names: list[str]) -> list[Split]:
+    result = []
+    for number, fold in enumerate(folds):
+        if leaked := [case for case in fold["val"] if case.startswith(_PREFIX)]:
+            raise InvalidInputError(f"fold {number} validates on the synthetic case {leaked[0]}; take it out")
+        known = set(fold["train"])
+        result.append({**fold, "train": [*fold["train"], *(name for name in names if name not in known)]})
+    return result
+
+
+def _require_fit(target: Any, ours: dict[str, Any], dataset: Path) -> None:
+    if not isinstance(target, dict):
+        raise InvalidInputError(f"{dataset / DATASET_NAME}: must be a JSON object, as nnU-Net has it")
+    for key in ("channel_names", "labels", "file_ending"):
+        theirs = target.get(key)
+        same = theirs == ours[key]
+        if key == "labels" and isinstance(theirs, dict):
+            same = {k.lower(): str(v) for k, v in theirs.items()} == {k: str(v) for k, v in ours[key].items()}
+        if key == "channel_names" and isinstance(theirs, dict):
+            same = {k: str(v).lower() for k, v in theirs.items()} == {k: v.lower() for k, v in ours[key].items()}
+        if not same:
+            raise UsageError(
+                f"{dataset / DATASET_NAME}: {key} is {theirs}, the synthetic cases have {ours[key]}; they must agree"
+            )
+
+
+def _default_splits(dataset: Path) -> Path:
+    root = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112 - the name is nnU-Net's
+    return (Path(root) / dataset.resolve().name if root else dataset) / SPLITS_NAME
+
+
+def _cases(dataset: Path) -> list[str]:
+    folder = dataset / "labelsTr"
+    if not folder.is_dir():
+        raise InvalidInputError(f"{folder}: no such folder; give the raw data set of nnU-Net")
+    return sorted(path.name.removesuffix(".nii.gz") for path in folder.iterdir() if path.name.endswith(".nii.gz"))
+
+
+def _real_cases(dataset: Path) -> list[str]:
+    return [case for case in _cases(dataset) if not case.startswith(_PREFIX)]
+
+
+def _synthetic_cases(dataset: Path) -> list[str]:
+    return [case for case in _cases(dataset) if case.startswith(_PREFIX)]
+
+
+def _read_folds(path: Path) -> list[Split]:
+    folds = _read_json(path)
+    shaped = isinstance(folds, list) and all(isinstance(f, dict) and _names_cases(f) for f in folds)
+    if not shaped:
+        raise InvalidInputError(f'{path}: must be a list of folds with "train" and "val"')
+    return folds
+
+
+def _names_cases(fold: dict[str, Any]) -> bool:
+    parts = (fold.get("train"), fold.get("val"))
+    return all(isinstance(part, list) and all(isinstance(case, str) for case in part) for part in parts)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(read_bounded(path, MAX_JSON_BYTES))
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{path}: not valid JSON ({error})") from error

@@ -1,0 +1,148 @@
+"""From the options of a run to a backend and a loop; the batch size that suits a device.
+
+Here alone is chosen between the host and a device; what drives a GPU is imported where one is asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from ..backends.choose import choose_backend
+from ..bundle.load import Bundle
+from ..errors import UsageError
+from ..sampling.decoding import DECODER_SLICES
+from ..sampling.host import HostLoop
+from ..sampling.sdedit import AugmentLoop, SourceCase
+from ..sampling.types import Backend, Preloads, RunLoop, SampledModel, SampleRequest, SamplingOptions
+from .description import RunDescription
+from .options import MAX_BATCH, RunOptions
+
+if TYPE_CHECKING:
+    from ..cuda.loops import DeviceLoops
+
+_TRIAL_STEPS = 4
+_WORTH_IT = 0.95  # a larger batch is kept if a volume takes less than this part of the time
+
+T = TypeVar("T")
+
+
+def sampling_options(options: RunOptions, batch_size: int) -> SamplingOptions:
+    """The sampler's share of a run's options."""
+    return SamplingOptions(options.steps, options.sampler, options.eta, options.guidance, options.seed, batch_size)
+
+
+def reopen_loop(bundle: Bundle, run: RunDescription, device: str, source: SourceCase | None = None) -> RunLoop:
+    """The loop of a recorded run; `device` may name one of several devices of its kind, such as cuda:1.
+
+    `source` is the case that `augment` starts from.
+
+    Raises:
+        BackendUnavailableError: the run's backend cannot run here.
+        DeviceMemoryError: the run's batch does not fit here.
+        UsageError: it is here in another version, whose bytes may differ.
+    """
+    resolved = run.resolved
+    chosen = device if device.partition(":")[0] == resolved.device else resolved.device
+    size = resolved.batch_size
+    backend = choose_backend(bundle, resolved.backend, chosen, resolved.precision, resolved.threads, size)
+    if backend.version != run.versions[backend.name]:
+        raise UsageError(
+            f"the run was started with {backend.name} {run.versions[backend.name]}, here is {backend.version}: "
+            "install that version to go on, or start a new run"
+        )
+    loops = device_loops(backend)
+    if run.loop is not None and loops is not None:
+        loops.decide(run.loop.reason if run.loop.kind == "launches" else None)
+    return open_loop(bundle, backend, run.options, size, source)
+
+
+def open_loop(
+    bundle: Bundle, backend: Backend, options: RunOptions, batch_size: int, source: SourceCase | None = None
+) -> RunLoop:
+    """A loop on a backend that is at hand: wholly on the device where the backend has it there.
+
+    UsageError, DeviceMemoryError and BackendUnavailableError as `HostLoop` and `CudaLoop` raise them.
+    """
+    settings = sampling_options(options, batch_size)
+    loops = device_loops(backend)
+    if source is None and loops is not None:
+        from ..cuda.batch_loop import CudaLoop
+
+        return CudaLoop(bundle, loops, settings)
+    reason = f"{backend.name} on {backend.device}, one network after the other"
+    loop = HostLoop(SampledModel.of(bundle.manifest), backend.run, settings, reason)
+    return loop if source is None else AugmentLoop(loop, source)
+
+
+def device_loops(backend: Backend) -> DeviceLoops | None:
+    """The loops of a backend that runs them wholly on its device; None on a CPU, where nothing of CUDA is imported."""
+    if backend.device == "cpu":
+        return None
+    from ..cuda.loops import OnDevice
+
+    return backend.loops if isinstance(backend, OnDevice) else None
+
+
+def load_networks(bundle: Bundle, backend: Backend, batch_size: int) -> None:
+    """Make every network of a run ready, so that one that cannot be loaded is told before anything is written.
+
+    InvalidInputError and BackendUnavailableError as the backend's first runs would raise them.
+    """
+    if device_loops(backend) is not None or not isinstance(backend, Preloads):
+        return
+    depth = bundle.manifest.grid.shape[2]
+    rows = {
+        "denoiser": {batch_size},
+        "aggregator": {batch_size},
+        "decoder": {min(depth, DECODER_SLICES), depth % DECODER_SLICES or DECODER_SLICES},
+        "refiner": {1},
+    }
+    for component in rows:
+        if bundle.has(component):
+            for count in sorted(rows[component]):
+                backend.load(component, count)
+
+
+def fit_batch(make: Callable[[int], T], batch: int, warn: Callable[[str], None]) -> T:
+    """`make(n)` for the largest n of batch, batch / 2, ... that there is memory for.
+
+    Each halving is told to `warn`; DeviceMemoryError where one sample does not fit.
+    """
+    while True:
+        try:
+            return make(batch)
+        except MemoryError as error:
+            if batch == 1:
+                raise
+            warn(f"{error or f'batch size {batch} does not fit'}; going on with batch size {batch // 2}")
+        batch //= 2
+
+
+def measured_batch_size(bundle: Bundle, backend: Backend, options: RunOptions, source: SourceCase | None = None) -> int:
+    """The batch size with the shortest time a volume: doubled from 1 until it stops paying or memory runs out."""
+    columns = bundle.manifest.condition_columns
+    short = replace(options, steps=min(options.steps, _TRIAL_STEPS))
+    best, best_seconds, size = 1, float("inf"), 1
+    while size <= MAX_BATCH:
+        try:
+            seconds = _seconds_a_volume(open_loop(bundle, backend, short, size, source), len(columns))
+        except MemoryError:
+            break
+        if seconds > _WORTH_IT * best_seconds:
+            break
+        best, best_seconds, size = size, seconds, 2 * size
+    return best
+
+
+def _seconds_a_volume(loop: RunLoop, columns: int) -> float:
+    size = loop.options.batch_size
+    requests = [SampleRequest(number, 0, np.zeros(columns, np.float32)) for number in range(size)]
+    loop.start(requests)()
+    start = time.perf_counter()
+    loop.start(requests)()
+    return (time.perf_counter() - start) / size

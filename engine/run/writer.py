@@ -1,0 +1,130 @@
+"""From a sampled volume to files and a record: measure, judge, bring to the asked grid, compress, write."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.manifest import BundleManifest
+from ..files import Folder
+from ..output.measure import TumourMeasurement, measure_tumour
+from ..output.nifti import SYNTHETIC, nifti_bytes
+from ..output.regrid import BRATS_AFFINE, to_brats
+from ..sampling.types import Volume
+from ..telemetry import Telemetry
+from .description import RunDescription
+from .ledger import QUALITY, FileEntry, SampleRecord
+from .owned import OwnNames
+from .requests import SampleTask
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A measured volume that may be written."""
+
+    task: SampleTask
+    volume: Volume
+    measured: TumourMeasurement
+    miss: float  # see `miss`; 0 is a perfect hit
+
+
+class Finisher:
+    """Measures and writes the volumes of one run; safe to use from several threads."""
+
+    def __init__(self, root: Path, run: RunDescription, bundle: BundleManifest, telemetry: Telemetry) -> None:
+        self.root, self.run, self.bundle, self.telemetry = root, run, bundle, telemetry
+        self.layout = run.layout()
+        self.columns = run.bundle.columns
+
+    @cached_property
+    def folder(self) -> Folder:
+        """The run's directory, open for the files of this run alone."""
+        return Folder(self.root, OwnNames(self.run))
+
+    def measure(self, task: SampleTask, volume: Volume) -> Candidate:
+        """Measure the tumour of a volume without fault."""
+        with self.telemetry.stage("measure"):
+            brain = np.any(volume.image > 0, axis=0)
+            measured = measure_tumour(volume.label, self.bundle.grid.spacing_mm, brain)
+            requested = dict(zip(self.columns, task.requested, strict=True))
+            return Candidate(task, volume, measured, miss(requested, measured, self.bundle.grid.fov_mm))
+
+    def accepts(self, candidate: Candidate) -> bool:
+        """Whether the tumour is within the run's tolerance; always so without one."""
+        return self.run.options.accepts(candidate.miss)
+
+    def write(self, candidate: Candidate) -> SampleRecord:
+        """Write the files of a candidate and return its record; what was written is taken back on OSError."""
+        with self.telemetry.stage("write"):
+            task = candidate.task
+            written: list[FileEntry] = []
+            try:
+                for name, data in self._encoded(candidate):
+                    self.folder.write(name, data, sync=False)
+                    written.append(FileEntry(name, hashlib.sha256(data).hexdigest(), len(data)))
+                for name in {PurePosixPath(entry.path).parent: entry.path for entry in written}.values():
+                    self.folder.sync(name)
+            except OSError:
+                with suppress(OSError):
+                    for entry in written:
+                        self.folder.remove(entry.path)
+                raise
+            within = None if self.run.options.reject is None else self.accepts(candidate)
+            return SampleRecord(
+                task.sample,
+                task.id,
+                task.attempt,
+                self._requested(task),
+                task.drawn,
+                self._measured(candidate.measured),
+                tuple(written),
+                within,
+            )
+
+    def failed(self, task: SampleTask, fault: str) -> SampleRecord:
+        """The record of a sample that gave nothing to write."""
+        return SampleRecord(task.sample, task.id, task.attempt, self._requested(task), task.drawn, {}, fault=fault)
+
+    def _encoded(self, candidate: Candidate) -> list[tuple[str, bytes]]:
+        image, label, affine = candidate.volume.image, candidate.volume.label, self.bundle.grid.affine
+        if self.run.options.grid == "brats":
+            image, label = to_brats(image, label, len(self.bundle.labels), self.bundle.grid)
+            affine = BRATS_AFFINE
+        sample = candidate.task.sample
+        origin = "" if self.run.source is None else "from a real case, "
+        description = (
+            f"{SYNTHETIC} {self.run.versions['sbldm-engine']} {origin}seed {self.run.options.seed} sample {sample}"
+        )
+        arrays: list[NDArray[np.int16] | NDArray[np.uint8]] = [*image, self.layout.file_labels(label)]
+        return [
+            (self.layout.path(sample, role), nifti_bytes(array, affine, description))
+            for role, array in zip(self.layout.roles, arrays, strict=True)
+        ]
+
+    def _requested(self, task: SampleTask) -> dict[str, float]:
+        return dict(zip(self.columns, task.requested, strict=True))
+
+    def _measured(self, measured: TumourMeasurement) -> dict[str, float | None]:
+        values = measured.as_row((*self.columns, *QUALITY))
+        return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+def miss(requested: dict[str, float], measured: TumourMeasurement, fov_mm: tuple[float, float, float]) -> float:
+    """How far a tumour is from its request, 0 for a perfect hit, infinite without a tumour.
+
+    The larger of the relative error of the volume and of the distance between the centres in diameters of the sphere
+    that has the requested volume; plus the part of the tumour that lies outside the brain.
+    """
+    if measured.volume_ml == 0:
+        return math.inf
+    wanted = requested["volume_ml"]
+    offsets = [(getattr(measured, axis) - requested[axis]) * side for axis, side in zip("xyz", fov_mm, strict=True)]
+    diameter_mm = 10 * (6 * wanted / math.pi) ** (1 / 3)
+    return max(abs(measured.volume_ml / wanted - 1), math.hypot(*offsets) / diameter_mm) + 1 - measured.inside_brain

@@ -1,0 +1,146 @@
+"""What a loop is given and gives back, and what it needs of a model and of a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.manifest import BundleManifest, NoiseSchedule, SamplerName, SamplingDefaults
+from ..errors import UsageError
+
+LoopKind = Literal["host", "graph", "launches"]
+"""Who drives the denoising steps: this process, a captured CUDA graph, or launches queued on a GPU one by one."""
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """What decides a run's numbers beside the bundle and the backend."""
+
+    steps: int
+    sampler: SamplerName
+    eta: float
+    guidance: float
+    seed: int
+    batch_size: int
+
+    @classmethod
+    def default(cls, defaults: SamplingDefaults, seed: int = 0, batch_size: int = 1) -> SamplingOptions:
+        """Those of a bundle."""
+        return cls(defaults.steps, defaults.sampler, defaults.eta, defaults.guidance, seed, batch_size)
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One sample of a run."""
+
+    number: int  # of the sample, from 0
+    attempt: int  # 0, or how often it was rejected and redrawn
+    condition: NDArray[np.float32]  # (K,) normalised
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A finished sample on the model's grid."""
+
+    number: int
+    attempt: int
+    image: NDArray[np.int16]  # (modality, x, y, z), 0..1000, background 0
+    label: NDArray[np.uint8]  # (x, y, z)
+    fault: str | None  # why it must not be written as good
+
+
+def check_options(options: SamplingOptions) -> None:
+    """UsageError for options that exclude each other."""
+    if options.sampler == "dpmpp-2m" and options.eta:
+        raise UsageError("--eta: dpmpp-2m is deterministic, leave --eta at 0 or use --sampler ddim")
+
+
+Arrays = Mapping[str, NDArray[Any]]  # by tensor name
+RunComponent = Callable[[str, Arrays], Mapping[str, NDArray[np.float32]]]
+"""Computes a component of the bundle: its name and inputs -> its outputs, as the bundle's manifest names them."""
+
+
+@dataclass(frozen=True)
+class SampledModel:
+    """What sampling needs to know of a model."""
+
+    schedule: NoiseSchedule
+    latent_shape: tuple[int, ...]  # of Z, without the batch axis
+    condition_columns: int
+    classes: int  # of the label, background included
+    background_threshold: float
+    refined: bool  # it has a refiner
+
+    @classmethod
+    def of(cls, manifest: BundleManifest) -> SampledModel:
+        """That of a bundle."""
+        return cls(
+            manifest.schedule,
+            manifest.latent.shape,
+            len(manifest.condition_columns),
+            len(manifest.labels),
+            manifest.background_threshold,
+            "refiner" in manifest.components,
+        )
+
+
+class BatchLoop(Protocol):
+    """Requests into volumes, a batch at a time."""
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that may be started before the first of them is collected."""
+        ...
+
+    def start(
+        self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
+    ) -> Callable[[], list[Volume]]:
+        """Start up to a batch of requests whose slots (number % batch size) differ.
+
+        Calling what is returned, once, gives their volumes, in their order. `on_step` is called between steps, where
+        the loop can be interrupted there, and ends the work by what it raises.
+        """
+        ...
+
+
+class RunLoop(BatchLoop, Protocol):
+    """The loop of a run, which says what it does: `HostLoop`, `AugmentLoop`, `cuda.batch_loop.CudaLoop`."""
+
+    options: SamplingOptions
+
+    @property
+    def kind(self) -> LoopKind:
+        """Who drives the steps."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why, or on what, in words for run.json."""
+        ...
+
+
+class Backend(Protocol):
+    """Runs components; the attributes are recorded in run.json."""
+
+    name: str
+    device: str
+    precision: str
+    threads: int
+    version: str
+
+    def run(self, component: str, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+        """Outputs of a component by name."""
+        ...
+
+
+@runtime_checkable
+class Preloads(Protocol):
+    """A backend that can make networks ready before they are first run."""
+
+    def load(self, component: str, rows: int) -> None:
+        """Make a component ready for inputs of this many rows; raises what its first run would."""
+        ...

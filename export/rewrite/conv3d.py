@@ -1,0 +1,225 @@
+"""3D convolutions rewritten for ONNX Runtime on a CPU, which has no fast kernel for them.
+
+A 3x3x3 convolution becomes, along depth, Winograd's minimal filtering F(4, 3) (Lavin & Gray 2016, "Fast algorithms for
+convolutional neural networks", section 4.1): six slices of the input are mixed linearly, each of the six mixtures goes
+through a 3x3 convolution of its own, and their results are mixed into four slices. That is half the multiplications,
+and what is left are grouped 2D convolutions, which ONNX Runtime runs near the processor's peak. Equal up to float32
+rounding (about 2e-6 of the result); other runtimes keep the plain graph.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import external_data_helper, helper, numpy_helper
+
+from ...engine.errors import InvalidInputError
+from ...engine.onnx_sessions import fast_graph_name
+
+TILE = 4  # output slices of a tile
+TAPS = TILE + 2  # input slices of a tile
+CHANNEL_BLOCK = 16  # ONNX Runtime's blocked convolutions want multiples
+RMS_LIMIT = 2e-5  # of the rewritten graph against the plain one, relative
+SHARED_FROM = 1024  # bytes of a weight that is worth referring to
+
+# Lavin & Gray 2016, equations 10-12, for F(4, 3): input, filter and output transform
+_INPUT = [
+    [4, 0, -5, 0, 1, 0],
+    [0, -4, -4, 1, 1, 0],
+    [0, 4, -4, -1, 1, 0],
+    [0, -2, -1, 2, 1, 0],
+    [0, 2, -1, -2, 1, 0],
+    [0, 4, 0, -5, 0, 1],
+]
+_FILTER = [
+    [1 / 4, 0, 0],
+    [-1 / 6, -1 / 6, -1 / 6],
+    [-1 / 6, 1 / 6, -1 / 6],
+    [1 / 24, 1 / 12, 1 / 6],
+    [1 / 24, -1 / 12, 1 / 6],
+    [0, 0, 1],
+]
+_OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+_BIAS = [0, 1, 0, 0, 0, 0]  # a constant in this mixture reaches every output slice once
+
+
+def with_fast_conv3d(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every 3x3x3 convolution that fits is rewritten; the model itself where none does.
+
+    What fits: stride 1, padding 1, no dilation or groups, a depth that is a multiple of 4, input channels a multiple of
+    16. Inputs and outputs stay, weights stay where they are: the filter transform is part of the graph, which ONNX
+    Runtime folds away when it loads it.
+    """
+    cubic = [node for node in model.graph.node if _is_cubic(node)]
+    if not cubic:
+        return model
+    shapes = _shapes(model, sorted({name for node in cubic for name in (node.input[0], node.output[0])}))
+    fitting = {
+        node.output[0]
+        for node in cubic
+        if shapes[node.input[0]][2] % TILE == 0 and shapes[node.input[0]][1] % CHANNEL_BLOCK == 0
+    }
+    if not fitting:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    nodes = list(graph.node)
+    del graph.node[:]
+    for name, values in _shared_constants().items():
+        graph.initializer.append(numpy_helper.from_array(values, name))
+    for node in nodes:
+        if node.output[0] in fitting:
+            rewrite = _Rewrite(node, shapes[node.input[0]], shapes[node.output[0]][1])
+            graph.node.extend(rewrite.nodes)
+            graph.initializer.extend(rewrite.constants)
+        else:
+            graph.node.append(node)
+    onnx.checker.check_model(copy, full_check=True)
+    return copy
+
+
+def write_fast_graph(model: onnx.ModelProto, plain: Path) -> Path | None:
+    """Write the rewritten graph of `model` beside its own file `plain`; None where nothing is to be rewritten.
+
+    The new file is called as `fast_graph_name` says, shares the weights of the plain one, and is held to it.
+
+    Raises:
+        InvalidInputError: it departs from the plain graph by more than `RMS_LIMIT`.
+    """
+    rewritten = with_fast_conv3d(model)
+    if rewritten is model:
+        return None
+    path = plain.with_name(fast_graph_name(plain.name))
+    save_beside(rewritten, path, plain)
+    feeds = _feeds(model)
+    wanted, made = ([np.asarray(array) for array in _session(file).run(None, feeds)] for file in (plain, path))
+    for name, a, b in zip([value.name for value in model.graph.output], wanted, made, strict=True):
+        departure = float(np.sqrt(np.mean((b - a) ** 2) / max(float(np.mean(a**2)), 1e-30)))
+        if not departure <= RMS_LIMIT:
+            raise InvalidInputError(
+                f"{path}: {name} departs by {departure:.1e} from {plain.name}, over {RMS_LIMIT:.0e}"
+            )
+    return path
+
+
+def save_beside(model: onnx.ModelProto, path: Path, source: Path) -> None:
+    """Write a graph whose weights are read from `source`, an ONNX file in the same folder that holds the same bytes.
+
+    Raises:
+        ValueError: the files lie in different folders.
+    """
+    if path.parent.resolve() != source.parent.resolve():
+        raise ValueError(f"{path} cannot share the weights of {source}: they lie in different folders")
+    held = source.read_bytes()
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        raw = tensor.raw_data
+        offset = held.find(raw) if len(raw) >= SHARED_FROM else -1
+        if offset >= 0:
+            external_data_helper.set_external_data(tensor, source.name, offset, len(raw))
+            tensor.ClearField("raw_data")
+    path.write_bytes(copy.SerializeToString(deterministic=True))
+
+
+class _Rewrite:
+    """The nodes and constants that take the place of one convolution of an input (N, C, D, H, W)."""
+
+    def __init__(self, node: onnx.NodeProto, input_shape: tuple[int, ...], out_channels: int) -> None:
+        self.prefix = node.output[0]
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        _, channels, depth, height, width = input_shape
+        tiles, plane = depth // TILE, height * width
+        members = self._constant(np.arange(tiles)[:, None] * TILE + np.arange(TAPS))
+        slices = self._add("Transpose", [node.input[0]], perm=[0, 2, 1, 3, 4])
+        gathered = self._add("Gather", [self._add("Pad", [slices, "winograd.pads"]), members], axis=1)
+        mixed = self._add("MatMul", ["winograd.input", self._reshape(gathered, -1, tiles, TAPS, channels * plane)])
+        grouped = self._reshape(mixed, -1, TAPS * channels, height, width)
+        weights = self._weights(node, channels)
+        convolved = self._add("Conv", [grouped, *weights], kernel_shape=[3, 3], pads=[1, 1, 1, 1], group=TAPS)
+        split = self._reshape(convolved, -1, tiles, TAPS, out_channels * plane)
+        made = self._reshape(self._add("MatMul", ["winograd.output", split]), -1, depth, out_channels, height, width)
+        self._add("Transpose", [made], output=node.output[0], perm=[0, 2, 1, 3, 4])
+
+    def _weights(self, node: onnx.NodeProto, channels: int) -> list[str]:
+        """The six filters (6 O, C, 3, 3) and the bias (6 O,); constants once the graph is loaded."""
+        by_depth = self._reshape(self._add("Transpose", [node.input[1]], perm=[2, 0, 1, 3, 4]), 3, -1)
+        weights = [self._reshape(self._add("MatMul", ["winograd.filter", by_depth]), -1, channels, 3, 3)]
+        if len(node.input) > 2:
+            spread = self._add("MatMul", ["winograd.bias", self._reshape(node.input[2], 1, -1)])
+            weights.append(self._reshape(spread, -1))
+        return weights
+
+    def _add(self, kind: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
+        name = output or f"{self.prefix}.winograd{len(self.nodes)}"
+        self.nodes.append(
+            helper.make_node(kind, inputs, [name], name=f"{self.prefix}/{kind}{len(self.nodes)}", **attributes)
+        )
+        return name
+
+    def _reshape(self, name: str, *shape: int) -> str:
+        return self._add("Reshape", [name, self._constant(np.array(shape))])
+
+    def _constant(self, values: NDArray[np.int64]) -> str:
+        name = f"{self.prefix}.winograd.constant{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(values.astype(np.int64), name))
+        return name
+
+
+def _shared_constants() -> dict[str, NDArray[Any]]:
+    return {
+        "winograd.pads": np.array([0, 1, 0, 0, 0, 0, 1, 0, 0, 0], np.int64),
+        "winograd.input": np.array(_INPUT, np.float32),
+        "winograd.filter": np.array(_FILTER, np.float32),
+        "winograd.output": np.array(_OUTPUT, np.float32),
+        "winograd.bias": np.array(_BIAS, np.float32)[:, None],
+    }
+
+
+def _is_cubic(node: onnx.NodeProto) -> bool:
+    """Whether a node is a 3x3x3 convolution of stride 1 that keeps its input's size."""
+    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    wanted = {"kernel_shape": [3] * 3, "strides": [1] * 3, "dilations": [1] * 3, "pads": [1] * 6, "group": 1}
+    assumed = {"strides": [1] * 3, "dilations": [1] * 3, "group": 1, "auto_pad": b"NOTSET"}
+    present = assumed | given
+    return (
+        node.op_type == "Conv"
+        and present["auto_pad"] == b"NOTSET"
+        and all(present.get(k) == v for k, v in wanted.items())
+    )
+
+
+def _shapes(model: onnx.ModelProto, names: list[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of tensors for a batch of one, found by running the graph: inference stops at GroupNormalization."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    present = {value.name for value in watched.graph.output}
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    session = _session(watched.SerializeToString())
+    return {name: np.asarray(array).shape for name, array in zip(names, session.run(names, _feeds(model)), strict=True)}
+
+
+def _feeds(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Random inputs for a batch of one; whole numbers are 0."""
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for value in model.graph.input:
+        tensor = value.type.tensor_type
+        kind = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        sizes = [1, *(dim.dim_value for dim in tensor.shape.dim[1:])]
+        feeds[value.name] = rng.standard_normal(sizes).astype(kind) if kind.kind == "f" else np.zeros(sizes, kind)
+    return feeds
+
+
+def _session(model: Path | bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,137 @@
+"""Networks on device buffers: what they bind, and what they say when the library below refuses or finds no memory."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sbldm.engine.cuda.device import Buffer
+from sbldm.engine.cuda.device_networks import OnnxRuntimeNetwork, TensorRtNetwork, open_cuda_session
+from sbldm.engine.errors import BackendUnavailableError, DeviceMemoryError
+from sbldm.engine.memory_errors import says_out_of_memory
+from sbldm.engine.onnx_sessions import run_errors
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+
+@dataclass
+class FakeContext:
+    """TensorRT's execution context as far as `TensorRtNetwork` uses it."""
+
+    fits: bool = True
+    runs: bool = True
+
+    def __post_init__(self) -> None:
+        self.engine = self
+        self.names = ("sample", "prediction")
+        self.num_io_tensors = 2
+        self.addresses: dict[str, int] = {}
+
+    def get_tensor_name(self, index: int) -> str:
+        return self.names[index]
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        return self.fits
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.addresses[name] = address
+
+    def execute_async_v3(self, handle: int) -> bool:
+        return self.runs
+
+
+class FakeStream:
+    handle = 7
+
+
+def test_tensorrt_component_binds_what_the_engine_knows() -> None:
+    buffers = {"sample": Buffer(16, (2, 3), "float32"), "timestep": Buffer(32, (2,), "float32")}
+    outputs = {"prediction": Buffer(48, (2, 3), "float32")}
+    context = FakeContext()
+    TensorRtNetwork(context, []).enqueue(buffers, outputs, FakeStream())
+    assert context.addresses == {"sample": 16, "prediction": 48}
+    with pytest.raises(BackendUnavailableError, match=r"sample \(2, 3\) is outside"):
+        TensorRtNetwork(FakeContext(fits=False), []).enqueue(buffers, outputs, FakeStream())
+    problems = ["[cask] a layer has no kernel"]
+    stuck = TensorRtNetwork(FakeContext(runs=False), problems)
+    with pytest.raises(BackendUnavailableError, match=r"refused to queue a run: .* no kernel") as refused:
+        stuck.enqueue(buffers, outputs, FakeStream())
+    assert not isinstance(refused.value, MemoryError)
+    problems.append("[defaultAllocator.cpp] cudaMalloc failed: out of memory")
+    with pytest.raises(DeviceMemoryError, match="out of memory"):
+        stuck.enqueue(buffers, outputs, FakeStream())
+
+
+HUNGRY = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[n] sample) => (float[m] prediction) {
+        size = Constant<value_ints=[17592186044416]>()
+        prediction = Expand(sample, size)
+    }"""
+
+
+def test_a_failed_allocation_of_onnx_runtime_is_a_memory_error() -> None:
+    """A real one: the graph asks for 64 TiB."""
+    model = onnx.parser.parse_model(HUNGRY)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    values, out = np.zeros(1, np.float32), np.zeros(4, np.float32)
+    component = OnnxRuntimeNetwork(session, "cpu")
+    inputs = {"sample": Buffer(values.ctypes.data, (1,), "float32", values)}
+    with pytest.raises(BackendUnavailableError, match="Got invalid dimensions") as refused:
+        component.enqueue(inputs, {"prediction": Buffer(out.ctypes.data, (4,), "float32", out)}, None)
+    assert not isinstance(refused.value, MemoryError)
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("sample", ort.OrtValue.ortvalue_from_numpy(values))
+    binding.bind_output("prediction")
+    with pytest.raises(DeviceMemoryError, match="Failed to allocate memory"), run_errors("hungry"):
+        session.run_with_iobinding(binding)
+    with pytest.raises(MemoryError, match="Failed to allocate memory") as failed, run_errors("hungry"):
+        session.run(None, {"sample": values})
+    assert isinstance(failed.value, DeviceMemoryError)
+    assert failed.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("message", "memory"),
+    [
+        ("bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 17179869184", True),
+        ("CUDA failure 2: out of memory ; GPU=0 ; hostname=h ; expr=cudaMalloc((void**)&p, size);", True),
+        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0", True),
+        ("std::bad_alloc", True),
+        ("CUDA failure 209: no kernel image is available for execution on the device", False),
+        ("Non-zero status code returned while running Conv node", False),
+    ],
+)
+def test_words_for_a_lack_of_memory(message: str, memory: bool) -> None:
+    assert says_out_of_memory(message) is memory
+
+
+def test_onnx_runtime_without_cuda_is_refused(tmp_path: Path) -> None:
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(BackendUnavailableError, match="has no CUDA"):
+        open_cuda_session(tmp_path / "model.onnx", 0)
+
+
+def test_no_gpu_is_an_unavailable_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sbldm.engine.cuda.gpu import CudaDevice
+    from sbldm.kernels.launcher import GpuUnavailableError
+
+    def missing() -> None:
+        raise GpuUnavailableError("the NVIDIA driver sees no GPU")
+
+    monkeypatch.setattr("sbldm.engine.cuda.gpu.pycuda_driver", missing)
+    with pytest.raises(BackendUnavailableError, match="sees no GPU") as refused:
+        CudaDevice()
+    assert refused.value.exit_code == 4
+
+
+def test_a_missing_pycuda_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sbldm.kernels.launcher import GpuUnavailableError, pycuda_driver
+
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    with pytest.raises(GpuUnavailableError, match="pip install"):
+        pycuda_driver()

@@ -1,0 +1,108 @@
+"""Names and data set files of each layout, held to nnU-Net's own integrity check and to the BIDS validator."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sbldm.cli.main import main
+from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.errors import UsageError
+from sbldm.engine.output.layouts import make_layout, owner
+
+MODALITIES = ("t1", "t1ce", "t2", "flair")
+CASE = "sbldm-000007"
+SUBJECT = "sub-sbldm000007/anat/sub-sbldm000007"
+LABELS = ("background", "ncr", "ed", "et")
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "image", "seg", "values"),
+    [
+        ("brats", "2021", f"{CASE}/{CASE}_t1ce.nii.gz", f"{CASE}/{CASE}_seg.nii.gz", (0, 1, 2, 4)),
+        ("brats", "2023", f"{CASE}/{CASE}-t1c.nii.gz", f"{CASE}/{CASE}-seg.nii.gz", (0, 1, 2, 3)),
+        ("nnunet", "2021", f"imagesTr/{CASE}_0001.nii.gz", f"labelsTr/{CASE}.nii.gz", (0, 1, 2, 3)),
+        ("bids", "2021", f"{SUBJECT}_ce-gadolinium_T1w.nii.gz", f"{SUBJECT}_desc-tumour_dseg.nii.gz", (0, 1, 2, 3)),
+    ],
+)
+def test_names_and_label_values(name: str, names: str, image: str, seg: str, values: tuple[int, ...]) -> None:
+    layout = make_layout(name, MODALITIES, LABELS, names)
+    assert layout.path(7, "t1ce") == image
+    assert layout.path(7, "seg") == seg
+    label = np.arange(4, dtype=np.uint8)
+    assert tuple(layout.file_labels(label)) == values
+    assert np.array_equal(layout.array_labels(layout.file_labels(label)), label)
+
+
+@given(sample=st.integers(0, 10**9), name=st.sampled_from(["brats", "nnunet", "bids"]))
+def test_every_path_tells_its_sample_and_no_two_are_alike(sample: int, name: str) -> None:
+    layout = make_layout(name, MODALITIES, LABELS)
+    paths = layout.paths(sample)
+    assert len(set(paths.values())) == 5
+    assert {owner(Path(path).name) for path in paths.values()} == {sample}
+    assert not set(paths.values()) & set(layout.paths(sample + 1).values())
+
+
+def test_one_tumour_class_is_written_as_one() -> None:
+    assert make_layout("brats", ("t1",), ("background", "tumour")).label_values == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["dicom", "", "BRATS"])
+def test_unknown_layouts_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="allowed: brats, nnunet, bids"):
+        make_layout(name, MODALITIES, LABELS)
+
+
+@pytest.fixture
+def run(tiny_bundle: Bundle):
+    def call(*arguments: object) -> int:
+        fixed = ["generate", "--bundle", str(tiny_bundle.path), "--steps", "2", "--threads", "1", "--quiet"]
+        return main([*fixed, *map(str, arguments)])
+
+    return call
+
+
+def test_nnunet_accepts_the_data_set(run, tmp_path: Path) -> None:
+    out = tmp_path / "Dataset901_Synthetic"
+    assert run("--count", 3, "--out", out, "--layout", "nnunet") == 0
+    check = (
+        "from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity as v\n"
+        f"if __name__ == '__main__': v({str(out)!r}, 1)\n"
+    )
+    (tmp_path / "check.py").write_text(check)
+    found = subprocess.run([sys.executable, str(tmp_path / "check.py")], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert "most likely OK" in found.stdout
+    assert "Error" not in found.stdout + found.stderr
+    assert json.loads((out / "dataset.json").read_text())["numTraining"] == 3
+
+
+def test_bids_validator_accepts_the_derivative(run, tmp_path: Path) -> None:
+    validator = shutil.which("bids-validator-deno") or str(Path(sys.executable).with_name("bids-validator-deno"))
+    out = tmp_path / "bids"
+    assert run("--count", 2, "--out", out, "--layout", "bids", "--preview") == 0
+    found = subprocess.run([validator, str(out), "--json"], capture_output=True, text=True, check=False)
+    issues = json.loads(found.stdout)["issues"]["issues"]
+    errors = [issue for issue in issues if issue["severity"] == "error"]
+    assert not errors, errors
+    described = json.loads((out / "dataset_description.json").read_text())
+    assert described["DatasetType"] == "derivative"
+    assert described["GeneratedBy"][0]["Name"] == "sbldm-engine"
+
+
+def test_brats_grid_and_names_of_2023(run, tmp_path: Path) -> None:
+    out = tmp_path / "brats"
+    assert run("--count", 1, "--out", out, "--grid", "brats", "--names", "2023") == 0
+    image = nib.load(out / "sbldm-000000/sbldm-000000-t2f.nii.gz")
+    assert image.shape == (240, 240, 155)
+    assert nib.aff2axcodes(image.affine) == ("L", "P", "S")
+    assert image.affine.tolist() == [[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert set(np.unique(np.asarray(nib.load(out / "sbldm-000000/sbldm-000000-seg.nii.gz").dataobj))) <= {0, 1, 2, 3}

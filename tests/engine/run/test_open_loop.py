@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sbldm.engine.backends.choose import choose_backend
+from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
+from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.errors import DeviceMemoryError
+from sbldm.engine.run import open_loop as opening
+from sbldm.engine.run.request import GenerateRequest
+from sbldm.engine.sampling.types import RunLoop, SampleRequest
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({1: 1.0, 2: 0.8, 4: 0.7, 8: 0.69}, 4),  # 8 no longer pays
+        ({1: 1.0, 2: 0.8}, 2),  # 4 does not fit
+        ({1: 1.0, 2: 1.1}, 1),
+    ],
+)
+def test_batch_size_is_doubled_until_it_stops_paying_or_fitting(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], expected: int
+) -> None:
+    def measured(loop: RunLoop, columns: int) -> float:
+        if loop.options.batch_size not in seconds:
+            raise MemoryError
+        return seconds[loop.options.batch_size]
+
+    monkeypatch.setattr(opening, "_seconds_a_volume", measured)
+    backend = choose_backend(tiny_bundle, "onnxruntime", "cpu", threads=1)
+    options = GenerateRequest(bundle=tiny_bundle, count=1).options()
+    assert opening.measured_batch_size(tiny_bundle, backend, options) == expected
+
+
+HUNGRY = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[n,c,d,h,w] sample, float[n] timestep, float[n,k] condition, float[n] condition_mask)
+    => (float[n,c,d,h,w] prediction) {
+        batch = Shape<start=0, end=1>(sample)
+        twenty = Constant<value_ints=[20]>()
+        size = Pow(batch, twenty)
+        zero = Constant<value_float=0.0>()
+        scratch = Expand(zero, size)
+        none = ReduceMax<keepdims=0>(scratch)
+        prediction = Add(sample, none)
+    }"""
+
+
+def test_auto_stops_where_onnx_runtime_really_finds_no_memory(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A denoiser that takes 4 bytes times batch^20: 4 MiB for two samples, 4 TiB for four."""
+    onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    backend = OnnxRuntimeBackend(tiny_bundle, "cpu", 1)
+    model = onnx.parser.parse_model(HUNGRY).SerializeToString()
+    backend._sessions["denoiser"] = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    ticks = itertools.count()
+    monkeypatch.setattr(opening.time, "perf_counter", lambda: next(ticks))  # larger batches always pay
+    options = GenerateRequest(bundle=tiny_bundle, count=1, steps=1).options()
+    assert opening.measured_batch_size(tiny_bundle, backend, options) == 2
+    with pytest.raises(DeviceMemoryError, match="Failed to allocate memory"):
+        opening.open_loop(tiny_bundle, backend, options, 4).start([SampleRequest(0, 0, np.zeros(12, np.float32))])
+
+
+def test_auto_on_the_command_line_is_resolved_and_recorded(tiny_bundle: Bundle, tmp_path) -> None:
+    import json
+
+    from sbldm.cli.main import main
+
+    asked = ["generate", "--bundle", str(tiny_bundle.path), "--count", "2", "--steps", "1", "--threads", "1", "--quiet"]
+    asked += ["--out", str(tmp_path / "out"), "--batch-size", "auto"]
+    assert main(asked) == 0
+    recorded = json.loads((tmp_path / "out/run.json").read_text())["resolved"]["batch_size"]
+    assert recorded in {2**k for k in range(13)}
+    assert main([*asked, "--resume"]) == 0
+
+
+def test_a_run_on_the_cpu_imports_nothing_of_cuda(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """In a process of its own, by the command line and by the Python interface."""
+    script = f"""
+import sys
+from sbldm.cli.main import main
+from sbldm.engine.generator import Generator
+
+asked = ["generate", "--bundle", {str(tiny_bundle.path)!r}, "--count", "1", "--steps", "1", "--threads", "1", "--quiet"]
+assert main([*asked, "--out", {str(tmp_path / "out")!r}]) == 0
+with Generator.load({str(tiny_bundle.path)!r}, threads=1) as generator:
+    generator.sample(0, steps=1)
+print([name for name in sys.modules if name.startswith("sbldm.engine.cuda")])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
