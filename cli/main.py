@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 COMMANDS = {
     "generate": ("generate", "Make synthetic volumes and masks from conditions."),
     "conditions": ("conditions", "Check, measure or draw tumour characteristics."),
+    "data": ("data", "Look at a data set before it is used."),
     "augment": ("augment", "Bring a real case under new conditions."),
     "merge": ("merge", "Put the shards of a run together."),
     "verify": ("verify", "Hash every file of a run again."),
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    given = _with_ray_address([a for a in given if a != "--debug"])
+    given = _with_preview_file(_with_ray_address([a for a in given if a != "--debug"]))
     try:
         result = typer.main.get_command(app).main(given, prog_name="sbldm-engine", standalone_mode=False)
     except SbldmError as error:
@@ -120,6 +121,15 @@ def _with_ray_address(given: list[str]) -> list[str]:
     after = given.index("--ray") + 1
     alone = after == len(given) or given[after].startswith("-")
     return [*given[:after], "auto", *given[after:]] if alone else given
+
+
+def _with_preview_file(given: list[str]) -> list[str]:
+    """`data check --preview` may stand alone; what follows is its file only where it ends in .png."""
+    if given[:2] != ["data", "check"] or "--preview" not in given:
+        return given
+    after = given.index("--preview") + 1
+    named = after < len(given) and given[after].lower().endswith(".png")
+    return given if named else [*given[:after], "data-check.png", *given[after:]]
 
 
 def _fail(message: str, code: int) -> int:

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ._scans import Cavity, Labels, Orientation
+
 
 def train(
-    data: Annotated[Path, typer.Option(help="Cohort: BraTS 2020-2023 names or an nnU-Net raw data set.")],
+    data: Annotated[Path, typer.Option(help="Cohort: BraTS, UCSF-PDGM, UPENN-GBM, BIDS, nnU-Net, Decathlon names.")],
     out: Annotated[Path, typer.Option(help="Training directory; a run that is there is gone on with.")],
     preset: Annotated[str, typer.Option(help="phantom, isbi2024, cmig2025, or a YAML file.")] = "phantom",
     stage: Annotated[str, typer.Option(help="autoencoder, aggregator, denoiser, refiner, distill, or all.")] = "all",
@@ -21,10 +23,16 @@ def train(
     precision: Annotated[str, typer.Option(help="Lightning Fabric's name of the precision.")] = "bf16-mixed",
     workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the cohort.")] = 2,
     skip_invalid: Annotated[bool, typer.Option(help="Leave faulty cases out instead of refusing the cohort.")] = False,
+    labels: Labels = None,
+    cavity: Cavity = "refuse",
+    orientation: Orientation = None,
     dry_run: Annotated[bool, typer.Option(help="Print networks, stages, multiply-adds and memory, and stop.")] = False,
 ) -> None:
     """Train a system stage by stage; stopped runs go on from their last checkpoint."""
+    import logging
+
     from ..engine.errors import UsageError
+    from ..engine.scans.options import read_options
 
     try:
         from ..train.config import load_preset
@@ -37,8 +45,11 @@ def train(
         typer.echo(plan(config, stage))
         return
     options = TrainOptions(
-        data, out, stage, cache or out / "cache", held_out, seed, devices, precision, workers, skip_invalid
-    )
+        data, out, stage, cache or out / "cache", held_out, seed, devices, precision, workers, skip_invalid,
+        read_options(labels, cavity, orientation),
+    )  # fmt: skip
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("sbldm").setLevel(logging.INFO)
     try:
         run_training(config, options)
     except KeyboardInterrupt:

@@ -11,9 +11,9 @@ from monai.losses.ssim_loss import SSIMLoss
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..engine.scans.prepare import to_unit
 from .config import SystemConfig
 from .data.cohort import Cohort
-from .data.prepare import to_unit
 
 CLASS_WEIGHT = 4.0  # of tumour voxels against background in the cross-entropy
 

@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from lightning.fabric import Fabric
 from rich.console import Console
 
 from ..engine.conditions.columns import ConditionColumn
 from ..engine.errors import InvalidInputError, UsageError
+from ..engine.scans.options import ReadOptions
 from .checkpoint import read_json
 from .config import SystemConfig
-from .data.cohort import prepare_cohort
+from .data.cohort import Cohort, prepare_cohort
 from .footprint import network_costs, stage_memory
 from .latents import condition_names
 from .stage import StageRun
@@ -35,6 +37,7 @@ class TrainOptions:
     precision: str
     workers: int
     skip_invalid: bool
+    read: ReadOptions
 
 
 def with_steps(config: SystemConfig, overrides: Sequence[str]) -> SystemConfig:
@@ -82,6 +85,15 @@ def progress(directory: Path, config: SystemConfig) -> str:
     return ", ".join(found) or "nothing yet"
 
 
+def _require_tissues(config: SystemConfig, cohort: Cohort, data: Path) -> None:
+    if config.classes > 2 and np.isnan(cohort.conditions).any():
+        raise InvalidInputError(
+            f"{data}: its masks tell one tumour label, the preset {config.preset} learns {', '.join(config.tissues)}; "
+            "take a preset with tissues: [tumour], or say what the numbers mean: --labels "
+            '"necrosis=1,oedema=2,enhancing=3"'
+        )
+
+
 def run_training(config: SystemConfig, options: TrainOptions) -> None:
     """Prepare the cohort and train the planned stages.
 
@@ -92,8 +104,9 @@ def run_training(config: SystemConfig, options: TrainOptions) -> None:
     console = Console(stderr=True)
     cohort = prepare_cohort(
         options.data, options.cache, config.grid,
-        modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid,
+        modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid, options=options.read,
     )  # fmt: skip
+    _require_tissues(config, cohort, options.data)
     kept = len(cohort) - options.held_out
     if kept < 1:
         raise InvalidInputError(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ...engine.bundle.manifest import BundleManifest
 from ...engine.sampling.types import Backend
-from ..data.prepare import to_unit
+from ...engine.scans.prepare import to_unit
 
 SLICES_AT_ONCE = 16
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from sbldm.engine.errors import InvalidInputError
-from sbldm.train.data.discover import discover_cases
+from sbldm.engine.scans.discover import discover_cases
 
 
 def touch(folder: Path, *names: str) -> None:
