@@ -86,7 +86,7 @@ def read_case(
     from ..engine.scans.case import load_case, modalities_to_read
     from ..engine.scans.discover import discover_cases
     from ..engine.scans.prepare import LEVELS, prepare_case
-    from ..engine.scans.read import CaseError, read_bytes
+    from ..engine.scans.read import CaseError, read_contents
 
     if not folder.is_dir():
         raise InvalidInputError(f"{folder}: no such directory; give the folder of one case")
@@ -100,7 +100,7 @@ def read_case(
         raise InvalidInputError(f"{folder}: holds {len(found.cases)} cases; give the folder of one")
     files = found.cases[0]
     try:
-        contents, _ = read_bytes(files, modalities_to_read(files, modalities), options)
+        contents = read_contents(files, modalities_to_read(files, modalities))
         loaded = load_case(files, modalities, contents, options, grid.fov_mm)
         prepared = prepare_case(loaded, grid)
     except CaseError as error:

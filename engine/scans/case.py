@@ -48,15 +48,14 @@ def load_case(
     judgement = judge(chosen, {modality: file_name(files, modality) for modality in modalities})
     reference = files.reference
     brain = None if reference is None else grid.turn(raw.images[reference] != 0)
-    label = grid.turn(raw.label)
-    placement = place(grid, brain, label, view_mm)
+    placement = place(grid, brain, raw.tumour(grid), view_mm)
     faults = [*judgement.faults, *placement.faults(view_mm)]
     if faults:
         raise CaseError(faults)
     return LoadedCase(
-        raw, grid, [grid.turn(image) for image in chosen.values()], label, grid.turn(judgement.brain),
+        raw, grid, [grid.turn(image) for image in chosen.values()], grid.turn(raw.label), grid.turn(judgement.brain),
         [judgement.intensities[modality] for modality in modalities], placement,
-        (*raw.warnings, *placement.warnings(view_mm)),
+        (*raw.mask.warnings, *placement.warnings(view_mm)),
     )  # fmt: skip
 
 

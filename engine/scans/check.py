@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..bundle.manifest import TISSUES
 from ..errors import InvalidInputError
 from .case import LoadedCase, load_case, modalities_to_read
@@ -17,7 +15,7 @@ from .discover import discover_cases
 from .measure import one_label_note
 from .options import ReadOptions
 from .placement import Extent
-from .read import CaseError, read_bytes
+from .read import CaseError, read_contents
 
 
 @dataclass(frozen=True)
@@ -91,23 +89,22 @@ class DataCheck:
         if faults:
             return CaseReport(files.name, tuple(faults)), None
         try:
-            contents, _ = read_bytes(files, modalities_to_read(files, self.modalities), self.options)
+            contents = read_contents(files, modalities_to_read(files, self.modalities))
             loaded = load_case(files, self.modalities, contents, self.options, self.view_mm)
         except (CaseError, InvalidInputError) as error:
             return CaseReport(files.name, tuple(getattr(error, "faults", [str(error)]))), None
-        self._label_values.append(loaded.raw.label_values)
+        self._label_values.append(loaded.raw.mask.values)
         return CaseReport(files.name, (), loaded.warnings, _found(files, self.modalities, loaded)), loaded
 
 
 def _found(files: CaseFiles, modalities: Sequence[str], loaded: LoadedCase) -> dict[str, Any]:
-    header, placement = loaded.raw.header, loaded.placement
-    voxel_ml = float(abs(np.linalg.det(header.affine[:3, :3]))) / 1000
-    counts = np.bincount(loaded.label[loaded.label > 0], minlength=len(TISSUES) + 1)[1:]
-    tissues = dict(zip(TISSUES, (counts * voxel_ml).round(4).tolist(), strict=True))
+    header, mask, placement = loaded.raw.header, loaded.raw.mask, loaded.placement
+    volumes = [round(voxels * header.voxel_ml, 4) for voxels in mask.tissue_voxels]
+    tissues = dict(zip(TISSUES, volumes, strict=True))
     return {
         "labels": files.meaning.described(),
         "tissues_ml": {"tumour": tissues["ncr"]} if files.meaning.is_binary else tissues,
-        "cavity_ml": round(loaded.raw.cavity_voxels * voxel_ml, 4),
+        "cavity_ml": round(mask.cavity_voxels * header.voxel_ml, 4),
         "shape": header.shape[:3],
         "spacing_mm": [round(size, 4) for size in header.spacing_mm],
         "orientation": header.codes,

@@ -50,6 +50,11 @@ class ScanHeader:
         return x, y, z
 
     @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    @property
     def codes(self) -> str:
         """Where the axes grow to, such as RAS or LPS; of an oblique scan the nearest."""
         return "".join(str(code) for code in nib.aff2axcodes(self.affine))

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from ..conditions.columns import SHARE_COLUMNS
 from ..conditions.rules import FieldOfView, violations
 from ..errors import InvalidInputError
-from ..output.measure import TumourMeasurement, measure_tumour
+from ..output.measure import measure_tumour
 from .bounded import Inflating, UnusableFileError
 from .cases import CaseFiles
 from .discover import discover_cases
 from .header import HEADER_BYTES, HeaderFault, parse_header
 from .options import ReadOptions
-from .placement import Placement, RasGrid, can_cut, place
-from .read import CaseError, Contents, RawCase, decode_case, read_bytes
+from .placement import RasGrid, can_cut, place
+from .read import CaseError, Contents, RawCase, decode_case, read_contents
 
 
 @dataclass(frozen=True)
@@ -100,30 +100,33 @@ def _measure(
 ) -> _Measured:
     raw, reference = _decode(case, field_of_view_mm, options)
     grid = RasGrid.of(raw.affine, raw.label.shape)
-    label = grid.turn(raw.label)
     view = field_of_view_mm or grid.extent_mm
     brain = None if reference is None else grid.turn(raw.images[reference] != 0)
-    placement = place(grid, brain, label, view) if field_of_view_mm is not None else None
-    if placement is not None and (outside := placement.faults(view)):
+    tumour = raw.tumour(grid)
+    placement = place(grid, brain, tumour, view)
+    if field_of_view_mm is not None and (outside := placement.faults(view)):
         raise CaseError(outside)
-    measured = measure_tumour(label, grid.spacing_mm, field_of_view_mm=field_of_view_mm)
-    row = _in_view(measured, grid, label, placement, view).vector(columns)
+    measured = measure_tumour(grid.turn(raw.label[raw.mask.box]), grid.spacing_mm)
+    low, high = tumour.edges_mm()
+    x, y, z = ((tumour.mean_mm - placement.moved_mm) / view + 0.5).tolist()
+    w, h, d = ((high - low) / view).tolist()
+    row = dataclasses.replace(measured, x=x, y=y, z=z, w=w, h=h, d=d).vector(columns)
     broken = violations(row[None], columns, view)
     if not case.name.isprintable() or case.name != case.name.strip():
         raise CaseError(["its name cannot be an id: one line of printable text is needed"])
     if broken:
         raise CaseError([f"no condition: {rule.column}: {rule.value(0)}: {rule.allowed(0)}" for rule in broken])
-    told = () if placement is None else placement.warnings(view)
-    return _Measured(row, raw.label_values, (*raw.warnings, *told))
+    told = placement.warnings(view) if field_of_view_mm is not None else ()
+    return _Measured(row, raw.mask.values, (*raw.mask.warnings, *told))
 
 
 def _decode(case: CaseFiles, view: FieldOfView | None, options: ReadOptions) -> tuple[RawCase, str | None]:
     """The mask, and the image that places the field of view where it may matter."""
-    contents, _ = read_bytes(case, (), options)
+    contents = read_contents(case, ())
     if view is None or case.reference is None or not _may_cut(contents, view, options):
         return decode_case(case, (), contents, options), None
     wanted = (case.reference,)
-    contents, _ = read_bytes(case, wanted, options)
+    contents = read_contents(case, wanted, contents)
     return decode_case(case, wanted, contents, options), case.reference
 
 
@@ -134,21 +137,3 @@ def _may_cut(contents: Contents, view: FieldOfView, options: ReadOptions) -> boo
     except (UnusableFileError, HeaderFault):
         return False  # decoding the mask tells it
     return can_cut(RasGrid.of(header.affine, header.shape[:3]), view)
-
-
-def _in_view(
-    measured: TumourMeasurement, grid: RasGrid, label: NDArray[np.uint8], placement: Placement | None, view: FieldOfView
-) -> TumourMeasurement:
-    """Centre and box along the axes of the patient, as shares of the field of view where it lies."""
-    moved = np.zeros(3) if placement is None else np.asarray(placement.moved_mm)
-    if not grid.is_oblique:
-        shares = moved / np.asarray(view)
-        return dataclasses.replace(
-            measured, x=measured.x - shares[0], y=measured.y - shares[1], z=measured.z - shares[2]
-        )
-    index = np.argwhere(label > 0) - (np.asarray(grid.shape) - 1) / 2
-    places = index @ grid.affine[:3, :3].T - moved
-    step = np.linalg.norm(grid.affine[:3, :3], axis=1)  # a voxel's size along the patient's axes
-    x, y, z = (places.mean(axis=0) / view + 0.5).tolist()
-    w, h, d = ((np.ptp(places, axis=0) + step) / view).tolist()
-    return dataclasses.replace(measured, x=x, y=y, z=z, w=w, h=h, d=d)

@@ -1,7 +1,8 @@
 """Where the model's field of view lies over a scan, and what of brain and tumour it leaves out.
 
-It is centred on the scan's own field of view where the brain lies inside of it then; else on the brain's box: the
-smallest box along the RAS axes that keeps all but 0.05 % of the brain's voxels on each of its six sides.
+It is centred on the scan's own field of view where the brain lies inside of it then: where it leaves out 0.5 % of the
+brain at most and nothing of the tumour; else on the brain's box: the smallest box along the RAS axes that keeps all but
+0.05 % of the brain's voxels on each of its six sides.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ Affine = NDArray[np.float64]
 Extent = tuple[float, float, float]
 
 OBLIQUE_TOLERANCE = 1e-3  # off-axis share of a voxel step below which a scan counts as axis-aligned
+INSIDE = 0.005  # share of the brain that may lie outside of a field of view centred on the scan
 TRIMMED = 0.0005  # share of the brain's voxels that its box leaves out on each side
 MAX_TUMOUR_LOSS = 0.01
 TOLD_BRAIN_LOSS = 0.001
@@ -66,6 +68,13 @@ class RasGrid:
         """RAS, or the nearest letters of what cannot be turned to it."""
         return "".join(str(code) for code in aff2axcodes(self.affine))
 
+    def turn_box(self, box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The first voxel in RAS order of a box of the file, whose shape is `shape`."""
+        start = [0, 0, 0]
+        for axis, (turned, sign) in enumerate(self.orientation):
+            start[int(turned)] = box[axis].start if sign > 0 else shape[axis] - box[axis].stop
+        return tuple(start)
+
     def turn(self, array: NDArray) -> NDArray:
         """The array of the file in RAS order (a view)."""
         return apply_orientation(array, self.orientation)
@@ -114,19 +123,63 @@ def can_cut(grid: RasGrid, view_mm: Extent) -> bool:
     return any(extent > view + _EDGE_MM for extent, view in zip(grid.extent_mm, view_mm, strict=True))
 
 
-def place(grid: RasGrid, brain: NDArray[np.bool_] | None, label: NDArray[np.uint8], view_mm: Extent) -> Placement:
-    """Place a field of view of `view_mm` over the scan; `brain` and `label` are (x, y, z) in the grid's RAS order.
+class Cloud:
+    """Voxels of a mask as places in mm from the scan's centre, along the patient's axes."""
 
-    Without `brain` it is centred on the scan.
+    def __init__(self, grid: RasGrid, mask: NDArray[np.bool_], start: tuple[int, ...] = (0, 0, 0)) -> None:
+        """`mask` is (x, y, z) in the grid's RAS order, or a part of it that begins at voxel `start`."""
+        self._mask, self._is_oblique = mask, grid.is_oblique
+        self.step_mm = np.linalg.norm(grid.affine[:3, :3], axis=1)  # a voxel's size along the patient's axes
+        middle = (np.asarray(grid.shape) - 1) / 2 - np.asarray(start)
+        self._points = _points(grid, mask, middle) if grid.is_oblique else np.empty((0, 3))
+        self._counts = [] if grid.is_oblique else profiles(mask)
+        steps = zip(self._counts, middle, self.step_mm, strict=False)
+        self._places = [(np.arange(counts.size) - m) * step for counts, m, step in steps]
+
+    @property
+    def mean_mm(self) -> NDArray[np.float64]:
+        """(3,): the centre of mass."""
+        if self._is_oblique:
+            return self._points.mean(axis=0)
+        pairs = zip(self._counts, self._places, strict=True)
+        return np.array([counts @ places / counts.sum() for counts, places in pairs])
+
+    def edges_mm(self, trimmed: float = 0.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lower and upper edge (3,) of the box that leaves this share of the voxels out on each side."""
+        if self._is_oblique:
+            low, high = np.quantile(self._points, [trimmed, 1 - trimmed], axis=0)
+        else:
+            pairs = zip(self._counts, self._places, strict=True)
+            low, high = np.array([_trimmed(counts, places, trimmed) for counts, places in pairs]).T
+        return low - self.step_mm / 2, high + self.step_mm / 2
+
+    def share_outside(self, centre: NDArray[np.float64], half: NDArray[np.float64]) -> float:
+        """Share of the voxels whose centre lies beyond `half` of `centre` along any axis; 0 without voxels."""
+        if self._is_oblique:
+            outside = (np.abs(self._points - centre) > half + _EDGE_MM).any(axis=1)
+            return float(outside.mean()) if outside.size else 0.0
+        total = int(self._counts[0].sum())
+        slices = []
+        for axis, places in enumerate(self._places):
+            within = np.flatnonzero(np.abs(places - centre[axis]) <= half[axis] + _EDGE_MM)
+            slices.append(slice(int(within[0]), int(within[-1]) + 1) if within.size else slice(0))
+        if all(int(counts[part].sum()) == total for counts, part in zip(self._counts, slices, strict=True)):
+            return 0.0
+        return 1 - np.count_nonzero(self._mask[tuple(slices)]) / total
+
+
+def place(grid: RasGrid, brain: NDArray[np.bool_] | None, tumour: Cloud, view_mm: Extent) -> Placement:
+    """Place a field of view of `view_mm` over the scan.
+
+    `brain` is (x, y, z) in the grid's RAS order; without it the scan's centre is taken.
     """
     half = np.asarray(view_mm) / 2
-    tumour = _Cloud(grid, label > 0)
     moved = np.zeros(3)
     brain_loss = 0.0
     if brain is not None and can_cut(grid, view_mm) and brain.any():
-        cloud = _Cloud(grid, brain)
-        low, high = cloud.box()
-        if (low < -half - _EDGE_MM).any() or (high > half + _EDGE_MM).any():
+        cloud = Cloud(grid, brain)
+        if cloud.share_outside(moved, half) > INSIDE or tumour.share_outside(moved, half) > 0:
+            low, high = cloud.edges_mm(TRIMMED)
             moved = (low + high) / 2
             if (
                 not grid.is_oblique
@@ -135,64 +188,43 @@ def place(grid: RasGrid, brain: NDArray[np.bool_] | None, label: NDArray[np.uint
         brain_loss = cloud.share_outside(moved, half)
     x, y, z = (grid.centre_mm + moved).tolist()
     right, front, top = moved.tolist()
-    return Placement((x, y, z), bool(moved.any()), (right, front, top), brain_loss, tumour.share_outside(moved, half))
+    loss = tumour.share_outside(moved, half)
+    return Placement((x, y, z), bool(moved.any()), (right, front, top), brain_loss, loss)
 
 
-class _Cloud:
-    """Voxels of a mask as places in mm from the scan's centre."""
+def _trimmed(counts: NDArray[np.int64], places: NDArray[np.float64], share: float) -> tuple[float, float]:
+    """First and last place that keep all but `share` of the counts on either side."""
+    summed = np.cumsum(counts)
+    first = np.searchsorted(summed, share * summed[-1], side="right")
+    last = np.searchsorted(summed, (1 - share) * summed[-1], side="left")
+    return float(places[first]), float(places[last])
 
-    def __init__(self, grid: RasGrid, mask: NDArray[np.bool_]) -> None:
-        self._grid, self._mask = grid, mask
-        self._counts = [] if grid.is_oblique else profiles(mask)
-        self._points = _points(grid, mask) if grid.is_oblique else np.empty((0, 3))
 
-    def box(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Lower and upper edge (3,) of the box that leaves `TRIMMED` of the voxels out on each side."""
-        if self._grid.is_oblique:
-            reach = np.linalg.norm(self._grid.affine[:3, :3], axis=1) / 2
-            low, high = np.quantile(self._points, [TRIMMED, 1 - TRIMMED], axis=0)
-            return low - reach, high + reach
-        edges = []
-        for counts, step in zip(self._counts, self._grid.spacing_mm, strict=True):
-            summed = np.cumsum(counts)
-            first = int(np.searchsorted(summed, TRIMMED * summed[-1], side="right"))
-            last = int(np.searchsorted(summed, (1 - TRIMMED) * summed[-1], side="left"))
-            edges.append(((first - counts.size / 2) * step, (last + 1 - counts.size / 2) * step))
-        low, high = np.array(edges).T
-        return low, high
-
-    def share_outside(self, centre: NDArray[np.float64], half: NDArray[np.float64]) -> float:
-        """Share of the voxels whose centre lies beyond `half` of `centre` along any axis; 0 without voxels."""
-        if self._grid.is_oblique:
-            outside = (np.abs(self._points - centre) > half + _EDGE_MM).any(axis=1)
-            return float(outside.mean()) if outside.size else 0.0
-        slices = []
-        is_inside = True
-        for axis, (counts, step) in enumerate(zip(self._counts, self._grid.spacing_mm, strict=True)):
-            place = (np.arange(counts.size) - (counts.size - 1) / 2) * step - centre[axis]
-            within = np.flatnonzero(np.abs(place) <= half[axis] + _EDGE_MM)
-            slices.append(slice(int(within[0]), int(within[-1]) + 1) if within.size else slice(0))
-            is_inside &= int(counts[slices[-1]].sum()) == int(counts.sum())
-        if is_inside:
-            return 0.0
-        return 1 - np.count_nonzero(self._mask[tuple(slices)]) / int(self._counts[0].sum())
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """The smallest box around the True voxels, empty where there are none."""
+    filled = [np.flatnonzero(counts) for counts in profiles(mask)]
+    x, y, z = (slice(int(at[0]), int(at[-1]) + 1) if at.size else slice(0, 0) for at in filled)
+    return x, y, z
 
 
 def profiles(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     """How many voxels are True in each plane across x, y and z."""
-    order = np.argsort([-stride for stride in mask.strides])  # slowest axis first, whatever order the file has
-    ordered = np.ascontiguousarray(np.transpose(mask, order))
-    planes = np.array([np.count_nonzero(plane) for plane in ordered])
-    table = ordered.sum(axis=0, dtype=np.uint16 if ordered.shape[0] < 2**16 else np.int64)
-    found = {int(order[0]): planes, int(order[1]): table.sum(axis=1), int(order[2]): table.sum(axis=0)}
-    return [found[axis].astype(np.int64) for axis in range(3)]
+    flipped = [axis for axis in range(3) if mask.strides[axis] < 0]
+    stored = np.flip(mask, tuple(flipped))
+    order = np.argsort([-stride for stride in stored.strides])  # slowest axis first: planes are one piece of memory
+    ordered = np.transpose(stored, order)
+    kind = np.uint8 if len(ordered) <= 255 else np.uint32
+    table = np.add.reduce(ordered.view(np.uint8), axis=0, dtype=kind)
+    counts = [np.array([np.count_nonzero(plane) for plane in ordered]), table.sum(axis=1), table.sum(axis=0)]
+    found = {int(axis): np.asarray(count, np.int64) for axis, count in zip(order, counts, strict=True)}
+    return [found[axis][::-1] if axis in flipped else found[axis] for axis in range(3)]
 
 
-def _points(grid: RasGrid, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(n, 3): places of the voxels in mm from the scan's centre; of many every n-th."""
+def _points(grid: RasGrid, mask: NDArray[np.bool_], middle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, 3): places of the voxels in mm from voxel `middle`; of many every n-th."""
     flat = np.flatnonzero(mask)
     flat = flat[:: max(1, flat.size // _SAMPLED)]
-    index = np.stack(np.unravel_index(flat, mask.shape), axis=-1) - (np.asarray(grid.shape) - 1) / 2
+    index = np.stack(np.unravel_index(flat, mask.shape), axis=-1) - middle
     return index @ grid.affine[:3, :3].T
 
 

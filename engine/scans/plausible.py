@@ -47,7 +47,9 @@ class Judgement:
 def judge(images: Mapping[str, NDArray], names: Mapping[str, str]) -> Judgement:
     """Judge the images (x, y, z) of a case; `names` are their files', for messages."""
     foreground = {modality: image != 0 for modality, image in images.items()}
-    brain = np.logical_or.reduce(list(foreground.values()))
+    brain = np.zeros_like(next(iter(foreground.values())))
+    for mask in foreground.values():
+        brain |= mask
     faults: list[str] = []
     found: dict[str, Intensities] = {}
     for modality, image in images.items():
@@ -108,7 +110,7 @@ def _judge_one(image: NDArray, foreground: NDArray[np.bool_], name: str) -> tupl
 
 
 def _border_share(mask: NDArray[np.bool_]) -> float:
-    faces = [np.take(mask, at, axis) for axis in range(3) for at in (0, -1)]
+    faces = [face for at in (0, -1) for face in (mask[at], mask[:, at], mask[:, :, at])]
     return sum(map(np.count_nonzero, faces)) / sum(face.size for face in faces)
 
 

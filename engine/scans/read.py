@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from .cases import CaseFiles, ImageFile
 from .header import HEADER_BYTES, Affine, HeaderFault, ScanHeader, corners, parse_header
 from .labels import CAVITY, IGNORE, LABELS_EXAMPLE, MAX_VALUE, NECROSIS, TISSUES, LabelMap
 from .options import ReadOptions
+from .placement import Cloud, RasGrid, bounding_box
 
 REMAP = f"if the numbers mean something else, say so: {LABELS_EXAMPLE}"
 AFFINE_TOLERANCE_MM = 0.1  # how far a corner of two scans of one case may lie apart
@@ -35,48 +36,79 @@ class CaseError(Exception):
 
 
 @dataclass(frozen=True)
+class Mask:
+    """A segmentation with its values as ours."""
+
+    label: NDArray[np.uint8]  # (x, y, z): 0 background, 1 NCR, 2 ED, 3 ET
+    values: tuple[int, ...]  # of the file, those that are there, without 0
+    tissue_voxels: tuple[int, int, int]  # NCR, ED, ET
+    cavity_voxels: int
+    box: tuple[slice, slice, slice]  # around its values that are not 0
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RawCase:
     """One case as its files hold it, all arrays in the voxel order of the first file."""
 
     images: dict[str, NDArray]  # modality -> (x, y, z)
-    label: NDArray[np.uint8]  # (x, y, z): 0 background, 1 NCR, 2 ED, 3 ET
+    mask: Mask
     header: ScanHeader  # of the first file
-    label_values: tuple[int, ...]  # values of the mask's file that are there, without 0
-    cavity_voxels: int
-    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def label(self) -> NDArray[np.uint8]:
+        """(x, y, z): 0 background, 1 NCR, 2 ED, 3 ET."""
+        return self.mask.label
 
     @property
     def affine(self) -> Affine:
         """(4, 4) voxel index -> RAS mm."""
         return self.header.affine
 
+    def tumour(self, grid: RasGrid) -> Cloud:
+        """Where the tumour lies; `grid` is that of the label."""
+        crop = grid.turn(self.mask.label[self.mask.box])
+        return Cloud(grid, crop > 0, grid.turn_box(self.mask.box, self.mask.label.shape))
 
-def read_bytes(files: CaseFiles, modalities: Sequence[str], options: ReadOptions) -> tuple[Contents, str]:
-    """The bytes of each file, and the sha256 over all of them and over how they are to be read."""
-    if files.label is None:
-        raise CaseError(["missing segmentation"])
+
+def read_contents(files: CaseFiles, modalities: Sequence[str], known: Contents | None = None) -> Contents:
+    """The bytes of each file of these modalities and of the mask, those in `known` not read again.
+
+    Raises:
+        CaseError: every file that cannot be read.
+    """
     contents: dict[Path, bytes] = {}
     faults: list[str] = []
-    told = (sorted(files.meaning.values.items()), files.meaning.is_binary, options.cavity, options.orientation)
-    digest = hashlib.sha256(repr(told).encode())
-    for image in [*(files.images[modality] for modality in modalities), ImageFile(files.label)]:
-        if image.path not in contents:
-            try:
-                contents[image.path] = read_regular(image.path)
-            except UnusableFileError as error:
-                faults.append(f"{image.path.name}: {error}")
-                contents[image.path] = b""
-        digest.update(f"{image.channel}".encode() + hashlib.sha256(contents[image.path]).digest())
+    for image in _wanted(files, modalities):
+        if image.path in contents:
+            continue
+        try:
+            contents[image.path] = (known or {}).get(image.path) or read_regular(image.path)
+        except UnusableFileError as error:
+            faults.append(f"{image.path.name}: {error}")
     if faults:
-        raise CaseError(faults)
-    return contents, digest.hexdigest()
+        raise CaseError(list(dict.fromkeys(faults)))
+    return contents
+
+
+def digest(files: CaseFiles, modalities: Sequence[str], contents: Contents, options: ReadOptions) -> str:
+    """The sha256 over all files and over how they are to be read."""
+    told = (sorted(files.meaning.values.items()), files.meaning.is_binary, options.cavity, options.orientation)
+    summed = hashlib.sha256(repr(told).encode())
+    for image in _wanted(files, modalities):
+        summed.update(f"{image.channel}".encode() + hashlib.sha256(contents[image.path]).digest())
+    return summed.hexdigest()
+
+
+def _wanted(files: CaseFiles, modalities: Sequence[str]) -> list[ImageFile]:
+    if files.label is None:
+        raise CaseError(["missing segmentation"])
+    return [*(files.images[modality] for modality in modalities), ImageFile(files.label)]
 
 
 def decode_case(files: CaseFiles, modalities: Sequence[str], contents: Contents, options: ReadOptions) -> RawCase:
-    """Decode and check what `read_bytes` read; raises `CaseError` with every fault of the case."""
-    if files.label is None:
-        raise CaseError(["missing segmentation"])
-    wanted = [*(files.images[modality] for modality in modalities), ImageFile(files.label)]
+    """Decode and check what `read_contents` read; raises `CaseError` with every fault of the case."""
+    wanted = _wanted(files, modalities)
     decoded: dict[Path, tuple[ScanHeader, NDArray]] = {}
     faults: list[str] = []
     for path in contents:
@@ -91,11 +123,8 @@ def decode_case(files: CaseFiles, modalities: Sequence[str], contents: Contents,
         raise CaseError(list(dict.fromkeys(faults)))
     first = decoded[wanted[0].path][0]
     arrays = _in_one_order([(image.path, *decoded[image.path], image.channel) for image in wanted], first)
-    label, values, cavity, warnings = our_labels(
-        arrays[-1], files.label.name, files.meaning, options, _volume_ml(first)
-    )
-    images = dict(zip(modalities, arrays[:-1], strict=True))
-    return RawCase(images, label, first, values, cavity, tuple(warnings))
+    mask = our_labels(arrays[-1], wanted[-1].path.name, files.meaning, options, first.voxel_ml)
+    return RawCase(dict(zip(modalities, arrays[:-1], strict=True)), mask, first)
 
 
 def decode(content: bytes, options: ReadOptions) -> tuple[ScanHeader, NDArray]:
@@ -177,14 +206,8 @@ def _corners_apart(
     return float(np.abs(turned.reshape(-1, 3) - corners(first.affine, first_shape)).max())
 
 
-def _volume_ml(header: ScanHeader) -> float:
-    return float(abs(np.linalg.det(header.affine[:3, :3]))) / 1000
-
-
-def our_labels(
-    array: NDArray, name: str, meaning: LabelMap, options: ReadOptions, voxel_ml: float
-) -> tuple[NDArray[np.uint8], tuple[int, ...], int, list[str]]:
-    """A mask's values as ours: labels 0 to 3, the file's values that are there, cavity voxels, warnings.
+def our_labels(array: NDArray, name: str, meaning: LabelMap, options: ReadOptions, voxel_ml: float) -> Mask:
+    """A mask's values as ours; `voxel_ml` is the volume of a voxel.
 
     Raises:
         CaseError: values that are no labels, that nobody explains, a cavity without a choice, no tumour.
@@ -196,8 +219,9 @@ def our_labels(
     values = array.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
     if array.dtype.kind == "f" and not np.array_equal(values, array):
         raise CaseError([f"{name}: labels that are not whole numbers; {explained}"])
-    counts = np.bincount(values[values != 0], minlength=1)
-    present = tuple(int(value) for value in np.flatnonzero(counts))
+    box = bounding_box(values != 0)
+    counts = np.bincount(values[box].ravel(order="K"), minlength=1)
+    present = tuple(int(value) for value in np.flatnonzero(counts) if value)
     unknown = [str(value) for value in present if value not in meaning.values]
     if unknown:
         raise CaseError([f"{name}: unknown label {', '.join(unknown)}; {explained}"])
@@ -211,11 +235,13 @@ def our_labels(
     kinds = {value: _kept(meaning.values[value], options) for value in present}
     if not any(kinds.values()):
         raise CaseError([f"{name}: empty mask, no voxel of it is tumour"])
-    if all(value == kind for value, kind in kinds.items()):
-        return values.astype(np.uint8, copy=False), present, cavity, warnings
-    table = np.zeros(int(high) + 1, np.uint8)
-    table[list(kinds)] = list(kinds.values())
-    return table[values], present, cavity, warnings
+    voxels = [sum(int(counts[value]) for value in present if kinds[value] == tissue) for tissue in TISSUES]
+    label = values.astype(np.uint8, copy=False)
+    if any(value != kind for value, kind in kinds.items()):
+        table = np.zeros(int(high) + 1, np.uint8)
+        table[list(kinds)] = list(kinds.values())
+        label = table[values]
+    return Mask(label, present, (voxels[0], voxels[1], voxels[2]), cavity, box, tuple(warnings))
 
 
 def _kept(kind: int, options: ReadOptions) -> int:

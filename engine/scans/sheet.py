@@ -14,7 +14,7 @@ from .check import CaseReport
 MAX_ROWS = 200
 _CELL, _GAP, _CAPTION = 190, 6, 22
 _PAPER, _INK, _MARK, _FAULT = (18, 18, 22), (235, 235, 235), (250, 204, 68), (222, 73, 104)
-_CAPTION_LETTERS = 170
+_CAPTION_LETTERS = 230
 
 
 class Sheet:

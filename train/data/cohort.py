@@ -31,7 +31,7 @@ from ...engine.scans.discover import discover_cases
 from ...engine.scans.measure import one_label_note
 from ...engine.scans.options import ReadOptions
 from ...engine.scans.prepare import prepare_case
-from ...engine.scans.read import CaseError, Contents, read_bytes
+from ...engine.scans.read import CaseError, Contents, digest, read_contents
 
 CACHE_VERSION = 2  # raise it when the same input gives other stored values
 MAX_FAULTS_SHOWN = 20
@@ -223,7 +223,9 @@ def _cached_case(
 ) -> CachedCase | list[str]:
     """The case from the cache, made if it is not there; its faults if it cannot be used."""
     try:
-        contents, inputs = read_bytes(files, modalities_to_read(files, modalities), options)
+        wanted = modalities_to_read(files, modalities)
+        contents = read_contents(files, wanted)
+        inputs = digest(files, wanted, contents, options)
         settings = hashlib.sha256(json.dumps(_settings(grid, modalities), sort_keys=True).encode()).hexdigest()
         prefix = f"{files.name}.{settings[:12]}."
         stem = cache_dir / f"{prefix}{inputs[:20]}"
@@ -254,11 +256,11 @@ def _make_case(
         "source": _source(files),
         "scales": made.scales,
         "conditions": dict(zip(COLUMNS, conditions, strict=True)),
-        "label_values": loaded.raw.label_values,
+        "label_values": loaded.raw.mask.values,
         "warnings": loaded.warnings,
     }
     _write_atomically(stem.with_name(stem.name + ".json"), lambda path: path.write_text(json.dumps(entry), "utf-8"))
-    return CachedCase(files.name, array_file, made.scales, conditions, loaded.raw.label_values, loaded.warnings)
+    return CachedCase(files.name, array_file, made.scales, conditions, loaded.raw.mask.values, loaded.warnings)
 
 
 def _load_entry(name: str, stem: Path) -> CachedCase | None:
