@@ -32,7 +32,7 @@ from ..export.parity import compare
 from ..export.rewrite.conv3d import with_fast_conv3d
 from ..export.runners import OnnxRunner, TorchRunner
 from ..train.checkpoint import load_system
-from ..train.system import load_networks
+from ..train.trained import load_networks
 from .timing import Timing, interleaved
 
 REPEATS = 7

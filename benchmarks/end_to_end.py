@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..engine.bundle.load import Bundle
-from ..engine.run.job import Asked, Job, execute, prepare
+from ..engine.run.job import Job, execute, prepare
 from ..engine.run.open_sampler import sampler_on
+from ..engine.run.request import GenerateRequest
 from ..engine.sampling.types import Backend, Sampler, SampleRequest, Volume
 from ..engine.telemetry import Telemetry
 from .plan import Point
@@ -44,12 +45,12 @@ class EndToEnd:
     """One point, ready to be run again and again into the directory `out`, which `clear` removes."""
 
     def __init__(self, bundle: Bundle, point: Point, backend: Backend, volumes: int, seed: int, out: Path) -> None:
-        options = {"steps": point.steps, "sampler": point.sampler, "eta": 0.0, "seed": seed}
-        asked = Asked(
-            out, bundle.path, count=volumes, options=options, backend=backend.name, device=backend.device,
-            precision=backend.precision, batch_size=str(point.batch), threads=backend.threads,
+        request = GenerateRequest(
+            bundle=bundle, count=volumes, out=out, steps=point.steps, sampler=point.sampler, eta=0.0, seed=seed,
+            backend=backend.name, device=backend.device, precision=backend.precision, batch_size=point.batch,
+            threads=backend.threads,
         )  # fmt: skip
-        job = prepare(asked)
+        job = prepare(request)
         self._sampler = KeepingSampler(sampler_on(bundle, backend, job.run.options, point.batch))
         self._job: Job = replace(job, sampler=self._sampler)
         self.stage_seconds: dict[str, float] = {}

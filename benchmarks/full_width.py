@@ -37,7 +37,7 @@ from ..export.bundle import ExportOptions, export_bundle
 from ..export.rewrite.precision import PRECISIONS, Precision
 from ..train.config import SystemConfig, load_preset
 from ..train.latents import condition_names
-from ..train.system import save_random_system
+from ..train.trained import save_random_system
 
 PRESETS = "isbi2024,cmig2025"
 CAPABILITIES = "80,86,89,120"

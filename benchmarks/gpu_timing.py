@@ -104,10 +104,10 @@ def torch_call_ms(preset: str, rows: int, precision: str, compiled: bool) -> flo
     """Median milliseconds of one denoiser call of a preset (random weights) in PyTorch on the current CUDA device."""
     import torch
 
+    from ..train.build import system_latent_shape
     from ..train.config import load_preset
     from ..train.latents import condition_names
     from ..train.networks.denoiser import Denoiser
-    from ..train.system import system_latent_shape
 
     config = load_preset(preset)
     shape, names = system_latent_shape(config), condition_names(config)

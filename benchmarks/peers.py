@@ -32,7 +32,7 @@ from ..engine.sampling.types import Backend, SampleRequest, SamplingOptions
 from ..export.components import components_of, random_inputs
 from ..kernels.assemble import assemble, one_hot
 from ..train.checkpoint import load_system
-from ..train.system import load_networks
+from ..train.trained import load_networks
 from .machine import describe_machine
 from .plan import default_backends
 from .timing import Run, Timing, summarise, timed

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TypeVar
 
 from ..engine.backends.choose import choose_backend
 from ..engine.bundle.load import Bundle
+from ..engine.bundle.manifest import SamplerName
 from ..engine.errors import UsageError
-from ..engine.run.options import MAX_BATCH, SAMPLERS
+from ..engine.run.options import MAX_BATCH, SAMPLERS, most_steps
+from ..engine.run.request import require_fields
 from ..engine.sampling.types import Backend
 
 MOST_REPEATS = 1000
+Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class BenchPlan:
 
     backends: tuple[str, ...]  # NAME or NAME:PRECISION
     steps: tuple[int, ...]
-    samplers: tuple[str, ...]
+    samplers: tuple[SamplerName, ...]
     batches: tuple[int, ...]
     volumes: int  # of a timed run
     repeats: int
@@ -34,7 +38,7 @@ class Point:
     """One combination."""
 
     backend: str  # as the plan spells it
-    sampler: str
+    sampler: SamplerName
     steps: int
     batch: int
 
@@ -56,13 +60,14 @@ def parse_numbers(option: str, text: str, least: int, most: int) -> tuple[int, .
     return tuple(dict.fromkeys(values))
 
 
-def parse_names(option: str, text: str, allowed: Sequence[str]) -> tuple[str, ...]:
+def parse_names(option: str, text: str, allowed: Sequence[Name]) -> tuple[Name, ...]:
     """Comma-separated names out of `allowed`; UsageError for others."""
+    known = {str(name): name for name in allowed}
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
-        if name not in allowed:
+        if name not in known:
             raise UsageError(f"{option} {text!r}: {name or 'nothing'!r} is not allowed; {', '.join(allowed)}")
-    return names
+    return tuple(known[name] for name in names)
 
 
 def make_plan(
@@ -81,7 +86,7 @@ def make_plan(
     Raises:
         UsageError: an option is empty or out of range.
     """
-    table = len(bundle.manifest.schedule.alphas_cumprod)
+    table = most_steps(bundle.manifest)
     for option, value, most in (
         ("--volumes", volumes, MAX_BATCH),
         ("--repeats", repeats, MOST_REPEATS),
@@ -113,8 +118,9 @@ def open_backends(bundle: Bundle, plan: BenchPlan, threads: int | None) -> dict[
 
     Raises:
         BackendUnavailableError: one is not installed or cannot run here.
-        UsageError: there is none of that name or precision.
+        UsageError: there is none of that name or precision, or that many threads.
     """
+    require_fields(threads=threads)
     opened: dict[str, Backend] = {}
     for spelled in plan.backends:
         name, _, precision = spelled.partition(":")

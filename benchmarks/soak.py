@@ -12,7 +12,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +24,8 @@ from ..engine.conditions.columns import blank
 from ..engine.run.description import Resolved, describe
 from ..engine.run.directory import RunDirectory
 from ..engine.run.ledger import SampleRecord, Shard
-from ..engine.run.options import make_options
 from ..engine.run.pipeline import Pipeline
+from ..engine.run.request import GenerateRequest
 from ..engine.run.requests import Requests
 from ..engine.run.selection import Selection
 from ..engine.run.writer import Finisher
@@ -72,7 +71,7 @@ def soak(count: int, out: Path, bundle_name: str, keep: bool) -> dict[str, float
     """Write `count` samples below `out`; figures by name. Without `keep` the images are removed once recorded."""
     bundle = load_bundle(bundle_name)
     grid = bundle.manifest.grid
-    options = replace(make_options(bundle, 1), count=count)
+    options = GenerateRequest(bundle=bundle, count=count).options()
     run = describe(bundle, options, Resolved("stub", "cpu", "fp32", 1, 1, "isal-1"), {"stub": "1"}, None)
     requests = Requests.of(blank([c.name for c in bundle.manifest.condition_columns]), bundle.manifest, 0)
     telemetry, process, resident = Telemetry(count), psutil.Process(), {}

@@ -13,8 +13,8 @@ from torch import nn
 from ..engine.bundle.manifest import BundleManifest
 from ..export.components import Component, components_of
 from ..kernels.noise import standard_normal
+from ..train.build import make_denoiser, make_system_aggregator, make_vae
 from ..train.config import SystemConfig, load_preset
-from ..train.system import make_denoiser, make_system_aggregator, make_vae
 
 PUBLISHED_PRESET = "cmig2025"
 PUBLISHED_STEPS = 50

@@ -33,7 +33,7 @@ from ..engine.processor import cpu_name
 from ..train.config import SystemConfig, load_preset
 from ..train.data.cohort import CachedCase, Cohort, prepare_cohort
 from ..train.latents import MIRRORS
-from ..train.objectives import REFINER_SLICES
+from ..train.objectives.refiner import REFINER_SLICES
 from ..train.stage import StageRun
 from ..train.system import SystemTrainer, planned_stages
 from .machine import OtherLoad, gpu_name

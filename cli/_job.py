@@ -7,27 +7,31 @@ import json
 import threading
 
 from ..engine.run.directory import disk_faults
-from ..engine.run.job import Asked, Job, Summary, execute, prepare
+from ..engine.run.job import Job, Summary, execute, prepare
 from ..engine.run.preview import write_preview
+from ..engine.run.request import GenerateRequest
 from ..engine.telemetry import EventLog, Telemetry
+from ._options import RunFlags
 from ._progress import run_progress
 
 
-def run_job(asked: Asked, telemetry: Telemetry, log: EventLog, *, quiet: bool, preview: bool, as_json: bool) -> int:
+def run_job(request: GenerateRequest, flags: RunFlags, log: EventLog) -> int:
     """Exit code of the run: 0 done, 5 some samples failed, 130 interrupted.
 
     Raises:
         SbldmError: what was refused, or what stopped it.
     """
-    job = prepare(asked)
+    telemetry = Telemetry(metrics_file=flags.metrics_file)
+    job = prepare(request)
+    telemetry.start_metrics()
     for warning in job.warnings:
         log.event(warning, "warning")
-    with run_progress(log, quiet) as (opened, recorded):
+    with run_progress(log, flags.quiet) as (opened, recorded):
         summary = execute(job, telemetry, threading.Event(), opened=opened, recorded=recorded)
-    if preview and not summary.interrupted:
+    if flags.preview and not summary.interrupted:
         with disk_faults(job.out):
             write_preview(job.out)
-    return _report(job, summary, log, as_json)
+    return _report(job, summary, log, flags.as_json)
 
 
 def _report(job: Job, summary: Summary, log: EventLog, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -28,13 +29,16 @@ def run_progress(
     )
 
     console = Console(stderr=True)
-    bar = not quiet and not log.as_json and console.is_terminal
+    bar = not quiet and not log.as_json and console.is_terminal and not console.is_dumb_terminal
+    bar = bar and sys.stderr.isatty()  # FORCE_COLOR calls a file a terminal
     columns = (TextColumn("samples"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not bar) as progress:
         task = progress.add_task("samples", total=None)
 
         def opened(directory: RunDirectory) -> None:
             progress.update(task, total=directory.done + len(directory.todo), completed=directory.done)
+            for fault in directory.ledger_faults:
+                log.event(fault, "warning")
             for sample in directory.changed:
                 log.event("files missing or changed since they were recorded, made again", "warning", sample=sample)
             if not quiet and not bar:

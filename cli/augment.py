@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ._options import RunFlags, with_run_flags
 from ._scans import Cavity, Labels, Orientation
 
 if TYPE_CHECKING:
@@ -15,59 +16,32 @@ if TYPE_CHECKING:
     from ..engine.scans.options import ReadOptions
 
 
+@with_run_flags
 def augment(
+    flags: RunFlags,
     case: Annotated[Path, typer.Argument(help="Folder of one case: its modalities and segmentation, BraTS names.")],
-    out: Annotated[Path, typer.Option("--out", help="New or empty directory.")],
     strength: Annotated[
-        float, typer.Option("--strength", help="0 returns the reconstruction, 1 keeps nothing of the case.")
+        float,
+        typer.Option(
+            "--strength",
+            help="0 returns the reconstruction, 1 keeps nothing of the case; its share of --steps is taken.",
+        ),
     ] = 0.5,
-    count: Annotated[
-        int | None, typer.Option("--count", help="Samples to make; default: one a row of --conditions.")
-    ] = None,
-    conditions: Annotated[
-        Path | None, typer.Option("--conditions", help="CSV of wanted tumours; what it leaves open is drawn.")
-    ] = None,
-    bundle: Annotated[str, typer.Option("--bundle", help="Name of a shipped bundle, or a path.")] = "phantom",
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the run.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    steps: Annotated[
-        int | None, typer.Option("--steps", help="Steps of the whole way; --strength takes its share of them.")
-    ] = None,
-    sampler: Annotated[str | None, typer.Option("--sampler", help="ddim or dpmpp-2m; default: the bundle's.")] = None,
-    eta: Annotated[float | None, typer.Option("--eta", help="Noise of DDIM steps, 0 to 1.")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", help="Classifier-free guidance, 1 is none.")] = None,
-    backend: Annotated[str, typer.Option("--backend", help="auto, onnxruntime, openvino or tensorrt.")] = "auto",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:I.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; default: all.")] = None,
-    layout: Annotated[str, typer.Option("--layout", help="brats, nnunet or bids.")] = "brats",
-    grid: Annotated[str, typer.Option("--grid", help="native, or brats (240x240x155 at 1 mm).")] = "native",
     labels: Labels = None,
     cavity: Cavity = "refuse",
     orientation: Orientation = None,
-    preview: Annotated[bool, typer.Option("--preview", help="Write a contact sheet, preview.png.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; warnings and errors only.")] = False,
 ) -> int:
     """Encode a real case, noise it up to --strength, sample back. Derived from a patient: protect it as such."""
     from ..engine.bundle.load import load_bundle
-    from ..engine.run.job import Asked
     from ..engine.scans.options import read_options
-    from ..engine.telemetry import EventLog, Telemetry
     from ._job import run_job
 
-    options: dict[str, Any] = {
-        "seed": seed, "steps": steps, "sampler": sampler, "eta": eta, "guidance": guidance,
-        "layout": layout, "grid": grid,
-    }  # fmt: skip
-    log = EventLog()
-    source, warnings = read_case(case, load_bundle(bundle), strength, read_options(labels, cavity, orientation))
+    log = flags.event_log()
+    bundle = load_bundle(flags.bundle)
+    source, warnings = read_case(case, bundle, strength, read_options(labels, cavity, orientation))
     for warning in warnings:
         log.event(warning, "warning")
-    asked = Asked(
-        out, bundle, conditions, count, options, backend, device, threads=threads, resume=resume,
-        source=source,
-    )  # fmt: skip
-    return run_job(asked, Telemetry(), log, quiet=quiet, preview=preview, as_json=as_json)
+    return run_job(flags.request(bundle, source), flags, log)
 
 
 def read_case(

@@ -25,7 +25,7 @@ def bench(
     volumes: Annotated[int, typer.Option(help="Volumes of a timed run; quality is a median over them.")] = 3,
     repeats: Annotated[int, typer.Option(help="Timed runs of each point.")] = 3,
     reference_steps: Annotated[int, typer.Option(help="Steps that quality is told against.")] = 250,
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="CPU threads; default: all.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: all.")] = None,
     select: Annotated[bool, typer.Option("--select", help="Keep the fastest choice for --backend auto.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result here.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Picture of quality against speed.")] = None,

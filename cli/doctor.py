@@ -9,7 +9,12 @@ import typer
 
 def doctor(
     bundle: Annotated[str, typer.Option(help="Shipped bundle's name, or a path.")] = "phantom",
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json_output: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="One JSON object on stdout, fit for a support request: no names, no paths of yours."
+        ),
+    ] = False,
 ) -> None:
     """Say what this machine can run, and why."""
     import json
@@ -23,7 +28,14 @@ def doctor(
         typer.echo(json.dumps(asdict(diagnosis)))
     else:
         typer.echo(f"Python {diagnosis.python} on {diagnosis.system}")
-        typer.echo(f"CPU    {diagnosis.cpu}, {diagnosis.threads} threads")
+        limit = diagnosis.cpu_limits[0]
+        typer.echo(f"CPU    {diagnosis.cpu}, {diagnosis.threads} threads: {limit.rule}")
+        for other in diagnosis.cpu_limits[1:]:
+            typer.echo(f"       {other.threads} by the {other.rule}")
+        if not diagnosis.cache:
+            typer.echo("cache  none that can be written: choices of `bench --select` and engines are not kept")
+        for warning in diagnosis.warnings:
+            typer.echo(f"note   {warning}")
         for finding in diagnosis.findings:
             mark = "yes" if finding.usable else "no "
             typer.echo(f"{mark}    {finding.backend} on {finding.device}: {finding.detail}")

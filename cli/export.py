@@ -17,6 +17,7 @@ def export(
     identifier: Annotated[str | None, typer.Option("--id", help="Model name (default: preset and hash).")] = None,
     data: Annotated[str, typer.Option(help="What it was trained on, for the model card.")] = "not stated",
     licence: Annotated[str, typer.Option(help="Licence of the weights, for the model card.")] = "not stated",
+    force: Annotated[bool, typer.Option(help="Export stages that do not belong together; the card says so.")] = False,
     bundle: Annotated[str | None, typer.Option(help="With --triton: the bundle, a path or a shipped name.")] = None,
     triton: Annotated[Path | None, typer.Option(help="Write a Triton model repository of the bundle.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="With --triton: largest batch of volumes.")] = 8,
@@ -42,7 +43,13 @@ def export(
         if store not in ("fp32", "fp16"):
             raise UsageError(f"--store {store}: allowed fp32, fp16")
         options = ExportOptions(
-            cast("Precision", precision), opset, cast("Storage", store), identifier, data=data, licence=licence
+            cast("Precision", precision),
+            opset,
+            cast("Storage", store),
+            identifier,
+            data=data,
+            licence=licence,
+            force=force,
         )
         made = export_bundle(checkpoint, out, options, lambda message: typer.echo(message, err=True))
         typer.echo(report_text(made))

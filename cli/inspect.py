@@ -16,6 +16,7 @@ def inspect(
 
     from ..engine.bundle.load import load_bundle
     from ..engine.bundle.report import report_data, report_text
+    from ..engine.screen import shown
 
     loaded = load_bundle(bundle)
-    typer.echo(json.dumps(report_data(loaded), indent=1) if as_json else report_text(loaded))
+    typer.echo(json.dumps(report_data(loaded), indent=1) if as_json else shown(report_text(loaded)))

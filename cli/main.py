@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import signal
+import os
 import sys
 from collections.abc import Sequence
-from types import FrameType
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
+
+from ._faults import explained
+from ._streams import settle_streams
+
+if TYPE_CHECKING:
+    from ..engine.telemetry import EventLog
 
 # command -> (module below sbldm.cli, help of the list); modules load when their command runs
 COMMANDS = {
@@ -70,48 +76,66 @@ def root(
 ) -> None:
     """Synthetic 3D brain MRI with tumour masks, from tumour characteristics."""
     if version:
-        from importlib.metadata import version as installed
+        from ..engine.versions import installed
 
-        typer.echo(f"sbldm-engine {installed('sbldm-engine')}")
+        typer.echo(f"sbldm-engine {installed('sbldm-engine') or 'of a source tree without metadata'}")
         raise typer.Exit
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; no traceback leaves it unless `--debug` is given."""
     from ..engine.errors import SbldmError
+    from ..engine.telemetry import EventLog
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = _with_preview_file(_with_ray_address([a for a in given if a != "--debug"]))
+    log = EventLog("json" if _asks_for_json_lines(given) else "text")
     try:
-        result = typer.main.get_command(app).main(given, prog_name="sbldm-engine", standalone_mode=False)
+        with log.of_libraries():
+            result = typer.main.get_command(app).main(given, prog_name="sbldm-engine", standalone_mode=False)
     except SbldmError as error:
         if debug:
             raise
-        return _fail(str(error), error.exit_code)
+        return _fail(log, str(error), error.exit_code)
     except TyperException as error:
-        show = getattr(error, "show", None)
-        if show is None:
-            return _fail(str(error), 2)
-        show()
-        return 2
+        return _misused(log, error)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; a run can be gone on with by --resume", 130)
+        return _fail(log, "interrupted; a run can be gone on with by --resume", 130)
     except Exception as error:
         if debug:
             raise
-        return _fail(f"unexpected {type(error).__name__}: {error}; run again with --debug and report it", 1)
+        unexpected = f"unexpected {type(error).__name__}: {error}; run again with --debug and report it", 1
+        return _fail(log, *(explained(error) or unexpected))
     return result if isinstance(result, int) else 0
 
 
 def run() -> None:
     """Entry point of the installed command."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(main())
+    from ..engine.stopping import stopped_by_signals
+
+    settle_streams()
+    with stopped_by_signals():
+        code = main()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        print(f"error: results cannot be written to stdout: {error.strerror}", file=sys.stderr)
+        os._exit(5)  # at a usual end the interpreter would try to write them again
+    sys.exit(code)
+
+
+def _asks_for_json_lines(given: list[str]) -> bool:
+    """Whether stderr is to be JSON, known before the options are read: what is wrong with them is told so too."""
+    return "--log-format=json" in given or ("--log-format", "json") in pairwise(given)
+
+
+def _misused(log: EventLog, error: TyperException) -> int:
+    show = getattr(error, "show", None)
+    if log.as_json or show is None:
+        return _fail(log, error.format_message() if show is not None else str(error), 2)
+    show()
+    return 2
 
 
 def _with_ray_address(given: list[str]) -> list[str]:
@@ -132,8 +156,11 @@ def _with_preview_file(given: list[str]) -> list[str]:
     return given if named else [*given[:after], "data-check.png", *given[after:]]
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+def _fail(log: EventLog, message: str, code: int) -> int:
+    if log.as_json:
+        log.event(message, "error", exit_code=code)
+    else:
+        log.event(message, "error")
     return code
 
 

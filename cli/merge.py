@@ -17,6 +17,9 @@ def merge(
     splits: Annotated[
         Path | None, typer.Option("--splits", help="Its splits_final.json, if not in $nnUNet_preprocessed.")
     ] = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="With --add-to: hard links, not copies; a later change of one changes both.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Check that shards belong together, nothing missing or double; link their files, write one manifest."""
@@ -27,8 +30,8 @@ def merge(
     from ..engine.errors import UsageError
     from ..engine.run.merge import merge_runs
 
-    if splits is not None and add_to is None:
-        raise UsageError("--splits: belongs to --add-to")
+    if (splits is not None or link) and add_to is None:
+        raise UsageError("--splits and --link: belong to --add-to")
     summary = merge_runs(directories, out)
     if as_json:
         print(json.dumps({"out": str(out), **dataclasses.asdict(summary)}))
@@ -37,5 +40,5 @@ def merge(
     if add_to is not None:
         from ..engine.run.nnunet_split import add_to_dataset
 
-        added = add_to_dataset(out, add_to, splits)
+        added = add_to_dataset(out, add_to, splits, link=link)
         print(f"{added.samples} cases added to {added.dataset}, training only by {added.splits}", file=sys.stderr)

@@ -20,17 +20,19 @@ def train(
     steps: Annotated[list[str] | None, typer.Option(help="STAGE=N: steps of a stage in place of the preset's.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     devices: Annotated[int, typer.Option(min=1, help="How many devices (data parallel).")] = 1,
-    precision: Annotated[str, typer.Option(help="Lightning Fabric's name of the precision.")] = "bf16-mixed",
+    precision: Annotated[str, typer.Option(help="bf16-mixed, 32-true or 16-mixed.")] = "bf16-mixed",
     workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the cohort.")] = 2,
     skip_invalid: Annotated[bool, typer.Option(help="Leave faulty cases out instead of refusing the cohort.")] = False,
     labels: Labels = None,
     cavity: Cavity = "refuse",
     orientation: Orientation = None,
+    restart_stage: Annotated[list[str] | None, typer.Option(help="Make this stage again from nothing.")] = None,
+    keep_stale: Annotated[
+        bool, typer.Option(help="Keep stages whose earlier stages have changed since; said at each.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Print networks, stages, multiply-adds and memory, and stop.")] = False,
 ) -> None:
     """Train a system stage by stage; stopped runs go on from their last checkpoint."""
-    import logging
-
     from ..engine.errors import UsageError
     from ..engine.scans.options import read_options
 
@@ -45,11 +47,20 @@ def train(
         typer.echo(plan(config, stage))
         return
     options = TrainOptions(
-        data, out, stage, cache or out / "cache", held_out, seed, devices, precision, workers, skip_invalid,
+        data,
+        out,
+        stage,
+        cache or out / "cache",
+        held_out,
+        seed,
+        devices,
+        precision,
+        workers,
+        skip_invalid,
         read_options(labels, cavity, orientation),
-    )  # fmt: skip
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("sbldm").setLevel(logging.INFO)
+        tuple(restart_stage or ()),
+        keep_stale,
+    )
     try:
         run_training(config, options)
     except KeyboardInterrupt:

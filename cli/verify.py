@@ -12,12 +12,16 @@ def verify(
     directory: Annotated[Path, typer.Argument(help="Directory of a run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> int:
-    """Exit code 0: all is as recorded; 3: something is not; 5: intact, but the run is not finished."""
+    """Hash every file, measure every mask again, name what is missing, changed or foreign.
+
+    Exit code 0: all is as recorded; 3: something is not; 5: intact, but the run is not finished.
+    """
     import dataclasses
     import json
     import sys
 
     from ..engine.run.verify import verify_run
+    from ..engine.screen import shown
 
     found = verify_run(directory)
     unfinished = bool(found.failed) or not found.has_manifest
@@ -26,7 +30,7 @@ def verify(
         print(json.dumps({"directory": str(directory), **dataclasses.asdict(found), "exit_code": code}))
     else:
         for fault in found.faults:
-            print(f"error: {directory / fault}", file=sys.stderr)
+            print(f"error: {shown(str(directory / fault))}", file=sys.stderr)
         print(f"{found.samples} samples, {found.files} files, {found.bytes} bytes, {len(found.faults)} faults")
         if unfinished:
             left = f"{len(found.failed)} samples failed, {found.absent} are not made"

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from .bundle.load import DEFAULT_BUNDLE
 from .bundle.manifest import INT16_SCALE
+from .conditions.table import ConditionsLike
 from .errors import UsageError
-from .generator import ConditionsLike, Generator, Sample
+from .generator import Generator, Sample
+from .run.arguments import DatasetArguments, MachineArguments, python_call
+from .run.request import require_fields
 
 Item = dict[str, Any]
 
@@ -29,24 +32,26 @@ class SyntheticDataset:
         count: number of samples.
         transform: applied to each item.
         options: of `Generator.load` (`backend`, `device`, `precision`, `threads`) and of `Generator.generate`.
+
+    Raises:
+        UsageError: an argument does not exist or is mistyped; what only the bundle tells is told at the first item.
     """
 
+    @python_call(DatasetArguments)
     def __init__(
         self,
         count: int,
         *,
         bundle: str | os.PathLike[str] = DEFAULT_BUNDLE,
         conditions: ConditionsLike = None,
-        seed: int = 0,
         transform: Callable[[Item], Any] | None = None,
-        **options: Any,
+        **options: Unpack[DatasetArguments],
     ) -> None:
-        if count < 1:
-            raise UsageError(f"count {count}: must be 1 or more")
-        places = ("backend", "device", "precision", "threads")
-        self._count, self._transform = count, transform
-        self._load = {"bundle": bundle, **{name: options.pop(name) for name in places if name in options}}
-        self._asked = {"conditions": conditions, "seed": seed, **options}
+        require_fields(count=count, conditions=conditions, **options)
+        self._count, self._transform = int(count), transform
+        machine = MachineArguments.__annotations__.keys() & options.keys()
+        self._load: Item = {"bundle": bundle, **{name: options[name] for name in machine}}
+        self._asked: Item = {"conditions": conditions, **{n: v for n, v in options.items() if n not in machine}}
         self._generator: Generator | None = None
 
     def __len__(self) -> int:

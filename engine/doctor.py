@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from .backends.choose import choose_backend
 from .backends.selection import stored_choice
 from .bundle.load import Bundle
 from .cuda.loops import OnDevice
 from .errors import BackendUnavailableError, UsageError
-from .processor import available_threads, cpu_name, has_bf16
+from .onnx_sessions import both_installed
+from .portable import cache_home, has_flock, memory_bytes, process_limits
+from .processor import CpuLimit, available_threads, cpu_limits, cpu_name, has_bf16
 from .run.open_sampler import sampler_on
-from .run.options import make_options
+from .run.request import GenerateRequest
 from .sampling.types import LoopKind
+from .threads import startable_threads
+from .versions import installed
 
 # backend, device, distribution that brings it, extra that installs it
 CANDIDATES = (
@@ -24,7 +28,16 @@ CANDIDATES = (
     ("tensorrt", "cuda", ("tensorrt", "tensorrt-rtx"), "gpu"),
 )
 
-
+_MOST_THREADS = 64
+_PACKAGES = (
+    "numpy", "scipy", "scikit-image", "nibabel", "isal", "pillow", "psutil", "onnxruntime", "onnxruntime-gpu",
+    "openvino", "tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings", "ray", "torch", "lightning", "monai", "onnx",
+)  # fmt: skip
+_VARIABLES = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "SLURM_CPUS_PER_TASK", "SLURM_JOB_NUM_NODES",
+    "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "LANG", "LC_ALL", "PYTHONIOENCODING", "TERM", "NO_COLOR",
+    "FORCE_COLOR", "ORT_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED",
+)  # fmt: skip
 _LOOPS: dict[LoopKind, str] = {
     "host": "step by step from this process",
     "graph": "as one CUDA graph a batch",
@@ -44,13 +57,24 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The machine and every backend on it."""
+    """The machine and every backend on it: fit to be sent to others, without names or paths of people or files."""
 
+    version: str | None
     python: str
     system: str
     cpu: str
     bf16: bool  # the CPU multiplies bfloat16 in hardware
     threads: int
+    cpu_limits: tuple[CpuLimit, ...]  # the tightest, which decides, first
+    startable_threads: int  # more of them, at most `_MOST_THREADS`
+    memory: dict[str, int]  # bytes
+    process_limits: dict[str, int | None]
+    file_locks: bool  # whether the system has them; a file system may still refuse
+    cache: bool  # whether the user has a cache folder that can be written
+    environment: dict[str, str]  # of `_VARIABLES`, those that are set
+    packages: dict[str, str]  # those of `_PACKAGES` that are installed
+    bundle: str  # its id and the beginning of its hash
+    warnings: tuple[str, ...]
     findings: tuple[Finding, ...]
     choice: str  # what `--backend auto` takes, and why
 
@@ -62,10 +86,42 @@ def diagnose(bundle: Bundle) -> Diagnosis:
         chosen = choose_backend(bundle)
         choice = f"{chosen.name} on {chosen.device}, {chosen.precision}, {chosen.threads} threads; {_reason(bundle)}"
     except BackendUnavailableError as error:
-        choice = f"none: {error}"
+        choice = _without_path(f"none: {error}", bundle)
+    limits = cpu_limits()
     return Diagnosis(
-        platform.python_version(), platform.platform(), cpu_name(), has_bf16(), available_threads(), findings, choice
+        version=installed("sbldm-engine"),
+        python=platform.python_version(),
+        system=platform.platform(),
+        cpu=cpu_name(),
+        bf16=has_bf16(),
+        threads=limits[0].threads,
+        cpu_limits=tuple(limits),
+        startable_threads=startable_threads(_MOST_THREADS),
+        memory=memory_bytes(),
+        process_limits=process_limits(),
+        file_locks=has_flock(),
+        cache=_cache_is_writable(),
+        environment={name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        packages={name: found for name in _PACKAGES if (found := installed(name))},
+        bundle=f"{bundle.manifest.id} {bundle.sha256[:12]}",
+        warnings=tuple(filter(None, (both_installed(),))),
+        findings=findings,
+        choice=choice,
     )
+
+
+def _cache_is_writable() -> bool:
+    try:
+        folder = cache_home()
+    except OSError:
+        return False
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    return there is not None and there.is_dir() and os.access(there, os.W_OK)
+
+
+def _without_path(text: str, bundle: Bundle) -> str:
+    """A message without the bundle's place, which may carry a name."""
+    return text.replace(str(bundle.path.absolute()), "BUNDLE").replace(str(bundle.path), "BUNDLE")
 
 
 def _reason(bundle: Bundle) -> str:
@@ -76,16 +132,16 @@ def _reason(bundle: Bundle) -> str:
 
 
 def _try(bundle: Bundle, name: str, device: str, distributions: tuple[str, ...], extra: str) -> Finding:
-    installed = [f"{d} {v}" for d in distributions if (v := _version(d))]
-    if not installed:
+    present = [f"{d} {v}" for d in distributions if (v := installed(d))]
+    if not present:
         return Finding(
             name, device, False, f'{" or ".join(distributions)} not installed; pip install "sbldm-engine[{extra}]"'
         )
     try:
         detail = _tensorrt(bundle) if name == "tensorrt" else _offer(bundle, name, device)
     except (BackendUnavailableError, UsageError) as error:
-        return Finding(name, device, False, str(error))
-    return Finding(name, device, True, f"{', '.join(installed)}, {detail}")
+        return Finding(name, device, False, _without_path(str(error), bundle))
+    return Finding(name, device, True, f"{', '.join(present)}, {detail}")
 
 
 def _offer(bundle: Bundle, name: str, device: str) -> str:
@@ -93,7 +149,7 @@ def _offer(bundle: Bundle, name: str, device: str) -> str:
     backend = choose_backend(bundle, name, device)
     if not isinstance(backend, OnDevice):
         return backend.precision
-    sampler = sampler_on(bundle, backend, make_options(bundle, 1, steps=1), 1)
+    sampler = sampler_on(bundle, backend, GenerateRequest(bundle=bundle, count=1, steps=1).options(), 1)
     return f"{backend.precision}, sampling {_LOOPS[sampler.loop]} ({sampler.reason})"
 
 
@@ -107,10 +163,3 @@ def _tensorrt(bundle: Bundle) -> str:
     present_target()
     engines = "engines are built at their first use, or by `sbldm-engine build`"
     return f"{bundle.manifest.precision} on {CudaDevice().name}; {engines}"
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None

@@ -10,31 +10,28 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .backends.choose import choose_backend
 from .bundle.load import DEFAULT_BUNDLE, Bundle, load_bundle
-from .conditions.columns import Conditions, blank, normalise
-from .conditions.csv import read_conditions
-from .conditions.faults import Faults
-from .conditions.rules import violations
-from .errors import InvalidInputError, SbldmError, UsageError
+from .conditions.table import ConditionsLike, read_table
+from .errors import SbldmError, UsageError
 from .output.measure import TumourMeasurement, measure_tumour
+from .run.arguments import MachineArguments, SamplingArguments, python_call
 from .run.open_sampler import fit_batch, sampler_on
-from .run.options import RunOptions, make_options
-from .run.requests import Requests, SampleTask
+from .run.options import RunOptions
+from .run.redraw import Redraws
+from .run.request import GenerateRequest, require_fields
+from .run.requests import Requests, SampleTask, sample_requests
 from .run.writer import miss
-from .sampling.sdedit import SourceCase, check_source
-from .sampling.types import Backend, RunSampler, SampleRequest, Volume
-
-ConditionsLike = str | os.PathLike[str] | Conditions | Sequence[Mapping[str, float]] | None
+from .sampling.sdedit import SourceCase
+from .sampling.types import Backend, RunSampler, Volume
 
 
 class Cancelled(SbldmError):
@@ -65,77 +62,91 @@ class Generator:
     conditions alone.
     """
 
+    @python_call()
     def __init__(self, bundle: Bundle, backend: Backend, *, batch_size: int = 1) -> None:
-        if batch_size < 1:
-            raise UsageError(f"batch_size {batch_size}: must be 1 or more")
-        self.bundle, self.backend, self.batch_size = bundle, backend, batch_size
+        _require_batch_size(batch_size)
+        self.bundle, self.backend, self.batch_size = bundle, backend, int(batch_size)
         self._turn = threading.Lock()
         self._cancelled = threading.Event()
         self._closed = False
 
     @classmethod
+    @python_call(MachineArguments)
     def load(
         cls,
         bundle: str | os.PathLike[str] = DEFAULT_BUNDLE,
         *,
-        backend: str = "auto",
-        device: str = "auto",
-        precision: str = "auto",
-        threads: int | None = None,
         batch_size: int = 1,
+        **machine: Unpack[MachineArguments],
     ) -> Generator:
         """A generator of a shipped bundle's name, or of a path.
+
+        Args:
+            bundle: name or path.
+            batch_size: samples that are sampled together.
+            machine: `backend`, `device`, `precision`, `threads` as on the command line.
 
         Raises:
             InvalidInputError: the bundle is damaged.
             UsageError, BackendUnavailableError: what was asked for cannot run here.
         """
+        _require_batch_size(batch_size)
+        require_fields(**machine)
+        if not isinstance(bundle, str | os.PathLike):
+            raise UsageError(f"--bundle {bundle!r}: must be the name of a shipped bundle, or a path")
         loaded = load_bundle(bundle)
-        chosen = choose_backend(loaded, backend, device, precision, threads, batch_size)
+        chosen = choose_backend(
+            loaded,
+            machine.get("backend", "auto"),
+            machine.get("device", "auto"),
+            machine.get("precision", "auto"),
+            machine.get("threads"),
+            batch_size,
+        )
         return cls(loaded, chosen, batch_size=batch_size)
 
+    @python_call(SamplingArguments)
     def generate(
         self,
         count: int | None = None,
         *,
         conditions: ConditionsLike = None,
-        seed: int = 0,
-        steps: int | None = None,
         stop: threading.Event | None = None,
-        **options: Any,
+        **options: Unpack[SamplingArguments],
     ) -> Iterator[Sample]:
         """Samples 0 to count - 1 as they finish, in order; `count` defaults to one a row of `conditions`.
 
         Args:
+            count: number of samples.
             conditions: path of a CSV, rows as mappings of column to value, or None to draw everything. Rows are reused
                 in order; what a row leaves out is drawn given what it holds.
             stop: ends the iteration by `Cancelled`, at the next denoising step; on a GPU at the next batch.
-            options: `sampler`, `eta`, `guidance`, `reject` and `attempts` as on the command line.
+            options: `seed`, `steps`, `sampler`, `eta`, `guidance`, `reject` and `attempts` as on the command line.
 
         Raises:
-            UsageError: an option is out of range, or the generator is closed.
+            UsageError: an argument does not exist, is mistyped or out of range, or the generator is closed.
             InvalidInputError: the conditions contradict themselves.
             Cancelled: see `stop` and `cancel`.
         """
-        requests, asked, sampler = self._prepare(count, conditions, seed, {"steps": steps, **options}, None)
-        return self._samples(requests, asked, sampler, range(asked.count), self._stops(stop))
+        request = GenerateRequest(bundle=self.bundle, count=count, conditions=conditions, **options)
+        return self._samples(request, stop)
 
+    @python_call(SamplingArguments)
     def sample(
         self,
         index: int,
         *,
         conditions: ConditionsLike = None,
-        seed: int = 0,
-        steps: int | None = None,
         stop: threading.Event | None = None,
-        **options: Any,
+        **options: Unpack[SamplingArguments],
     ) -> Sample:
         """Sample number `index` alone, the same as `generate` gives with these arguments; see there."""
-        if index < 0:
-            raise UsageError(f"sample {index}: must be 0 or more")
-        requests, asked, sampler = self._prepare(index + 1, conditions, seed, {"steps": steps, **options}, None)
-        return next(self._samples(requests, asked, sampler, [index], self._stops(stop)))
+        if not isinstance(index, int | np.integer) or isinstance(index, bool) or index < 0:
+            raise UsageError(f"sample {index!r}: must be a whole number, 0 or more")
+        request = GenerateRequest(bundle=self.bundle, count=index + 1, conditions=conditions, **options)
+        return next(self._samples(request, stop, int(index)))
 
+    @python_call(SamplingArguments)
     def augment(
         self,
         image: NDArray[np.int16],
@@ -144,20 +155,17 @@ class Generator:
         count: int | None = None,
         *,
         conditions: ConditionsLike = None,
-        seed: int = 0,
-        steps: int | None = None,
         stop: threading.Event | None = None,
-        **options: Any,
+        **options: Unpack[SamplingArguments],
     ) -> Iterator[Sample]:
-        """Samples near a case: see `engine.augment`. `image` and `label` as a `Sample` holds them, on the model's grid.
+        """Samples near a case, see `sampling.sdedit`; `image` and `label` as a `Sample` has them, on the model's grid.
 
         Raises:
             UsageError, InvalidInputError: the strength is outside 0..1, the case does not fit; see also `generate`.
         """
         source = SourceCase(image, label, strength)
-        check_source(source, self.bundle)
-        requests, asked, sampler = self._prepare(count, conditions, seed, {"steps": steps, **options}, source)
-        return self._samples(requests, asked, sampler, range(asked.count), self._stops(stop))
+        request = GenerateRequest(bundle=self.bundle, count=count, conditions=conditions, source=source, **options)
+        return self._samples(request, stop)
 
     def cancel(self) -> None:
         """Stop all that is being sampled; what is asked for later runs again."""
@@ -177,76 +185,55 @@ class Generator:
     ) -> None:
         self.close()
 
-    def _prepare(
-        self,
-        count: int | None,
-        conditions: ConditionsLike,
-        seed: int,
-        options: dict[str, Any],
-        source: SourceCase | None,
-    ) -> tuple[Requests, RunOptions, RunSampler]:
+    def _samples(
+        self, request: GenerateRequest, stop: threading.Event | None, only: int | None = None
+    ) -> Iterator[Sample]:
+        """Samples of a request, of which `only` one number; what can be refused is refused at once."""
         if self._closed:
             raise UsageError("the generator is closed")
-        if count is None and conditions is None:
-            raise UsageError("give count, conditions or both")
-        table = as_conditions(conditions, self.bundle)
-        asked = make_options(self.bundle, len(table) if count is None else count, seed=seed, **options)
+        if stop is not None and not callable(getattr(stop, "is_set", None)):
+            raise UsageError(f"--stop {stop!r}: must be an event such as threading.Event")
+        manifest = self.bundle.manifest
+        columns = [column.name for column in manifest.condition_columns]
+        table = read_table(request.conditions, columns, manifest.grid.fov_mm)
+        options = request.options(len(table))
         with self._turn:
             sampler = fit_batch(
-                lambda n: sampler_on(self.bundle, self.backend, asked, n, source), self.batch_size, _warn_of_memory
+                lambda n: sampler_on(self.bundle, self.backend, options, n, request.source),
+                self.batch_size,
+                _warn_of_memory,
             )
-        return Requests.of(table, self.bundle.manifest, seed), asked, sampler
+        requests = Requests.of(table, manifest, options.seed)
+        numbers = range(options.count) if only is None else [only]
+        stops = [self._cancelled] if stop is None else [self._cancelled, stop]
+        return self._made(sampler, requests.groups(numbers, sampler.options.batch_size), options, stops)
 
-    def _stops(self, stop: threading.Event | None) -> list[threading.Event]:
-        return [self._cancelled] if stop is None else [self._cancelled, stop]
-
-    def _samples(
-        self,
-        requests: Requests,
-        options: RunOptions,
-        sampler: RunSampler,
-        indices: Sequence[int],
-        stops: list[threading.Event],
+    def _made(
+        self, sampler: RunSampler, groups: Iterator[list[SampleTask]], options: RunOptions, stops: list[threading.Event]
     ) -> Iterator[Sample]:
         def check() -> None:
             if any(stop.is_set() for stop in stops):
                 raise Cancelled("sampling was cancelled")
 
-        for group in requests.groups(indices, sampler.options.batch_size):
+        redraws: Redraws[Sample] = Redraws(options)
+        for group in groups:
             kept: dict[int, Sample] = {}
-            misses: dict[int, float] = {}
             tasks = group
             while tasks:
                 volumes = self._volumes(sampler, tasks, check)
-                tasks = self._keep(tasks, volumes, options, kept, misses)
+                drawn = zip(tasks, volumes, strict=True)
+                judged = [redraws.judge(task, *self._finish(task, volume)) for task, volume in drawn]
+                kept |= {verdict.index: verdict for verdict in judged if isinstance(verdict, Sample)}
+                tasks = [verdict for verdict in judged if isinstance(verdict, SampleTask)]
             yield from (kept[task.sample] for task in group)
 
-    def _volumes(self, sampler: RunSampler, tasks: list[SampleTask], check: Any) -> list[Volume]:
-        rows = normalise(np.array([task.requested for task in tasks]), self.bundle.manifest.condition_columns)
-        asked = [SampleRequest(task.sample, task.attempt, row) for task, row in zip(tasks, rows, strict=True)]
+    def _volumes(self, sampler: RunSampler, tasks: list[SampleTask], check: Callable[[], None]) -> list[Volume]:
+        asked = sample_requests(tasks, self.bundle.manifest.condition_columns)
         check()
         with self._turn:
             return sampler.start(asked, check)()
 
-    def _keep(
-        self,
-        tasks: list[SampleTask],
-        volumes: list[Volume],
-        options: RunOptions,
-        kept: dict[int, Sample],
-        misses: dict[int, float],
-    ) -> list[SampleTask]:
-        """Note each volume that is the best of its sample so far; the tasks to draw again."""
-        again: list[SampleTask] = []
-        for task, volume in zip(tasks, volumes, strict=True):
-            sample, missed = self._finish(task, volume)
-            if task.sample not in kept or missed < misses[task.sample]:
-                kept[task.sample], misses[task.sample] = sample, missed
-            if options.reject is not None and missed > options.reject and task.attempt < options.attempts:
-                again.append(replace(task, attempt=task.attempt + 1))
-        return again
-
-    def _finish(self, task: SampleTask, volume: Volume) -> tuple[Sample, float]:
+    def _finish(self, task: SampleTask, volume: Volume) -> tuple[Sample, float | None]:
         grid = self.bundle.manifest.grid
         columns = [column.name for column in self.bundle.manifest.condition_columns]
         measured = measure_tumour(volume.label, grid.spacing_mm, np.any(volume.image > 0, axis=0))
@@ -262,37 +249,14 @@ class Generator:
             task.attempt,
             volume.fault,
         )
-        return sample, float("inf") if volume.fault else miss(requested, measured, grid.fov_mm)
+        return sample, None if volume.fault else miss(requested, measured, grid.fov_mm)
 
 
 def _warn_of_memory(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-def as_conditions(conditions: ConditionsLike, bundle: Bundle) -> Conditions:
-    """A condition table of any accepted form, checked by the rules of the CSV.
-
-    Raises:
-        InvalidInputError: all its faults.
-    """
-    columns = tuple(column.name for column in bundle.manifest.condition_columns)
-    view = bundle.manifest.grid.fov_mm
-    if conditions is None:
-        return blank(columns)
-    if isinstance(conditions, Conditions):
-        return conditions
-    if isinstance(conditions, str | os.PathLike):
-        return read_conditions(Path(conditions), columns, view)
-    if not conditions:
-        raise InvalidInputError("conditions: no rows; give at least one, or None to draw everything")
-    source, faults = "conditions", Faults("conditions")
-    for number, row in enumerate(conditions, start=1):
-        for name in row.keys() - {*columns}:
-            faults.add(number, str(name), str(row[name]), f"a condition of this model: {', '.join(columns)}")
-    faults.raise_if_any()
-    values = np.array([[float(row.get(name, np.nan)) for name in columns] for row in conditions])
-    for violation in violations(values, columns, view):
-        for row in violation.rows.tolist():
-            faults.add(row + 1, violation.column, violation.value(row), violation.allowed(row))
-    faults.raise_if_any()
-    return Conditions(columns, ("",) * len(values), values, tuple(range(1, len(values) + 1)), source)
+def _require_batch_size(batch_size: int) -> None:
+    if isinstance(batch_size, str):  # measuring is for runs in a directory
+        raise UsageError(f"--batch-size {batch_size!r}: must be a whole number")
+    require_fields(batch_size=batch_size)

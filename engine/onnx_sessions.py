@@ -5,13 +5,55 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .errors import BackendUnavailableError, DeviceMemoryError
 from .memory_errors import says_out_of_memory
+from .model_runs import RunTerminatedError, says_terminated
+from .versions import installed
 
 if TYPE_CHECKING:
     import onnxruntime
+
+
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+"""Distributions that bring the module `onnxruntime`; both at once overwrite each other's files."""
+
+
+def import_onnxruntime() -> ModuleType:
+    """The module.
+
+    Raises:
+        BackendUnavailableError: it is not installed, or cannot be loaded and why.
+    """
+    try:
+        module = importlib.import_module("onnxruntime")
+        if hasattr(module, "InferenceSession"):
+            return module
+        why = "its files are incomplete"
+    except (ImportError, OSError, AttributeError) as error:
+        why = str(error)
+    found = [f"{name} {version}" for name in DISTRIBUTIONS if (version := installed(name))]
+    if not found:
+        raise BackendUnavailableError(
+            'onnxruntime is not installed; install "sbldm-engine[cpu]" or "sbldm-engine[gpu]"'
+        )
+    raise BackendUnavailableError(
+        f"{' and '.join(found)} cannot be loaded: {why}; "
+        f"pip uninstall {' '.join(DISTRIBUTIONS)}, then install one of them"
+    )
+
+
+def both_installed() -> str | None:
+    """What to do about `onnxruntime` and `onnxruntime-gpu` side by side; None where there is one at most."""
+    found = [f"{name} {version}" for name in DISTRIBUTIONS if (version := installed(name))]
+    if len(found) < 2:
+        return None
+    return (
+        f"both installed: {' and '.join(found)} overwrite each other's files; "
+        f"pip uninstall {' '.join(DISTRIBUTIONS)}, then install one of them"
+    )
 
 
 def fast_graph_name(file: str) -> str:
@@ -24,6 +66,7 @@ def run_errors(what: str) -> Iterator[None]:
     """Errors of ONNX Runtime's own, and the RuntimeError of its IO binding, as ours; `what` ran.
 
     Raises:
+        RunTerminatedError: it was ended by `terminate_model_runs`.
         DeviceMemoryError: the allocation of a tensor failed.
         BackendUnavailableError: it refused otherwise.
     """
@@ -31,6 +74,8 @@ def run_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (errors.Fail, errors.EPFail, errors.RuntimeException, RuntimeError) as error:
+        if says_terminated(str(error)):
+            raise RunTerminatedError(f"{what}: ended before it was done") from error
         if says_out_of_memory(str(error)):
             raise DeviceMemoryError(f"{what}: ONNX Runtime found no memory: {error}") from error
         raise BackendUnavailableError(f"{what}: ONNX Runtime refused: {error}") from error
@@ -43,6 +88,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the CPU to others
     return options
 
 

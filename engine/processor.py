@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from .portable import allowed_cpus
+
 _CPUINFO = Path("/proc/cpuinfo")
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+SLURM_CPUS = "SLURM_CPUS_PER_TASK"
+
+
+@dataclass(frozen=True)
+class CpuLimit:
+    """How many processors something leaves to this process."""
+
+    threads: int
+    rule: str
+
+
+def cpu_limits() -> list[CpuLimit]:
+    """Everything that limits the processors of this process, the tightest first."""
+    limits = [CpuLimit(allowed_cpus(), "processors that the scheduler allows (affinity, cpuset, taskset)")]
+    limits += [CpuLimit(max(1, math.floor(cpus)), rule) for cpus, rule in (*_quotas_v2(), *_quotas_v1())]
+    if (tasks := slurm_cpus()) is not None:
+        limits.append(CpuLimit(tasks, SLURM_CPUS))
+    return sorted(limits, key=lambda limit: limit.threads)
 
 
 def available_threads() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Processors that this process may use: affinity, quotas of its cgroups (v1 and v2), Slurm's share."""
+    return cpu_limits()[0].threads
+
+
+def slurm_cpus() -> int | None:
+    """Processors of this task under Slurm; None elsewhere. The same for all tasks of a job array."""
+    told = os.environ.get(SLURM_CPUS, "")
+    return int(told) if told.isascii() and told.isdigit() and int(told) > 0 else None
 
 
 def cpu_name() -> str:
@@ -28,6 +60,36 @@ def cpu_flags() -> frozenset[str]:
 def has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 in hardware (AVX-512 or AMX)."""
     return bool(_BF16_FLAGS & cpu_flags())
+
+
+def _quotas_v2() -> Iterator[tuple[float, str]]:
+    for folder in _cgroup_folders("", _CGROUPS):
+        with suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+            if quota != "max":
+                yield int(quota) / int(period), f"quota of the cgroup (v2, {folder / 'cpu.max'})"
+
+
+def _quotas_v1() -> Iterator[tuple[float, str]]:
+    for folder in _cgroup_folders("cpu", _CGROUPS / "cpu"):
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            quota = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+            period = int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))
+            if quota > 0:
+                yield quota / period, f"quota of the cgroup (v1, {folder / 'cpu.cfs_quota_us'})"
+
+
+def _cgroup_folders(controller: str, mount: Path) -> Iterator[Path]:
+    """Our cgroup's folder and those above it, whose quotas hold too; the mount alone where ours is not to be seen."""
+    try:
+        lines = _OWN_CGROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            own = mount / path.lstrip("/")
+            yield from (folder for folder in (own, *own.parents) if folder.is_relative_to(mount))
 
 
 def _first(field: str) -> str:

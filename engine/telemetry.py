@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from .errors import UsageError
 from .files import write_atomic
+from .screen import shown
 
 STAGES = ("sample", "decode", "measure", "write")
 LogFormat = Literal["text", "json"]
@@ -39,11 +43,12 @@ class Telemetry:
     def __init__(self, total: int = 0, metrics_file: Path | None = None) -> None:
         self.total = total
         self._metrics_file = metrics_file
-        self._lock = threading.Lock()
+        self._lock, self._metrics_lock = threading.Lock(), threading.Lock()
         self._counts: Counter[str] = Counter()
         self._seconds = _no_seconds()
         self._queue_depth = 0
         self._started = self._written = time.monotonic()
+        self._failing = False
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -97,31 +102,72 @@ class Telemetry:
                 "stage_seconds": dict(self._seconds),
             }
 
-    def write_metrics(self) -> None:
-        """Write the metrics file, whole or not at all; OSError when it cannot be written."""
-        self._written = time.monotonic()
+    def start_metrics(self) -> None:
+        """Write the metrics file for the first time.
+
+        Raises:
+            UsageError: it cannot be written.
+        """
         if self._metrics_file is not None:
-            write_atomic(self._metrics_file, prometheus_text(self.snapshot()).encode())
+            try:
+                write_atomic(self._metrics_file, prometheus_text(self.snapshot()).encode())
+            except OSError as error:
+                raise UsageError(
+                    f"--metrics-file {self._metrics_file}: cannot be written ({error.strerror}); "
+                    "give a file in a folder that can"
+                ) from error
+
+    def write_metrics(self) -> None:
+        """Write the metrics file, whole or not at all; one that fails is told once, and keeps what it held."""
+        self._written = time.monotonic()
+        if self._metrics_file is None:
+            return
+        try:
+            with self._metrics_lock:
+                write_atomic(self._metrics_file, prometheus_text(self.snapshot()).encode())
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                logging.getLogger("sbldm").warning(
+                    f"--metrics-file {self._metrics_file}: cannot be written now ({error.strerror}); the run goes on"
+                )
+            self._failing = True
 
 
 def prometheus_text(figures: dict[str, Any]) -> str:
     """Figures of `Telemetry.snapshot` in the Prometheus text exposition format, version 0.0.4."""
-    lines: list[str] = []
+    from prometheus_client import CollectorRegistry, Metric, generate_latest
 
-    def metric(name: str, kind: str, text: str, samples: dict[str, float]) -> None:
-        lines.extend((f"# HELP {_PREFIX}_{name} {text}", f"# TYPE {_PREFIX}_{name} {kind}"))
-        lines.extend(f"{_PREFIX}_{name}{label} {value:g}" for label, value in samples.items())
+    metrics: list[Metric] = []
+
+    def metric(name: str, kind: str, text: str, values: dict[str, float]) -> None:
+        found = Metric(f"{_PREFIX}_{name}", text, kind)
+        sample = f"{found.name}_total" if kind == "counter" else found.name
+        for stage, value in values.items():
+            found.add_sample(sample, {"stage": stage} if stage else {}, value)
+        metrics.append(found)
 
     metric("volumes_wanted", "gauge", "Volumes that this process was started for.", {"": figures["total"]})
-    metric("volumes_done_total", "counter", "Volumes written and recorded.", {"": figures["done"]})
-    metric("volumes_failed_total", "counter", "Volumes that failed and were recorded as such.", {"": figures["failed"]})
-    metric("volumes_redrawn_total", "counter", "Draws that --reject refused.", {"": figures["redrawn"]})
-    metric("workers_lost_total", "counter", "Worker processes that died.", {"": figures["lost_workers"]})
+    metric("volumes_done", "counter", "Volumes written and recorded.", {"": figures["done"]})
+    metric("volumes_failed", "counter", "Volumes that failed and were recorded as such.", {"": figures["failed"]})
+    metric("volumes_redrawn", "counter", "Draws that --reject refused.", {"": figures["redrawn"]})
+    metric("workers_lost", "counter", "Worker processes that died.", {"": figures["lost_workers"]})
     metric("queue_depth", "gauge", "Volumes between sampling and writing.", {"": figures["queue_depth"]})
     metric("elapsed_seconds", "gauge", "Seconds since the start.", {"": figures["elapsed_seconds"]})
-    stages = {f'{{stage="{name}"}}': seconds for name, seconds in figures["stage_seconds"].items()}
-    metric("stage_seconds_total", "counter", "Seconds spent in each stage, over all threads.", stages)
-    return "\n".join(lines) + "\n"
+    metric("stage_seconds", "counter", "Seconds spent in each stage, over all threads.", figures["stage_seconds"])
+    registry = CollectorRegistry()
+    registry.register(_Collected(metrics))
+    return generate_latest(registry).decode()
+
+
+class _Collected:
+    """Metrics that are at hand."""
+
+    def __init__(self, metrics: list[Any]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Any]:
+        return self._metrics
 
 
 class EventLog:
@@ -129,10 +175,12 @@ class EventLog:
 
     def __init__(self, form: LogFormat = "text", stream: TextIO | None = None) -> None:
         self.as_json = form == "json"
-        self._stream = stream if stream is not None else sys.stderr
+        self._stream: TextIO | None = stream if stream is not None else sys.stderr
 
     def event(self, event: str, level: Literal["info", "warning", "error"] = "info", **fields: Any) -> None:
-        """Write one event with its fields."""
+        """Write one event with its fields; a stream that is full, closed or gone ends nothing."""
+        if self._stream is None:  # closed before the start: print would take stdout
+            return
         if self.as_json:
             data = {
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -140,8 +188,38 @@ class EventLog:
                 "event": event,
                 **fields,
             }
-            text = json.dumps(data)
+            text = json.dumps(data, default=str)
         else:
             detail = " ".join(f"{name}={value}" for name, value in fields.items())
-            text = f"{level}: {event}{' ' + detail if detail else ''}"
-        print(text, file=self._stream, flush=True)
+            text = shown(f"{level}: {event}{' ' + detail if detail else ''}")
+        with suppress(OSError, ValueError):
+            print(text, file=self._stream, flush=True)
+
+    @contextmanager
+    def of_libraries(self) -> Iterator[None]:
+        """What the engine logs and Python warns of meanwhile, as events."""
+        handler = _EventHandler(self)
+        logger = logging.getLogger("sbldm")
+        logger.addHandler(handler)
+        usual = warnings.showwarning
+        if self.as_json:
+            warnings.showwarning = self._show_warning
+        try:
+            yield
+        finally:
+            warnings.showwarning = usual
+            logger.removeHandler(handler)
+
+    def _show_warning(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        self.event(str(message), "warning", category=category.__name__)
+
+
+class _EventHandler(logging.Handler):
+    """Records of a logger as events."""
+
+    def __init__(self, log: EventLog) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.event(record.getMessage(), "error" if record.levelno >= logging.ERROR else "warning")

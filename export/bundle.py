@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from ..engine.bundle.load import Bundle, load_bundle, provenance_date, record_files
@@ -29,15 +27,19 @@ from ..engine.bundle.manifest import (
 )
 from ..engine.bundle.report import PARITY_NAME
 from ..engine.errors import InvalidInputError
-from ..train.checkpoint import STAGES, load_system, read_json, weights_path
+from ..train.build import system_latent_shape
+from ..train.checkpoint import STAGES, load_system, weights_path
+from ..train.condition_file import load_conditions
 from ..train.config import SystemConfig
 from ..train.diffusion import make_schedule
-from ..train.system import load_conditions, load_networks, system_latent_shape
+from ..train.lineage import lineage_faults, read_record
+from ..train.trained import load_networks
 from .components import Component, components_of
 from .gate import GateInputs, require_passed, run_gate
 from .model_card import model_card
 from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
 from .parity import ParityReport
+from .plausibility import cohort_latents, latent_faults
 from .rewrite.conv3d import write_fast_graph
 from .rewrite.precision import PRECISIONS, STORED_AS_FP16_FROM, Precision, reduce_precision, store_weights_as_fp16
 from .staging import require_free, staged_directory
@@ -63,6 +65,7 @@ class ExportOptions:
     licence: str = "not stated"
     intended_use: str = INTENDED_USE
     background_threshold: float = 0.02  # 0..1 of the normalised intensity
+    force: bool = False  # export stages that do not fit each other, and say so in the card
 
 
 def export_bundle(
@@ -80,8 +83,8 @@ def export_bundle(
         progress: told what is being done.
 
     Raises:
-        InvalidInputError: the checkpoint is incomplete or of another version, an option does not fit, or the parity
-            gate failed (the message is its table). Nothing is left behind.
+        InvalidInputError: the checkpoint is incomplete or of another version, its stages do not belong together, an
+            option does not fit, or the parity gate failed (the message is its table). Nothing is left behind.
         UsageError: `out` holds files or cannot be written.
     """
     options = options or ExportOptions()
@@ -94,6 +97,7 @@ def export_bundle(
     require_free(out)
     config = load_system(checkpoint)
     networks = load_networks(checkpoint, config)
+    accepted = held_together(checkpoint, config, networks, options.force)
     if options.store == "fp16":
         round_weights_to_fp16(networks)
     components = components_of(config, networks)
@@ -101,11 +105,27 @@ def export_bundle(
     for name, component in components.items():
         progress(f"exporting {name}")
         models[name] = _graph(component, config, options, opset)
-    inputs = GateInputs(config, make_schedule(config.schedule), real_latents(checkpoint, config))
+    inputs = GateInputs(config, make_schedule(config.schedule), cohort_latents(checkpoint, config, 1))
     parity = run_gate(components, models, inputs, options.precision, progress)
     require_passed(parity)
     manifest = _manifest(checkpoint, config, components, networks, options, opset)
-    return _write(out, manifest, models, parity)
+    return _write(out, manifest, models, parity, accepted)
+
+
+def held_together(checkpoint: Path, config: SystemConfig, networks: Mapping[str, nn.Module], force: bool) -> list[str]:
+    """Hold the stages of a training directory to each other; what is wrong and accepted by `force`.
+
+    Raises:
+        InvalidInputError: they are not one system, without `force`; all faults are named.
+    """
+    faults = lineage_faults(checkpoint, config) + latent_faults(checkpoint, config, networks)
+    if faults and not force:
+        raise InvalidInputError(
+            "\n".join(f"{checkpoint}: {fault}" for fault in faults)
+            + "\nrefused: train what is out of date (the same train command does), or give --force, "
+            "which writes this into the model card"
+        )
+    return faults
 
 
 def round_weights_to_fp16(networks: Mapping[str, nn.Module]) -> None:
@@ -122,20 +142,6 @@ def round_weights_to_fp16(networks: Mapping[str, nn.Module]) -> None:
             if not torch.isfinite(rounded).all():
                 raise InvalidInputError(f"{network}.{name} reaches beyond fp16's range; export with --store fp32")
             tensor.data.copy_(rounded)
-
-
-def real_latents(checkpoint: Path, config: SystemConfig) -> NDArray[np.float32] | None:
-    """Slice latents (1, D, c, h, w) of a case of the training cohort, where the directory still has them."""
-    path = checkpoint / "latents" / "latents.npy"
-    if not path.is_file():
-        return None
-    try:
-        latents = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"{path}: cannot be read ({error}); remove it to export without") from error
-    if latents.shape[2:] != (config.grid.shape[2], *config.slice_shape):
-        raise InvalidInputError(f"{path}: shape {latents.shape} does not fit the system; remove it to export without")
-    return np.asarray(latents[:1, 0], np.float32)
 
 
 def _graph(component: Component, config: SystemConfig, options: ExportOptions, opset: int) -> onnx.ModelProto:
@@ -183,7 +189,7 @@ def _manifest(
         precision=options.precision,
         provenance=Provenance(
             data=options.data,
-            training=", ".join(f"{stage} {_steps(checkpoint, stage)} steps" for stage in stages),
+            training=training_summary(checkpoint, config),
             code_version=version("sbldm-engine"),
             date=provenance_date(),
             licence=options.licence,
@@ -192,13 +198,30 @@ def _manifest(
     )
 
 
-def _steps(checkpoint: Path, stage: str) -> int:
-    """Steps that a stage's weights have seen; 0 for weights that no training wrote."""
-    state = checkpoint / stage / "state.json"
-    return read_json(state)["step"] if state.is_file() else 0
+def training_summary(checkpoint: Path, config: SystemConfig) -> str:
+    """The chain of stages as text: each one's steps and weights, and the cohort's digest."""
+    parts = []
+    cohort = None
+    for stage in STAGES:
+        if not weights_path(checkpoint, stage).is_file():
+            continue
+        record = read_record(checkpoint, stage)
+        if record is None:
+            parts.append(f"{stage} without a record of training")
+            continue
+        wanted, cohort = config.stages[stage].steps, record.cohort or cohort
+        steps = f"{record.step} of {wanted} steps" if record.step < wanted else f"{record.step} steps"
+        parts.append(f"{stage} {steps} (weights {str(record.weights)[:12]}, sbldm-engine {record.code_version})")
+    return ", ".join(parts) + (f"; cohort {cohort[:12]}" if cohort else "")
 
 
-def _write(out: Path, manifest: BundleManifest, models: Mapping[str, onnx.ModelProto], parity: ParityReport) -> Bundle:
+def _write(
+    out: Path,
+    manifest: BundleManifest,
+    models: Mapping[str, onnx.ModelProto],
+    parity: ParityReport,
+    accepted: Sequence[str],
+) -> Bundle:
     with staged_directory(out) as staging:
         for name, model in models.items():
             plain = staging / manifest.components[name].file
@@ -206,7 +229,7 @@ def _write(out: Path, manifest: BundleManifest, models: Mapping[str, onnx.ModelP
             if manifest.precision == "fp32":
                 write_fast_graph(model, plain)
         (staging / PARITY_NAME).write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
-        (staging / "README.md").write_text(model_card(manifest, parity), encoding="utf-8")
+        (staging / "README.md").write_text(model_card(manifest, parity, accepted), encoding="utf-8")
         complete = dataclasses.replace(manifest, files=record_files(staging))
         (staging / MANIFEST_NAME).write_bytes(manifest_bytes(complete))
         load_bundle(staging)

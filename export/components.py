@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.bundle.manifest import TensorSpec
+from ..train.build import system_latent_shape
 from ..train.config import SystemConfig
 from ..train.latents import condition_names
-from ..train.system import system_latent_shape
 from .rewrite.lookups import with_lookups
 
 BATCH = "batch"

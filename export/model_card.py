@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..engine.bundle.manifest import BundleManifest
 from .parity import ParityReport
 
 
-def model_card(manifest: BundleManifest, parity: ParityReport) -> str:
-    """Markdown: what the model makes, from what it was trained, how near the export is, what it is not for."""
+def model_card(manifest: BundleManifest, parity: ParityReport, accepted: Sequence[str] = ()) -> str:
+    """Markdown: what the model makes, from what it was trained, how near the export is, what it is not for.
+
+    `accepted`: faults that the export was forced to accept.
+    """
     grid, provenance = manifest.grid, manifest.provenance
     size = " x ".join(str(n) for n in grid.shape)
     spacing = " x ".join(f"{n:g}" for n in grid.spacing_mm)
@@ -25,6 +30,7 @@ def model_card(manifest: BundleManifest, parity: ParityReport) -> str:
         "## Training data and provenance",
         f"- data: {provenance.data}\n- training: {provenance.training}\n- made with: sbldm-engine "
         f"{provenance.code_version}, {provenance.date}\n- licence of the weights: {provenance.licence}",
+        *([f"## Faults that this export was forced to accept\n\n{bulleted(accepted)}"] if accepted else []),
         "## Equality with the trained networks",
         parity_table(parity),
         "## Sampling",
@@ -33,6 +39,11 @@ def model_card(manifest: BundleManifest, parity: ParityReport) -> str:
         f"`{manifest.schedule.prediction_type}`.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def bulleted(lines: Sequence[str]) -> str:
+    """Markdown list of lines."""
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def parity_table(parity: ParityReport) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import yaml
 from ..engine.bundle.manifest import Grid, PredictionType, SamplingDefaults, TimestepSpacing
 from ..engine.decode import decode
 from ..engine.errors import InvalidInputError
+from .config_rules import config_faults
 
 PRESETS = Path(__file__).parent / "presets"
 Form = Literal["light", "published"]  # of a network: ours, or the authors' (docs/training.md tells them apart)
@@ -40,6 +42,18 @@ class SliceVaeConfig:
         for stride in self.strides:
             factor *= stride
         return factor
+
+
+@dataclass(frozen=True)
+class SlabAutoencoderConfig:
+    """Depth-compressing autoencoder of slabs, factor 8 in plane and `slices` along z; levels at 1/2, 1/4 and 1/8."""
+
+    slices: int  # neighbouring slices that make one slab
+    latent_channels: int
+    widths: tuple[int, int, int]  # of the levels, finest first
+    encoder_blocks: tuple[int, int, int]  # residual blocks a level
+    decoder_blocks: tuple[int, int, int]
+    fine_width: int  # channels of the last residual at full resolution
 
 
 @dataclass(frozen=True)
@@ -153,6 +167,15 @@ class SystemConfig:
         return self.vae.latent_channels, x // self.vae.factor, y // self.vae.factor
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 as people write it: `1e-4` is a number too, as in YAML 1.2."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
 def parse_config(text: str, where: str) -> SystemConfig:
     """A system from YAML text.
 
@@ -160,7 +183,7 @@ def parse_config(text: str, where: str) -> SystemConfig:
         InvalidInputError: not YAML, a key is missing, unknown or of the wrong type, or the grid does not divide.
     """
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Yaml)
     except yaml.YAMLError as error:
         raise InvalidInputError(f"{where}: not valid YAML ({error})") from error
     config = decode(SystemConfig, data, where)
@@ -168,28 +191,13 @@ def parse_config(text: str, where: str) -> SystemConfig:
 
 
 def check_config(config: SystemConfig, where: str) -> SystemConfig:
-    """The configuration itself when its parts fit together.
+    """The configuration itself when its numbers and parts fit together.
 
     Raises:
-        InvalidInputError: naming the parts that do not.
+        InvalidInputError: naming all that does not, a line each.
     """
-    if len(config.vae.widths) != len(config.vae.strides):
-        raise InvalidInputError(f"{where}: vae.widths and vae.strides differ in length")
-    if config.vae.form == "published" and config.vae.attention:
-        raise InvalidInputError(f"{where}: vae.attention must be false in the published form, which has none")
-    shares = {f"{tissue}_share" for tissue in config.tissues} if config.classes > 2 else set[str]()
-    if unknown := sorted({name for shell in config.denoiser.shells for name in shell} - shares):
-        allowed = ", ".join(sorted(shares)) or "none, the system has one tissue"
-        raise InvalidInputError(f"{where}: denoiser.shells: unknown share {unknown[0]!r}; allowed: {allowed}")
-    if config.denoiser.shells and not config.denoiser.ellipsoid:
-        raise InvalidInputError(f"{where}: denoiser.shells lie inside the ellipsoid: set denoiser.ellipsoid to true")
-    if config.distillation is not None and "distill" not in config.stages:
-        raise InvalidInputError(f"{where}: stages.distill is missing, which distillation needs")
-    if any(n % config.vae.factor for n in config.grid.shape[:2]):
-        raise InvalidInputError(
-            f"{where}: grid.shape {config.grid.shape} in plane must be "
-            f"divisible by the autoencoder's factor {config.vae.factor}"
-        )
+    if faults := list(config_faults(config)):
+        raise InvalidInputError("\n".join(f"{where}: {fault}" for fault in faults))
     return config
 
 

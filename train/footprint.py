@@ -17,10 +17,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..engine.conditions.columns import ConditionColumn
-from .autoencoder import AutoencoderObjective, SliceSampler
+from .build import make_denoiser, make_refiner, make_system_aggregator, make_vae, system_latent_shape
 from .config import SystemConfig
-from .objectives import REFINER_SLICES, RefinerStage
-from .system import make_denoiser, make_refiner, make_system_aggregator, make_vae, system_latent_shape
+from .objectives.refiner import REFINER_SLICES, RefinerStage
+from .objectives.slice_autoencoder import AutoencoderObjective, SliceSampler
 
 FLOAT_BYTES = 4
 COPIES = 5  # of every weight in training: itself, gradient, two Adam moments, moving average

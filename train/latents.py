@@ -15,13 +15,15 @@ from torch import Tensor
 from ..engine.conditions.columns import BINARY_COLUMNS, COLUMNS
 from ..engine.files import sha256_file
 from ..engine.scans.prepare import to_unit
-from .autoencoder import class_labels, one_hot
 from .checkpoint import weights_path, write_json
 from .config import SystemConfig
+from .data.classes import class_labels, one_hot
 from .data.cohort import Cohort
+from .networks.aggregator import Aggregator, MosaicAggregator
 from .networks.slice_vae import Encoder
 
 MIRRORS = 2  # each case as it is and mirrored left-right
+STATISTICS_CASES = 256  # cases that latent statistics are measured on
 
 
 @dataclass(frozen=True)
@@ -88,3 +90,29 @@ def encode_cohort(
 def condition_names(config: SystemConfig) -> tuple[str, ...]:
     """Condition columns of a system: shares of tissues only where it has several."""
     return COLUMNS if config.classes > 2 else BINARY_COLUMNS
+
+
+def draw_latents(
+    store: LatentStore, size: int, generator: np.random.Generator
+) -> tuple[Tensor, NDArray[np.int64], NDArray[np.int64]]:
+    """Slice latents (N, D, c, h, w) float32 of random cases, with the cases and mirrors drawn."""
+    cases, mirrors = generator.integers(len(store), size=size), generator.integers(2, size=size)
+    picked = np.stack([store.latents[c, m] for c, m in zip(cases, mirrors, strict=True)])
+    return torch.from_numpy(picked.astype(np.float32)), cases, mirrors
+
+
+def measure_normalisation(aggregator: Aggregator, store: LatentStore) -> None:
+    """Set the mean training latent and each channel's deviation around it."""
+    sample = np.asarray(store.latents[:STATISTICS_CASES], np.float32)
+    mean = sample.mean(axis=(0, 1))
+    deviation = (sample - mean).std(axis=(0, 1, 2, 4, 5))
+    aggregator.normalisation.mean.copy_(torch.from_numpy(mean))
+    aggregator.normalisation.scale.copy_(torch.from_numpy(deviation)[:, None, None])
+
+
+@torch.no_grad()
+def measure_latent_scale(aggregator: MosaicAggregator, store: LatentStore) -> None:
+    """Set the deviation of each channel of Z."""
+    sample = torch.from_numpy(np.asarray(store.latents[:STATISTICS_CASES, 0], np.float32))
+    mean = torch.cat([aggregator.posterior(chunk)[0] for chunk in sample.split(8)])
+    aggregator.latent_scale.copy_(mean.std(dim=(0, 2, 3))[:, None, None])

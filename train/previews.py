@@ -15,8 +15,8 @@ from ..engine.output.preview import Rgb, Scan, cropped, panels
 from ..engine.sampling.samplers import Latent, sample_ddim
 from ..engine.sampling.schedule import sampling_points
 from ..kernels.noise import standard_normal
-from .autoencoder import one_hot
 from .config import SystemConfig
+from .data.classes import one_hot
 from .data.cohort import Cohort
 from .latents import load_volume
 from .logbook import Picture

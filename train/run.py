@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +12,24 @@ import numpy as np
 from lightning.fabric import Fabric
 from rich.console import Console
 
-from ..engine.conditions.columns import ConditionColumn
+from ..engine.conditions.columns import COLUMNS, SHARE_COLUMNS, ConditionColumn
 from ..engine.errors import InvalidInputError, UsageError
 from ..engine.scans.options import ReadOptions
+from .build import system_latent_shape
 from .checkpoint import read_json
 from .config import SystemConfig
 from .data.cohort import Cohort, prepare_cohort
 from .footprint import network_costs, stage_memory
+from .guards import cohort_digest
 from .latents import condition_names
+from .lock import writing_to
 from .stage import StageRun
-from .system import SystemTrainer, cohort_digest, planned_stages, system_latent_shape
+from .system import SystemTrainer, planned_stages
+
+PRECISIONS = ("bf16-mixed", "32-true", "16-mixed")
+FEW_CASES = 20
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,8 @@ class TrainOptions:
     workers: int
     skip_invalid: bool
     read: ReadOptions
+    restart: tuple[str, ...] = ()  # stages to make again from nothing
+    keep_stale: bool = False  # keep stages whose earlier stages have changed since
 
 
 def with_steps(config: SystemConfig, overrides: Sequence[str]) -> SystemConfig:
@@ -99,21 +110,32 @@ def run_training(config: SystemConfig, options: TrainOptions) -> None:
 
     Raises:
         InvalidInputError: faults of the cohort, or a directory of another configuration.
+        UsageError: a precision or device that is not there, or the directory cannot be written or is being trained in.
+        IncompleteRunError: the disk is full; what was saved can be gone on with.
     """
     stages = planned_stages(config, options.stage)
+    for name in options.restart:
+        planned_stages(config, name)
+    if options.precision not in PRECISIONS:
+        raise UsageError(f"--precision {options.precision}: allowed {', '.join(PRECISIONS)}")
+    with writing_to(options.out):
+        _train(config, options, stages)
+
+
+def _train(config: SystemConfig, options: TrainOptions, stages: tuple[str, ...]) -> None:
     console = Console(stderr=True)
     cohort = prepare_cohort(
         options.data, options.cache, config.grid,
         modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid, options=options.read,
     )  # fmt: skip
+    console.print(f"{options.data}: {len(cohort)} cases, read as {cohort.convention}", highlight=False, markup=False)
     _require_tissues(config, cohort, options.data)
     kept = len(cohort) - options.held_out
     if kept < 1:
         raise InvalidInputError(
             f"{options.data}: {len(cohort)} cases leave none to train on after --held-out {options.held_out}"
         )
-    fabric = Fabric(accelerator="auto", devices=options.devices, precision=options.precision)  # pyright: ignore[reportArgumentType]
-    fabric.launch()
+    fabric = launched(options)
 
     def report(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
@@ -124,8 +146,47 @@ def run_training(config: SystemConfig, options: TrainOptions) -> None:
             console.print(f"encoded {done}/{total} cases", highlight=False)
 
     training = cohort.subset(range(kept))
+    for warning in cohort_warnings(training, config):
+        log.warning("%s: %s", options.data, warning)
     run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training))
-    trainer = SystemTrainer(config, training, run, encoding)
+    trainer = SystemTrainer(config, training, run, encoding, keep_stale=options.keep_stale)
     trainer.start()
+    for name in options.restart:
+        trainer.restart(name)
     for stage in stages:
         trainer.train(stage)
+
+
+def launched(options: TrainOptions) -> Fabric:
+    """The devices, ready to train on.
+
+    Raises:
+        UsageError: Lightning cannot have them so; its reason, and the option.
+    """
+    try:
+        fabric = Fabric(accelerator="auto", devices=options.devices, precision=options.precision)  # pyright: ignore[reportArgumentType]
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"--devices {options.devices}, --precision {options.precision}: {error}") from error
+    return fabric
+
+
+def cohort_warnings(cohort: Cohort, config: SystemConfig) -> Iterator[str]:
+    """What a cohort lacks for what it is to teach.
+
+    Raises:
+        InvalidInputError: its masks hold one tissue only where the preset asks for several.
+    """
+    if len(cohort) < FEW_CASES:
+        yield f"only {len(cohort)} cases to train on: below {FEW_CASES} a model hardly generalises"
+    if config.classes <= 2:
+        return
+    shares = cohort.conditions[:, [COLUMNS.index(name) for name in SHARE_COLUMNS]]
+    absent = [name for name, column in zip(SHARE_COLUMNS, shares.T, strict=True) if not column.any()]
+    if len(absent) == len(SHARE_COLUMNS) - 1 and len(cohort) > 1:
+        raise InvalidInputError(
+            f"every mask of the cohort holds one tissue only, the preset {config.preset} is to learn "
+            f"{', '.join(config.tissues)}; give a preset with tissues: [wt], or masks with all of them"
+        )
+    for name in absent:
+        yield f"no case has tissue {name.removesuffix('_share')}: the model will not know it"

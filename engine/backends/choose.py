@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..bundle.load import Bundle
 from ..errors import BackendUnavailableError, UsageError
-from ..processor import available_threads
 from ..sampling.types import Backend
+from ..threads import default_threads, require_threads
 
 BACKENDS = ("onnxruntime", "openvino", "tensorrt")
 
@@ -17,6 +17,9 @@ def choose_backend(
     precision: str = "auto",
     threads: int | None = None,
     batch: int = 1,
+    *,
+    workers: int = 1,
+    shards: int = 1,
 ) -> Backend:
     """The backend that was asked for; for `auto`, ONNX Runtime or what `bench --select` measured to be faster here.
 
@@ -25,8 +28,10 @@ def choose_backend(
         name: `auto`, one of `BACKENDS`, or a mix such as `openvino-denoiser-decoder` (OpenVINO for those components).
         device: `auto`, `cpu`, `cuda` or `cuda:I`.
         precision: `auto`, or what the backend offers.
-        threads: of the CPU; all that this process may use by default.
+        threads: of the CPU; None: what `default_threads` says of this many workers and shards.
         batch: volumes that TensorRT's engines are tuned for; others build theirs when they are run.
+        workers: processes on this machine that run the bundle at once.
+        shards: parts of the run.
 
     Raises:
         UsageError: an unknown name, or a combination that no backend offers.
@@ -35,7 +40,11 @@ def choose_backend(
     kind = _device_kind(device)
     if not (name in ("auto", *BACKENDS) or name.startswith("openvino-")):
         raise UsageError(f"--backend {name}: allowed auto, {', '.join(BACKENDS)}, openvino-COMPONENT-...")
-    threads = threads or available_threads()
+    networks = len(bundle.manifest.components)
+    if threads is None:
+        threads = default_threads(networks, workers, shards)
+    elif kind != "cuda" and name != "tensorrt":
+        require_threads(threads, networks, workers)
     if name == "auto" and precision == "auto" and kind != "cuda":
         name, precision = _automatic(bundle, threads)
     if name.startswith("openvino"):

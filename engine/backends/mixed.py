@@ -35,8 +35,14 @@ class MixedBackend:
 
     def run(self, component: str, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
         """Outputs of a component by name."""
-        part = self._openvino if component in self.in_openvino else self._onnxruntime
-        return part.run(component, inputs)
+        return self._part(component).run(component, inputs)
+
+    def load(self, component: str, rows: int) -> None:
+        """Make a component ready for inputs of this many rows."""
+        self._part(component).load(component, rows)
+
+    def _part(self, component: str) -> OnnxRuntimeBackend | OpenVinoBackend:
+        return self._openvino if component in self.in_openvino else self._onnxruntime
 
 
 def mixed_name(in_openvino: Iterable[str]) -> str:

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.load import Bundle
-from ..errors import BackendUnavailableError, InvalidInputError
-from ..onnx_sessions import cuda_options, fast_graph_name, run_errors, session_options
+from ..errors import BackendUnavailableError, DeviceMemoryError, InvalidInputError
+from ..memory_errors import says_out_of_memory
+from ..model_runs import terminable
+from ..onnx_sessions import cuda_options, fast_graph_name, import_onnxruntime, run_errors, session_options
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -24,7 +26,7 @@ class OnnxRuntimeBackend:
     Args:
         bundle: verified bundle.
         device: `cpu` or `cuda:I`.
-        threads: of one session; results do not depend on it on the CPU.
+        threads: of one session; a few voxels may differ by 1/1000 between numbers of threads, so it is recorded.
 
     Raises:
         BackendUnavailableError: onnxruntime is not installed, or CUDA was asked for and cannot run.
@@ -33,18 +35,12 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
 
     def __init__(self, bundle: Bundle, device: str, threads: int) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise BackendUnavailableError(
-                'onnxruntime is not installed; install "sbldm-engine[cpu]" or "sbldm-engine[gpu]"'
-            ) from error
-        self._ort = onnxruntime
+        self._ort = import_onnxruntime()
         self.bundle, self.device, self.threads = bundle, device, threads
         self.precision = bundle.manifest.precision
-        self.version = onnxruntime.__version__
+        self.version: str = self._ort.__version__
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
-        if device != "cpu" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        if device != "cpu" and "CUDAExecutionProvider" not in self._ort.get_available_providers():
             raise BackendUnavailableError(
                 f"--device {device}: this onnxruntime has no CUDA provider; "
                 'install "sbldm-engine[gpu]" on a machine with an NVIDIA GPU'
@@ -54,9 +50,13 @@ class OnnxRuntimeBackend:
         """Outputs of a component by name; inputs as the bundle's manifest names them."""
         session = self.session(component)
         names = [o.name for o in self.bundle.manifest.components[component].outputs]
-        with run_errors(component):
-            outputs = session.run(names, dict(inputs))
+        with run_errors(component), terminable() as options:
+            outputs = session.run(names, dict(inputs), options)
         return dict(zip(names, cast("list[NDArray[np.float32]]", outputs), strict=True))
+
+    def load(self, component: str, rows: int) -> None:
+        """Make the component's session, whatever the rows."""
+        self.session(component)
 
     def session(self, component: str) -> onnxruntime.InferenceSession:
         """The component's session.
@@ -64,6 +64,7 @@ class OnnxRuntimeBackend:
         Raises:
             InvalidInputError: the graph cannot be loaded.
             BackendUnavailableError: it would silently run elsewhere than asked.
+            DeviceMemoryError: there is no memory for it.
         """
         if component not in self._sessions:
             self._sessions[component] = self._load(component)
@@ -87,6 +88,8 @@ class OnnxRuntimeBackend:
             errors.NotImplemented,
             errors.RuntimeException,
         ) as error:
+            if says_out_of_memory(str(error)):
+                raise DeviceMemoryError(f"{path}: no memory to load it: {error}") from error
             raise InvalidInputError(f"{path}: onnxruntime {self.version} cannot load it: {error}") from error
         if self.device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
             raise BackendUnavailableError(

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..bundle.load import Bundle
 from ..decode import decode
 from ..errors import InvalidInputError
 from ..files import write_atomic
+from ..portable import cache_home
 from ..processor import cpu_flags, cpu_name
+from ..versions import installed
 
 PACKAGES = ("onnxruntime", "openvino")
 
@@ -33,22 +34,20 @@ class Choice:
 
 def choice_path(bundle: Bundle, threads: int) -> Path:
     """Where the choice for this bundle, machine and thread count lies."""
-    key = [bundle.sha256, cpu_name(), sorted(cpu_flags()), threads, [_version(name) for name in PACKAGES]]
+    key = [bundle.sha256, cpu_name(), sorted(cpu_flags()), threads, [installed(name) for name in PACKAGES]]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     return cache_directory() / f"{digest[:32]}.json"
 
 
 def cache_directory() -> Path:
-    """Folder of choices in the user's cache directory."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("sbldm-engine") / "backend-choice"
+    """Folder of choices in the user's cache directory; OSError for a user without one."""
+    return cache_home() / "backend-choice"
 
 
 def stored_choice(bundle: Bundle, threads: int) -> Choice | None:
     """The measured choice, None without one or where the file cannot be used."""
-    path = choice_path(bundle, threads)
     try:
+        path = choice_path(bundle, threads)
         return decode(Choice, json.loads(path.read_bytes()), str(path))
     except (OSError, ValueError, InvalidInputError):
         return None
@@ -60,10 +59,3 @@ def store_choice(bundle: Bundle, threads: int, choice: Choice) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(asdict(choice), indent=1, allow_nan=False) + "\n").encode())
     return path
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None

@@ -7,8 +7,10 @@ before any model is loaded.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +24,11 @@ from ..errors import InvalidInputError
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
 MAX_VOXELS = 1024**3
+SPACING_MM = (0.1, 20.0)  # of a voxel, smallest and largest
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # of modalities, labels and components: they become parts of file names
+MAX_NAMES, MAX_FILE_NAME = 64, 200
+SEGMENTATION = "seg"  # role of the mask beside the modalities
+FILE_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 TISSUES = ("ncr", "ed", "et")  # labels 1, 2, 3 inside arrays
@@ -59,6 +66,18 @@ class Grid:
         affine = np.diag([*self.spacing_mm, 1.0])
         affine[:3, 3] = [-(n - 1) / 2 * s for n, s in zip(self.shape, self.spacing_mm, strict=True)]
         return affine
+
+    def problems(self) -> list[str]:
+        """What keeps this from being a grid, one line each."""
+        found: list[str] = []
+        if min(self.shape) < 1 or prod(self.shape) > MAX_VOXELS:
+            found.append(
+                f"grid.shape {self.shape}: each axis must be at least 1 and the whole at most {MAX_VOXELS} voxels"
+            )
+        low, high = SPACING_MM
+        if not all(low <= s <= high for s in self.spacing_mm):
+            found.append(f"grid.spacing_mm {self.spacing_mm}: must be from {low:g} to {high:g} millimetres")
+        return found
 
 
 DEFAULT_GRID = Grid((128, 128, 64), (1.5, 1.5, 2.4))
@@ -181,16 +200,7 @@ def manifest_bytes(manifest: BundleManifest) -> bytes:
 
 
 def _contradictions(m: BundleManifest) -> list[str]:
-    problems: list[str] = []
-    voxels = 1
-    for n in m.grid.shape:
-        voxels *= n
-    if min(m.grid.shape) < 1 or voxels > MAX_VOXELS:
-        problems.append(
-            f"grid.shape {m.grid.shape}: each axis must be at least 1 and the whole at most {MAX_VOXELS} voxels"
-        )
-    if not all(np.isfinite(s) and s > 0 for s in m.grid.spacing_mm):
-        problems.append(f"grid.spacing_mm {m.grid.spacing_mm}: must be positive millimetres")
+    problems = _name_problems(m) + m.grid.problems()
     size = 1
     for n in m.latent.shape:
         size *= n
@@ -211,6 +221,23 @@ def _contradictions(m: BundleManifest) -> list[str]:
     problems += [
         f"components.{n}: file {c.file!r} is not in files" for n, c in m.components.items() if c.file not in m.files
     ]
+    return problems
+
+
+def _name_problems(m: BundleManifest) -> list[str]:
+    problems: list[str] = []
+    for kind, names in (("modalities", m.modalities), ("labels", m.labels), ("components", tuple(m.components))):
+        problems += [f"{kind}: name {name!r} must match {NAME.pattern}" for name in names if not NAME.fullmatch(name)]
+        if len(set(names)) != len(names) or len(names) > MAX_NAMES:
+            problems.append(f"{kind}: must be at most {MAX_NAMES} different names")
+    if SEGMENTATION in m.modalities:
+        problems.append(f"modalities: {SEGMENTATION!r} is the name of the mask")
+    problems += [
+        f"files: name {name!r} must be parts of letters, digits, '.', '_' and '-' joined by '/'"
+        for name in m.files
+        if len(name) > MAX_FILE_NAME or not all(FILE_PART.fullmatch(part) for part in name.split("/"))
+    ]
+    problems += [f"files: {name!r} has {r.bytes} bytes" for name, r in m.files.items() if r.bytes < 0]
     return problems
 
 

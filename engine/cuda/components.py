@@ -10,7 +10,7 @@ import numpy as np
 from ...kernels.calls import Storage
 from ..errors import BackendUnavailableError, DeviceMemoryError
 from ..memory_errors import says_out_of_memory
-from ..onnx_sessions import cuda_options, run_errors, session_options
+from ..onnx_sessions import cuda_options, import_onnxruntime, run_errors, session_options
 from .device import DTYPES, Buffer
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ def open_cuda_session(path: Path, stream_handle: int, device_id: int = 0) -> onn
 
     BackendUnavailableError where CUDA is missing, and where ONNX Runtime would quietly go on with the CPU.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendUnavailableError('ONNX Runtime is missing: pip install "sbldm-engine[gpu]"') from error
+    onnxruntime = import_onnxruntime()
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise BackendUnavailableError(
             'this ONNX Runtime has no CUDA: pip uninstall onnxruntime, then pip install "sbldm-engine[gpu]"'

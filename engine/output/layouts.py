@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import BRATS_LABELS
+from ..bundle.manifest import BRATS_LABELS, SEGMENTATION
 from ..errors import UsageError
 
 LayoutName = Literal["brats", "nnunet", "bids"]
 Names = Literal["2021", "2023"]
-SEGMENTATION = "seg"
+
 _OWNER = re.compile(r"sbldm-?(\d{6,})")
 _NAMES_2023 = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
 _BIDS_SUFFIXES = {"t1": "T1w", "t1ce": "ce-gadolinium_T1w", "t2": "T2w", "flair": "FLAIR"}

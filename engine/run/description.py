@@ -7,20 +7,31 @@ import json
 import platform
 import zlib
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from functools import cached_property
 from pathlib import Path
 
 from ..bundle.load import Bundle
+from ..bundle.manifest import NAME, Grid
 from ..decode import decode
 from ..errors import InvalidInputError
+from ..files import read_bounded
 from ..output.layouts import Layout, make_layout
+from ..output.nifti import SYNTHETIC
 from ..sampling.types import LoopKind
+from ..versions import installed
 from .options import RunOptions
 
 RUN_NAME = "run.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+MAX_RUN_BYTES = 64 * 2**20
+MAX_COUNT = 10**9
+CHECKSUM = "sha256"  # key of run.json: of all the rest of it, in canonical form
 NOTICE = "SYNTHETIC sbldm-engine: these volumes show no patient"
 NOTICE_AUGMENTED = "SYNTHETIC sbldm-engine: derived from the scan of a case, to be protected as that scan is"
+
+
+class NotARunError(InvalidInputError):
+    """A directory holds what is no run of ours."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,7 @@ class BundleIdentity:
     modalities: tuple[str, ...]
     labels: tuple[str, ...]  # class names, background first
     columns: tuple[str, ...]  # of the conditions
+    grid: Grid
 
 
 @dataclass(frozen=True)
@@ -85,9 +97,15 @@ class RunDescription:
     conditions: ConditionsDigest | None
     source: SourceDigest | None  # of `augment`
 
+    @cached_property
+    def id(self) -> str:
+        """Identity of the run: sha256 of its description; every ledger line is bound to it."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def to_bytes(self) -> bytes:
         """The bytes of `run.json`."""
-        return (json.dumps(asdict(self), indent=1, allow_nan=False) + "\n").encode()
+        return (json.dumps({**asdict(self), CHECKSUM: self.id}, indent=1, allow_nan=False) + "\n").encode()
 
     def layout(self) -> Layout:
         """The layout of the run's files."""
@@ -109,7 +127,7 @@ def describe(
     return RunDescription(
         SCHEMA_VERSION,
         NOTICE if source is None else NOTICE_AUGMENTED,
-        BundleIdentity(manifest.id, bundle.sha256, manifest.modalities, manifest.labels, columns),
+        BundleIdentity(manifest.id, bundle.sha256, manifest.modalities, manifest.labels, columns, manifest.grid),
         _versions() | backend,
         options,
         resolved,
@@ -130,18 +148,45 @@ def read_description(directory: Path) -> RunDescription:
     """The description in a run directory.
 
     Raises:
-        InvalidInputError: there is none, or it is damaged.
+        InvalidInputError: there is none, or it is damaged or of another version.
     """
     path = directory / RUN_NAME
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(read_bounded(path, MAX_RUN_BYTES))
     except OSError as error:
         raise InvalidInputError(
             f"{path}: cannot be read ({error.strerror}); is this the directory of a run?"
         ) from error
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path}: not valid JSON ({error}); the run must be started again elsewhere") from error
-    return decode(RunDescription, data, str(path))
+    if not isinstance(data, dict) or not str(data.get("notice")).startswith(SYNTHETIC):
+        raise NotARunError(f"{path}: was not written by sbldm-engine; this is not the directory of a run")
+    if data.get("schema_version") != SCHEMA_VERSION:
+        raise InvalidInputError(
+            f"{path}: schema_version is {data.get('schema_version')!r}, this version reads {SCHEMA_VERSION}; "
+            "finish the run with the version that started it, or make it again elsewhere"
+        )
+    recorded = data.pop(CHECKSUM, None)
+    run = decode(RunDescription, data, str(path))
+    if run.id != recorded:
+        raise InvalidInputError(
+            f"{path}: its {CHECKSUM} does not fit its content, so it was changed; restore it, or make the run elsewhere"
+        )
+    _check(run, str(path))
+    return run
+
+
+def _check(run: RunDescription, where: str) -> None:
+    """InvalidInputError for a description that no run can have."""
+    if not 1 <= run.options.count <= MAX_COUNT:
+        raise InvalidInputError(f"{where}: options: count is {run.options.count}, must be from 1 to {MAX_COUNT}")
+    for name in (*run.bundle.modalities, *run.bundle.labels, *run.bundle.columns):
+        if not NAME.fullmatch(name):
+            raise InvalidInputError(f"{where}: bundle: name {name!r} must match {NAME.pattern}")
+    problems = run.bundle.grid.problems()
+    if problems:
+        raise InvalidInputError(f"{where}: bundle: {problems[0]}")
+    run.layout()
 
 
 def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
@@ -179,4 +224,4 @@ def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest |
 
 def _versions() -> dict[str, str]:
     names = ("sbldm-engine", "numpy", "scipy", "scikit-image", "nibabel", "isal")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    return {"python": platform.python_version(), **{name: installed(name) or "unknown" for name in names}}

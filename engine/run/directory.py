@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import IncompleteRunError, UsageError
-from ..files import FULL, clear_temporaries, create_exclusively, sha256_file, sync_folder
-from ..output.layouts import owner
-from .description import RUN_NAME, RunDescription, differences, read_description
-from .ledger import Ledger, LedgerIndex, SampleRecord, Shard, ledgers, lock_file
+from ..files import FULL, Folder, LockedFile, make_directory
+from .description import RUN_NAME, NotARunError, RunDescription, differences, read_description
+from .ledger import Ledger, LedgerIndex, SampleRecord, Shard, ledger_names, lock_ledger
 from .manifest import MANIFEST_CSV, write_manifest
+from .owned import OwnNames, comes_before_the_run
 from .selection import Selection
 
 
@@ -23,7 +22,7 @@ def recorded_run(directory: Path, resume: bool, shard: Shard) -> RunDescription 
     A shard may join the run of its fellows in one directory as long as it has no ledger there.
 
     Raises:
-        UsageError: the directory holds files and is not to be resumed, or is none.
+        UsageError: the directory holds files and is not to be resumed, is none, or holds what is no run.
         InvalidInputError: its run.json is damaged.
     """
     if not os.path.lexists(directory):
@@ -40,7 +39,23 @@ def recorded_run(directory: Path, resume: bool, shard: Shard) -> RunDescription 
         raise UsageError(
             f"--out {directory}: holds files already; give a new or empty directory, or go on with its run by --resume"
         )
-    return read_description(directory) if started else None
+    if not started:
+        require_no_foreign(directory, names)
+        return None
+    try:
+        return read_description(directory)
+    except NotARunError as error:
+        raise UsageError(f"{error}. Nothing was touched; give a new or empty --out") from error
+
+
+def require_no_foreign(directory: Path, names: set[str]) -> None:
+    """UsageError where a directory without run.json holds anything that a run does not make before it."""
+    foreign = sorted(name for name in names if not comes_before_the_run(name))
+    if foreign:
+        raise UsageError(
+            f"--out {directory}: holds {foreign[0]!r} and no {RUN_NAME}, so it is no run of sbldm-engine; "
+            "nothing in it was touched; give a new or empty directory"
+        )
 
 
 def require_same(directory: Path, recorded: RunDescription, wanted: RunDescription) -> None:
@@ -55,19 +70,30 @@ def require_same(directory: Path, recorded: RunDescription, wanted: RunDescripti
 
 
 class RunDirectory:
-    """An open run: the ledger is locked, what is left of a kill is cleared. Use as a context manager."""
+    """An open run: the ledger is locked, what is left of a kill is cleared. Use as a context manager.
 
-    def __init__(self, directory: Path, run: RunDescription, selection: Selection) -> None:
+    Files of a complete run are trusted by size and time; those of any other, and all with `verify_files`, are hashed.
+    """
+
+    def __init__(
+        self, directory: Path, run: RunDescription, selection: Selection, *, verify_files: bool = False
+    ) -> None:
         self.directory, self.run, self.selection = directory, run, selection
-        self._ledger = Ledger(directory / selection.shard.ledger_name)
-        self._others: list[int] = []
+        self._verify_files = verify_files
+        self._owns = OwnNames(run)
+        self._others: list[LockedFile] = []
         self.done = 0
         self.changed: list[int] = []  # samples whose files are missing or changed since they were recorded
+        self.ledger_faults: list[str] = []  # ledger lines that count as not written, each with its reason
         self.todo: list[int] = []
 
     def __enter__(self) -> RunDirectory:
-        with disk_faults(self.directory):
+        with disk_faults(self.directory, started=False):
+            make_directory(self.directory)
+            self.folder = Folder(self.directory, self._owns)
             self._start()
+            self.run = read_description(self.directory)  # of the process that was first
+            self._ledger = Ledger(self.folder, self.selection.shard.ledger_name, self.run)
             self._ledger.__enter__()
             try:
                 self._lock_shards()
@@ -78,99 +104,116 @@ class RunDirectory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for descriptor in self._others:
-            os.close(descriptor)
+        for other in self._others:
+            other.close()
         self._others = []
-        self._ledger.__exit__(None, None, None)
+        self._ledger.__exit__()
+        self.folder.close()
 
     def record(self, record: SampleRecord) -> None:
         """Append to the ledger; OSError when the disk is full."""
         self._ledger.append(record)
 
     def close_complete(self) -> int:
-        """Tidy the ledger, write the manifest of a run that is not split; the number of failed samples selected."""
+        """Tidy the ledger, write the manifest of a run that is not split; the number of failed samples selected.
+
+        Raises:
+            IncompleteRunError: a selected sample is recorded nowhere, or the disk refuses.
+        """
         with disk_faults(self.directory):
             self.clear_leftovers()  # of workers that died in this run
             self._ledger.tidy()
-            index = LedgerIndex.of(self.directory)
+            index = LedgerIndex.of_folder(self.folder, self.run)
+            wanted = set(self.selection)
+            if absent := sorted(wanted - index.places.keys()):
+                raise IncompleteRunError(
+                    f"{self.directory}: {len(absent)} samples were not made, the first is {absent[0]}; "
+                    "go on with --resume"
+                )
             if self.selection.shard.count == 1:
-                write_manifest(self.directory, self.run, index)
-        wanted = set(self.selection)
-        return sum(r.fault is not None for r in index.records(sorted(wanted & index.places.keys())))
+                write_manifest(self.folder, self.run, index)
+            return sum(r.fault is not None for r in index.records(sorted(wanted)))
 
     def clear_leftovers(self) -> None:
         """Remove the temporary files of this shard's samples."""
         whole = self.selection.shard.count == 1
 
         def mine(name: str) -> bool:
-            sample = owner(name)
+            sample = self._owns.sample_of(name)
             return whole if sample is None else self.selection.owns(sample)
 
-        clear_temporaries(self.directory, mine)
+        self.folder.clear_temporaries(mine)
 
     def _start(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        sync_folder(self.directory.parent)
-        orphans = [] if (self.directory / RUN_NAME).exists() else ledgers(self.directory)
-        if not create_exclusively(self.directory / RUN_NAME, self.run.to_bytes()):
+        if not self.folder.has(RUN_NAME):
+            require_no_foreign(self.directory, set(self.folder.names()))
+        if not self.folder.create(RUN_NAME, self.run.to_bytes()):
             require_same(self.directory, read_description(self.directory), self.run)
-            return
-        for path in orphans:  # without their run.json nobody knows what they recorded
-            descriptor = lock_file(path)
-            os.ftruncate(descriptor, 0)
-            os.close(descriptor)
 
     def _lock_shards(self) -> None:
         if self.selection.shard.count > 1:
             return
-        for path in ledgers(self.directory):
-            if path != self._ledger.path:
-                self._others.append(lock_file(path))
+        for name in ledger_names(self.folder):
+            if name != self.selection.shard.ledger_name:
+                self._others.append(lock_ledger(self.folder, name))
 
     def _survey(self) -> None:
         self.clear_leftovers()
-        index = LedgerIndex.of(self.directory)
+        index = LedgerIndex.of_folder(self.folder, self.run)
+        self.ledger_faults = index.told_faults()
         wanted = list(self.selection)
         recorded = [s for s in wanted if s in index.places]
+        written = self._closed_at(index, len(recorded) == len(wanted))
         good: set[int] = set()
         for record in index.records(recorded):
-            if record.fault is None and intact(self.directory, record):
+            if record.fault is None and not damaged_files(self.folder, self.run, record, written):
                 good.add(record.sample)
             elif record.fault is None:
                 self.changed.append(record.sample)
         self.todo = [s for s in wanted if s not in good]
         self.done = len(good)
         if self.todo:
-            (self.directory / MANIFEST_CSV).unlink(missing_ok=True)
+            self.folder.remove(MANIFEST_CSV)
+
+    def _closed_at(self, index: LedgerIndex, all_recorded: bool) -> int | None:
+        """When a complete run was closed, ns of its manifest's time; None for one whose files must be hashed."""
+        manifest = self.folder.status(MANIFEST_CSV)
+        if self._verify_files or manifest is None or index.faults or not all_recorded:
+            return None
+        return manifest.st_mtime_ns
 
 
-def intact(directory: Path, record: SampleRecord) -> bool:
-    """Whether every file of a record is there, unchanged."""
-    return not damaged_files(directory, record)
+def damaged_files(
+    folder: Folder, run: RunDescription, record: SampleRecord, trusted_until: int | None = None
+) -> list[tuple[str, str]]:
+    """(path, "missing" or "changed") of the files of a record that are not as they were written.
 
-
-def damaged_files(directory: Path, record: SampleRecord) -> list[tuple[str, str]]:
-    """(path, "missing" or "changed") of the files of a record that are not as they were written."""
+    A file of the right size that was last written before `trusted_until` (ns) is not hashed.
+    """
     found = []
-    for entry in record.files:
-        path = directory / entry.path
+    paths = run.layout().paths(record.sample).values()
+    for path, entry in zip(paths, record.files, strict=True):
         try:
-            same = path.stat().st_size == entry.bytes and sha256_file(path) == entry.sha256
+            status = folder.status(path)
+            if status is None:
+                found.append((path, "missing"))
+            elif status.st_size != entry.bytes or not (
+                (trusted_until is not None and status.st_mtime_ns <= trusted_until)
+                or folder.sha256(path) == entry.sha256
+            ):
+                found.append((path, "changed"))
         except OSError:
-            found.append((entry.path, "missing"))
-            continue
-        if not same:
-            found.append((entry.path, "changed"))
+            found.append((path, "missing"))
     return found
 
 
 @contextmanager
-def disk_faults(directory: Path) -> Iterator[None]:
-    """System errors of writing as errors of ours: a full disk can be resumed, a directory that refuses cannot.
+def disk_faults(directory: Path, *, started: bool = True) -> Iterator[None]:
+    """System errors of writing as errors of ours: a run that was started can be resumed.
 
     Raises:
-        IncompleteRunError: no room is left.
-        UsageError: the directory cannot be written.
+        IncompleteRunError: the run was started, or no room is left.
+        UsageError: the directory refuses before the start.
     """
     try:
         yield
@@ -179,6 +222,9 @@ def disk_faults(directory: Path) -> Iterator[None]:
             raise IncompleteRunError(
                 f"{directory}: no room left on the disk; make room and go on with --resume"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
-            raise UsageError(f"{directory}: cannot be written ({error.strerror}); give another --out") from error
-        raise
+        reason = error.strerror or str(error)
+        if started:
+            raise IncompleteRunError(
+                f"{directory}: cannot be written ({reason}); mend that and go on with --resume"
+            ) from error
+        raise UsageError(f"{directory}: cannot be written ({reason}); give another --out") from error

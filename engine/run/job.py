@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..backends.choose import choose_backend
-from ..bundle.load import DEFAULT_BUNDLE, Bundle, load_bundle
-from ..conditions.columns import blank
-from ..conditions.csv import read_conditions
+from ..bundle.load import Bundle
 from ..conditions.distribution import unusual_rows
-from ..errors import InvalidInputError, UsageError
+from ..conditions.table import read_table
+from ..errors import IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
-from ..sampling.sdedit import SourceCase, check_source
 from ..sampling.types import Sampler
+from ..stopping import end_process
 from ..telemetry import Telemetry
 from .description import Loop, Resolved, RunDescription, SourceDigest, describe, digest_conditions
 from .directory import RunDirectory, disk_faults, recorded_run, require_same
 from .ledger import SampleRecord
-from .open_sampler import fit_batch, make_sampler, measured_batch_size, sampler_on
-from .options import MAX_BATCH, RunOptions, make_options
+from .open_sampler import fit_batch, load_networks, make_sampler, measured_batch_size, sampler_on
+from .options import RunOptions
 from .pipeline import Pipeline
+from .request import GenerateRequest
 from .requests import Requests, SampleTask
 from .selection import Selection, parse_samples, parse_shard
+from .time_limit import TimeLimit
 from .workers import WorkerPool, WorkerSetup
 from .writer import Finisher
 
@@ -33,43 +34,21 @@ _AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a user asks of a run; None and "auto" leave the choice to the bundle, the machine or the recorded run."""
-
-    out: Path
-    bundle: str | Path = DEFAULT_BUNDLE
-    conditions: Path | None = None
-    count: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)  # fields of RunOptions but count
-    backend: str = _AUTO
-    device: str = _AUTO
-    precision: str = _AUTO
-    batch_size: str | None = None  # a number or "auto"
-    threads: int | None = None
-    shard: str | None = None
-    samples: str | None = None
-    resume: bool = False
-    strict: bool = False
-    workers: int = 1
-    source: SourceCase | None = None  # of `augment`
-    ray: str | None = None  # address of a Ray cluster
-
-
-@dataclass(frozen=True)
 class Job:
     """A run that may be started: everything that can be refused without writing has been checked."""
 
-    bundle: Bundle
+    request: GenerateRequest
+    out: Path
     run: RunDescription
     requests: Requests
     selection: Selection
-    device: str
-    out: Path
     warnings: tuple[str, ...]
-    workers: int
-    source: SourceCase | None
-    ray: str | None
     sampler: Sampler | None  # the one that settled the resolved options, where there was need of one
+
+    @property
+    def bundle(self) -> Bundle:
+        """The model of the run."""
+        return self.request.bundle
 
 
 @dataclass(frozen=True)
@@ -84,47 +63,29 @@ class Summary:
     interrupted: bool
 
 
-def prepare(asked: Asked) -> Job:
-    """Check everything that was asked for; nothing is written.
+def prepare(request: GenerateRequest) -> Job:
+    """Check what a request asks of a directory, its conditions and this machine; nothing is written.
 
     Raises:
-        InvalidInputError: bundle or conditions.
-        UsageError: options, or the output directory.
+        InvalidInputError: conditions.
+        UsageError: no output directory, or one that cannot take the run.
         BackendUnavailableError: no backend can run it.
     """
-    bundle = load_bundle(asked.bundle)
-    manifest = bundle.manifest
-    if asked.source is not None:
-        check_source(asked.source, bundle)
+    manifest, out = request.bundle.manifest, request.out
+    if out is None:
+        raise UsageError("--out: a run needs a directory")
     columns = [column.name for column in manifest.condition_columns]
-    if asked.count is None and asked.conditions is None:
-        raise UsageError("give --count N, --conditions FILE or both")
-    _check_numbers(asked)
-    given = (
-        blank(columns) if asked.conditions is None else read_conditions(asked.conditions, columns, manifest.grid.fov_mm)
-    )
+    given = read_table(request.conditions, columns, manifest.grid.fov_mm)
     warnings = list(unusual_rows(given, manifest.cohort))
-    if warnings and asked.strict:
+    if warnings and request.strict:
         raise InvalidInputError("\n".join(warnings) + "\nrefused by --strict")
-    options = make_options(bundle, asked.count if asked.count is not None else len(given), **asked.options)
-    shard = parse_shard(asked.shard or "0/1")
-    samples = None if asked.samples is None else parse_samples(asked.samples, options.count)
-    recorded = recorded_run(asked.out, asked.resume, shard)
-    run, sampler = _settle(asked, bundle, options, recorded, warnings.append)
+    options = request.options(len(given))
+    shard = parse_shard(request.shard)
+    samples = None if request.samples is None else parse_samples(request.samples, options.count)
+    recorded = recorded_run(out, request.resume, shard)
+    run, sampler = _settle(request, out, options, recorded, warnings.append)
     selection = Selection(options.count, run.resolved.batch_size, shard, samples)
-    return Job(
-        bundle,
-        run,
-        Requests.of(given, manifest, options.seed),
-        selection,
-        asked.device,
-        asked.out,
-        tuple(warnings),
-        asked.workers,
-        asked.source,
-        asked.ray,
-        sampler,
-    )
+    return Job(request, out, run, Requests.of(given, manifest, options.seed), selection, tuple(warnings), sampler)
 
 
 def execute(
@@ -145,7 +106,8 @@ def execute(
         SbldmError: see `prepare` and `require_same`.
     """
     made = failed = 0
-    with RunDirectory(job.out, job.run, job.selection) as directory:
+    verify_files = job.request.verify_files
+    with RunDirectory(job.out, job.run, job.selection, verify_files=verify_files) as directory:
         telemetry.total = len(directory.todo)
         opened(directory)
 
@@ -158,9 +120,9 @@ def execute(
         interrupted = False
         try:
             with disk_faults(job.out):
-                if directory.todo and job.ray is not None:
-                    _on_ray(job, job.ray, directory, record, telemetry, stop)
-                elif directory.todo and job.workers > 1:
+                if directory.todo and job.request.ray is not None:
+                    _on_ray(job, job.request.ray, directory, record, telemetry, stop)
+                elif directory.todo and job.request.workers > 1:
                     _with_workers(job, directory, record, telemetry, stop)
                 elif directory.todo:
                     _in_process(job, directory, record, telemetry, stop)
@@ -182,14 +144,28 @@ def _in_process(
     telemetry: Telemetry,
     stop: threading.Event,
 ) -> None:
-    sampler = job.sampler or make_sampler(job.bundle, job.run, job.device, job.source)
+    sampler = job.sampler or make_sampler(job.bundle, job.run, job.request.device, job.request.source)
     finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
-    with Pipeline(sampler, finisher, record) as pipeline:
+    limit = TimeLimit(job.request.sample_timeout, lambda samples: _end_stuck(job, samples, record))
+    with Pipeline(sampler, finisher, record, limit=limit) as pipeline:
         for group in groups(job, directory.todo):
             if stop.is_set():
                 return
             pipeline.feed(group)
         pipeline.drain()
+
+
+def _end_stuck(job: Job, samples: list[int], record: Callable[[SampleRecord], None]) -> None:
+    """Record samples whose model run cannot be ended as failed, and end the process: exit code 5."""
+    finisher = Finisher(job.out, job.run, job.bundle.manifest, Telemetry())
+    with suppress(OSError, SbldmError):
+        for sample in samples:
+            record(finisher.failed(job.requests.task(sample), "took longer than --sample-timeout and did not end"))
+    end_process(
+        IncompleteRunError.exit_code,
+        f"error: {job.out}: sample {samples[0]} took longer than --sample-timeout and cannot be ended in this process; "
+        "go on with --resume --workers 2, where it can",
+    )
 
 
 def _with_workers(
@@ -199,7 +175,7 @@ def _with_workers(
     telemetry: Telemetry,
     stop: threading.Event,
 ) -> None:
-    pool = WorkerPool(_setup(job), job.workers, record, telemetry)
+    pool = WorkerPool(_setup(job), job.request.workers, record, telemetry)
     _record_lost(job, pool.run(groups(job, directory.todo), stop), record, telemetry)
 
 
@@ -214,12 +190,15 @@ def _on_ray(
     from .ray_cluster import RayCluster, connected
 
     with connected(address) as ray:
-        cluster = RayCluster(ray, _setup(job), job.workers if job.workers > 1 else None, record, telemetry)
+        cluster = RayCluster(
+            ray, _setup(job), job.request.workers if job.request.workers > 1 else None, record, telemetry
+        )
         _record_lost(job, cluster.run(groups(job, directory.todo), stop), record, telemetry)
 
 
 def _setup(job: Job) -> WorkerSetup:
-    return WorkerSetup(job.bundle.path, job.out, job.run, job.device, job.source)
+    request = job.request
+    return WorkerSetup(job.bundle.path, job.out, job.run, request.device, request.source, request.sample_timeout)
 
 
 def _record_lost(
@@ -227,7 +206,7 @@ def _record_lost(
 ) -> None:
     finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
     for task in tasks:
-        record(finisher.failed(task, "each process that was to make it died"))
+        record(finisher.failed(task, "each process that was to make it died, or took longer than --sample-timeout"))
         telemetry.count("failed")
 
 
@@ -236,53 +215,50 @@ def groups(job: Job, samples: list[int]) -> Iterator[list[SampleTask]]:
     return job.requests.groups(samples, job.run.resolved.batch_size)
 
 
-def _check_numbers(asked: Asked) -> None:
-    if asked.threads is not None and not 1 <= asked.threads <= 1024:
-        raise UsageError(f"--threads {asked.threads}: must be from 1 to 1024")
-    if not 1 <= asked.workers <= 256:
-        raise UsageError(f"--workers {asked.workers}: must be from 1 to 256")
-    size = asked.batch_size
-    if size is not None and size != _AUTO and not (size.isascii() and size.isdigit() and 1 <= int(size) <= MAX_BATCH):
-        raise UsageError(f"--batch-size {size}: must be auto, or from 1 to {MAX_BATCH}")
-
-
 def _settle(
-    asked: Asked,
-    bundle: Bundle,
+    request: GenerateRequest,
+    out: Path,
     options: RunOptions,
     recorded: RunDescription | None,
     warn: Callable[[str], None],
 ) -> tuple[RunDescription, Sampler | None]:
     """The run's description: the recorded one if it is the same run, else a new one and the sampler that settled it."""
-    digest = None if asked.conditions is None else digest_conditions(asked.conditions)
-    source = None if asked.source is None else SourceDigest(asked.source.sha256(), asked.source.strength)
+    bundle, size = request.bundle, request.batch_size
+    digest = digest_conditions(request.conditions) if isinstance(request.conditions, Path) else None
+    source = None if request.source is None else SourceDigest(request.source.sha256(), request.source.strength)
     if recorded is not None:
-        require_same(asked.out, recorded, describe(bundle, options, _overridden(asked, recorded), {}, digest, source))
+        require_same(out, recorded, describe(bundle, options, _overridden(request, recorded), {}, digest, source))
         return recorded, None
-    given = 1 if asked.batch_size in (None, _AUTO) else int(asked.batch_size)
-    backend = choose_backend(bundle, asked.backend, asked.device, asked.precision, asked.threads, given)
+    given = size if isinstance(size, int) else 1
+    backend = choose_backend(
+        bundle, request.backend, request.device, request.precision, request.threads, given,
+        workers=1 if request.ray is not None else request.workers, shards=parse_shard(request.shard).count,
+    )  # fmt: skip
     kind = backend.device.partition(":")[0]
-    measured = asked.batch_size == _AUTO or (asked.batch_size is None and kind != "cpu")
-    size = measured_batch_size(bundle, backend, options, asked.source) if measured else given
-    sampler = fit_batch(lambda n: sampler_on(bundle, backend, options, n, asked.source), size, warn)
+    measured = size == _AUTO or (size is None and kind != "cpu")
+    wanted = measured_batch_size(bundle, backend, options, request.source) if measured else given
+    sampler = fit_batch(lambda n: sampler_on(bundle, backend, options, n, request.source), wanted, warn)
     fitting = sampler.options.batch_size
     if sampler.loop == "launches":
         warn(f"sampling by plain launches: {sampler.reason}")
     resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)
-    loop = Loop(sampler.loop, sampler.reason, None if fitting == size else size)
+    loop = Loop(sampler.loop, sampler.reason, None if fitting == wanted else wanted)
     run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source, loop)
-    return run, sampler if asked.workers == 1 and asked.ray is None else None
+    if request.workers > 1 or request.ray is not None:
+        return run, None
+    load_networks(bundle, backend, fitting)
+    return run, sampler
 
 
-def _overridden(asked: Asked, run: RunDescription) -> Resolved:
+def _overridden(request: GenerateRequest, run: RunDescription) -> Resolved:
     """The recorded resolution with what was asked for explicitly in its place."""
     recorded, refused = run.resolved, run.loop and run.loop.refused_batch_size
-    size = None if asked.batch_size in (None, _AUTO) else int(asked.batch_size)
+    size = request.batch_size if isinstance(request.batch_size, int) else None
     return Resolved(
-        recorded.backend if asked.backend == _AUTO else asked.backend,
-        recorded.device if asked.device == _AUTO else asked.device.partition(":")[0],
-        recorded.precision if asked.precision == _AUTO else asked.precision,
+        recorded.backend if request.backend == _AUTO else request.backend,
+        recorded.device if request.device == _AUTO else request.device.partition(":")[0],
+        recorded.precision if request.precision == _AUTO else request.precision,
         recorded.batch_size if size in (None, refused) else size,
-        recorded.threads if asked.threads is None else asked.threads,
+        recorded.threads if request.threads is None else request.threads,
         COMPRESSOR,
     )

@@ -1,27 +1,35 @@
 """The ledger: one JSON line a finished sample, appended and fsynced after its files are in place.
 
-A line that a power loss tore is dropped; a sample that is recorded twice counts as recorded last.
+Each line carries a checksum over the run's id and its own content. A line that a power loss tore is dropped; one that
+fails its checksum, or tells what this run cannot have made, counts as not written and is named. A sample that is
+recorded twice counts as recorded last.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
+import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import BinaryIO
 
-from ..errors import UsageError
-from ..files import atomic_file, sync_folder
+from ..decode import decode
+from ..errors import IncompleteRunError, InvalidInputError, UsageError
+from ..files import Folder, LockedFile
+from ..locks import LockHeldError
+from .description import RUN_NAME, RunDescription, read_description
 
-_BLOCK = 65536
 LEDGER_PATTERN = re.compile(r"ledger(?:-(\d+)-of-(\d+))?\.jsonl")
+QUALITY = ("inside_brain", "pieces", "largest_piece_share")
+"""What is measured beside the condition columns."""
+MAX_LINE_BYTES = 1 << 20
+MAX_ID = 1000
+_CHECKSUM_DIGITS = 32
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -47,15 +55,10 @@ class SampleRecord:
     within_tolerance: bool | None = None  # None without --reject
     fault: str | None = None  # why there are no files
 
-    def to_line(self) -> bytes:
-        """The record as one line of JSON."""
-        return (json.dumps(asdict(self), separators=(",", ":"), allow_nan=False) + "\n").encode()
-
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> SampleRecord:
-        """The record of a parsed line; KeyError or TypeError when it is none."""
-        files = tuple(FileEntry(**entry) for entry in data["files"])
-        return SampleRecord(**{**data, "files": files, "drawn": tuple(data["drawn"])})
+    def to_line(self, run_id: str) -> bytes:
+        """The record as one line of JSON with its checksum."""
+        content = json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
+        return f'{content[:-1]},"checksum":"{_checksum(run_id, content)}"}}\n'.encode()
 
 
 @dataclass(frozen=True)
@@ -71,170 +74,216 @@ class Shard:
         return "ledger.jsonl" if self.count == 1 else f"ledger-{self.index}-of-{self.count}.jsonl"
 
 
-@dataclass
 class Ledger:
     """A ledger open for appending, locked against a second process; use as a context manager."""
 
-    path: Path
-    _descriptor: int = field(default=-1, init=False)
+    def __init__(self, folder: Folder, name: str, run: RunDescription) -> None:
+        self.folder, self.name, self.run = folder, name, run
+        self._file: LockedFile | None = None
+        self._end = 0  # of what was written here
 
     def __enter__(self) -> Ledger:
-        self._descriptor = lock_file(self.path)
-        drop_torn_line(self.path)
-        sync_folder(self.path.parent)
+        self._file = lock_ledger(self.folder, self.name)
+        self._file.cut_torn_line()
+        self._file.sync_name()
+        self._end = self._file.size()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self._descriptor)
-        self._descriptor = -1
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def append(self, record: SampleRecord) -> None:
-        """Append a record and make it lasting; a line that does not fit is taken back before OSError is raised."""
-        line = record.to_line()
-        end = os.lseek(self._descriptor, 0, os.SEEK_END)
-        try:
-            written = os.write(self._descriptor, line)
-            if written < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-            os.fsync(self._descriptor)
-        except OSError:
-            os.ftruncate(self._descriptor, end)
-            raise
+        """Append a record and make it lasting; a line that does not fit is taken back before OSError is raised.
+
+        Raises:
+            IncompleteRunError: the ledger is not the file that was opened, or another program wrote to it.
+            OSError: it cannot be written.
+        """
+        if self._file is None:
+            raise ValueError("the ledger is not open")
+        if not self._file.is_the_named_file() or self._file.size() != self._end:
+            raise IncompleteRunError(
+                f"{self.folder.root / self.name}: another program replaced or changed it while this run was writing; "
+                "end that program and go on with --resume"
+            )
+        line = record.to_line(self.run.id)
+        self._file.append(line)
+        self._end += len(line)
 
     def tidy(self) -> None:
         """Bring the lines into the order of samples, the last of each alone; the ledger takes no more after this."""
-        index = LedgerIndex.of_file(self.path)
+        index = LedgerIndex.of_names(self.folder, [self.name], self.run)
         offsets = [index.places[sample][1] for sample in sorted(index.places)]
-        with self.path.open("rb") as handle:
-            lines = sum(1 for _ in handle)
-        if offsets == sorted(offsets) and lines == len(offsets):
+        if not index.faults and offsets == sorted(offsets) and index.lines == len(offsets):
             return
-        with atomic_file(self.path) as handle:
-            handle.writelines(record.to_line() for record in index.records())
+        with self.folder.writing(self.name) as handle:
+            handle.writelines(record.to_line(self.run.id) for record in index.records())
 
 
-def lock_file(path: Path) -> int:
-    """Open `path` for appending (made if absent) and lock it; the lock ends with the process.
+def lock_ledger(folder: Folder, name: str) -> LockedFile:
+    """Open a ledger for appending (made if absent) and lock it; the lock ends with the process.
 
     Raises:
         UsageError: another process holds it.
-        OSError: it cannot be opened.
+        OSError: it cannot be opened or locked.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    while True:
+        try:
+            file = folder.appending(name)
+        except LockHeldError as error:
+            raise UsageError(
+                f"{folder.root}: another process is writing this part of the run ({name} is locked); "
+                f"wait for it, or give this one another --shard or --out\n{error}"
+            ) from None
+        if file.is_the_named_file():  # else its last holder put another in its place
+            return file
+        file.close()
+
+
+def parse_line(line: bytes, run: RunDescription) -> SampleRecord:
+    """The record of one ledger line.
+
+    Raises:
+        InvalidInputError: the line is no record, fails its checksum, or tells what this run cannot have made.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UsageError(
-            f"{path.parent}: another process is writing this part of the run ({path.name} is locked); "
-            "wait for it, or give this one another --shard or --out"
-        ) from None
-    return descriptor
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError("is no JSON") from error
+    if not isinstance(data, dict):
+        raise InvalidInputError("is no record of a sample")
+    data.pop("checksum", None)
+    record = decode(SampleRecord, data, "is no record of a sample")
+    if record.to_line(run.id) != line:
+        raise InvalidInputError("its checksum does not fit the run and its content")
+    for problem in _problems(record, run):
+        raise InvalidInputError(problem)
+    return record
 
 
-def drop_torn_line(path: Path) -> None:
-    """Cut what follows the last line end of a ledger."""
-    with path.open("r+b") as handle:
-        size = handle.seek(0, os.SEEK_END)
-        keep = size
-        while keep > 0:
-            start = max(keep - _BLOCK, 0)
-            handle.seek(start)
-            found = handle.read(keep - start).rfind(b"\n")
-            keep = start + found + 1
-            if found >= 0:
-                break
-        if keep < size:
-            handle.truncate(keep)
-            handle.flush()
-            os.fsync(handle.fileno())
-
-
-def read_ledger(path: Path) -> Iterator[tuple[int, SampleRecord]]:
-    """(byte offset, record) of each whole line, in file order; lines that are no record are passed over."""
-    with path.open("rb") as handle:
-        offset = 0
-        for line in handle:
-            record = parse_line(line)
-            if record is not None:
-                yield offset, record
-            offset += len(line)
-
-
-def parse_line(line: bytes) -> SampleRecord | None:
-    """The record of one ledger line, None for a torn or foreign line."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        return SampleRecord.from_json(json.loads(line))
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def ledgers(directory: Path) -> list[Path]:
-    """The ledgers of a run directory, by name."""
-    return sorted(p for p in directory.iterdir() if LEDGER_PATTERN.fullmatch(p.name) and p.is_file())
+def ledger_names(folder: Folder) -> list[str]:
+    """The ledgers in a run directory."""
+    return [name for name in folder.names() if LEDGER_PATTERN.fullmatch(name)]
 
 
 @dataclass
 class LedgerIndex:
     """Where the last record of each sample lies, over all ledgers of a directory; flat in the size of a record."""
 
-    paths: list[Path]
-    places: dict[int, tuple[int, int]]  # sample -> (index into paths, byte offset)
+    folder: Folder | None
+    names: list[str]
+    run: RunDescription | None
+    places: dict[int, tuple[int, int]] = field(default_factory=dict)  # sample -> (index into names, byte offset)
+    faults: list[str] = field(default_factory=list)  # lines that count as not written: "ledger.jsonl:3: why"
+    lines: int = 0
 
     @staticmethod
     def of(directory: Path) -> LedgerIndex:
-        """The index of a run directory; the last record of a sample wins."""
-        return LedgerIndex._of(ledgers(directory))
+        """The index of a run directory, empty where no run was started; the last record of a sample wins.
+
+        Raises:
+            InvalidInputError: run.json is damaged.
+        """
+        if not (directory / RUN_NAME).exists():
+            return LedgerIndex(None, [], None)
+        return LedgerIndex.of_folder(Folder(directory), read_description(directory))
 
     @staticmethod
-    def of_file(path: Path) -> LedgerIndex:
-        """The index of one ledger."""
-        return LedgerIndex._of([path])
+    def of_folder(folder: Folder, run: RunDescription) -> LedgerIndex:
+        """The index of all ledgers in an open run directory."""
+        return LedgerIndex.of_names(folder, ledger_names(folder), run)
 
     @staticmethod
-    def _of(paths: list[Path]) -> LedgerIndex:
-        index = LedgerIndex(paths, {})
-        for number, path in enumerate(paths):
-            for offset, record in read_ledger(path):
-                index.places[record.sample] = (number, offset)
+    def of_names(folder: Folder, names: list[str], run: RunDescription) -> LedgerIndex:
+        """The index of some ledgers."""
+        index = LedgerIndex(folder, names, run)
+        for number, name in enumerate(names):
+            index._add(number, name, folder, run)
         return index
 
     def records(self, samples: list[int] | None = None) -> Iterator[SampleRecord]:
         """The records of `samples` (all by default), sorted by sample."""
-        handles = [path.open("rb") for path in self.paths]
-        try:
+        if self.folder is None or self.run is None:
+            return
+        with ExitStack() as stack:
+            handles = [stack.enter_context(self.folder.reading(name)) for name in self.names]
             for sample in sorted(self.places if samples is None else samples):
                 number, offset = self.places[sample]
                 handles[number].seek(offset)
-                record = parse_line(handles[number].readline())
-                if record is not None:
-                    yield record
-        finally:
-            for handle in handles:
-                handle.close()
+                yield parse_line(handles[number].readline(MAX_LINE_BYTES), self.run)
+
+    def told_faults(self) -> list[str]:
+        """The first faults and the number of the others."""
+        more = len(self.faults) - _SHOWN
+        return self.faults[:_SHOWN] + ([f"and {more} more lines"] if more > 0 else [])
+
+    def _add(self, number: int, name: str, folder: Folder, run: RunDescription) -> None:
+        with folder.reading(name) as handle:
+            for count, (offset, line) in enumerate(_lines(handle), start=1):
+                self.lines += 1
+                try:
+                    record = parse_line(line, run)
+                except InvalidInputError as error:
+                    self.faults.append(f"{name}:{count}: {error}; the sample of this line counts as not made")
+                else:
+                    self.places[record.sample] = (number, offset)
 
 
 @contextmanager
-def quiet_ledgers(directory: Path) -> Iterator[list[Path]]:
-    """The ledgers of a directory while nobody writes them.
+def quiet_ledgers(folder: Folder) -> Iterator[None]:
+    """Hold the ledgers of a directory while nobody writes them.
 
     Raises:
         UsageError: a process is writing one of them.
     """
-    descriptors: list[int] = []
-    try:
-        paths = ledgers(directory)
-        for path in paths:
-            descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    with ExitStack() as stack:
+        for name in ledger_names(folder):
             try:
-                fcntl.flock(descriptors[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(f"{path}: a process is still writing this run; wait for it to end") from None
-        yield paths
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+                stack.enter_context(folder.held_for_reading(name))
+            except LockHeldError as error:
+                raise UsageError(
+                    f"{folder.root / name}: a process is still writing this run; wait for it to end\n{error}"
+                ) from None
+        yield
+
+
+def _lines(handle: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """(byte offset, line) of each whole line; of one that is far too long, its beginning."""
+    offset = 0
+    while line := handle.readline(MAX_LINE_BYTES):
+        rest = line
+        length = len(line)
+        while not rest.endswith(b"\n") and (rest := handle.readline(MAX_LINE_BYTES)):
+            length += len(rest)
+        if rest.endswith(b"\n"):
+            yield offset, line
+        offset += length
+
+
+def _problems(record: SampleRecord, run: RunDescription) -> Iterator[str]:
+    """What this run cannot have made."""
+    options, columns = run.options, run.bundle.columns
+    if not 0 <= record.sample < options.count:
+        yield f"tells of sample {record.sample} of a run of {options.count}"
+    if not 0 <= record.attempt <= options.attempts:
+        yield f"tells of attempt {record.attempt} of {options.attempts}"
+    if len(record.id) > MAX_ID or not record.id.isprintable():
+        yield f"its id {record.id[:40]!r} is longer than {MAX_ID} characters or cannot be printed"
+    if tuple(record.requested) != columns or not set(record.drawn) <= set(columns):
+        yield "its conditions are not those of the bundle"
+    if record.fault is not None:
+        if record.files or record.measured:
+            yield "tells of files of a sample that failed"
+        return
+    if tuple(record.measured) != (*columns, *QUALITY):
+        yield "its measurements are not those of the bundle"
+    if [entry.path for entry in record.files] != list(run.layout().paths(record.sample).values()):
+        yield "its files are not those of this sample in the run's layout"
+    if not all(_SHA256.fullmatch(entry.sha256) and entry.bytes >= 0 for entry in record.files):
+        yield "its files have no sha256 and size"
+
+
+def _checksum(run_id: str, content: str) -> str:
+    return hashlib.sha256(f"{run_id}\n{content}".encode()).hexdigest()[:_CHECKSUM_DIGITS]

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..conditions.csv import format_number
-from ..files import atomic_file, make_folders, write_atomic
+from ..files import Folder
 from ..output.layouts import DatasetFacts
 from .description import RunDescription
-from .ledger import LedgerIndex, SampleRecord
+from .ledger import QUALITY, LedgerIndex, SampleRecord
 
 MANIFEST_CSV = "manifest.csv"
 JOIN = ";"
-QUALITY = ("inside_brain", "pieces", "largest_piece_share")
+_RUN_BY_A_SPREADSHEET = ("=", "+", "-", "@", "\t", "\r")
 
 
 def header(columns: tuple[str, ...]) -> list[str]:
@@ -33,14 +33,14 @@ def row(record: SampleRecord, seed: int, columns: tuple[str, ...]) -> list[str]:
     """The row of one sample; empty where a tumour that is not there has no such measure."""
     within = "" if record.within_tolerance is None else str(record.within_tolerance).lower()
     return [
-        record.id, str(seed), str(record.sample), str(record.attempt), within, JOIN.join(record.drawn),
+        _text(record.id), str(seed), str(record.sample), str(record.attempt), within, JOIN.join(record.drawn),
         *(_number(record.requested, name) for name in columns),
         *(_number(record.measured, name) for name in (*columns, *QUALITY)),
         JOIN.join(entry.path for entry in record.files), JOIN.join(entry.sha256 for entry in record.files),
     ]  # fmt: skip
 
 
-def write_manifest(directory: Path, run: RunDescription, index: LedgerIndex) -> int:
+def write_manifest(folder: Folder, run: RunDescription, index: LedgerIndex) -> int:
     """Write the data set's own files, then the manifest of all good samples; returns their number.
 
     Raises:
@@ -48,28 +48,36 @@ def write_manifest(directory: Path, run: RunDescription, index: LedgerIndex) -> 
     """
     columns = run.bundle.columns
     samples: list[int] = []
-    with atomic_file(directory / MANIFEST_CSV) as handle:
+    with folder.writing(MANIFEST_CSV) as handle:
         handle.write(_line(header(columns)))
         for record in index.records():
             if record.fault is None:
                 samples.append(record.sample)
                 handle.write(_line(row(record, run.options.seed, columns)))
-        _write_dataset_files(directory, run, tuple(samples))
+        for name, data in dataset_files(run, tuple(samples)).items():
+            folder.write(name, data)
     return len(samples)
 
 
 def read_manifest(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a manifest; OSError when it cannot be read."""
-    with path.open(newline="", encoding="utf-8") as handle:
-        yield from csv.DictReader(handle)
+    """The rows of a manifest; OSError when it cannot be read, csv.Error or ValueError when it is no table."""
+    with (
+        Folder(path.parent) as folder,
+        folder.reading(path.name) as handle,
+        io.TextIOWrapper(handle, "utf-8", newline="") as text,
+    ):
+        yield from csv.DictReader(text)
 
 
-def _write_dataset_files(directory: Path, run: RunDescription, samples: tuple[int, ...]) -> None:
-    facts = DatasetFacts(samples, run.bundle.id, run.bundle.sha256, run.versions["sbldm-engine"])
-    for name, data in run.layout().dataset_files(facts).items():
-        path = directory / name
-        make_folders(path.parent, directory)
-        write_atomic(path, data)
+def dataset_files(run: RunDescription, samples: tuple[int, ...]) -> dict[str, bytes]:
+    """Content by name of what the run's layout has beside these samples."""
+    facts = DatasetFacts(samples, run.bundle.id, run.bundle.sha256, run.versions.get("sbldm-engine", ""))
+    return run.layout().dataset_files(facts)
+
+
+def _text(value: str) -> str:
+    """Text from outside as a cell that a spreadsheet shows and does not run."""
+    return f"'{value}" if value.startswith(_RUN_BY_A_SPREADSHEET) else value
 
 
 def _number(values: Mapping[str, float | None], name: str) -> str:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import heapq
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidInputError, UsageError
-from ..files import atomic_file, create_exclusively, make_folders, sync_folder
-from .description import RUN_NAME, RunDescription, differences, read_description
-from .directory import damaged_files, disk_faults, require_same
-from .ledger import LedgerIndex, Shard, quiet_ledgers
+from ..files import Folder, make_directory
+from .description import RUN_NAME, NotARunError, RunDescription, differences, read_description
+from .directory import damaged_files, disk_faults, require_no_foreign, require_same
+from .ledger import LedgerIndex, Shard, lock_ledger, quiet_ledgers
 from .manifest import write_manifest
+from .owned import OwnNames
 
-_NO_LINKS = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 _SHOWN = 20
 
 
@@ -31,26 +29,41 @@ class MergeSummary:
     copied: int
 
 
+@dataclass(frozen=True)
+class _Source:
+    """One of the directories that are merged."""
+
+    path: Path  # resolved
+    index: LedgerIndex
+    folder: Folder
+    run: RunDescription
+
+
 def merge_runs(directories: Sequence[Path], out: Path) -> MergeSummary:
     """Put the samples of all directories into `out`, which may be one of them, and write its manifest.
 
     Raises:
-        UsageError: the directories are parts of different runs, or `out` holds something else.
+        UsageError: the directories are parts of different runs, `out` holds something else, or it is being written.
         InvalidInputError: samples are missing, failed, there twice, or their files changed.
-        IncompleteRunError: the disk is full; the same merge can be done again.
+        IncompleteRunError: the disk is full or refuses; the same merge can be done again.
     """
-    sources = _distinct(directories)
-    run = _common_run(sources)
+    paths = _distinct(directories)
+    run = _common_run(paths)
     place = out.resolve()
-    _check_out(out, place in sources, run)
-    with ExitStack() as locks:
-        for source in sources:
-            locks.enter_context(quiet_ledgers(source))
-        indices = {source: LedgerIndex.of(source) for source in sources}
-        owners = _owners(indices)
-        _check_complete(indices, owners, run.options.count)
+    _check_out(out, place in paths, run)
+    with ExitStack() as stack:
+        sources = [_open(path, stack, place) for path in paths]
+        owners = _owners(sources)
+        _check_complete(sources, owners, run.options.count)
+        with disk_faults(out, started=False):
+            make_directory(place)
+            folder = stack.enter_context(Folder(place, OwnNames(run)))
+            if not folder.has(RUN_NAME):
+                require_no_foreign(out, set(folder.names()))
+            folder.create(RUN_NAME, run.to_bytes())
+            stack.callback(lock_ledger(folder, Shard().ledger_name).close)
         with disk_faults(out):
-            linked, copied = _bring_together(indices, owners, place, run)
+            linked, copied = _bring_together(sources, owners, folder)
     return MergeSummary(len(owners), linked, copied)
 
 
@@ -64,55 +77,87 @@ def _distinct(directories: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _common_run(sources: list[Path]) -> RunDescription:
-    first = read_description(sources[0])
-    for source in sources[1:]:
-        found = differences(first, read_description(source))
+def _common_run(paths: list[Path]) -> RunDescription:
+    first = read_description(paths[0])
+    for path in paths[1:]:
+        found = differences(first, read_description(path))
         if found:
-            raise UsageError(f"{source}: not a part of the run in {sources[0]}:\n  " + "\n  ".join(found))
+            raise UsageError(f"{path}: not a part of the run in {paths[0]}:\n  " + "\n  ".join(found))
     return first
 
 
 def _check_out(out: Path, in_place: bool, run: RunDescription) -> None:
-    if in_place or not out.exists():
+    if in_place or not os.path.lexists(out):
         return
     if not out.is_dir():
         raise UsageError(f"--out {out}: is a file; give a new or empty directory")
-    if (out / RUN_NAME).exists():
+    if not (out / RUN_NAME).exists():
+        require_no_foreign(out, {path.name for path in out.iterdir()})
+        return
+    try:
         require_same(out, read_description(out), run)
-    elif any(out.iterdir()):
-        raise UsageError(f"--out {out}: holds files already; give a new or empty directory")
+    except NotARunError as error:
+        raise UsageError(f"{error}. Nothing was touched; give a new or empty --out") from error
 
 
-def _owners(indices: dict[Path, LedgerIndex]) -> dict[int, Path]:
-    owners: dict[int, Path] = {}
+def _open(path: Path, stack: ExitStack, out: Path) -> _Source:
+    """A source, with its ledgers held against writers; those of `out` itself are locked when it is written."""
+    try:
+        folder = stack.enter_context(Folder(path))
+        if path != out:
+            stack.enter_context(quiet_ledgers(folder))
+        run = read_description(path)
+        return _Source(path, LedgerIndex.of_folder(folder, run), folder, run)
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _owners(sources: list[_Source]) -> dict[int, _Source]:
+    owners: dict[int, _Source] = {}
     double: list[str] = []
-    for source, index in indices.items():
-        for record in index.records():
+    for source in sources:
+        for record in source.index.records():
             if record.fault is not None:
                 continue
             if record.sample in owners:
-                double.append(f"sample {record.sample} is in {owners[record.sample]} and in {source}")
+                double.append(f"sample {record.sample} is in {owners[record.sample].path} and in {source.path}")
             owners.setdefault(record.sample, source)
     _refuse("cannot merge, samples are there twice", double)
     return owners
 
 
-def _check_complete(indices: dict[Path, LedgerIndex], owners: dict[int, Path], count: int) -> None:
-    missing = [f"sample {sample}" for sample in range(count) if sample not in owners]
-    _refuse(
-        f"cannot merge, {len(missing)} of {count} samples are missing or failed; finish their shards by --resume",
-        missing,
-    )
+def _check_complete(sources: list[_Source], owners: dict[int, _Source], count: int) -> None:
+    damaged = [f"{source.path / fault}" for source in sources for fault in source.index.faults]
+    _refuse("cannot merge, ledgers are damaged; go on with their shards by --resume", damaged)
+    missing = count - len(owners)
+    if missing:
+        named = [f"sample {sample}" for sample in _first_missing(owners, count)]
+        more = [f"and {missing - len(named)} more"] if missing > len(named) else []
+        raise InvalidInputError(
+            f"cannot merge, {missing} of {count} samples are missing or failed; finish their shards by --resume:\n  "
+            + "\n  ".join([*named, *more])
+        )
     changed: list[str] = []
-    for source, index in indices.items():
-        for record in index.records(_owned(owners, source)):
-            changed += [f"{source / path} is {how}" for path, how in damaged_files(source, record)]
+    for source in sources:
+        for record in source.index.records(_owned(owners, source)):
+            changed += [
+                f"{source.path / path} is {how}" for path, how in damaged_files(source.folder, source.run, record)
+            ]
     _refuse("cannot merge, files are not as they were recorded; run their shard again by --resume", changed)
 
 
-def _owned(owners: dict[int, Path], source: Path) -> list[int]:
-    return [sample for sample, owner in owners.items() if owner == source]
+def _first_missing(owners: dict[int, _Source], count: int) -> list[int]:
+    found: list[int] = []
+    for sample in range(count):
+        if sample not in owners:
+            found.append(sample)
+            if len(found) == _SHOWN:
+                break
+    return found
+
+
+def _owned(owners: dict[int, _Source], source: _Source) -> list[int]:
+    return [sample for sample, owner in owners.items() if owner is source]
 
 
 def _refuse(reason: str, items: list[str]) -> None:
@@ -121,38 +166,19 @@ def _refuse(reason: str, items: list[str]) -> None:
         raise InvalidInputError("\n  ".join([f"{reason}:", *items[:_SHOWN], *more]))
 
 
-def _bring_together(
-    indices: dict[Path, LedgerIndex], owners: dict[int, Path], out: Path, run: RunDescription
-) -> tuple[int, int]:
+def _bring_together(sources: list[_Source], owners: dict[int, _Source], out: Folder) -> tuple[int, int]:
+    run = read_description(out.root)
     linked = copied = 0
-    out.mkdir(parents=True, exist_ok=True)
-    create_exclusively(out / RUN_NAME, run.to_bytes())
-    for source, index in indices.items():
-        if source == out:
+    for source in sources:
+        if source.path == out.root:
             continue
-        for record in index.records(_owned(owners, source)):
-            for entry in record.files:
-                by_link = link_or_copy(source / entry.path, out / entry.path, out)
+        for record in source.index.records(_owned(owners, source)):
+            for path in run.layout().paths(record.sample).values():
+                by_link = out.bring(source.folder, path, path, link=True)
                 linked, copied = linked + by_link, copied + (not by_link)
-    parts = [index.records(_owned(owners, source)) for source, index in indices.items()]
-    with atomic_file(out / Shard().ledger_name) as handle:
-        handle.writelines(record.to_line() for record in heapq.merge(*parts, key=lambda record: record.sample))
-    write_manifest(out, run, LedgerIndex.of(out))
+    parts = [source.index.records(_owned(owners, source)) for source in sources]
+    with out.writing(Shard().ledger_name) as handle:
+        merged = heapq.merge(*parts, key=lambda record: record.sample)
+        handle.writelines(record.to_line(run.id) for record in merged)
+    write_manifest(out, run, LedgerIndex.of_folder(out, run))
     return linked, copied
-
-
-def link_or_copy(source: Path, target: Path, root: Path) -> bool:
-    """Whether a hard link could be made; else the file was copied."""
-    make_folders(target.parent, root)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        with source.open("rb") as data, atomic_file(target, sync=False) as handle:
-            shutil.copyfileobj(data, handle)
-        sync_folder(target.parent)
-        return False
-    sync_folder(target.parent)
-    return True

@@ -14,9 +14,10 @@ from ..bundle.load import Bundle
 from ..cuda.loops import OnDevice
 from ..cuda.sampler import DeviceSampler
 from ..errors import UsageError
+from ..sampling.decoding import DECODER_SLICES
 from ..sampling.host import VolumeSampler
 from ..sampling.sdedit import AugmentSampler, SourceCase
-from ..sampling.types import Backend, RunSampler, SampleRequest, SamplingOptions
+from ..sampling.types import Backend, Preloads, RunSampler, SampleRequest, SamplingOptions
 from .description import RunDescription
 from .options import MAX_BATCH, RunOptions
 
@@ -67,6 +68,26 @@ def sampler_on(
         return DeviceSampler(bundle, backend.loops, settings)
     sampler = VolumeSampler(bundle, backend, settings)
     return sampler if source is None else AugmentSampler(sampler, source)
+
+
+def load_networks(bundle: Bundle, backend: Backend, batch_size: int) -> None:
+    """Make every network of a run ready, so that one that cannot be loaded is told before anything is written.
+
+    InvalidInputError and BackendUnavailableError as the backend's first runs would raise them.
+    """
+    if isinstance(backend, OnDevice) or not isinstance(backend, Preloads):
+        return
+    depth = bundle.manifest.grid.shape[2]
+    rows = {
+        "denoiser": {batch_size},
+        "aggregator": {batch_size},
+        "decoder": {min(depth, DECODER_SLICES), depth % DECODER_SLICES or DECODER_SLICES},
+        "refiner": {1},
+    }
+    for component in rows:
+        if bundle.has(component):
+            for count in sorted(rows[component]):
+                backend.load(component, count)
 
 
 def fit_batch(make: Callable[[int], T], batch: int, warn: Callable[[str], None]) -> T:

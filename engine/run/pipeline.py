@@ -11,18 +11,21 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from types import TracebackType
+from typing import TypeVar
 
-import numpy as np
-
-from ..conditions.columns import normalise
-from ..sampling.types import Sampler, SampleRequest, Volume
+from ..model_runs import RunTerminatedError
+from ..sampling.types import Sampler, Volume
 from .ledger import SampleRecord
-from .requests import SampleTask
+from .redraw import Redraws
+from .requests import SampleTask, sample_requests
+from .time_limit import TimeLimit
 from .writer import Candidate, Finisher
 
 MAX_WRITERS = 8
+TOOK_TOO_LONG = "took longer than --sample-timeout, twice"
+
+T = TypeVar("T")
 
 
 class Pipeline:
@@ -35,6 +38,7 @@ class Pipeline:
         record: Callable[[SampleRecord], None],
         *,
         writers: int | None = None,
+        limit: TimeLimit | None = None,
     ) -> None:
         self._sampler, self._finisher, self._record = sampler, finisher, record
         self._columns = finisher.bundle.condition_columns
@@ -45,7 +49,9 @@ class Pipeline:
         self._running: set[Future[None]] = set()
         self._flying: deque[tuple[list[SampleTask], Callable[[], list[Volume]]]] = deque()
         self._refused: deque[SampleTask] = deque()  # draws still to be made
-        self._best: dict[int, Candidate] = {}  # of samples that were refused, by number
+        self._limit = limit
+        self._late: set[int] = set()  # samples that took too long once
+        self._redraws: Redraws[Candidate | str] = Redraws(finisher.run.options)  # a faulty draw is its fault
 
     def __enter__(self) -> Pipeline:
         return self
@@ -78,7 +84,9 @@ class Pipeline:
             self._sample(self._next_redraws())
 
     def _next_redraws(self) -> list[SampleTask]:
-        """The oldest refused task and those that have another slot of the batch."""
+        """The oldest refused task and those that have another slot of the batch; alone if it took too long before."""
+        if self._refused[0].sample in self._late:
+            return [self._refused.popleft()]
         size, by_slot = self._finisher.run.resolved.batch_size, dict[int, SampleTask]()
         waiting = [self._refused.popleft() for _ in range(len(self._refused))]
         later = [task for task in waiting if by_slot.setdefault(task.sample % size, task) is not task]
@@ -86,11 +94,11 @@ class Pipeline:
         return list(by_slot.values())
 
     def _sample(self, group: list[SampleTask]) -> None:
-        telemetry = self._finisher.telemetry
-        rows = normalise(np.array([task.requested for task in group]), self._columns)
-        requests = [SampleRequest(t.sample, t.attempt, row) for t, row in zip(group, rows, strict=True)]
-        with telemetry.stage("sample"):
-            self._flying.append((group, self._sampler.start(requests)))
+        with self._finisher.telemetry.stage("sample"):
+            requests = sample_requests(group, self._columns)
+            collect = self._timed(group, lambda: self._sampler.start(requests))
+        if collect is not None:
+            self._flying.append((group, collect))
         while len(self._flying) >= self._sampler.in_flight:
             self._collect()
 
@@ -98,11 +106,31 @@ class Pipeline:
         telemetry = self._finisher.telemetry
         group, collect = self._flying.popleft()
         with telemetry.stage("decode"):
-            volumes = collect()
+            volumes = self._timed(group, collect)
+        if volumes is None:
+            return
         for task, volume in zip(group, volumes, strict=True):
             self._slots.acquire()
             telemetry.queue_depth(1)
             self._running.add(self._pool.submit(self._finish, task, volume))
+
+    def _timed(self, group: list[SampleTask], work: Callable[[], T]) -> T | None:
+        """What `work` gives; None where it took too long: the samples are tried once more, each alone, then failed."""
+        if self._limit is None:
+            return work()
+        with self._limit.on([task.sample for task in group]) as expired:
+            try:
+                return work()
+            except RunTerminatedError:
+                if not expired.is_set():
+                    raise
+        for task in group:
+            if task.sample in self._late:
+                self._told(self._finisher.failed(task, TOOK_TOO_LONG))
+            else:
+                self._late.add(task.sample)
+                self._refused.append(task)
+        return None
 
     def _finish(self, task: SampleTask, volume: Volume) -> None:
         try:
@@ -112,22 +140,16 @@ class Pipeline:
             self._slots.release()
 
     def _judge(self, task: SampleTask, volume: Volume) -> None:
-        options = self._finisher.run.options
-        best = self._best.pop(task.sample, None)
-        accepted = False
-        if volume.fault is None:
-            candidate = self._finisher.measure(task, volume)
-            accepted = self._finisher.accepts(candidate)
-            best = candidate if best is None or candidate.miss < best.miss else best
-        if not accepted and options.reject is not None and task.attempt < options.attempts:
-            if best is not None:
-                self._best[task.sample] = best
+        draw: Candidate | str = volume.fault or self._finisher.measure(task, volume)
+        kept = self._redraws.judge(task, draw, None if isinstance(draw, str) else draw.miss)
+        if isinstance(kept, SampleTask):
             self._finisher.telemetry.count("redrawn")
-            self._refused.append(replace(task, attempt=task.attempt + 1))
+            self._refused.append(kept)
             return
-        record = (
-            self._finisher.write(best) if best is not None else self._finisher.failed(task, volume.fault or "refused")
-        )
+        record = self._finisher.failed(task, kept) if isinstance(kept, str) else self._finisher.write(kept)
+        self._told(record)
+
+    def _told(self, record: SampleRecord) -> None:
         with self._record_lock:
             self._record(record)
         self._finisher.telemetry.count("done" if record.fault is None else "failed")

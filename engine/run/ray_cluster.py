@@ -7,12 +7,12 @@ of the same class the bytes are those of a local run.
 from __future__ import annotations
 
 import logging
-import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from ..errors import BackendUnavailableError, IncompleteRunError
 from ..telemetry import Figures, Telemetry
 from .ledger import SampleRecord
 from .requests import SampleTask
-from .workers import Group, WorkerSetup, make_pipeline
+from .workers import BEAT_S, SILENT_S, START_S, Group, WorkerSetup, make_pipeline
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -36,10 +36,15 @@ Range = list[Group]
 
 @dataclass
 class _Slot:
-    """One actor and the range that it is making."""
+    """One actor, the range that it is making, and its signs of life."""
 
+    number: int
     actor: Any
-    work: Range
+    work: Range = field(default_factory=list)
+    given: float = 0.0  # when it got its work
+    first_heard: float | None = None
+    heard: float = 0.0
+    beats: int = 0
 
 
 class RayCluster:
@@ -64,6 +69,9 @@ class RayCluster:
         self._running: dict[Any, _Slot] = {}
         self._deaths: Counter[int] = Counter()  # by first sample of a range
         self._deaths_in_a_row = 0
+        self._started = 0
+        self._listened = time.monotonic()
+        self._pulse: Any = None
         self._returned: list[Range] = []
         self._failed: list[SampleTask] = []
 
@@ -75,20 +83,25 @@ class RayCluster:
             IncompleteRunError: actors die one after another.
         """
         ranges = iter(lambda: list(islice(groups, _GROUPS_A_RANGE)), [])
+        self._pulse = self._ray.remote(_Pulse).options(num_cpus=0).remote()
         idle = [self._start() for _ in range(self._actors())]
         try:
             while not stop.is_set():
                 while idle and (work := self._next(ranges)):
-                    actor = idle.pop()
-                    self._running[actor.make.remote(work)] = _Slot(actor, work)
+                    slot = idle.pop()
+                    slot.work, slot.given = work, time.monotonic()
+                    slot.heard = slot.given
+                    self._running[slot.actor.make.remote(work)] = slot
                 if not self._running:
                     break
                 finished, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_POLL_S)
                 idle += [self._collect(reference) for reference in finished]
+                idle += self._end_overdue()
             return self._failed
         finally:
-            for actor in chain(idle, (slot.actor for slot in self._running.values())):
-                self._ray.kill(actor)
+            for slot in chain(idle, self._running.values()):
+                self._ray.kill(slot.actor)
+            self._ray.kill(self._pulse)
 
     def _actors(self) -> int:
         resources = self._ray.cluster_resources()
@@ -98,16 +111,17 @@ class RayCluster:
             found = int(resources.get("CPU", 1)) // self._setup.run.resolved.threads
         return max(1, found if self._most is None else min(found, self._most))
 
-    def _start(self) -> Any:
+    def _start(self) -> _Slot:
         gpu = self._setup.run.resolved.device == "cuda"
         cpus = 1 if gpu else min(self._setup.run.resolved.threads, int(self._ray.cluster_resources().get("CPU", 1)))
         actor = self._ray.remote(_Maker).options(num_cpus=cpus, num_gpus=int(gpu), max_restarts=0, max_task_retries=0)
-        return actor.remote(self._setup)
+        self._started += 1
+        return _Slot(self._started, actor.remote(self._setup, self._pulse, self._started))
 
     def _next(self, ranges: Iterator[Range]) -> Range:
         return self._returned.pop() if self._returned else next(ranges, [])
 
-    def _collect(self, reference: Any) -> Any:
+    def _collect(self, reference: Any) -> _Slot:
         """Record what an actor made; returns an idle actor, a new one if this one died."""
         slot = self._running.pop(reference)
         try:
@@ -120,7 +134,37 @@ class RayCluster:
         for record in records:
             self._record(record)
             self._telemetry.count("done" if record.fault is None else "failed")
-        return slot.actor
+        return slot
+
+    def _end_overdue(self) -> list[_Slot]:
+        """Kill and replace the actors that are silent or take too long; returns the new ones."""
+        if time.monotonic() - self._listened < BEAT_S:
+            return []
+        beats, now = self._heard_beats(), time.monotonic()
+        self._listened = now
+        replaced: list[_Slot] = []
+        for reference, slot in list(self._running.items()):
+            if beats is None or beats.get(slot.number, 0) > slot.beats:
+                slot.beats = slot.beats if beats is None else beats[slot.number]
+                slot.heard = now
+                slot.first_heard = slot.first_heard or now
+            if slot.first_heard is None:  # it waits for a place on the cluster
+                continue
+            samples = sum(len(group) for group in slot.work)
+            limit = START_S * (slot.first_heard > slot.given) + self._setup.time_for(samples)
+            if now - slot.heard > SILENT_S or now - max(slot.given, slot.first_heard) > limit:
+                del self._running[reference]
+                self._ray.kill(slot.actor)
+                self._lost(slot.work)
+                replaced.append(self._start())
+        return replaced
+
+    def _heard_beats(self) -> dict[int, int] | None:
+        """Beats by number of the actor; None where the listener itself does not answer, and says nothing of them."""
+        try:
+            return self._ray.get(self._pulse.beats.remote(), timeout=BEAT_S)
+        except (self._ray.exceptions.GetTimeoutError, self._ray.exceptions.RayActorError):
+            return None
 
     def _lost(self, work: Range) -> None:
         self._telemetry.count("lost_workers")
@@ -139,11 +183,27 @@ class RayCluster:
             self._failed.extend(work[0])
 
 
+class _Pulse:
+    """The actor that hears the others' signs of life."""
+
+    def __init__(self) -> None:
+        self._beats = Counter[int]()
+
+    def beat(self, number: int) -> None:
+        """A sign of life of actor `number`."""
+        self._beats[number] += 1
+
+    def beats(self) -> dict[int, int]:
+        """Their number by actor."""
+        return dict(self._beats)
+
+
 class _Maker:
     """The actor: makes ranges of samples on its node."""
 
-    def __init__(self, setup: WorkerSetup) -> None:
+    def __init__(self, setup: WorkerSetup, pulse: Any, number: int) -> None:
         self._setup = setup
+        threading.Thread(target=_beat, args=(pulse, number), daemon=True).start()
         self._telemetry = Telemetry()
         self._records: list[SampleRecord] = []
         self._pipeline: Any = None
@@ -162,6 +222,12 @@ class _Maker:
         return made, self._telemetry.take()
 
 
+def _beat(pulse: Any, number: int) -> None:
+    while True:
+        pulse.beat.remote(number)
+        time.sleep(BEAT_S)
+
+
 @contextmanager
 def connected(address: str) -> Iterator[ModuleType]:
     """Ray, connected to the cluster at `address`: host:port, "auto" for the one that runs here, "local" to start one.
@@ -169,7 +235,6 @@ def connected(address: str) -> Iterator[ModuleType]:
     Raises:
         BackendUnavailableError: Ray is not installed, or no cluster answers.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError as error:

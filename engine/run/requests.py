@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import BundleManifest
-from ..conditions.columns import Conditions, id_of_sample, row_of_sample
+from ..conditions.columns import ConditionColumn, Conditions, id_of_sample, normalise, row_of_sample
+from ..sampling.types import SampleRequest
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,9 @@ class Requests:
             group.append(self.task(sample))
         if group:
             yield group
+
+
+def sample_requests(tasks: Sequence[SampleTask], columns: Sequence[ConditionColumn]) -> list[SampleRequest]:
+    """What a sampler is given for these tasks: their conditions normalised by the bundle's columns."""
+    rows = normalise(np.array([task.requested for task in tasks]), columns)
+    return [SampleRequest(task.sample, task.attempt, row) for task, row in zip(tasks, rows, strict=True)]

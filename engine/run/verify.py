@@ -1,15 +1,23 @@
-"""Whether a run's directory still holds what was recorded: every file is hashed again, ledger and manifest compared."""
+"""Whether a run's directory holds what its run.json lets it hold, and all of that as it was recorded.
+
+The set of files is derived from the run's description; each file is hashed and each mask measured again, the ledgers,
+the manifest and the files of the data set are compared, and what belongs to none of this is named.
+"""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidInputError
-from ..files import TEMPORARY_SUFFIX, sha256_file
-from .description import read_description
+from ..files import Folder, temporary_of
+from .description import RunDescription, read_description
 from .ledger import LedgerIndex, SampleRecord
-from .manifest import MANIFEST_CSV, header, read_manifest, row
+from .manifest import MANIFEST_CSV, dataset_files, header, read_manifest, row
+from .owned import OwnNames
+from .remeasure import measurement_faults
 
 
 @dataclass(frozen=True)
@@ -26,63 +34,104 @@ class Verification:
 
 
 def verify_run(directory: Path) -> Verification:
-    """Hash every file of a run again.
+    """Hash every file of a run and measure every mask again.
 
     Raises:
-        InvalidInputError: the directory holds no run.
+        InvalidInputError: the directory holds no run, or it cannot be read.
     """
-    run = read_description(directory)
-    index = LedgerIndex.of(directory)
-    faults: list[str] = []
-    failed: list[int] = []
-    samples = files = size = 0
-    expected: dict[int, list[str]] = {}
-    for record in index.records():
-        if record.fault is not None:
-            failed.append(record.sample)
-            continue
-        samples += 1
-        files += len(record.files)
-        size += sum(entry.bytes for entry in record.files)
-        faults += _file_faults(directory, record)
-        expected[record.sample] = row(record, run.options.seed, run.bundle.columns)
-    manifest = directory / MANIFEST_CSV
-    if manifest.exists():
-        faults += _manifest_faults(manifest, header(run.bundle.columns), expected)
-    leftovers = sorted(p.relative_to(directory).as_posix() for p in directory.rglob(f"*{TEMPORARY_SUFFIX}"))
-    faults += [f"{name}: left by a process that was killed; --resume clears it" for name in leftovers]
-    absent = run.options.count - len(index.places)
-    return Verification(samples, files, size, tuple(faults), tuple(failed), absent, manifest.exists())
-
-
-def _file_faults(directory: Path, record: SampleRecord) -> list[str]:
-    found: list[str] = []
-    for entry in record.files:
-        path = directory / entry.path
-        if not path.is_file():
-            found.append(f"{entry.path}: missing")
-        elif path.stat().st_size != entry.bytes:
-            found.append(f"{entry.path}: has {path.stat().st_size} bytes, recorded are {entry.bytes}")
-        elif sha256_file(path) != entry.sha256:
-            found.append(f"{entry.path}: its sha256 is not the recorded one")
-    return found
-
-
-def _manifest_faults(manifest: Path, names: list[str], expected: dict[int, list[str]]) -> list[str]:
-    found: list[str] = []
-    seen: set[int] = set()
     try:
-        for number, cells in enumerate(read_manifest(manifest), start=2):
-            sample = int(cells["sample"]) if cells.get("sample", "").isdigit() else -1
-            if sample not in expected or sample in seen:
-                why = "there twice" if sample in seen else "not in the ledger"
-                found.append(f"{manifest.name}:{number}: sample {cells.get('sample')!r} is {why}")
-                continue
-            seen.add(sample)
-            changed = [name for name, value in zip(names, expected[sample], strict=True) if cells.get(name) != value]
-            found += [
-                f"{manifest.name}:{number}: {name} of sample {sample} differs from the ledger" for name in changed
-            ]
-    except (UnicodeDecodeError, ValueError) as error:
-        raise InvalidInputError(f"{manifest}: not a readable table ({error})") from error
-    return found + [f"{manifest.name}: sample {sample} is missing" for sample in sorted(expected.keys() - seen)]
+        run = read_description(directory)
+        with Folder(directory) as folder:
+            return _Verifier(folder, run).verify()
+    except OSError as error:
+        raise InvalidInputError(f"{directory}: cannot be read ({error.strerror or error})") from error
+
+
+class _Verifier:
+    def __init__(self, folder: Folder, run: RunDescription) -> None:
+        self.folder, self.run, self.owns = folder, run, OwnNames(run)
+        self.index = LedgerIndex.of_folder(folder, run)
+        self.faults = [f"{fault}" for fault in self.index.told_faults()]
+        self.failed: list[int] = []
+        self.expected: dict[int, list[str]] = {}  # rows of the manifest by sample
+        self.files = self.size = 0
+
+    def verify(self) -> Verification:
+        for record in self.index.records():
+            if record.fault is not None:
+                self.failed.append(record.sample)
+            else:
+                self._sample(record)
+        has_manifest = self.folder.has(MANIFEST_CSV)
+        if has_manifest:
+            self.faults += self._manifest_faults()
+            self.faults += self._dataset_faults()
+        self.faults += self._foreign()
+        absent = self.run.options.count - len(self.index.places)
+        samples = len(self.expected)
+        return Verification(
+            samples, self.files, self.size, tuple(self.faults), tuple(self.failed), absent, has_manifest
+        )
+
+    def _sample(self, record: SampleRecord) -> None:
+        found = list(self._file_faults(record))
+        self.faults += found or measurement_faults(self.folder, self.run, record)
+        self.files += len(record.files)
+        self.size += sum(entry.bytes for entry in record.files)
+        self.expected[record.sample] = row(record, self.run.options.seed, self.run.bundle.columns)
+
+    def _file_faults(self, record: SampleRecord) -> Iterator[str]:
+        paths = self.run.layout().paths(record.sample).values()
+        for path, entry in zip(paths, record.files, strict=True):
+            status = self.folder.status(path)
+            if status is None:
+                yield f"{path}: missing, or no regular file"
+            elif status.st_size != entry.bytes:
+                yield f"{path}: has {status.st_size} bytes, recorded are {entry.bytes}"
+            elif self.folder.sha256(path) != entry.sha256:
+                yield f"{path}: its sha256 is not the recorded one"
+
+    def _manifest_faults(self) -> list[str]:
+        found: list[str] = []
+        names, seen = header(self.run.bundle.columns), set[int]()
+        try:
+            for number, cells in enumerate(read_manifest(self.folder.root / MANIFEST_CSV), start=2):
+                if list(cells) != names:
+                    return [f"{MANIFEST_CSV}: its columns are not those of this run"]
+                sample = _number(cells["sample"])
+                where = f"{MANIFEST_CSV}:{number}"
+                if sample not in self.expected or sample in seen:
+                    why = "there twice" if sample in seen else "not in the ledger"
+                    found.append(f"{where}: sample {cells['sample']!r} is {why}")
+                    continue
+                seen.add(sample)
+                pairs = zip(names, self.expected[sample], strict=True)
+                changed = [name for name, value in pairs if cells[name] != value]
+                found += [f"{where}: {name} of sample {sample} differs from the ledger" for name in changed]
+        except (ValueError, csv.Error) as error:
+            return [*found, f"{MANIFEST_CSV}: not a readable table ({error})"]
+        return found + [f"{MANIFEST_CSV}: sample {sample} is missing" for sample in sorted(self.expected.keys() - seen)]
+
+    def _dataset_faults(self) -> Iterator[str]:
+        for name, data in dataset_files(self.run, tuple(sorted(self.expected))).items():
+            status = self.folder.status(name)
+            if status is None:
+                yield f"{name}: missing, or no regular file"
+            elif status.st_size != len(data) or self.folder.read(name, len(data)) != data:
+                yield f"{name}: differs from what the run writes there"
+
+    def _foreign(self) -> Iterator[str]:
+        for name in self.folder.walk():
+            target = temporary_of(name)
+            sample = self.owns.sample_of(name)
+            if target is not None and self.owns(target):
+                yield f"{name}: left by a process that was killed; --resume clears it"
+            elif not self.owns(name):
+                yield f"{name}: foreign, this run has no such file"
+            elif sample is not None and sample not in self.expected:
+                yield f"{name}: of sample {sample}, which no ledger records as made"
+
+
+def _number(text: str | None) -> int:
+    """A sample number as the manifest writes it; -1 for anything else."""
+    return int(text) if text and len(text) < 19 and text.isascii() and text.isdigit() else -1

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -32,6 +33,7 @@ from .ledger import SampleRecord
 from .open_sampler import make_sampler
 from .pipeline import Pipeline
 from .requests import SampleTask
+from .time_limit import SAMPLE_TIMEOUT_S
 from .writer import Finisher
 
 Group = list[SampleTask]
@@ -49,6 +51,11 @@ _ERRORS: dict[str, type[SbldmError]] = {
 _AHEAD = 2  # groups a worker holds: one being sampled, one waiting
 _MAX_DEATHS = 2  # of workers that held a sample, before it counts as failed; one in company is tried alone first
 _MAX_DEATHS_IN_A_ROW = 8
+BEAT_S = 2.0  # between two signs of life of a worker
+SILENT_S = 60.0  # without one, after which it is ended: it is stopped, or its machine is
+START_S = 1800.0  # that loading a model may take
+_END_S = 1.0  # that a worker has to end when it is told to
+_PAUSED_S = 5.0  # between two looks at the workers: longer, and this process was stopped itself
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,12 @@ class WorkerSetup:
     run: RunDescription
     device: str
     source: SourceCase | None  # of `augment`
+    sample_timeout: float = SAMPLE_TIMEOUT_S  # seconds
+
+    def time_for(self, samples: int) -> float:
+        """Seconds that a batch of so many samples may take, redraws included."""
+        options = self.run.options
+        return self.sample_timeout * samples * (1 if options.reject is None else 1 + options.attempts)
 
 
 @dataclass
@@ -68,6 +81,9 @@ class _Worker:
     process: Any
     connection: Any  # the parent's end of a pipe
     groups: list[dict[int, SampleTask]] = field(default_factory=list)  # handed out and not yet recorded, by sample
+    ready: bool = False  # its model is at hand
+    heard: float = field(default_factory=time.monotonic)  # when it last gave a sign of life
+    moved: float = field(default_factory=time.monotonic)  # when it last was ready, began or recorded something
     alone: bool = False  # it makes a group that was held when a worker died, and nothing else meanwhile
 
 
@@ -80,7 +96,7 @@ class WorkerPool:
     def __init__(
         self, setup: WorkerSetup, count: int, record: Callable[[SampleRecord], None], telemetry: Telemetry
     ) -> None:
-        self.setups = _setups(setup, count)
+        self._setup, self.setups = setup, _setups(setup, count)
         self._record, self._telemetry = record, telemetry
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
@@ -97,11 +113,13 @@ class WorkerPool:
         """
         try:
             self._workers = [self._start(number) for number in range(len(self.setups))]
+            looked = time.monotonic()
             while not stop.is_set():
                 self._hand_out(groups)
                 if not any(worker.groups for worker in self._workers):
                     break
                 self._serve()
+                looked = self._end_overdue(looked)
             return self._failed
         finally:
             self._end()
@@ -122,6 +140,8 @@ class WorkerPool:
             for worker in self._workers:
                 group = self._next(worker, groups)
                 if group is not None:
+                    if not worker.groups:
+                        worker.moved = time.monotonic()
                     worker.groups.append({task.sample: task for task in group})
                     with suppress(BrokenPipeError, ConnectionResetError):  # the dead are noticed by their closed pipe
                         worker.connection.send(group)
@@ -142,10 +162,30 @@ class WorkerPool:
             except (EOFError, ConnectionResetError):
                 self._replace(worker)
                 continue
+            worker.heard = time.monotonic()
             if kind == "error":
                 name, text = content
                 raise _ERRORS.get(name, SbldmError)(text)
-            self._receive(worker, *content)
+            if kind == "ready":
+                worker.ready, worker.moved = True, worker.heard
+            elif kind == "record":
+                worker.moved = worker.heard
+                self._receive(worker, *content)
+
+    def _end_overdue(self, looked: float) -> float:
+        """End and replace the workers that are silent or take too long; returns the time of this look."""
+        now = time.monotonic()
+        if now - looked > _PAUSED_S:  # the workers' signs of life wait to be read
+            for worker in self._workers:
+                worker.heard, worker.moved = worker.heard + now - looked, worker.moved + now - looked
+            return now
+        for worker in self._workers:
+            limit = self._setup.time_for(len(worker.groups[0])) if worker.ready and worker.groups else START_S
+            busy = worker.groups or not worker.ready
+            if now - worker.heard > SILENT_S or (busy and now - worker.moved > limit):
+                worker.process.kill()
+                self._replace(worker)
+        return now
 
     def _receive(self, worker: _Worker, record: SampleRecord, figures: Figures) -> None:
         self._deaths_in_a_row = 0
@@ -181,6 +221,8 @@ class WorkerPool:
         for worker in self._workers:
             worker.process.terminate()
         for worker in self._workers:
+            worker.process.join(_END_S)
+            worker.process.kill()  # one that is stopped hears nothing else
             worker.process.join()
             worker.connection.close()
 
@@ -211,17 +253,27 @@ def make_pipeline(setup: WorkerSetup, telemetry: Telemetry, record: Callable[[Sa
 
 
 def _work(setup: WorkerSetup, connection: Connection) -> None:
-    """Life of a worker: receives groups, sends ("record", (record, figures)) for each sample, or ("error", ...)."""
+    """Life of a worker: receives groups, sends ("record", (record, figures)) for each sample, or ("error", ...).
+
+    It also sends ("ready", None) once, and ("beat", None) all the time.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    telemetry = Telemetry()
+    telemetry, sending = Telemetry(), threading.Lock()
 
-    def send(record: SampleRecord) -> None:
-        connection.send(("record", (record, telemetry.take())))
+    def send(kind: str, content: Any = None) -> None:
+        with sending:
+            connection.send((kind, content))
 
+    def record(made: SampleRecord) -> None:
+        send("record", (made, telemetry.take()))
+
+    threading.Thread(target=_beat, args=(send,), daemon=True).start()
     try:
-        with disk_faults(setup.directory), make_pipeline(setup, telemetry, send) as pipeline:
+        with disk_faults(setup.directory), make_pipeline(setup, telemetry, record) as pipeline:
+            send("ready")
             while True:
                 if not connection.poll():
                     pipeline.drain()
@@ -229,9 +281,16 @@ def _work(setup: WorkerSetup, connection: Connection) -> None:
     except EOFError:
         return
     except SbldmError as error:
-        connection.send(("error", (type(error).__name__, str(error))))
+        send("error", (type(error).__name__, str(error)))
     except Exception as error:  # noqa: BLE001 - the border of the process: the parent reports it
-        connection.send(("error", ("SbldmError", f"unexpected {type(error).__name__} in a worker: {error}")))
+        send("error", ("SbldmError", f"unexpected {type(error).__name__} in a worker: {error}"))
+
+
+def _beat(send: Callable[[str], None]) -> None:
+    with suppress(OSError):  # the parent is gone, and this process will be
+        while True:
+            send("beat")
+            time.sleep(BEAT_S)
 
 
 def _end_with_parent() -> None:

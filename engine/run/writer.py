@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import math
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import BundleManifest
-from ..files import make_folders, sync_folder, write_atomic
+from ..files import Folder
 from ..output.measure import TumourMeasurement, measure_tumour
 from ..output.nifti import SYNTHETIC, nifti_bytes
 from ..output.regrid import BRATS_AFFINE, to_brats
 from ..sampling.types import Volume
 from ..telemetry import Telemetry
 from .description import RunDescription
-from .ledger import FileEntry, SampleRecord
-from .manifest import QUALITY
+from .ledger import QUALITY, FileEntry, SampleRecord
+from .owned import OwnNames
 from .requests import SampleTask
 
 
@@ -41,6 +43,11 @@ class Finisher:
         self.layout = run.layout()
         self.columns = run.bundle.columns
 
+    @cached_property
+    def folder(self) -> Folder:
+        """The run's directory, open for the files of this run alone."""
+        return Folder(self.root, OwnNames(self.run))
+
     def measure(self, task: SampleTask, volume: Volume) -> Candidate:
         """Measure the tumour of a volume without fault."""
         with self.telemetry.stage("measure"):
@@ -51,20 +58,23 @@ class Finisher:
 
     def accepts(self, candidate: Candidate) -> bool:
         """Whether the tumour is within the run's tolerance; always so without one."""
-        return self.run.options.reject is None or candidate.miss <= self.run.options.reject
+        return self.run.options.accepts(candidate.miss)
 
     def write(self, candidate: Candidate) -> SampleRecord:
         """Write the files of a candidate and return its record; what was written is taken back on OSError."""
         with self.telemetry.stage("write"):
             task = candidate.task
-            written: list[Path] = []
+            written: list[FileEntry] = []
             try:
-                files = tuple(self._write(name, data, written) for name, data in self._encoded(candidate))
-                for folder in {path.parent for path in written}:
-                    sync_folder(folder)
+                for name, data in self._encoded(candidate):
+                    self.folder.write(name, data, sync=False)
+                    written.append(FileEntry(name, hashlib.sha256(data).hexdigest(), len(data)))
+                for name in {PurePosixPath(entry.path).parent: entry.path for entry in written}.values():
+                    self.folder.sync(name)
             except OSError:
-                for path in written:
-                    path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    for entry in written:
+                        self.folder.remove(entry.path)
                 raise
             within = None if self.run.options.reject is None else self.accepts(candidate)
             return SampleRecord(
@@ -74,7 +84,7 @@ class Finisher:
                 self._requested(task),
                 task.drawn,
                 self._measured(candidate.measured),
-                files,
+                tuple(written),
                 within,
             )
 
@@ -97,13 +107,6 @@ class Finisher:
             (self.layout.path(sample, role), nifti_bytes(array, affine, description))
             for role, array in zip(self.layout.roles, arrays, strict=True)
         ]
-
-    def _write(self, name: str, data: bytes, written: list[Path]) -> FileEntry:
-        path = self.root / name
-        make_folders(path.parent, self.root)
-        write_atomic(path, data, sync=False)
-        written.append(path)
-        return FileEntry(name, hashlib.sha256(data).hexdigest(), len(data))
 
     def _requested(self, task: SampleTask) -> dict[str, float]:
         return dict(zip(self.columns, task.requested, strict=True))

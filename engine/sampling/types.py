@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,4 +100,13 @@ class Backend(Protocol):
 
     def run(self, component: str, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
         """Outputs of a component by name."""
+        ...
+
+
+@runtime_checkable
+class Preloads(Protocol):
+    """A backend that can make networks ready before they are first run."""
+
+    def load(self, component: str, rows: int) -> None:
+        """Make a component ready for inputs of this many rows; raises what its first run would."""
         ...

@@ -20,6 +20,6 @@ def test_doctor_in_words_and_in_json(tiny_bundle: Bundle, capsys: pytest.Capture
 def test_no_backend_is_exit_code_4(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sbldm.engine.doctor._version", lambda _name: None)
+    monkeypatch.setattr("sbldm.engine.doctor.installed", lambda _name: None)
     assert main(["doctor", "--bundle", str(tiny_bundle.path)]) == 4
     assert 'pip install "sbldm-engine[cpu]"' in capsys.readouterr().out

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.run.description import read_description
 
 CSV = "id,volume_ml,x\na,20,0.5\nb,30,0.4\nc,,0.6\n"
 
@@ -138,9 +140,25 @@ def test_resume_makes_again_what_is_missing_changed_torn_or_left_over(run, tmp_p
     result = json.loads(capsys.readouterr().out)
     assert (result["made"], result["already_done"], result["changed"]) == (3, 1, 2)
     assert hashes(out) == expected
+
+
+def test_a_directory_that_is_no_run_is_refused_and_left_as_it_is(run, tmp_path: Path, capsys) -> None:
+    out, asked = tmp_path / "out", ("--count", 2, "--quiet")
+    out.mkdir()
+    (out / "run.json.7.tmp").write_bytes(b"{")  # of a kill before the start
+    assert run(*asked, "--out", out, "--resume") == 0
     (out / "run.json").unlink()
-    assert run(*asked, "--out", out, "--resume", "--quiet") == 0
-    assert hashes(out) == expected
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name, content in (("draft.tmp", "x"), ("ledger.jsonl", '{"my": "ledger"}'), ("run.json", '{"speed": 3}')):
+        (mine / name).write_text(content)
+    for directory, named in ((out, "no run.json"), (mine, "not written by sbldm-engine")):
+        before = hashes(directory)
+        for arguments in (asked, (*asked, "--resume"), (*asked, "--resume", "--shard", "0/2")):
+            capsys.readouterr()
+            assert run(*arguments, "--out", directory) == 2
+            assert hashes(directory) == before
+        assert named in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -178,9 +196,9 @@ def test_resume_refuses_a_changed_table_and_names_the_line(run, table: Path, tmp
 def test_resume_refuses_another_bundle(run, tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
     out, other = tmp_path / "out", tmp_path / "other"
     assert run("--count", 1, "--out", out, "--quiet") == 0
-    recorded = json.loads((out / "run.json").read_text())
-    recorded["bundle"]["sha256"] = "0" * 64
-    (out / "run.json").write_text(json.dumps(recorded))
+    recorded = read_description(out)
+    changed = replace(recorded, bundle=replace(recorded.bundle, sha256="0" * 64))
+    (out / "run.json").write_bytes(changed.to_bytes())
     assert run("--count", 1, "--out", out, "--resume") == 2
     assert "bundle: the run has" in capsys.readouterr().err
     assert not other.exists()

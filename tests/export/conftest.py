@@ -12,7 +12,7 @@ from sbldm.export.components import Component, components_of
 from sbldm.export.onnx_graph import export_graph
 from sbldm.train.checkpoint import load_system
 from sbldm.train.config import SystemConfig
-from sbldm.train.system import load_networks
+from sbldm.train.trained import load_networks
 
 from tests.conftest import write_tiny_checkpoint
 

@@ -12,7 +12,8 @@ import pytest
 from sbldm.engine.bundle.load import Bundle, load_bundle
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.export import bundle as bundle_module
-from sbldm.export.bundle import ExportOptions, export_bundle, real_latents
+from sbldm.export.bundle import ExportOptions, export_bundle
+from sbldm.export.plausibility import cohort_latents
 from sbldm.export.rewrite.precision import reduce_precision
 from sbldm.export.triton import write_triton_repository
 from sbldm.train.checkpoint import load_system
@@ -106,16 +107,16 @@ def test_fp16_storage_halves_the_bundle(tiny_checkpoint: Path, tiny_bundle: Bund
 
 def test_real_latents_of_another_system_are_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     config = load_system(tiny_checkpoint)
-    assert real_latents(tiny_checkpoint, config) is None
+    assert cohort_latents(tiny_checkpoint, config, 1) is None
     (tmp_path / "latents").mkdir()
     depth, shape = config.grid.shape[2], config.slice_shape
     np.save(tmp_path / "latents" / "latents.npy", np.ones((3, 2, depth, *shape), np.float16))
-    found = real_latents(tmp_path, config)
+    found = cohort_latents(tmp_path, config, 1)
     assert found is not None
     assert found.shape == (1, depth, *shape)
     np.save(tmp_path / "latents" / "latents.npy", np.ones((3, 2, depth + 1, *shape), np.float16))
     with pytest.raises(InvalidInputError, match="does not fit the system"):
-        real_latents(tmp_path, config)
+        cohort_latents(tmp_path, config, 1)
 
 
 def test_triton_gets_one_model_a_component(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 import torch
 from sbldm.engine.errors import InvalidInputError
+from sbldm.train.build import make_denoiser, make_system_aggregator
 from sbldm.train.checkpoint import load_system, load_weights, weights_path, write_tensors
+from sbldm.train.condition_file import load_conditions
 from sbldm.train.config import SystemConfig
 from sbldm.train.diffusion import make_schedule
 from sbldm.train.latents import LatentStore
-from sbldm.train.objectives import DistillObjective, NoisyLatents
-from sbldm.train.system import load_conditions, load_networks, make_denoiser, make_system_aggregator, planned_stages
+from sbldm.train.objectives.denoiser import NoisyLatents
+from sbldm.train.objectives.distill import DistillObjective
+from sbldm.train.system import planned_stages
+from sbldm.train.trained import load_networks
 from torch import nn
 
 GUIDANCE = 3.0

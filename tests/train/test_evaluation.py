@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,18 +22,24 @@ from sbldm.train.evaluation.adherence import adherence, requested_and_measured
 from sbldm.train.evaluation.autoencoder import Autoencoder
 from sbldm.train.evaluation.fid import FeatureNetwork, frechet_distance, gaussian_distance
 from sbldm.train.evaluation.fidelity import (
-    block_average,
     characteristic_distances,
     coherence,
     describe_cohort,
     intensity_distances,
-    mmd,
     ms_ssim_diversity,
 )
-from sbldm.train.evaluation.memorisation import image_feature, latent_feature, memorisation, nearest_training
+from sbldm.train.evaluation.memorisation import (
+    MIN_HELD_OUT,
+    image_feature,
+    latent_feature,
+    memorisation,
+    nearest_training,
+)
+from sbldm.train.evaluation.mmd import mmd, unbiased_mmd
 from sbldm.train.evaluation.reconstruction import dice, high_frequency_energy, psnr, reconstruction, ssim
 from sbldm.train.evaluation.report import plain, table
-from sbldm.train.evaluation.volumes import brain_of, largest_piece_share, neighbour_difference
+from sbldm.train.evaluation.run import refuse_shared_cases
+from sbldm.train.evaluation.volumes import block_average, brain_of, largest_piece_share, neighbour_difference
 
 GRID = Grid((32, 32, 16), (1.5, 1.5, 2.4))
 Z, X, Y = np.meshgrid(np.arange(16), np.arange(32), np.arange(32), indexing="ij")
@@ -167,15 +174,43 @@ def test_mmd_is_small_within_and_large_between(real: Cohort, training: Cohort, t
     within, between = mmd(real, training), mmd(real, cohort_of(tmp_path, darker))
     assert within is not None
     assert between is not None
-    assert abs(within) < 0.1 * between
+    assert abs(within["value"]) < 0.1 * between["value"]
+    assert abs(within["value"]) < 4 * within["standard_error"]
+    assert between["value"] > 4 * between["standard_error"]
+    assert (within["first"], within["second"]) == (len(real), len(training))
     assert mmd(real, training.subset([0])) is None
 
 
-def test_mmd_agrees_with_its_formula(real: Cohort, training: Cohort) -> None:
-    x, y = (np.stack([block_average(np.asarray(c.slices(i))).ravel() for i in range(6)]) for c in (real, training))
+def test_mmd_agrees_with_its_formula_on_all_cases(real: Cohort, training: Cohort) -> None:
+    x, y = (np.stack([block_average(np.asarray(c.slices(i))).ravel() for i in range(len(c))]) for c in (real, training))
     gram = [a.astype(np.float64) @ b.T / x.shape[1] for a, b in ((x, x), (y, y), (x, y))]
-    expected = sum((g.sum() - np.trace(g)) / 30 for g in gram[:2]) - 2 * gram[2].mean()
-    assert mmd(real, training) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    expected = sum((g.sum() - np.trace(g)) / (len(g) * (len(g) - 1)) for g in gram[:2]) - 2 * gram[2].mean()
+    found = mmd(real, training)
+    assert found is not None
+    assert found["value"] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_jackknife_error_is_that_of_the_mean_for_far_sets() -> None:
+    """Far apart and linear, the squared MMD is |mean x - mean y|^2: its error follows from that of the means."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, 1, 200), rng.normal(50, 2, 100)
+    value, error = unbiased_mmd(np.outer(x, x), np.outer(y, y), np.outer(x, y))
+    assert value == pytest.approx((x.mean() - y.mean()) ** 2, rel=1e-3)
+    assert error == pytest.approx(2 * abs(x.mean() - y.mean()) * np.sqrt(x.var() / 200 + y.var() / 100), rel=0.05)
+
+
+def test_figures_do_not_depend_on_names_or_order(real: Cohort, training: Cohort) -> None:
+    shuffled = training.subset(list(reversed(range(len(training)))))
+    assert mmd(real, shuffled) == mmd(real, training)
+    assert ms_ssim_diversity(shuffled, 5) == ms_ssim_diversity(training, 5)
+
+
+def test_held_out_cases_that_were_trained_on_are_refused(real: Cohort, training: Cohort) -> None:
+    refuse_shared_cases(real, None, training)
+    renamed = replace(training.entries[3], name="renamed")
+    leaky = Cohort(real.grid, real.modalities, (*real.entries, renamed))
+    with pytest.raises(InvalidInputError, match="renamed is training case T3"):
+        refuse_shared_cases(leaky, None, training)
 
 
 def test_copies_of_one_case_have_no_diversity(real: Cohort) -> None:
@@ -234,7 +269,8 @@ def test_a_memorised_sample_is_listed_and_a_new_one_is_not(
     new[:, 2] = np.where(new[:, 2] > 0, new[:, 2] // 2 + 100, 0)  # unlike any training case
     made = cohort_of(tmp_path, {"new": (new, label), "copy": (copied, np.asarray(training.label("T7")))})
     feature = image_feature if space == "image" else latent_feature(autoencoder())
-    found = memorisation(feature, real, made, training)
+    held_out = cohort_of(tmp_path / "held", {f"H{k:02d}": volume(1000 + k) for k in range(MIN_HELD_OUT)})
+    found = memorisation(feature, held_out, made, training)
     (listed,) = found["memorised"]
     assert listed["sample"] == "copy"
     assert listed["nearest"] == "T7"
@@ -242,10 +278,28 @@ def test_a_memorised_sample_is_listed_and_a_new_one_is_not(
     assert found["synthetic"]["least"] == listed["distance"]
 
 
+def test_mirrored_copies_are_found(real: Cohort, training: Cohort, tmp_path: Path) -> None:
+    slices, label = np.asarray(training.slices("T7")), np.asarray(training.label("T7"))
+    made = cohort_of(tmp_path / "m", {"mirrored": (slices[:, :, ::-1].copy(), label[:, ::-1].copy())})
+    distances, who = nearest_training(image_feature, [(made, 0)], training)
+    assert distances[0, 0] < 0.02 * distances[0, 1]  # rounding of the squares, no more
+    assert training.cases[int(who[0, 0])] == "T7"
+
+
+def test_few_held_out_cases_give_no_verdict(real: Cohort, training: Cohort) -> None:
+    found = memorisation(image_feature, real, training.subset([0]), training)
+    assert len(real) < MIN_HELD_OUT
+    assert (found["threshold"], found["memorised"]) == (None, None)
+    assert found["synthetic"]["least"] == pytest.approx(0, abs=1e-3)
+
+
 def test_nearest_distances_agree_with_all_pairs(real: Cohort, training: Cohort) -> None:
     distances, who = nearest_training(image_feature, [(real, case) for case in range(6)], training)
-    x, y = (np.stack([image_feature(c, i) for i in range(len(c))]).astype(np.float64) for c in (real, training))
-    every = np.sqrt(((x[:, None] - y[None]) ** 2).mean(-1))
+    x, m, y = (
+        np.stack([image_feature(c, i, flip) for i in range(len(c))]).astype(np.float64)
+        for c, flip in ((real, False), (real, True), (training, False))
+    )
+    every = np.sqrt(np.minimum(*(((side[:, None] - y[None]) ** 2).mean(-1) for side in (x, m))))
     np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :2], rtol=1e-3)
     assert np.array_equal(who[:, 0], every.argmin(axis=1))
     alone, _ = nearest_training(image_feature, [(real, 0)], training.subset([0]))
@@ -318,10 +372,21 @@ def feature_network(path: Path) -> Path:
 
 def test_fid_by_a_network_of_the_user(real: Cohort, training: Cohort, tmp_path: Path) -> None:
     network = FeatureNetwork(feature_network(tmp_path / "features.onnx"))
-    same, other = frechet_distance(real, real, network), frechet_distance(real, training, network)
+    same, other = (frechet_distance(real, cohort, network)["distance"] for cohort in (real, training))
     assert set(same) == set(MODALITIES)
     assert all(abs(value) < 1e-6 for value in same.values())
     assert other["t1"] > 0
+
+
+def test_fid_of_fewer_images_than_features_is_not_told(
+    real: Cohort, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    network = FeatureNetwork(feature_network(tmp_path / "features.onnx"))
+    monkeypatch.setattr("sbldm.train.evaluation.fid.SLICES_PER_CASE", 1)
+    found = frechet_distance(real.subset([0, 1]), real, network)
+    assert found["distance"] is None
+    assert found["images"] == [2, len(real)]
+    assert "2 images for 2 features" in found["reason"]
 
 
 def test_networks_that_cannot_be_used_are_refused(tmp_path: Path) -> None:

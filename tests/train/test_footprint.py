@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from sbldm.engine.conditions.columns import ConditionColumn
+from sbldm.train.build import make_refiner
 from sbldm.train.footprint import gmac_of, network_costs, saved_bytes, stage_memory
 from sbldm.train.latents import condition_names
-from sbldm.train.system import make_refiner
 from torch import nn
 
 from tests.conftest import tiny_system_config

@@ -9,13 +9,13 @@ import pytest
 import torch
 from sbldm.engine.conditions.columns import COLUMNS, ConditionColumn
 from sbldm.engine.errors import InvalidInputError
+from sbldm.train.build import make_denoiser, make_refiner, make_system_aggregator, make_vae, system_latent_shape
 from sbldm.train.config import AggregatorConfig, check_config, config_from_json, config_to_json, load_preset
 from sbldm.train.footprint import gmac_of, weight_count
 from sbldm.train.latents import condition_names
 from sbldm.train.networks.aggregator import MosaicAggregator, StackAggregator, latent_shape
 from sbldm.train.networks.denoiser import EllipsoidMap
 from sbldm.train.networks.refiner import shift_slices
-from sbldm.train.system import make_denoiser, make_refiner, make_system_aggregator, make_vae, system_latent_shape
 
 PLAIN = tuple(ConditionColumn(name, False, 0.0, 1.0) for name in COLUMNS)
 

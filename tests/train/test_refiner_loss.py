@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sbldm.train.objectives import detail_strength
+from sbldm.train.objectives.refiner import detail_strength
 from scipy import ndimage
 
 

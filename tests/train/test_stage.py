@@ -19,8 +19,9 @@ from PIL import Image
 from sbldm.engine.errors import InvalidInputError
 from sbldm.train.checkpoint import read_tensors, weights_path
 from sbldm.train.config import StageConfig
-from sbldm.train.stage import StageRun, finished, learning_rate, preview_steps, train_stage
-from sbldm.train.system import refuse_another_cohort
+from sbldm.train.guards import refuse_another_cohort
+from sbldm.train.lineage import StageRecord, read_record
+from sbldm.train.stage import StageRun, learning_rate, preview_steps, train_stage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
@@ -46,6 +47,12 @@ def noisy_loss(module: nn.Module, step: int, generator: np.random.Generator) -> 
     return (module(x) - torch.randn(4, 2)).square().mean(), {}
 
 
+def record_of(directory: Path) -> StageRecord:
+    record = read_record(directory, "denoiser")
+    assert record is not None
+    return record
+
+
 def losses(directory: Path) -> dict[int, float]:
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     return {entry["step"]: entry["loss"] for entry in map(json.loads, lines)}
@@ -62,9 +69,9 @@ def test_a_killed_stage_ends_where_an_uninterrupted_one_ends(tmp_path: Path) -> 
 
     with pytest.raises(Killed):
         train_stage(a_run(killed), "denoiser", a_module(), dies, CONFIG)
-    assert not finished(killed, "denoiser", CONFIG)
+    assert not record_of(killed).finished
     train_stage(a_run(killed), "denoiser", a_module(), noisy_loss, CONFIG)
-    assert finished(killed, "denoiser", CONFIG)
+    assert record_of(killed).finished
     assert losses(killed) == losses(whole)
     left, right = read_tensors(weights_path(killed, "denoiser")), read_tensors(weights_path(whole, "denoiser"))
     assert left.keys() == right.keys()
@@ -90,6 +97,62 @@ def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidInputError, match="not finite at step 2"):
         train_stage(a_run(tmp_path), "denoiser", a_module(), broken, CONFIG)
+
+
+def test_advice_after_a_loss_that_is_not_finite_can_be_followed(tmp_path: Path) -> None:
+    """The state saved just before belongs to weights that are no good: training goes back to the one before it."""
+
+    def diverges(module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        loss, metrics = noisy_loss(module, step, generator)
+        return loss * (float("inf") if step >= 5 else 1.0), metrics
+
+    with pytest.raises(InvalidInputError, match=r"at step 5; .*it goes on from step 4"):
+        train_stage(a_run(tmp_path), "denoiser", a_module(), diverges, CONFIG)
+    assert record_of(tmp_path).step == 4
+    train_stage(a_run(tmp_path), "denoiser", a_module(), noisy_loss, CONFIG)
+    assert record_of(tmp_path).finished
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    def poisons(module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        loss, metrics = noisy_loss(module, step, generator)
+        if step == 3:
+            loss = loss * 1e30 * 1e9  # finite or not, its gradients are not
+        return loss, metrics
+
+    with pytest.raises(InvalidInputError, match="not finite at step 3"):
+        train_stage(a_run(tmp_path), "denoiser", a_module(), poisons, CONFIG)
+    for path in (tmp_path / "denoiser").glob("*.safetensors"):
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in read_tensors(path).values())
+
+
+def test_a_first_step_that_diverges_starts_over(tmp_path: Path) -> None:
+    def diverges(module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        loss, metrics = noisy_loss(module, step, generator)
+        return loss * (float("nan") if step == 1 else 1.0), metrics
+
+    with pytest.raises(InvalidInputError, match="goes on from step 0"):
+        train_stage(a_run(tmp_path), "denoiser", a_module(), diverges, CONFIG)
+    train_stage(a_run(tmp_path), "denoiser", a_module(), noisy_loss, CONFIG)
+    assert record_of(tmp_path).step == CONFIG.steps
+
+
+def test_what_is_measured_at_the_end_belongs_to_the_finished_stage(tmp_path: Path) -> None:
+    """A kill between the last step and what is measured after it leaves an unfinished stage, not half a one."""
+
+    def measured(ema: nn.Module) -> dict[str, Tensor]:
+        return {**ema.state_dict(), "scale": torch.full((1,), 0.25)}
+
+    def killed(ema: nn.Module) -> dict[str, Tensor]:
+        raise Killed
+
+    with pytest.raises(Killed):
+        train_stage(a_run(tmp_path), "denoiser", a_module(), noisy_loss, CONFIG, finish=killed)
+    assert record_of(tmp_path).step == CONFIG.steps
+    assert not record_of(tmp_path).finished
+    train_stage(a_run(tmp_path), "denoiser", a_module(), noisy_loss, CONFIG, finish=measured)
+    assert record_of(tmp_path).finished
+    assert read_tensors(weights_path(tmp_path, "denoiser"))["scale"].item() == 0.25
 
 
 def test_learning_rate_rises_stays_and_falls() -> None:

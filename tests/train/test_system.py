@@ -13,13 +13,14 @@ from PIL import Image
 from sbldm.cli.main import main
 from sbldm.engine.bundle.manifest import Grid
 from sbldm.engine.conditions.columns import normalise
+from sbldm.train.condition_file import load_conditions
 from sbldm.train.config import SystemConfig, config_to_json
 from sbldm.train.data.cohort import prepare_cohort
 from sbldm.train.diffusion import make_schedule
 from sbldm.train.logbook import read_metrics
 from sbldm.train.phantom import write_cohort
 from sbldm.train.previews import Previews
-from sbldm.train.system import load_conditions, load_networks
+from sbldm.train.trained import load_networks
 from torch import device
 
 from tests.conftest import tiny_system_config

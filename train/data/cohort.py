@@ -62,6 +62,7 @@ class Cohort:
     modalities: tuple[str, ...]
     entries: tuple[CachedCase, ...]
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)  # case -> its faults, with `skip_invalid`
+    convention: str = ""  # how its files are named
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -148,7 +149,7 @@ def prepare_cohort(
         log.warning("%s: %s", data_dir, note)
     unknown = {files.name for files in found.cases if files.meaning.is_binary or note is not None}
     entries = [_without_shares(entry) if entry.name in unknown else entry for entry in entries]
-    return Cohort(grid, chosen, tuple(entries), faults)
+    return Cohort(grid, chosen, tuple(entries), faults, found.convention)
 
 
 def _without_shares(entry: CachedCase) -> CachedCase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from scipy import ndimage
 from ...engine.errors import InvalidInputError
 from ..data.cohort import Cohort
 from .volumes import brain_of
+
+log = logging.getLogger(__name__)
 
 SLICES_PER_CASE = 8
 NO_NETWORK = "not computed: no feature network was given (--fid-network FILE.onnx)"
@@ -48,11 +51,22 @@ class FeatureNetwork:
 
 
 def frechet_distance(real: Cohort, synthetic: Cohort, network: FeatureNetwork) -> dict[str, Any]:
-    """FID of axial slices spread over the brain, a modality."""
-    return {
-        modality: gaussian_distance(*(_features(cohort, number, network) for cohort in (real, synthetic)))
-        for number, modality in enumerate(real.modalities)
-    }
+    """FID of axial slices spread over the brain: `distance` a modality, `images` of each side and `features`.
+
+    `distance` is None, with the `reason`, where a side has fewer images than there are features: its covariance is
+    singular then and the figure follows the number of cases more than what they show.
+    """
+    sides = [
+        [_features(cohort, number, network) for number in range(len(real.modalities))] for cohort in (real, synthetic)
+    ]
+    images, features = [len(side[0]) for side in sides], sides[0][0].shape[1]
+    figures: dict[str, Any] = {"images": images, "features": features, "distance": None}
+    if min(images) <= features:
+        figures["reason"] = f"not computed: {min(images)} images for {features} features, more are needed"
+        log.warning("FID %s", figures["reason"])
+        return figures
+    pairs = zip(real.modalities, *sides, strict=True)
+    return figures | {"distance": {modality: gaussian_distance(one, other) for modality, one, other in pairs}}
 
 
 def gaussian_distance(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:

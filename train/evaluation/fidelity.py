@@ -7,14 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics.mmd import MMDMetric
 from monai.metrics.regression import MultiScaleSSIMMetric
 from numpy.typing import NDArray
 from scipy.stats import wasserstein_distance
 
 from ...engine.conditions.columns import COLUMNS
 from ..data.cohort import Cohort
-from .volumes import TISSUE_NAMES, brain_of, largest_piece_share, neighbour_difference, tissue_histograms
+from .volumes import (
+    TISSUE_NAMES,
+    block_average,
+    brain_of,
+    in_content_order,
+    largest_piece_share,
+    neighbour_difference,
+    tissue_histograms,
+)
 
 MS_SSIM_KERNEL = 4  # voxels; MONAI's usual choice for volumes, whose depth allows no kernel of 11
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
@@ -95,36 +102,10 @@ def characteristic_distances(real: NDArray[np.float64], synthetic: NDArray[np.fl
     return distances
 
 
-def mmd(first: Cohort, second: Cohort) -> float | None:
-    """MONAI's maximum mean discrepancy (linear kernel, unbiased, of all voxels) divided by the number of voxels.
-
-    Takes as many cases of each as both have; None with fewer than two.
-    """
-    count = min(len(first), len(second))
-    if count < 2:
-        return None
-    metric = MMDMetric(y_mapping=lambda batch: batch.flatten(1) / batch[0].numel() ** 0.5)
-    return float(metric(_stack(first, count), _stack(second, count)))
-
-
-def _stack(cohort: Cohort, count: int) -> torch.Tensor:
-    """(count, voxels) of block-averaged volumes, which bounds memory."""
-    return torch.stack([torch.from_numpy(block_average(np.asarray(cohort.slices(i)))) for i in range(count)])
-
-
-def block_average(slices: NDArray[np.uint8], blocks: tuple[int, int, int] = (2, 4, 4)) -> NDArray[np.float32]:
-    """Stored images (z, modality, x, y) -> float32 0..1, averaged over blocks of (z, x, y); a rest is cut off."""
-    total = slices.astype(np.uint16)
-    for axis, block in zip((0, 2, 3), blocks, strict=True):
-        block = min(block, total.shape[axis])
-        whole = total.take(range(total.shape[axis] // block * block), axis)
-        apart = np.moveaxis(whole, axis, 0)
-        total = np.moveaxis(sum((apart[k::block] for k in range(1, block)), start=apart[::block]), 0, axis)
-    return (total / np.float32(255 * slices.size / total.size)).astype(np.float32)
-
-
 def ms_ssim_diversity(cohort: Cohort, pairs: int, seed: int = 0) -> Figures | None:
     """Mean MS-SSIM (MONAI, 3D, all modalities) over random pairs of a cohort; lower is more diverse.
+
+    The pairs depend on the cases' content, not on their names.
 
     Volumes are averaged over 2 x 2 pixels in plane, which makes voxels of the default grid nearly cubes and costs a
     quarter.  None with fewer than two cases or volumes too small for one scale.
@@ -133,8 +114,9 @@ def ms_ssim_diversity(cohort: Cohort, pairs: int, seed: int = 0) -> Figures | No
     metric = _ms_ssim(min(x // 2, y // 2, z))
     if len(cohort) < 2 or metric is None:
         return None
+    order = in_content_order(cohort)
     values = [
-        float(torch.as_tensor(metric(_volume(cohort, a), _volume(cohort, b))).mean())
+        float(torch.as_tensor(metric(_volume(cohort, order[a]), _volume(cohort, order[b]))).mean())
         for a, b in _pairs(len(cohort), pairs, seed)
     ]
     return {

@@ -92,7 +92,8 @@ def _memorisation(found: Mapping[str, Any]) -> Figure:
         bins = np.histogram_bin_edges(sides["held_out"] + sides["synthetic"], 30)
         ax.hist(sides["held_out"], bins, alpha=0.6, color=REAL, label="held-out real cases")
         ax.hist(sides["synthetic"], bins, alpha=0.6, color=SYNTHETIC, label="samples")
-        ax.axvline(figures["threshold"], color="black", linewidth=1, label="1st percentile of held out")
+        if figures["threshold"] is not None:
+            ax.axvline(figures["threshold"], color="black", linewidth=1, label="1st percentile of held out")
         ax.set_title(f"{space} space")
         ax.set_xlabel("distance to the nearest training case (RMS)")
         ax.legend()

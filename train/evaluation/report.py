@@ -88,17 +88,24 @@ def _inputs(inputs: Mapping[str, Any]) -> list[Row]:
 def _distribution(figures: Mapping[str, Any]) -> list[Row]:
     if "mmd" not in figures:
         return []
-    rows: list[Row] = [("MMD to real", show(figures["mmd"]["synthetic"]), show(figures["mmd"]["train"]))]
+    rows: list[Row] = [("MMD to real", *(_estimate(figures["mmd"][side]) for side in ("synthetic", "train")))]
     diversity = {side: (figures["ms_ssim"][side] or {}).get("mean") for side in ("synthetic", "real")}
     rows.append(("MS-SSIM of pairs", show(diversity["synthetic"]), show(diversity["real"])))
     if isinstance(figures["fid"], str):
         rows.append(("FID", figures["fid"], "-"))
     else:
-        rows += [(f"FID {modality}", show(value), "-") for modality, value in figures["fid"].items()]
+        found = figures["fid"]["distance"]
+        rows += [(f"FID {modality}", "-" if found is None else show(found[modality]), "-") for modality in found or ()]
+        if found is None:
+            rows.append(("FID", figures["fid"]["reason"], "-"))
     rows += [(name.replace("_", " "), show(value), "1") for name, value in figures["coherence"].items()]
     for name, title in (("inside_brain", "tumour inside the brain"), ("largest_piece", "tumour in its largest piece")):
         rows.append((title, *(show(figures["anatomy"][side][name]["mean"]) for side in ("synthetic", "real"))))
     return rows
+
+
+def _estimate(found: Mapping[str, Any] | None) -> str:
+    return "-" if found is None else f"{show(found['value'])} ± {show(found['standard_error'])}"
 
 
 def _characteristics(figures: Mapping[str, Any]) -> list[Row]:
@@ -119,7 +126,7 @@ def _memorisation(figures: Mapping[str, Any]) -> list[Row]:
     return [
         (
             space, show(found["synthetic"]["least"]), show(found["held_out"]["least"]), show(found["threshold"]),
-            ", ".join(one["sample"] for one in found["memorised"]) or "none",
+            _listed(found["memorised"]),
         )
         for space, found in figures.get("memorisation", {}).items()
     ]  # fmt: skip
@@ -134,3 +141,9 @@ def _reconstruction(figures: Mapping[str, Any]) -> list[Row]:
         (name.replace("_", " "), show(value), show(refined.get(name))) for name, value in found["coarse"].items()
     ]
     return rows + [(f"Dice {name.upper()}", show(value), "-") for name, value in found["dice"].items()]
+
+
+def _listed(memorised: Sequence[Mapping[str, Any]] | None) -> str:
+    if memorised is None:
+        return "not told: too few held-out cases"
+    return ", ".join(one["sample"] for one in memorised) or "none"

@@ -9,11 +9,11 @@ from typing import Any
 
 from ...engine.bundle.load import Bundle
 from ...engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
-from ...engine.errors import UsageError
+from ...engine.errors import InvalidInputError, UsageError
 from ...engine.run.manifest import MANIFEST_CSV
 from ...engine.sampling.types import Backend
 from ...engine.scans.options import ReadOptions
-from ..data.cohort import Cohort, prepare_cohort
+from ..data.cohort import MAX_FAULTS_SHOWN, Cohort, prepare_cohort
 from .adherence import adherence, requested_and_measured
 from .autoencoder import Autoencoder
 from .fid import NO_NETWORK, FeatureNetwork, frechet_distance
@@ -23,15 +23,14 @@ from .fidelity import (
     coherence,
     describe_cohort,
     intensity_distances,
-    mmd,
     ms_ssim_diversity,
 )
-from .memorisation import image_feature, latent_feature, memorisation
+from .memorisation import MIN_HELD_OUT, image_feature, latent_feature, memorisation
+from .mmd import mmd
 from .reconstruction import reconstruction
+from .volumes import content_digest
 
 log = logging.getLogger(__name__)
-
-MIN_HELD_OUT = 20  # fewer held-out cases make the 1st percentile their smallest value
 
 
 @dataclass(frozen=True)
@@ -115,14 +114,38 @@ def load_cohorts(options: EvaluationOptions, bundle: Bundle | None) -> Cohorts:
                     f"--held-out {options.held_out}: the cohort has {len(real)} cases, some must be left to train"
                 )
             train, real = real.subset(real.cases[: -options.held_out]), real.subset(real.cases[-options.held_out :])
-        elif shared := set(real.cases) & set(train.cases):
-            log.warning("%d cases are both in --real and in --train by name, such as %s", len(shared), min(shared))
     elif options.held_out:
         real = real.subset(real.cases[-options.held_out :])
     synthetic = None
     if options.synthetic is not None:
         synthetic = _prepare(options.synthetic, options, grid, modalities, True, ReadOptions())
+    refuse_shared_cases(real, synthetic, train)
     return Cohorts(real, synthetic, train)
+
+
+def refuse_shared_cases(real: Cohort, synthetic: Cohort | None, train: Cohort | None) -> None:
+    """Compare the sides by content, whatever their cases are called; samples that equal a case are only told.
+
+    Raises:
+        InvalidInputError: held-out cases are training cases, so that no figure on them would mean anything.
+    """
+    seen = {content_digest(real, case): real.cases[case] for case in range(len(real))}
+    if train is not None:
+        leaked = [
+            f"  {seen[digest]} is training case {train.cases[case]}"
+            for case in range(len(train))
+            if (digest := content_digest(train, case)) in seen
+        ]
+        if leaked:
+            more = [f"  and {len(leaked) - MAX_FAULTS_SHOWN} more"] if len(leaked) > MAX_FAULTS_SHOWN else []
+            listed = "\n".join(leaked[:MAX_FAULTS_SHOWN] + more)
+            raise InvalidInputError(
+                f"{len(leaked)} held-out cases were trained on:\n{listed}\nleave them out of --real"
+            )
+    if synthetic is not None:
+        same = [synthetic.cases[k] for k in range(len(synthetic)) if content_digest(synthetic, k) in seen]
+        if same:
+            log.warning("%d samples equal a case of --real voxel by voxel, such as %s", len(same), same[0])
 
 
 def _prepare(
@@ -183,8 +206,7 @@ def _memorisation(
         return
     if len(real) < MIN_HELD_OUT:
         log.warning(
-            "only %d held-out cases: the threshold of memorisation is little more than their smallest distance",
-            len(real),
+            "only %d held-out cases: below %d no sample is told from a copy by its distance", len(real), MIN_HELD_OUT
         )
     log.info("memorisation against %d training cases", len(train))
     found = {"image": memorisation(image_feature, real, synthetic, train)}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from ..data.cohort import Cohort
 
 BRAIN_LEVEL = 10  # of 255: what is darker in every modality counts as background
 TISSUE_NAMES = ("healthy", "ncr", "ed", "et")
@@ -52,3 +56,25 @@ def largest_piece_share(mask: NDArray[np.bool_]) -> float:
     pieces, _ = ndimage.label(mask, structure=_TOUCHING)  # pyright: ignore[reportGeneralTypeIssues]
     counts = np.bincount(pieces.ravel())[1:]
     return float(counts.max() / counts.sum())
+
+
+def block_average(slices: NDArray[np.uint8], blocks: tuple[int, int, int] = (2, 4, 4)) -> NDArray[np.float32]:
+    """Stored images (z, modality, x, y) -> float32 0..1, averaged over blocks of (z, x, y); a rest is cut off."""
+    total = slices.astype(np.uint16)
+    for axis, block in zip((0, 2, 3), blocks, strict=True):
+        block = min(block, total.shape[axis])
+        whole = total.take(range(total.shape[axis] // block * block), axis)
+        apart = np.moveaxis(whole, axis, 0)
+        total = np.moveaxis(sum((apart[k::block] for k in range(1, block)), start=apart[::block]), 0, axis)
+    return (total / np.float32(255 * slices.size / total.size)).astype(np.float32)
+
+
+def content_digest(cohort: Cohort, case: int) -> str:
+    """sha256 of a prepared case's images and mask: equal for equal cases whatever they are called."""
+    stacked = np.concatenate([cohort.slices(case), np.asarray(cohort.label(case))[:, None]], axis=1)
+    return hashlib.sha256(np.ascontiguousarray(stacked).tobytes()).hexdigest()
+
+
+def in_content_order(cohort: Cohort) -> list[int]:
+    """The cases of a cohort sorted by their content's hash: an order that names have no part in."""
+    return sorted(range(len(cohort)), key=lambda case: content_digest(cohort, case))

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import BackendUnavailableError, InvalidInputError, UsageError
 from ...files import FULL, write_atomic
+from ...portable import cache_home
 
 SIDECAR_SCHEMA = 1
 MAX_SIDECAR_BYTES = 1 << 20
@@ -121,9 +122,10 @@ class EngineCache:
 
     def __init__(self, root: Path | None = None) -> None:
         if root is None:
-            import platformdirs
-
-            root = platformdirs.user_cache_path("sbldm-engine") / "engines"
+            try:
+                root = cache_home() / "engines"
+            except OSError as error:
+                raise UsageError(f"engines cannot be cached: {error.strerror}") from error
         self.root = root
 
     def path_of(self, key: EngineKey) -> Path:

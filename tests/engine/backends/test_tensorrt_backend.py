@@ -26,7 +26,7 @@ from sbldm.engine.cuda.device import DTYPES, Buffer
 from sbldm.engine.cuda.sampler import DeviceSampler
 from sbldm.engine.errors import InvalidInputError
 from sbldm.engine.run.open_sampler import sampler_on
-from sbldm.engine.run.options import make_options
+from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.sampling.types import SampleRequest
 
 from tests.support.host_device import HostComponent, HostDevice, HostStream
@@ -198,7 +198,7 @@ def test_generation_runs_its_loop_on_the_engines(
     )
     backend = open_backend(tiny_bundle, tmp_path, Sleepless(tiny_bundle), device)
     assert backend.device == "cuda:1"
-    options = make_options(tiny_bundle, 2, steps=2, guidance=2.0)
+    options = GenerateRequest(bundle=tiny_bundle, count=2, steps=2, guidance=2.0).options()
     sampler = sampler_on(tiny_bundle, backend, options, 2)
     assert isinstance(sampler, DeviceSampler)
     assert backend.engines.opened == [("denoiser", "1-4-4"), ("aggregator", "1-1-1"), ("refiner", "1-1-1")]
@@ -233,6 +233,10 @@ def test_the_adapter_fits_the_type_stubs_of_tensorrt() -> None:
     checker = shutil.which("basedpyright")
     if checker is None:
         pytest.skip("basedpyright is not installed")
-    files = ["engine/backends/tensorrt/build.py", "engine/backends/tensorrt/engines.py", "engine/backends/tensorrt/backend.py"]
+    files = [
+        "engine/backends/tensorrt/build.py",
+        "engine/backends/tensorrt/engines.py",
+        "engine/backends/tensorrt/backend.py",
+    ]
     result = subprocess.run([checker, *files], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout

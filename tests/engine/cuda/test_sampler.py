@@ -18,8 +18,8 @@ from sbldm.engine.generator import Generator
 from sbldm.engine.run.description import read_description
 from sbldm.engine.run.ledger import LedgerIndex
 from sbldm.engine.run.open_sampler import sampler_on
-from sbldm.engine.run.options import make_options
 from sbldm.engine.run.preview import read_scan
+from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.sampling.decoding import NOT_FINITE
 
 from tests.support.host_device import HostDevice
@@ -182,7 +182,7 @@ def test_the_loop_is_opened_for_a_batch_size_and_its_memory_goes_with_the_next(
 ) -> None:
     device = HostDevice(kernel_folder)
     backend = host_backend(tiny_bundle, device)
-    options = make_options(tiny_bundle, 1, steps=1)
+    options = GenerateRequest(bundle=tiny_bundle, count=1, steps=1).options()
     small = host_backend(tiny_bundle, HostDevice(kernel_folder, memory=400_000))
     with pytest.raises(DeviceMemoryError, match="batch size 4096 does not fit"):
         sampler_on(tiny_bundle, small, options, 4096)

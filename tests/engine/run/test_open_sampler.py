@@ -9,7 +9,7 @@ from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import DeviceMemoryError
 from sbldm.engine.run import open_sampler as sampling
-from sbldm.engine.run.options import make_options
+from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.sampling.types import RunSampler, SampleRequest
 
 
@@ -31,7 +31,10 @@ def test_batch_size_is_doubled_until_it_stops_paying_or_fitting(
 
     monkeypatch.setattr(sampling, "_seconds_a_volume", measured)
     backend = choose_backend(tiny_bundle, "onnxruntime", "cpu", threads=1)
-    assert sampling.measured_batch_size(tiny_bundle, backend, make_options(tiny_bundle, 1)) == expected
+    assert (
+        sampling.measured_batch_size(tiny_bundle, backend, GenerateRequest(bundle=tiny_bundle, count=1).options())
+        == expected
+    )
 
 
 HUNGRY = """<ir_version: 8, opset_import: ["" : 17]>
@@ -57,7 +60,7 @@ def test_auto_stops_where_onnx_runtime_really_finds_no_memory(
     backend._sessions["denoiser"] = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     ticks = itertools.count()
     monkeypatch.setattr(sampling.time, "perf_counter", lambda: next(ticks))  # larger batches always pay
-    options = make_options(tiny_bundle, 1, steps=1)
+    options = GenerateRequest(bundle=tiny_bundle, count=1, steps=1).options()
     assert sampling.measured_batch_size(tiny_bundle, backend, options) == 2
     with pytest.raises(DeviceMemoryError, match="Failed to allocate memory"):
         sampling.sampler_on(tiny_bundle, backend, options, 4).start([SampleRequest(0, 0, np.zeros(12, np.float32))])

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.conditions.columns import blank
+from sbldm.engine.files import Folder
 from sbldm.engine.output.measure import measure_tumour
 from sbldm.engine.run.description import Resolved, RunDescription, describe
 from sbldm.engine.run.ledger import SampleRecord
-from sbldm.engine.run.options import make_options
 from sbldm.engine.run.pipeline import Pipeline
+from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.run.requests import Requests
 from sbldm.engine.run.writer import Finisher, miss
 from sbldm.engine.sampling.types import SampleRequest, Volume
@@ -53,7 +54,7 @@ class Stub:
 
 @pytest.fixture
 def plan(tiny_bundle: Bundle) -> RunDescription:
-    options = make_options(tiny_bundle, 12, steps=1)
+    options = GenerateRequest(bundle=tiny_bundle, count=12, steps=1).options()
     return describe(tiny_bundle, options, Resolved("stub", "cpu", "fp32", 2, 1, "isal-1"), {"stub": "1"}, None)
 
 
@@ -121,17 +122,15 @@ def test_reject_redraws_until_the_tumour_fits_or_keeps_the_best(tiny_bundle, pla
 
 
 def test_an_error_of_writing_ends_the_run_and_takes_back_the_sample(tiny_bundle, plan, tmp_path, monkeypatch) -> None:
-    from sbldm.engine.run import writer as finish
+    write, written = Folder.write, []
 
-    write, written = finish.write_atomic, []
-
-    def full(path: Path, data: bytes, **options: bool) -> None:
+    def full(self: Folder, name: str, data: bytes, **options: bool) -> None:
         if len(written) == 7:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        written.append(path)
-        write(path, data, **options)
+            raise OSError(errno.ENOSPC, "No space left on device", name)
+        written.append(name)
+        write(self, name, data, **options)
 
-    monkeypatch.setattr(finish, "write_atomic", full)
+    monkeypatch.setattr(Folder, "write", full)
     with pytest.raises(OSError, match="No space"):
         run_all(tiny_bundle, plan, Stub(tiny_bundle.manifest.grid.shape), tmp_path / "out", writers=1)
     assert len(list((tmp_path / "out").rglob("*.nii.gz"))) == 5

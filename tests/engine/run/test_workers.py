@@ -12,7 +12,7 @@ from sbldm.engine.errors import BackendUnavailableError
 from sbldm.engine.run import workers
 from sbldm.engine.run.description import Resolved, describe
 from sbldm.engine.run.ledger import LedgerIndex
-from sbldm.engine.run.options import make_options
+from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.run.workers import Group, WorkerPool, WorkerSetup
 from sbldm.engine.telemetry import Telemetry
 from sbldm.kernels.launcher import GpuUnavailableError
@@ -22,7 +22,7 @@ VICTIM = 3
 
 def devices(bundle: Bundle, kind: str, asked: str, count: int) -> list[str]:
     resolved = Resolved("onnxruntime", kind, "fp32", 1, 1, "isal-1")
-    run = describe(bundle, make_options(bundle, 1), resolved, {}, None)
+    run = describe(bundle, GenerateRequest(bundle=bundle, count=1).options(), resolved, {}, None)
     pool = WorkerPool(WorkerSetup(bundle.path, Path("out"), run, asked, None), count, lambda _: None, Telemetry())
     return [setup.device for setup in pool.setups]
 

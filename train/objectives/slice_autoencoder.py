@@ -1,4 +1,4 @@
-"""Stage `autoencoder`: the slice VAE on single slices."""
+"""Stage `autoencoder` of the slice form: the slice VAE on single slices."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.losses.ssim_loss import SSIMLoss
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..engine.scans.prepare import to_unit
-from .config import SystemConfig
-from .data.cohort import Cohort
+from ...engine.scans.prepare import to_unit
+from ..config import SystemConfig
+from ..data.classes import class_labels, one_hot
+from ..data.cohort import Cohort
 
 CLASS_WEIGHT = 4.0  # of tumour voxels against background in the cross-entropy
 
@@ -41,7 +41,7 @@ class SliceSampler:
         with_tumour = generator.random(size) < self.tumour_share
         images, labels, positions = [], [], []
         for tumour in with_tumour:
-            pool = self.tumour if tumour else self.others
+            pool = self.tumour if (tumour and len(self.tumour)) or not len(self.others) else self.others
             number, position = pool[generator.integers(len(pool))]
             image = to_unit(self.cohort.slices(number)[position])
             label = class_labels(self.cohort.label(number)[position], self.config)
@@ -51,17 +51,6 @@ class SliceSampler:
             labels.append(label)
             positions.append(int(position))
         return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)), torch.tensor(positions)
-
-
-def class_labels(label: NDArray[np.uint8], config: SystemConfig) -> NDArray[np.int64]:
-    """Labels as the system's classes: all tumour is one class where it has a single tissue."""
-    wide = np.asarray(label, np.int64)
-    return (wide > 0).astype(np.int64) if config.classes == 2 else wide
-
-
-def one_hot(label: Tensor, classes: int) -> Tensor:
-    """Label (S, X, Y) int64 -> (S, L, X, Y) float32."""
-    return F.one_hot(label, classes).movedim(-1, 1).float()
 
 
 def soft_dice_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -1,0 +1,48 @@
+"""What the system, Python or a missing package raised, as a message and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_TOO_MANY = frozenset({errno.EMFILE, errno.ENFILE})
+EXTRAS = {
+    "onnxruntime": "cpu", "openvino": "openvino", "ray": "ray", "tensorrt": "gpu", "pycuda": "gpu", "cuda": "gpu",
+    "torch": "train", "lightning": "train", "monai": "train", "nilearn": "train", "safetensors": "train",
+    "yaml": "train", "tensorboard": "train", "matplotlib": "train", "threadpoolctl": "train",
+    "onnx": "export", "onnxscript": "export", "onnxslim": "export",
+}  # fmt: skip
+"""Package that may be missing -> extra that brings it."""
+
+
+def explained(error: Exception) -> tuple[str, int] | None:
+    """Message and exit code of an error that has a known cause outside of the program; None for any other."""
+    if isinstance(error, MemoryError):
+        return "no memory left; go on with --resume, a smaller --batch-size or fewer --workers", 5
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        if package in EXTRAS:
+            return f'{package} is not installed: pip install "sbldm-engine[{EXTRAS[package]}]"', 2
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "no more threads can be started (ulimit -u, or the pids limit of a container); allow more", 4
+    return _of_system(error) if isinstance(error, OSError) else None
+
+
+def _of_system(error: OSError) -> tuple[str, int] | None:
+    where = f"{error.filename}: " if error.filename is not None else ""
+    if error.errno in _TOO_MANY:
+        return f"{where}too many open files; raise `ulimit -n`, a run can be gone on with by --resume", 5
+    if error.errno in _FULL:
+        return f"{where}{error.strerror}; make room, a run can be gone on with by --resume", 5
+    if error.errno == errno.ENOENT and _directory_is_gone():
+        return "the working directory no longer exists; change into one that does", 2
+    return None
+
+
+def _directory_is_gone() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False

@@ -1,0 +1,59 @@
+"""A condition table from whatever Python code holds: a file, rows as mappings, or nothing at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InvalidInputError
+from .columns import Conditions, blank
+from .csv import read_conditions
+from .faults import Faults
+from .rules import violations
+
+ConditionsLike = str | os.PathLike[str] | Conditions | Sequence[Mapping[str, float]] | None
+
+
+def read_table(given: ConditionsLike, columns: Sequence[str], fov_mm: tuple[float, float, float]) -> Conditions:
+    """The wanted tumours in the order of a model's columns, checked by the rules of the CSV; None asks for nothing.
+
+    Raises:
+        InvalidInputError: all its faults.
+    """
+    if given is None:
+        return blank(columns)
+    if isinstance(given, Conditions):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return read_conditions(Path(given), columns, fov_mm)
+    return _read_rows(given, tuple(columns), fov_mm)
+
+
+def _read_rows(
+    rows: Sequence[Mapping[str, float]], columns: tuple[str, ...], fov_mm: tuple[float, float, float]
+) -> Conditions:
+    if not rows:
+        raise InvalidInputError("conditions: no rows; give at least one, or None to draw everything")
+    source, faults = "conditions", Faults("conditions")
+    values = np.full((len(rows), len(columns)), np.nan)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping):
+            faults.add(number, "row", repr(row), "a mapping of column to number")
+            continue
+        for name, value in row.items():
+            if name not in columns:
+                faults.add(number, str(name), str(value), f"a condition of this model: {', '.join(columns)}")
+                continue
+            try:
+                values[number - 1, columns.index(name)] = float(value)
+            except (TypeError, ValueError):
+                faults.add(number, name, repr(value), "a number")
+    faults.raise_if_any()
+    for violation in violations(values, columns, fov_mm):
+        for row in violation.rows.tolist():
+            faults.add(row + 1, violation.column, violation.value(row), violation.allowed(row))
+    faults.raise_if_any()
+    return Conditions(columns, ("",) * len(values), values, tuple(range(1, len(values) + 1)), source)

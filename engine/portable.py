@@ -1,0 +1,118 @@
+"""The calls that not every system has, each with a way that works without it; nothing else in the package makes them.
+
+Tried on Linux. Elsewhere the second way is taken: psutil for processes and processors, lock folders for `flock`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_NO_FLOCK = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EPERM})
+_CLOCK_STEP_S = 2.0  # by which the start time of one process may seem to move
+
+
+class NoFileLocksError(OSError):
+    """The system or the file system has no `flock`."""
+
+
+def flock(descriptor: int, *, shared: bool = False) -> None:
+    """Lock an open file without waiting; the lock ends with the descriptor.
+
+    Raises:
+        BlockingIOError: it is locked.
+        NoFileLocksError: there is no such lock here.
+    """
+    if fcntl is None:
+        raise NoFileLocksError(errno.ENOSYS, "this system has no flock")
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno in _NO_FLOCK:
+            raise NoFileLocksError(error.errno, error.strerror) from error
+        raise
+
+
+def has_flock() -> bool:
+    """Whether the system has file locks at all."""
+    return fcntl is not None
+
+
+def memory_bytes() -> dict[str, int]:
+    """Memory of the machine, and what of it is free now."""
+    import psutil
+
+    found = psutil.virtual_memory()
+    return {"total": found.total, "available": found.available}
+
+
+def allowed_cpus() -> int:
+    """Processors that the scheduler may put this process on; all of them where the system does not tell."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    if affinity is not None:
+        return len(affinity(0))
+    import psutil
+
+    try:
+        return len(psutil.Process().cpu_affinity())
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
+
+
+def cache_home() -> Path:
+    """The user's cache folder of this program, which may not exist yet; OSError for a user without a home."""
+    from platformdirs import user_cache_path
+
+    try:
+        path = user_cache_path("sbldm-engine")
+    except (RuntimeError, KeyError):
+        path = Path()
+    if not path.is_absolute():  # "~/.cache", where nobody knows what ~ is
+        raise FileNotFoundError(errno.ENOENT, "no home directory; set HOME or XDG_CACHE_HOME", "cache")
+    return path
+
+
+def process_limits() -> dict[str, int | None]:
+    """What `ulimit` leaves to this process: address space in bytes, processes, open files; None where unlimited."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return {}
+    kinds = {"address_space_bytes": "RLIMIT_AS", "processes": "RLIMIT_NPROC", "open_files": "RLIMIT_NOFILE"}
+    found = {name: resource.getrlimit(getattr(resource, kind))[0] for name, kind in kinds.items()}
+    return {name: None if limit == resource.RLIM_INFINITY else limit for name, limit in found.items()}
+
+
+def machine() -> str:
+    """What tells machines, and containers with process numbers of their own, apart; begins with the host's name."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return "/".join(parts)
+
+
+def process_started(pid: int) -> float | None:
+    """When a process of this machine started, seconds since the epoch; None where it runs no more."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.Error:
+        return None
+
+
+def same_start(one: float, other: float) -> bool:
+    """Whether two start times may be those of one process."""
+    return abs(one - other) < _CLOCK_STEP_S

@@ -1,0 +1,54 @@
+"""Which names in a run's directory are the run's own: nothing else there is ever written, replaced or removed."""
+
+from __future__ import annotations
+
+from ..files import temporary_of
+from ..locks import LOCK_SUFFIX
+from ..output.layouts import DatasetFacts, owner
+from .description import RUN_NAME, RunDescription
+from .ledger import LEDGER_PATTERN
+from .manifest import MANIFEST_CSV
+from .preview import PREVIEW_NAME
+
+AUDIT_NAME = "audit.jsonl"
+_BESIDE = frozenset({RUN_NAME, MANIFEST_CSV, PREVIEW_NAME, AUDIT_NAME})
+
+
+class OwnNames:
+    """Accepts the names that a run may give to files, relative to its directory in POSIX form."""
+
+    def __init__(self, run: RunDescription) -> None:
+        self._count, self._layout = run.options.count, run.layout()
+        facts = DatasetFacts((), run.bundle.id, run.bundle.sha256, "")
+        self._known = _BESIDE | self._layout.dataset_files(facts).keys()
+
+    def __call__(self, name: str) -> bool:
+        """Whether the run owns this name."""
+        return name in self._known or is_ledger(name) or is_lock(name) or self.sample_of(name) is not None
+
+    def sample_of(self, name: str) -> int | None:
+        """The sample of the run that has a file of this name; None where none has."""
+        sample = owner(name)
+        if sample is None or not sample < self._count:
+            return None
+        return sample if name in self._layout.paths(sample).values() else None
+
+
+def is_ledger(name: str) -> bool:
+    """Whether a name is that of a ledger of a whole run or of one of its shards."""
+    found = LEDGER_PATTERN.fullmatch(name)
+    if found is None:
+        return False
+    index, count = found.groups()
+    return index is None or int(index) < int(count)
+
+
+def is_lock(name: str) -> bool:
+    """Whether a name lies in the lock folder of a ledger."""
+    ledger, found, _ = name.partition(LOCK_SUFFIX)
+    return bool(found) and is_ledger(ledger)
+
+
+def comes_before_the_run(name: str) -> bool:
+    """Whether a run may leave a file of this name before its run.json is in place."""
+    return name == AUDIT_NAME or temporary_of(name) in (RUN_NAME, AUDIT_NAME)

@@ -1,0 +1,72 @@
+"""Whether a trained system is one at all: what parity cannot see, because both sides of it would be equally wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..engine.errors import InvalidInputError
+from ..train.config import SystemConfig
+from ..train.networks.aggregator import Aggregator
+
+CASES = 16  # of the cohort that is looked at
+DEVIATION = (0.5, 2.0)  # of a channel of Z over the training cohort; 1 where the normalisation is the cohort's
+MEAN = 0.5  # largest, either way
+COLLAPSED = 0.01  # deviation of a slice latent's channel below which it carries nothing
+
+
+def latent_faults(checkpoint: Path, config: SystemConfig, networks: Mapping[str, nn.Module]) -> list[str]:
+    """What is wrong with the cohort's latents under the stored normalisation, a line each.
+
+    Empty where they are sound, and where the directory has no latents any more.
+
+    Raises:
+        InvalidInputError: the stored latents cannot be read, or do not fit the system.
+    """
+    latents = cohort_latents(checkpoint, config, CASES)
+    if latents is None:
+        return []
+    aggregator = cast(Aggregator, networks["aggregator"])
+    with torch.no_grad():
+        z = aggregator.encode(torch.from_numpy(latents)).float()
+    axes = (0, *range(2, z.dim()))
+    faults = []
+    for channel, (deviation, mean) in enumerate(zip(z.std(dim=axes).tolist(), z.mean(dim=axes).tolist(), strict=True)):
+        if not (DEVIATION[0] <= deviation <= DEVIATION[1] and abs(mean) <= MEAN):
+            faults.append(
+                f"Z channel {channel} of the training cohort has deviation {deviation:.3g} and mean {mean:.3g} under "
+                f"the stored normalisation, must be {DEVIATION[0]:g} to {DEVIATION[1]:g} and within {MEAN:g} of 0: "
+                "the aggregator was not measured on this autoencoder"
+            )
+    scale = aggregator.get_buffer("normalisation.scale").flatten().tolist()
+    faults += [
+        f"slice latent channel {channel} has deviation {value:.2g} over the training cohort, must be above "
+        f"{COLLAPSED:g}: it collapsed (autoencoder_loss.kl too large?)"
+        for channel, value in enumerate(scale)
+        if value < COLLAPSED
+    ]
+    return faults
+
+
+def cohort_latents(checkpoint: Path, config: SystemConfig, cases: int) -> NDArray[np.float32] | None:
+    """Slice latents (cases, D, c, h, w) float32 of the training cohort's first cases, where the directory has them.
+
+    Raises:
+        InvalidInputError: the file cannot be read, or is of another system.
+    """
+    path = checkpoint / "latents" / "latents.npy"
+    if not path.is_file():
+        return None
+    try:
+        latents = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error}); remove it to export without") from error
+    if latents.shape[2:] != (config.grid.shape[2], *config.slice_shape):
+        raise InvalidInputError(f"{path}: shape {latents.shape} does not fit the system; remove it to export without")
+    return np.asarray(latents[:cases, 0], np.float32)

@@ -1,0 +1,218 @@
+"""What the numbers of a configuration may be: ranges, sizes that divide, names that the engine knows, parts that fit.
+
+Everything is checked before data are read, so that nothing is found out after hours of training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..engine.bundle.manifest import MAX_VOXELS, MODALITIES, TISSUES
+
+if TYPE_CHECKING:
+    from .config import SystemConfig
+
+WHOLE_TUMOUR = "wt"  # the one tissue of a system without parts of the tumour
+REQUIRED_STAGES = ("autoencoder", "aggregator", "denoiser")
+KNOWN_STAGES = (*REQUIRED_STAGES, "refiner", "distill")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a key may have, ends included unless `above` or `below` are set."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False  # low itself is not allowed
+    below: bool = False  # high itself is not allowed
+
+    def holds(self, value: float) -> bool:
+        """Whether a value lies in the range."""
+        over = value > self.low if self.above else value >= self.low
+        under = value < self.high if self.below else value <= self.high
+        return over and under
+
+    def __str__(self) -> str:
+        if not self.above and not self.below and math.isfinite(self.high):
+            return f"from {self.low:g} to {self.high:g}"
+        low = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        if math.isinf(self.high):
+            return low
+        return f"{low} and {'below' if self.below else 'at most'} {self.high:g}"
+
+
+COUNT, SHARE, WEIGHT = Range(1), Range(0, 1), Range(0)
+RATE = Range(0, 1, above=True)
+GRID_SIDE, SPACING_MM = Range(1, 1024), Range(0.1, 20)
+CHANNELS, BLOCKS = Range(1, 4096), Range(1, 64)
+BETA = Range(0, 1, above=True, below=True)
+DECAY = Range(0, 1, below=True)
+GUIDANCE = Range(0, 100)
+
+
+def config_faults(config: SystemConfig) -> Iterator[str]:
+    """Everything that is wrong with a configuration, as `key: what it is, what it must be`."""
+    yield from _range_faults(config)
+    yield from _vocabulary_faults(config)
+    yield from _schedule_faults(config)
+    yield from _stage_faults(config)
+    yield from _fit_faults(config)
+
+
+def _range_faults(config: SystemConfig) -> Iterator[str]:
+    for key, value, allowed in _ranged(config):
+        if not allowed.holds(value):
+            yield f"{key}: is {value:g}, must be {allowed}"
+
+
+def _ranged(config: SystemConfig) -> Iterator[tuple[str, float, Range]]:
+    """(key, value, range) of every number."""
+    yield from _each("grid.shape", config.grid.shape, GRID_SIDE)
+    yield from _each("grid.spacing_mm", config.grid.spacing_mm, SPACING_MM)
+    vae, aggregator, denoiser = config.vae, config.aggregator, config.denoiser
+    yield from _each("vae.widths", vae.widths, CHANNELS)
+    yield from _each("vae.strides", vae.strides, Range(1, 2))
+    yield "vae.unshuffle", vae.unshuffle, Range(1, 8)
+    yield "vae.encoder_blocks", vae.encoder_blocks, BLOCKS
+    yield "vae.decoder_blocks", vae.decoder_blocks, BLOCKS
+    yield "vae.latent_channels", vae.latent_channels, CHANNELS
+    yield "vae.groups", vae.groups, CHANNELS
+    yield "vae.position_width", vae.position_width, Range(2, 4096)
+    yield "vae.fine_width", vae.fine_width, CHANNELS
+    yield from _each("aggregator.widths", aggregator.widths, CHANNELS)
+    yield "aggregator.kl_weight", aggregator.kl_weight, WEIGHT
+    yield from _each("denoiser.widths", denoiser.widths, CHANNELS)
+    yield "denoiser.blocks", denoiser.blocks, BLOCKS
+    yield "denoiser.groups", denoiser.groups, CHANNELS
+    yield "denoiser.time_width", denoiser.time_width, Range(8, 8192)
+    yield "denoiser.condition_width", denoiser.condition_width, Range(1, 8192)
+    if config.refiner is not None:
+        yield "refiner.width", config.refiner.width, CHANNELS
+        yield "refiner.blocks", config.refiner.blocks, BLOCKS
+        yield "refiner.fine_width", config.refiner.fine_width, CHANNELS
+    if config.distillation is not None:
+        yield "distillation.guidance", config.distillation.guidance, GUIDANCE
+    yield "schedule.steps", config.schedule.steps, Range(2, 65535)
+    yield "schedule.beta_start", config.schedule.beta_start, BETA
+    yield "schedule.beta_end", config.schedule.beta_end, BETA
+    yield "sampling.eta", config.sampling.eta, SHARE
+    yield "sampling.guidance", config.sampling.guidance, GUIDANCE
+    for name in ("l1", "ssim", "gradient", "cross_entropy", "dice", "kl"):
+        yield f"autoencoder_loss.{name}", getattr(config.autoencoder_loss, name), WEIGHT
+    yield "autoencoder_loss.tumour_share", config.autoencoder_loss.tumour_share, SHARE
+    yield "autoencoder_loss.empty_share", config.autoencoder_loss.empty_share, SHARE
+    yield "condition_dropout", config.condition_dropout, DECAY
+    for name, stage in config.stages.items():
+        yield f"stages.{name}.steps", stage.steps, COUNT
+        yield f"stages.{name}.batch_size", stage.batch_size, Range(1, 65536)
+        yield f"stages.{name}.learning_rate", stage.learning_rate, RATE
+        yield f"stages.{name}.warmup_steps", stage.warmup_steps, COUNT
+        yield f"stages.{name}.weight_decay", stage.weight_decay, SHARE
+        yield f"stages.{name}.ema_decay", stage.ema_decay, DECAY
+
+
+def _each(key: str, values: Sequence[float], allowed: Range) -> Iterator[tuple[str, float, Range]]:
+    for index, value in enumerate(values):
+        yield f"{key}[{index}]", value, allowed
+
+
+def _vocabulary_faults(config: SystemConfig) -> Iterator[str]:
+    if not config.modalities or len(set(config.modalities)) != len(config.modalities):
+        yield f"modalities: are {_listed(config.modalities)}, must be one or more, each once"
+    if unknown := [m for m in config.modalities if m not in MODALITIES]:
+        yield f"modalities: unknown {unknown[0]!r}; allowed: {_listed(MODALITIES)}"
+    tissues, allowed = config.tissues, f"{WHOLE_TUMOUR} alone, or one or more of {_listed(TISSUES)}, each once"
+    if (
+        not tissues
+        or len(set(tissues)) != len(tissues)
+        or not (tissues == (WHOLE_TUMOUR,) or set(tissues) <= {*TISSUES})
+    ):
+        yield f"tissues: are {_listed(tissues)}, must be {allowed}"
+    shares = {f"{tissue}_share" for tissue in tissues} if config.classes > 2 else set[str]()
+    if missing := sorted({name for shell in config.denoiser.shells for name in shell} - shares):
+        known = _listed(sorted(shares)) if shares else "none, the system has one tissue"
+        yield f"denoiser.shells: unknown share {missing[0]!r}; allowed: {known}"
+
+
+def _schedule_faults(config: SystemConfig) -> Iterator[str]:
+    schedule, sampling = config.schedule, config.sampling
+    if schedule.beta_start > schedule.beta_end:
+        yield (
+            f"schedule.beta_end: is {schedule.beta_end:g}, must be at least beta_start ({schedule.beta_start:g}): "
+            "noise grows from step to step"
+        )
+    if schedule.zero_terminal_snr and schedule.prediction_type == "epsilon":
+        yield (
+            "schedule.prediction_type: is epsilon, must be v_prediction or sample with zero_terminal_snr: "
+            "the last step holds nothing but noise"
+        )
+    if not 1 <= sampling.steps <= schedule.steps:
+        yield f"sampling.steps: is {sampling.steps}, must be from 1 to schedule.steps ({schedule.steps})"
+    if sampling.sampler == "dpmpp-2m" and sampling.eta:
+        yield f"sampling.eta: is {sampling.eta:g}, must be 0 with dpmpp-2m, which is deterministic"
+
+
+def _stage_faults(config: SystemConfig) -> Iterator[str]:
+    if unknown := sorted(config.stages.keys() - {*KNOWN_STAGES}):
+        yield f"stages: unknown {unknown[0]!r}; allowed: {_listed(KNOWN_STAGES)}"
+    wanted = {name: "" for name in REQUIRED_STAGES}
+    if config.refiner is not None:
+        wanted["refiner"] = ", which the refiner needs"
+    if config.distillation is not None:
+        wanted["distill"] = ", which distillation needs"
+    for name, why in wanted.items():
+        if name not in config.stages:
+            yield f"stages.{name} is missing{why}"
+
+
+def _fit_faults(config: SystemConfig) -> Iterator[str]:
+    vae, denoiser, shape = config.vae, config.denoiser, config.grid.shape
+    if math.prod(shape) > MAX_VOXELS:
+        yield f"grid.shape: has {math.prod(shape)} voxels, at most {MAX_VOXELS} are allowed"
+    if not vae.widths or len(vae.widths) != len(vae.strides):
+        yield "vae.widths and vae.strides differ in length, or are empty"
+    if vae.form == "published" and vae.attention:
+        yield "vae.attention must be false in the published form, which has none"
+    last = vae.widths[-1] if vae.widths else 1
+    if vae.groups >= 1 and last % vae.groups:
+        yield f"vae.groups: is {vae.groups}, must divide the last of vae.widths ({last})"
+    if vae.position_width % 2:
+        yield f"vae.position_width: is {vae.position_width}, must be even"
+    if denoiser.shells and not denoiser.ellipsoid:
+        yield "denoiser.shells lie inside the ellipsoid: set denoiser.ellipsoid to true"
+    if not denoiser.widths or (denoiser.form == "published" and len(denoiser.widths) < 2):
+        yield "denoiser.widths: must name one width or more (two in the published form)"
+    factor = vae.factor
+    if factor < 1 or any(n % factor for n in shape[:2]):
+        yield f"grid.shape {shape} in plane must be divisible by the autoencoder's factor {factor}"
+        return
+    yield from _latent_faults(config)
+
+
+def _latent_faults(config: SystemConfig) -> Iterator[str]:
+    """What keeps the aggregator from laying out Z, and the denoiser from halving it."""
+    depth = config.grid.shape[2]
+    plane = [n // config.vae.factor for n in config.grid.shape[:2]]
+    sides = [depth, *plane]
+    if config.aggregator.kind == "mosaic":
+        tiles = math.isqrt(depth)
+        if tiles * tiles != depth:
+            yield f"grid.shape: {depth} slices along z, the mosaic needs a square number of them"
+            return
+        sides = [tiles * n for n in plane]
+    halvings = len(config.denoiser.widths) - (2 if config.denoiser.form == "published" else 1)
+    if halvings > 0 and any(side % 2**halvings for side in sides):
+        shown = " x ".join(map(str, sides))
+        yield (
+            f"denoiser.widths: {len(config.denoiser.widths)} levels halve Z ({shown}) {halvings} times; "
+            f"each side must be divisible by {2**halvings}"
+        )
+    if config.refiner is not None and any(n % 2 for n in config.grid.shape[:2]):
+        yield f"grid.shape {config.grid.shape} in plane must be even for the refiner"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

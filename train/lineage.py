@@ -1,0 +1,203 @@
+"""What a stage's weights were made from: recorded with them, and compared before anything is built on them.
+
+Each stage's `state.json` names the cohort's content, the weights of every stage before it and the settings that shaped
+it. A stage is *finished* once its final weights are stored together with their hash, and *current* while the stages
+that it was made from still have the weights that it saw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..engine.decode import decode
+from ..engine.errors import InvalidInputError
+from ..engine.files import sha256_file
+from .checkpoint import STAGES, read_json, weights_path, write_json
+from .config import SystemConfig
+
+STATE_NAME = "state.json"
+UPSTREAM: Mapping[str, tuple[str, ...]] = {
+    "autoencoder": (),
+    "aggregator": ("autoencoder",),
+    "denoiser": ("autoencoder", "aggregator"),
+    "refiner": ("autoencoder", "aggregator"),
+    "distill": ("autoencoder", "aggregator", "denoiser"),
+}
+_SETTINGS: Mapping[str, tuple[str, ...]] = {  # parts of the configuration that shape a stage, beside its networks
+    "autoencoder": ("autoencoder_loss",),
+    "aggregator": ("aggregator",),
+    "denoiser": ("condition_dropout", "denoiser_loss"),
+    "refiner": (),
+    "distill": ("condition_dropout", "distillation"),
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a stage is about to be made from."""
+
+    upstream: dict[str, str] = field(default_factory=dict)  # stage -> sha256 of its weights
+    settings: dict[str, Any] = field(default_factory=dict)  # key -> value, plain JSON
+
+
+@dataclass(frozen=True)
+class EarlierSettings:
+    """Settings that a stage was trained with up to a step, before they were changed."""
+
+    until_step: int
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """The content of a stage's `state.json`."""
+
+    step: int  # steps that the saved state has seen
+    seed: int
+    cohort: str | None  # digest of the prepared images and masks
+    upstream: dict[str, str]
+    settings: dict[str, Any]
+    earlier_settings: tuple[EarlierSettings, ...]
+    code_version: str
+    tensors: str | None  # file to resume from; None where a stage has no optimisation
+    sound: str | None  # the state before, whose loss is known to be finite
+    sound_step: int
+    finished: bool
+    weights: str | None  # sha256 of weights.safetensors once finished
+
+
+def read_record(directory: Path, stage: str) -> StageRecord | None:
+    """What a stage says of itself; None where it was never begun.
+
+    Raises:
+        InvalidInputError: damaged, or written by a version that recorded no lineage.
+    """
+    path = directory / stage / STATE_NAME
+    if not path.is_file():
+        return None
+    data = read_json(path)
+    if "upstream" not in data:
+        raise InvalidInputError(
+            f"{path}: was written by an earlier version, which did not record what the stage was made from; "
+            "train in a new --out"
+        )
+    return decode(StageRecord, data, str(path))
+
+
+def write_record(directory: Path, stage: str, record: StageRecord) -> None:
+    """Replace a stage's `state.json` atomically."""
+    write_json(directory / stage / STATE_NAME, dataclasses.asdict(record))
+
+
+def new_record(origin: Origin, seed: int, cohort: str | None) -> StageRecord:
+    """The record of a stage that begins."""
+    return StageRecord(
+        step=0, seed=seed, cohort=cohort, upstream=origin.upstream, settings=origin.settings, earlier_settings=(),
+        code_version=version("sbldm-engine"), tensors=None, sound=None, sound_step=0, finished=False, weights=None,
+    )  # fmt: skip
+
+
+def origin_of(directory: Path, config: SystemConfig, stage: str) -> Origin:
+    """What `stage` would be made from now: the finished weights of the stages before it, and the settings.
+
+    Raises:
+        InvalidInputError: a stage before it is missing, unfinished, or not current itself.
+    """
+    upstream = {name: _finished_weights(directory, config, stage, name) for name in upstream_of(config, stage)}
+    return Origin(upstream, settings_of(config, stage))
+
+
+def upstream_of(config: SystemConfig, stage: str) -> tuple[str, ...]:
+    """The stages of this system that a stage is made from, in order."""
+    return tuple(name for name in UPSTREAM[stage] if name in config.stages)
+
+
+def settings_of(config: SystemConfig, stage: str) -> dict[str, Any]:
+    """The settings that shape a stage's weights, as plain data by key; its number of steps is not among them."""
+    values = dataclasses.asdict(config.stages[stage])
+    del values["steps"]
+    found = {f"stages.{stage}.{name}": value for name, value in values.items()}
+    for part in _SETTINGS[stage]:
+        value = getattr(config, part)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            found |= {f"{part}.{name}": _plain(item) for name, item in dataclasses.asdict(value).items()}
+        else:
+            found[part] = value
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def changed_settings(record: StageRecord, settings: Mapping[str, Any]) -> list[str]:
+    """`key: was old, is new` of every setting that differs from the record's."""
+    keys = sorted(record.settings.keys() | settings.keys())
+    return [
+        f"{key}: was {record.settings.get(key)}, is {settings.get(key)}"
+        for key in keys
+        if record.settings.get(key) != settings.get(key)
+    ]
+
+
+def outdated_upstream(directory: Path, record: StageRecord) -> list[str]:
+    """What a stage was made from and is no longer there, a line each; empty for a current stage."""
+    found = []
+    for name, seen in record.upstream.items():
+        path = weights_path(directory, name)
+        now = sha256_file(path) if path.is_file() else "missing"
+        if now != seen:
+            found.append(f"was made from stage {name} {seen[:12]}, which is now {now[:12]}")
+    return found
+
+
+def lineage_faults(directory: Path, config: SystemConfig) -> list[str]:
+    """What keeps the stages of a training directory from being one system, a line each; empty where they fit.
+
+    Weights without any record (made by no training) have no lineage to be wrong.
+    """
+    stages = [stage for stage in STAGES if stage in config.stages and weights_path(directory, stage).is_file()]
+    if not any((directory / stage / STATE_NAME).is_file() for stage in stages):
+        return []
+    faults: list[str] = []
+    for stage in stages:
+        record = read_record(directory, stage)
+        if record is None:
+            faults.append(f"stage {stage}: has weights but no {STATE_NAME}; train it again")
+            continue
+        faults += [f"stage {stage}: {fault}" for fault in outdated_upstream(directory, record)]
+        if not record.finished or record.step < config.stages[stage].steps:
+            faults.append(f"stage {stage}: has {record.step} of {config.stages[stage].steps} steps")
+        elif (now := sha256_file(weights_path(directory, stage))) != record.weights:
+            faults.append(f"stage {stage}: finished with weights {str(record.weights)[:12]}, here are {now[:12]}")
+    return faults
+
+
+def _finished_weights(directory: Path, config: SystemConfig, stage: str, name: str) -> str:
+    """sha256 of the weights of stage `name`, which `stage` needs.
+
+    Raises:
+        InvalidInputError: they are missing, unfinished or outdated.
+    """
+    record = read_record(directory, name)
+    wanted = config.stages[name].steps
+    if record is None or not record.finished or record.weights is None:
+        have = 0 if record is None else record.step
+        raise InvalidInputError(
+            f"{directory}: stage {stage} needs stage {name}, which has {have} of {wanted} steps; train {name} first"
+        )
+    if outdated := outdated_upstream(directory, record):
+        raise InvalidInputError(
+            f"{directory}: stage {stage} needs stage {name}, which {outdated[0]}; train {name} again first"
+        )
+    if record.step < wanted:
+        raise InvalidInputError(
+            f"{directory}: stage {stage} needs stage {name}, which has {record.step} of {wanted} steps; "
+            f"train {name} first"
+        )
+    return record.weights

@@ -1,0 +1,72 @@
+"""A training directory held by one process, and its system errors as errors of ours."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..engine.errors import IncompleteRunError, UsageError
+from ..engine.files import FULL
+
+LOCK_NAME, HOLDER_NAME = "train.lock", "train.holder"
+REFUSED = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}
+)
+
+
+@contextmanager
+def writing_to(directory: Path) -> Iterator[None]:
+    """A training directory held by this process alone (rank 0 of several), its system errors as errors of ours.
+
+    Raises:
+        UsageError: another process trains in it, or it cannot be written.
+        IncompleteRunError: no room is left on the disk.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with training_lock(directory):
+            yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise IncompleteRunError(
+                f"{directory}: no room left on the disk; make room and give the same command: "
+                "it goes on from the last checkpoint"
+            ) from error
+        if error.errno in REFUSED:
+            raise UsageError(f"{error.filename or directory}: cannot be written ({error.strerror})") from error
+        raise
+
+
+@contextmanager
+def training_lock(directory: Path) -> Iterator[None]:
+    """One training a directory; the lock ends with its process, however that ends.
+
+    Ranks beside the first one train under its lock.
+
+    Raises:
+        UsageError: naming the process that holds it.
+    """
+    if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("RANK", 0)):
+        yield
+        return
+    holder = directory / HOLDER_NAME
+    lock = FileLock(directory / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        who = holder.read_text(encoding="utf-8").strip() if holder.is_file() else "another process"
+        raise UsageError(
+            f"--out {directory}: {who} trains in it already; wait for it, or give another --out"
+        ) from error
+    try:
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        yield
+        holder.unlink(missing_ok=True)
+    finally:
+        lock.release()

@@ -1,0 +1,1 @@
+"""What each stage of training optimises, one file a stage."""

@@ -1,0 +1,81 @@
+"""Stage `denoiser` of the slice form: noise or velocity prediction on volume latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...engine.bundle.manifest import NoiseSchedule
+from ..config import SystemConfig
+from ..diffusion import add_noise, prediction_target, table_tensor
+from ..latents import LatentStore, draw_latents
+from ..networks.aggregator import Aggregator
+
+
+@dataclass(frozen=True)
+class NoisyBatch:
+    """Volume latents with noise of each one's own time, and what the denoiser is told of them."""
+
+    clean: Tensor  # (N, C, ...)
+    noise: Tensor
+    noisy: Tensor
+    signal: Tensor  # alphas_cumprod (N,)
+    timestep: Tensor  # (N,) float32
+    condition: Tensor  # (N, K) normalised
+    keep: Tensor  # (N,) float32: 0 where the condition is dropped
+
+
+class NoisyLatents:
+    """Draws training batches of the denoiser: times stratified over the batch, conditions dropped at random."""
+
+    def __init__(
+        self,
+        config: SystemConfig,
+        store: LatentStore,
+        aggregator: Aggregator,
+        conditions: NDArray[np.float32],
+        schedule: NoiseSchedule,
+    ) -> None:
+        self.config, self.store, self.aggregator, self.schedule = config, store, aggregator, schedule
+        self.conditions = conditions  # normalised (cases, 2, K)
+
+    def draw(self, size: int, device: torch.device, generator: np.random.Generator) -> NoisyBatch:
+        """`size` latents; every batch holds early, middle and late times."""
+        slices, cases, mirrors = draw_latents(self.store, size, generator)
+        with torch.no_grad():
+            clean = self.aggregator.encode(slices.to(device))
+        t = torch.from_numpy(
+            ((generator.permutation(size) + generator.random(size)) / size * self.config.schedule.steps).astype(
+                np.int64
+            )
+        )
+        keep = torch.from_numpy((generator.random(size) >= self.config.condition_dropout).astype(np.float32)).to(device)
+        condition = torch.from_numpy(self.conditions[cases, mirrors]).to(device)
+        signal = table_tensor(self.schedule, device)[t.to(device)]
+        noise = torch.randn_like(clean)
+        noisy = add_noise(clean, noise, signal)
+        return NoisyBatch(clean, noise, noisy, signal, t.float().to(device), condition, keep)
+
+
+class DenoiserObjective:
+    """Noise or velocity prediction at uniform timesteps with condition dropout."""
+
+    def __init__(self, config: SystemConfig, latents: NoisyLatents) -> None:
+        self.config, self.latents = config, latents
+
+    def __call__(
+        self, module: nn.Module, step: int, generator: np.random.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        size = self.config.stages["denoiser"].batch_size
+        batch = self.latents.draw(size, next(module.parameters()).device, generator)
+        predicted = module(batch.noisy, batch.timestep, batch.condition, batch.keep).float()
+        kind = self.latents.schedule.prediction_type
+        wanted = prediction_target(batch.clean, batch.noise, batch.signal, kind)
+        distance = F.l1_loss if self.config.denoiser_loss == "l1" else F.mse_loss
+        return distance(predicted, wanted), {}
