@@ -31,10 +31,11 @@ def read_regular(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
         raise UnusableFileError(f"unreadable ({error.strerror})") from error
     except ValueError as error:
         raise UnusableFileError(f"unreadable ({error})") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise UnusableFileError("unreadable (no regular file)")
     with os.fdopen(descriptor, "rb", buffering=0) as handle:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnusableFileError("unreadable (no regular file)")
         if status.st_size > limit:
             raise UnusableFileError(f"has {status.st_size} bytes, at most {limit} are read")
         try:

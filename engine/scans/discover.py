@@ -88,8 +88,10 @@ def _why(name: str) -> str:
 def walk(data_dir: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Every file below a folder, sorted, and the folders that cannot be opened, with the reason.
 
-    Links are followed, but each real folder is entered once, real names before links; hidden names are left out.
+    Links are followed, but not to what holds `data_dir`, and each real folder is entered once, real names before links;
+    hidden names are left out.
     """
+    root = Path(os.path.realpath(data_dir))
     files: list[Path] = []
     closed: list[tuple[Path, str]] = []
     seen: set[tuple[int, int]] = set()
@@ -112,7 +114,8 @@ def walk(data_dir: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
             if not _is_folder(entry):
                 files.append(path)
             elif entry.is_symlink():
-                linked.append(path)
+                if not root.is_relative_to(os.path.realpath(path)):
+                    linked.append(path)
             else:
                 waiting.append(path)
     return sorted(files), sorted(closed)

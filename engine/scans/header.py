@@ -74,7 +74,7 @@ def parse_header(head: bytes, orientation: Orientation | None = None) -> ScanHea
     shape = _shape(header)
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError as error:
+    except (HeaderDataError, KeyError) as error:
         raise HeaderFault(f"values of an unknown type ({error})") from error
     if dtype.kind not in "iuf":
         raise HeaderFault(f"values of type {dtype}, must be numbers")
@@ -147,7 +147,8 @@ def _qform(header: nib.Nifti1Header) -> Affine:
     fixed = header.copy()
     fixed["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
     try:
-        return np.asarray(fixed.get_qform(), np.float64)
+        with np.errstate(all="ignore"):
+            return np.asarray(fixed.get_qform(), np.float64)
     except (HeaderDataError, ValueError) as error:
         raise HeaderFault(f"its qform cannot be read ({error}); {_SETTLE} sform or RAS") from error
 
