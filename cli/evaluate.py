@@ -50,6 +50,7 @@ def evaluate(
         raise UsageError(f'evaluate needs {error.name}: pip install "sbldm-engine[train]"') from error
     from ..engine.backends.choose import choose_backend
     from ..engine.bundle.load import load_bundle
+    from ..engine.files import make_directory, write_atomic
 
     if card and bundle is None:
         raise UsageError("--card writes into a bundle: give --bundle PATH")
@@ -60,10 +61,10 @@ def evaluate(
         real, synthetic, train, cache or out / "cache", held_out, pairs, reconstruct, fid_network, workers, skip_invalid
     )
     evaluation = measure(options, loaded, backend)
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     write_json(out / "evaluation.json", evaluation.figures)
     text = table(evaluation.figures)
-    (out / "evaluation.md").write_text(text, "utf-8")
+    write_atomic(out / "evaluation.md", text.encode())
     write_plots(out, evaluation)
     if card and loaded is not None:
         from ..export.evaluated import write_evaluation

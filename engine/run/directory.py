@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..errors import IncompleteRunError, UsageError
 from ..events import every_few_seconds
-from ..files import FULL, Folder, LockedFile, make_directory
+from ..files import FULL, Folder, make_directory
+from ..locked_files import LockedFile
 from .description import RUN_NAME, NotARunError, RunDescription, differences, read_description
 from .ledger import Ledger, LedgerIndex, SampleRecord, Shard, ledger_names, lock_ledger
 from .manifest import MANIFEST_CSV, write_manifest

@@ -81,7 +81,7 @@ def test_reject_keeps_the_draw_that_the_command_line_keeps(generator: Generator,
 
 
 class Growing:
-    """In the place of a sampler: the tumour grows with the attempt; sample 1 is broken at attempts 0 and 2."""
+    """In the place of a loop: the tumour grows with the attempt; sample 1 is broken at attempts 0 and 2."""
 
     in_flight = 1
 
@@ -102,7 +102,7 @@ class Growing:
 
 def test_samples_that_miss_or_are_broken_are_drawn_again(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     stub = Growing(generator.bundle.manifest.grid.shape)
-    monkeypatch.setattr("sbldm.engine.generator.sampler_on", lambda *_: stub)
+    monkeypatch.setattr("sbldm.engine.generator.open_loop", lambda *_: stub)
     row = {"volume_ml": 300.0, "x": 0.3, "y": 0.2, "z": 0.4}  # larger than any that the stub makes
     made = list(generator.generate(2, conditions=[row], reject=0.01, attempts=2))
     assert stub.asked == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]

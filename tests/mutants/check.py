@@ -4,7 +4,8 @@ python tests/mutants/check.py [--jobs N] [NAME ...]
 
 A mutant changes one place of one file. It is made in a copy of the source, and its tests run there, in a process forked
 from one that has the libraries loaded. A mutant whose old text is not there exactly once is an error, so that the list
-follows the code; so is a test that fails on the unchanged source.
+follows the code; so is a test that fails on the unchanged source. SBLDM_TINY may name a folder with the tiny model that
+an earlier test session made (`checkpoint`, `bundle`); otherwise it is exported first.
 """
 
 from __future__ import annotations
@@ -181,13 +182,14 @@ def main() -> int:
         trees = [folder / f"tree-{k}" for k in range(min(given.jobs, len(chosen) + 1))]
         for tree in trees:
             shutil.copytree(folder / ORIGINAL, tree, symlinks=True)
-        found = {**os.environ, "PYTHONPATH": str(folder / ORIGINAL / ".links")}
-        subprocess.run(
-            [sys.executable, "-c", MAKE_TINY.format(tiny=folder)], cwd=folder / ORIGINAL, env=found, check=True
-        )
+        tiny = Path(os.environ.get("SBLDM_TINY", folder))
+        if tiny == folder:
+            found = {**os.environ, "PYTHONPATH": str(folder / ORIGINAL / ".links")}
+            script = MAKE_TINY.format(tiny=tiny)
+            subprocess.run([sys.executable, "-c", script], cwd=folder / ORIGINAL, env=found, check=True)
         for library in LIBRARIES:
             importlib.import_module(library)
-        faults = try_all(chosen, trees, folder)
+        faults = try_all(chosen, trees, tiny)
     print("\n\n".join(faults) or f"{len(chosen)} mutants, each of them killed")
     return 1 if faults else 0
 
