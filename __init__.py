@@ -3,3 +3,11 @@
 from .engine.no_telemetry import switch_off
 
 switch_off()
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from .engine.versions import installed
+
+        return installed("sbldm-engine") or "unknown"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,8 +30,9 @@ from ..export.components import Component, components_of, random_inputs
 from ..export.onnx_graph import export_graph
 from ..export.parity import compare
 from ..export.rewrite.conv3d import with_fast_conv3d
-from ..export.runners import OnnxRunner, TorchRunner
+from ..export.runners import OnnxRunner, torch_runner
 from ..train.checkpoint import load_system
+from ..train.config import slice_form
 from ..train.trained import load_networks
 from .timing import Timing, interleaved
 
@@ -86,7 +87,7 @@ def measure(components: Mapping[str, Component], depth: int, steps: int, threads
             inputs["timestep"] = np.full(batch, steps - 1, np.float32)
         model = export_graph(component, depth, OPSET)
         calls: dict[str, Callable[[], Arrays]] = {
-            EAGER: partial(TorchRunner({name: component}).run, name, inputs),
+            EAGER: partial(torch_runner({name: component}).run, name, inputs),
             ONNX_RUNTIME: partial(OnnxRunner({name: with_fast_conv3d(model)}, threads).run, name, inputs),
             OPENVINO_FP32: _openvino(model, inputs, threads, {"INFERENCE_PRECISION_HINT": "f32"}),
             OPENVINO: _openvino(model, inputs, threads, {}),
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.threads < 1 or given.repeats < 1:
         parser.error("--threads and --repeats must be 1 or more")
     try:
-        config = load_system(given.checkpoint)
+        config = slice_form(load_system(given.checkpoint), str(given.checkpoint))
         components = components_of(config, load_networks(given.checkpoint, config))
         rows = measure(components, config.grid.shape[2], config.schedule.steps, given.threads, given.repeats)
     except SbldmError as error:

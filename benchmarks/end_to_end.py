@@ -10,27 +10,27 @@ from pathlib import Path
 
 from ..engine.bundle.load import Bundle
 from ..engine.run.job import Job, execute, prepare
-from ..engine.run.open_sampler import sampler_on
+from ..engine.run.open_loop import open_loop
 from ..engine.run.request import GenerateRequest
-from ..engine.sampling.types import Backend, Sampler, SampleRequest, Volume
+from ..engine.sampling.types import Backend, BatchLoop, SampleRequest, Volume
 from ..engine.telemetry import Telemetry
 from .plan import Point
 
 
-class KeepingSampler:
-    """A sampler that remembers the volumes it made, by sample number, while `keep` is set."""
+class KeepingLoop:
+    """A loop that remembers the volumes it made, by sample number, while `keep` is set."""
 
-    def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
-        self.in_flight = sampler.in_flight
+    def __init__(self, loop: BatchLoop) -> None:
+        self._loop = loop
+        self.in_flight = loop.in_flight
         self.keep = True
         self.volumes: dict[int, Volume] = {}
 
     def start(
         self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
     ) -> Callable[[], list[Volume]]:
-        """As the sampler's own."""
-        collect = self._sampler.start(requests, on_step)
+        """As the loop's own."""
+        collect = self._loop.start(requests, on_step)
 
         def kept() -> list[Volume]:
             volumes = collect()
@@ -51,8 +51,8 @@ class EndToEnd:
             threads=backend.threads,
         )  # fmt: skip
         job = prepare(request)
-        self._sampler = KeepingSampler(sampler_on(bundle, backend, job.run.options, point.batch))
-        self._job: Job = replace(job, sampler=self._sampler)
+        self._loop = KeepingLoop(open_loop(bundle, backend, job.run.options, point.batch))
+        self._job: Job = replace(job, loop=self._loop)
         self.stage_seconds: dict[str, float] = {}
         self.bytes_a_volume = 0.0
         self.requested: list[Mapping[str, float]] = [self._requested(sample) for sample in range(volumes)]
@@ -71,9 +71,9 @@ class EndToEnd:
         """Warm up, and return the volumes in the order of their numbers."""
         self.run()
         self.clear()
-        self._sampler.keep = False
-        volumes = [self._sampler.volumes[number] for number in range(len(self.requested))]
-        self._sampler.volumes = {}
+        self._loop.keep = False
+        volumes = [self._loop.volumes[number] for number in range(len(self.requested))]
+        self._loop.volumes = {}
         return volumes
 
     def clear(self) -> None:

@@ -21,18 +21,18 @@ import numpy as np
 from ..engine.backends.choose import choose_backend
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.bundle.load import Bundle, load_bundle
+from ..engine.cuda.batch_loop import CudaLoop
 from ..engine.cuda.capture_trial import capture_refusal
 from ..engine.cuda.gpu import CudaDevice
 from ..engine.cuda.loop import LoopBatch, LoopShape, SamplingLoop
 from ..engine.cuda.loops import OnDevice
 from ..engine.cuda.networks import OnnxRuntimeNetworks, open_generator
-from ..engine.cuda.sampler import DeviceSampler
 from ..engine.errors import BackendUnavailableError
 from ..engine.processor import available_threads
-from ..engine.sampling.host import VolumeSampler
+from ..engine.sampling.host import HostLoop
 from ..engine.sampling.plan import SamplingPlan, sampling_plan
 from ..engine.sampling.small_components import drop_small_components
-from ..engine.sampling.types import SampleRequest, SamplingOptions, Volume
+from ..engine.sampling.types import SampledModel, SampleRequest, SamplingOptions, Volume
 from ..kernels import compile as kernel_compile
 from .gpu_timing import (
     bandwidth_of_assemble,
@@ -50,8 +50,8 @@ BATCHES = (1, 8, 32)
 BANDWIDTH_TARGET = 0.8
 """Share of a device copy's bandwidth that `ddim_step` and `assemble` should reach."""
 
-LATENT_RMS_LIMIT = {"f32": 1e-3, "f16": 2e-2, "bf16": 1e-1}
-"""Largest accepted RMS between the latents of graph loop and CPU engine, a storage type."""
+LATENT_RMS_LIMIT = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1}
+"""Largest accepted RMS between the latents of graph loop and CPU engine, a precision of the bundle."""
 
 
 class Skip(Exception):
@@ -123,8 +123,8 @@ def bandwidth(options: Options) -> dict[str, Any]:
 def capture(options: Options) -> dict[str, Any]:
     """Whether ONNX Runtime's sessions let themselves be captured, by the code that `generate` runs."""
     _gpu(options)
-    sampler = _product(options, "onnxruntime", 2)
-    return {"loop": sampler.loop, "reason": sampler.reason}
+    loop = _product(options, "onnxruntime", 2)
+    return {"loop": loop.kind, "reason": loop.reason}
 
 
 def against_cpu_engine(options: Options) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def against_cpu_engine(options: Options) -> dict[str, Any]:
     settings, batch = _settings(bundle, 2), _batch(bundle, 2)
     streams, parts = _components(device, bundle, options.gpu)
     plan, shape = sampling_plan(bundle.manifest.schedule, settings), _shape(bundle, settings)
-    storage, latents, volumes = parts["denoiser"].storage, [], []
+    latents, volumes = [], []
     ways, figures = _ways(bundle, options)
     for use_graphs in ways.values():
         generator = open_generator(bundle, 2, shape.guided, device, parts, streams, use_graphs)
@@ -142,14 +142,13 @@ def against_cpu_engine(options: Options) -> dict[str, Any]:
         latents.append(_latents(device, loop, batch, plan, streams[0]))
     assert len({values.tobytes() for values in latents}) == 1, "graph and plain launches give other latents"
     assert len({made.images.tobytes() for made in volumes}) == 1, "graph and plain launches give other images"
-    engine = VolumeSampler(bundle, OnnxRuntimeBackend(bundle, "cpu", available_threads()), settings)
-    requests = _requests(batch)
-    reference = engine.latents(requests)
-    rms = float(np.sqrt(np.mean((latents[0].astype(np.float32) - reference) ** 2)))
-    figures |= {"latent_rms": rms, "storage": storage}
+    engine, requests = _host_loop(bundle, settings), _requests(batch)
+    reference = engine.denoise(requests, engine.noise(requests, 0), plan)
+    rms, limit = float(np.sqrt(np.mean((latents[0] - reference) ** 2))), LATENT_RMS_LIMIT[bundle.manifest.precision]
+    figures |= {"latent_rms": rms}
     labels = np.stack([drop_small_components(label) for label in volumes[0].labels])
     figures |= _compared(volumes[0].images, labels, engine.decode(requests, reference))
-    assert rms <= LATENT_RMS_LIMIT[storage], f"latent RMS {rms:.2e} is above {LATENT_RMS_LIMIT[storage]}: {figures}"
+    assert rms <= limit, f"latent RMS {rms:.2e} is above {limit}: {figures}"
     return figures
 
 
@@ -192,12 +191,12 @@ def tensorrt(options: Options) -> dict[str, Any]:
     """TensorRT by the code that `generate` runs: its volumes against the CPU engine's, milliseconds a batch of them."""
     _gpu(options)
     bundle = _bundle(options)
-    sampler = _product(options, "tensorrt", 2)
+    loop = _product(options, "tensorrt", 2)
     requests = _requests(_batch(bundle, 2))
-    engine = VolumeSampler(bundle, OnnxRuntimeBackend(bundle, "cpu", available_threads()), sampler.options)
-    made = sampler.start(requests)()
+    engine = _host_loop(bundle, loop.options)
+    made = loop.start(requests)()
     images, labels = np.stack([volume.image for volume in made]), np.stack([volume.label for volume in made])
-    figures = {"loop": sampler.loop, **_compared(images, labels, engine.start(requests)())}
+    figures = {"loop": loop.kind, **_compared(images, labels, engine.start(requests)())}
     for size in BATCHES:
         start = partial(_product(options, "tensorrt", size).start, _requests(_batch(bundle, size)))
         figures[f"volumes_batch_{size}_ms"] = round(wall_milliseconds(lambda start=start: start()()), 3)
@@ -262,8 +261,13 @@ def _components(device: CudaDevice, bundle: Bundle, gpu: int) -> tuple[tuple[Any
 
 
 def _settings(bundle: Bundle, batch: int) -> SamplingOptions:
-    defaults = bundle.manifest.defaults
-    return SamplingOptions(defaults.steps, defaults.sampler, defaults.eta, defaults.guidance, 0, batch)
+    return SamplingOptions.default(bundle.manifest.defaults, batch_size=batch)
+
+
+def _host_loop(bundle: Bundle, settings: SamplingOptions) -> HostLoop:
+    """The CPU engine."""
+    backend = OnnxRuntimeBackend(bundle, "cpu", available_threads())
+    return HostLoop(SampledModel.of(bundle.manifest), backend.run, settings)
 
 
 def _shape(bundle: Bundle, settings: SamplingOptions) -> LoopShape:
@@ -288,15 +292,15 @@ def _requests(batch: LoopBatch) -> list[SampleRequest]:
     return [SampleRequest(int(k), 0, row) for k, row in zip(batch.samples, batch.condition, strict=True)]
 
 
-def _product(options: Options, backend: str, size: int) -> DeviceSampler:
-    """The sampler that `generate` takes on this GPU."""
+def _product(options: Options, backend: str, size: int) -> CudaLoop:
+    """The loop that `generate` takes on this GPU."""
     bundle = _bundle(options)
     try:
         chosen = choose_backend(bundle, backend, f"cuda:{options.gpu}", batch=size)
     except BackendUnavailableError as error:
         raise Skip(str(error)) from error
     assert isinstance(chosen, OnDevice)
-    return DeviceSampler(bundle, chosen.loops, _settings(bundle, size))
+    return CudaLoop(bundle, chosen.loops, _settings(bundle, size))
 
 
 def _latents(device: CudaDevice, loop: SamplingLoop, batch: LoopBatch, plan: SamplingPlan, stream: Any) -> np.ndarray:

@@ -15,7 +15,7 @@ from ..kernels.ddim import ddim_coefficients
 from ..kernels.launcher import pycuda_driver
 
 WARM_UP, REPEATS = 5, 30
-LATENTS, LATENT_SIZE = 1024, 65536  # 805 MB moved a step in fp16: far beyond any cache
+LATENTS, LATENT_SIZE = 1024, 65536  # 1.1 GB moved a step: far beyond any cache
 VOLUMES, VOLUME = 16, VolumeShape(modalities=4, classes=4, shape=(128, 128, 64))
 
 
@@ -49,7 +49,7 @@ def bandwidth_of_copy(device: CudaDevice) -> float:
     """GB/s (read plus written) of a copy within the device's memory."""
     driver, stream = pycuda_driver(), device.stream()
     size = LATENTS * LATENT_SIZE
-    source, target = device.allocate((size,), "f32"), device.allocate((size,), "f32")
+    source, target = device.allocate((size,), "float32"), device.allocate((size,), "float32")
     ms = milliseconds(
         device, stream, lambda: driver.memcpy_dtod_async(target.address, source.address, source.nbytes, stream)
     )
@@ -57,36 +57,35 @@ def bandwidth_of_copy(device: CudaDevice) -> float:
 
 
 def bandwidth_of_ddim_step(device: CudaDevice) -> float:
-    """GB/s of a deterministic fp16 step without guidance: state read and written, prediction read, copy written."""
+    """GB/s of a deterministic step without guidance: state read and written, prediction read, copy written."""
     stream = device.stream()
-    shapes = {"state": "f32", "prediction": "f16", "sample": "f16"}
-    buffers = {name: _zeros(device, (LATENTS, LATENT_SIZE), dtype, stream) for name, dtype in shapes.items()}
+    names = ("state", "prediction", "sample")
+    buffers = {name: _zeros(device, (LATENTS, LATENT_SIZE), "float32", stream) for name in names}
     slots = slot_rows(np.arange(LATENTS, dtype=np.uint64))
     small = {
-        "timestep": _zeros(device, (LATENTS,), "f32", stream),
+        "timestep": _zeros(device, (LATENTS,), "float32", stream),
         "failed": _zeros(device, (LATENTS,), "uint32", stream),
         "seed": _zeros(device, (2,), "uint32", stream),
         "slots": device.allocate(slots.shape, "uint32"),
     }
     device.upload(small["slots"], slots, stream)
     addresses = {name: buffer.address for name, buffer in {**buffers, **small}.items()}
-    memory = LoopMemory("f16", LATENTS, LATENT_SIZE, False, previous_x0=0, **addresses)
-    call = ddim_step_call(memory, 1, 0.0, 0.0, ddim_coefficients("v_prediction", 0.6, 0.8, 0.8, 0.6))
+    memory = LoopMemory(LATENTS, LATENT_SIZE, False, previous_x0=0, **addresses)
+    call = ddim_step_call(memory, 1, 0.0, None, ddim_coefficients("v_prediction", 0.6, 0.8, 0.8, 0.6))
     ms = milliseconds(device, stream, lambda: device.launch(call, stream))
     return (2 * buffers["state"].nbytes + buffers["prediction"].nbytes + buffers["sample"].nbytes) / ms / 1e6
 
 
 def bandwidth_of_assemble(device: CudaDevice) -> float:
-    """GB/s of assembling fp16 volumes of four modalities and four classes, each value counted once."""
+    """GB/s of assembling volumes of four modalities and four classes, each value counted once."""
     stream = device.stream()
     x, y, z = VOLUME.shape
-    image = _zeros(device, (VOLUMES * z, VOLUME.modalities, x, y), "f16", stream)
-    logits = _zeros(device, (VOLUMES * z, VOLUME.classes, x, y), "f16", stream)
+    image = _zeros(device, (VOLUMES * z, VOLUME.modalities, x, y), "float32", stream)
+    logits = _zeros(device, (VOLUMES * z, VOLUME.classes, x, y), "float32", stream)
     images = device.allocate((VOLUMES, VOLUME.modalities, x, y, z), "int16")
     labels = device.allocate((VOLUMES, x, y, z), "uint8")
     failed = device.allocate((VOLUMES,), "uint32")
     call = assemble_call(
-        "f16",
         VOLUME,
         VOLUMES,
         0.1,
@@ -105,11 +104,11 @@ def torch_call_ms(preset: str, rows: int, precision: str, compiled: bool) -> flo
     import torch
 
     from ..train.build import system_latent_shape
-    from ..train.config import load_preset
+    from ..train.config import load_preset, slice_form
     from ..train.latents import condition_names
     from ..train.networks.denoiser import Denoiser
 
-    config = load_preset(preset)
+    config = slice_form(load_preset(preset), preset)
     shape, names = system_latent_shape(config), condition_names(config)
     denoiser: Any = Denoiser(config.denoiser, shape, names).cuda().eval()
     if compiled:

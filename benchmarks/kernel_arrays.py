@@ -7,37 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.cuda.device import DTYPES, Buffer, Device
+from ..engine.cuda.device import Buffer, Device
 from ..kernels import calls
-from ..kernels.calls import LoopMemory, Storage, VolumeShape
-from ..kernels.ddim import DdimCoefficients
-from ..kernels.dpmpp import Dpmpp2mCoefficients
-from ..kernels.measure import COLUMNS
+from ..kernels.calls import LoopMemory, VolumeShape
 from ..kernels.noise import split_words
-
-
-def to_storage(values: NDArray[np.floating], storage: Storage) -> NDArray[Any]:
-    """Values rounded (to nearest, ties to even) to a storage type; bf16 as uint16 bits."""
-    if storage != "bf16":
-        return np.ascontiguousarray(values, DTYPES[storage])
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    return np.where(np.isnan(values), np.uint16(0x7FFF), rounded.astype(np.uint16))
-
-
-def from_storage(values: NDArray[Any], storage: Storage) -> NDArray[np.float32]:
-    """float32 values of stored ones."""
-    if storage != "bf16":
-        return values.astype(np.float32)
-    return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+from ..kernels.statistics import COLUMNS
+from ..kernels.step import StepCoefficients
 
 
 class KernelArrays:
     """Runs single kernels on a device; every output is poisoned (all bits set: NaN, -1) first."""
 
-    def __init__(self, device: Device, storage: Storage) -> None:
+    def __init__(self, device: Device) -> None:
         self.device = device
-        self.storage: Storage = storage
         self._stream = device.stream()
 
     def put(self, values: NDArray[Any], dtype: str) -> Buffer:
@@ -48,12 +30,12 @@ class KernelArrays:
 
     def poisoned(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         """A buffer with all bits set."""
-        size = int(np.prod(shape)) * DTYPES[dtype].itemsize
-        return self.put(np.full(size, 0xFF, np.uint8).view(DTYPES[dtype]).reshape(shape), dtype)
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return self.put(np.full(size, 0xFF, np.uint8).view(dtype).reshape(shape), dtype)
 
     def get(self, buffer: Buffer) -> NDArray[Any]:
         """The values of a buffer, when all work is done."""
-        values = np.empty(buffer.shape, DTYPES[buffer.dtype])
+        values = np.empty(buffer.shape, buffer.dtype)
         self.device.download(buffer, values, self._stream)
         self.device.synchronize(self.device.record(self._stream))
         return values
@@ -63,10 +45,10 @@ class KernelArrays:
         out = self.poisoned((len(samples), blocks, 4), "uint32")
         slots = self.put(calls.slot_rows(np.array(samples, np.uint64)), "uint32")
         seeds = self.put(split_words(seed), "uint32")
-        arguments = (*map(np.uint64, (out.address, seeds.address, slots.address)),)
-        sizes = (*map(np.uint32, (blocks, len(samples), draw)),)
-        grid = (max(1, min(4096, -(-blocks // calls.THREADS))), len(samples))
-        self.device.launch(calls.KernelCall("philox_words", grid, (*arguments, *sizes)), self._stream)
+        call = calls.philox_words_call(
+            blocks, len(samples), draw, words=out.address, seed=seeds.address, slots=slots.address
+        )
+        self.device.launch(call, self._stream)
         return self.get(out)
 
     def initial(self, seed: int, samples: list[int], draw: int, size: int, guided: bool) -> dict[str, NDArray[Any]]:
@@ -80,7 +62,7 @@ class KernelArrays:
         state: NDArray[np.float32],
         prediction: NDArray[np.float32],
         guidance: float | None,
-        coefficients: DdimCoefficients,
+        coefficients: StepCoefficients,
         *,
         seed: int,
         samples: list[int],
@@ -88,7 +70,7 @@ class KernelArrays:
     ) -> dict[str, NDArray[Any]]:
         """`ddim_step` of state (N, size) and prediction (N or 2N, size); 2N where `guidance` is given."""
         loop = self._loop(seed, samples, state.shape[1], guidance is not None, state, prediction)
-        call = calls.ddim_step_call(loop.memory, draw, 500.0, guidance or 0.0, coefficients)
+        call = calls.ddim_step_call(loop.memory, draw, 500.0, guidance, coefficients)
         self.device.launch(call, self._stream)
         return loop.results(self)
 
@@ -97,13 +79,13 @@ class KernelArrays:
         state: NDArray[np.float32],
         prediction: NDArray[np.float32],
         guidance: float | None,
-        coefficients: Dpmpp2mCoefficients,
+        coefficients: StepCoefficients,
         previous_x0: NDArray[np.float32],
     ) -> dict[str, NDArray[Any]]:
         """`dpmpp_2m_step`; arguments as `ddim`."""
         samples = list(range(state.shape[0]))
         loop = self._loop(0, samples, state.shape[1], guidance is not None, state, prediction, previous_x0)
-        self.device.launch(calls.dpmpp_2m_step_call(loop.memory, 500.0, guidance or 0.0, coefficients), self._stream)
+        self.device.launch(calls.dpmpp_2m_step_call(loop.memory, 500.0, guidance, coefficients), self._stream)
         return loop.results(self)
 
     def assemble(
@@ -115,10 +97,9 @@ class KernelArrays:
         images = self.poisoned((volumes, modalities, x, y, depth), "int16")
         labels = self.poisoned((volumes, x, y, depth), "uint8")
         failed = self.put(np.zeros(volumes, np.uint32), "uint32")
-        source = self.put(to_storage(image, self.storage), self.storage)
-        scores = self.put(to_storage(logits, self.storage), self.storage)
+        source = self.put(image, "float32")
+        scores = self.put(logits, "float32")
         call = calls.assemble_call(
-            self.storage,
             shape,
             volumes,
             threshold,
@@ -133,33 +114,28 @@ class KernelArrays:
 
     def one_hot(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """`one_hot`."""
-        out = self.poisoned(logits.shape, self.storage)
-        scores = self.put(to_storage(logits, self.storage), self.storage)
+        out = self.poisoned(logits.shape, "float32")
+        scores = self.put(logits, "float32")
         shape = VolumeShape(0, logits.shape[1], (*logits.shape[2:], 1))
-        call = calls.one_hot_call(self.storage, shape, logits.shape[0], logits=scores.address, labels=out.address)
+        call = calls.one_hot_call(shape, logits.shape[0], logits=scores.address, labels=out.address)
         self.device.launch(call, self._stream)
-        return from_storage(self.get(out), self.storage)
+        return self.get(out)
 
     def clip(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """`clip_image`."""
-        values = self.put(to_storage(image, self.storage), self.storage)
-        self.device.launch(calls.clip_image_call(self.storage, image.size, image=values.address), self._stream)
-        return from_storage(self.get(values), self.storage)
+        values = self.put(image, "float32")
+        self.device.launch(calls.clip_image_call(image.size, image=values.address), self._stream)
+        return self.get(values)
 
-    def measure(self, images: NDArray[np.int16], labels: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """`measure`, arguments as `kernels.measure.measure`."""
-        samples, modalities, x, y, z = images.shape
-        shape = VolumeShape(modalities, 4, (x, y, z))
-        partial = self.poisoned((samples, calls.measure_blocks_count(shape), len(COLUMNS)), "int64")
-        rows = self.poisoned((samples, len(COLUMNS)), "int64")
-        source, classes = self.put(images, "int16"), self.put(labels, "uint8")
-        for call in calls.measure_calls(
-            shape,
-            samples,
-            images=source.address,
-            labels=classes.address,
-            partial=partial.address,
-            rows=rows.address,
+    def statistics(self, images: NDArray[np.int16]) -> NDArray[np.int32]:
+        """`image_statistics` (N, M, 4) of images (N, M, X, Y, Z)."""
+        samples, modalities, *shape = images.shape
+        voxels, count = int(np.prod(shape)), samples * modalities
+        partial = self.poisoned((count, calls.statistics_blocks_count(voxels), len(COLUMNS)), "int32")
+        rows = self.poisoned((samples, modalities, len(COLUMNS)), "int32")
+        values = self.put(images, "int16")
+        for call in calls.statistics_calls(
+            voxels, count, values=values.address, partial=partial.address, rows=rows.address
         ):
             self.device.launch(call, self._stream)
         return self.get(rows)
@@ -176,22 +152,22 @@ class KernelArrays:
     ) -> _LoopBuffers:
         count, rows = len(samples), len(samples) * (2 if guided else 1)
         buffers = {
-            "state": self.poisoned((count, size), "f32") if state is None else self.put(state, "f32"),
-            "previous_x0": self.poisoned((count, size), "f32") if previous_x0 is None else self.put(previous_x0, "f32"),
-            "prediction": self.poisoned((rows, size), self.storage)
+            "state": self.poisoned((count, size), "float32") if state is None else self.put(state, "float32"),
+            "previous_x0": self.poisoned((count, size), "float32")
+            if previous_x0 is None
+            else self.put(previous_x0, "float32"),
+            "prediction": self.poisoned((rows, size), "float32")
             if prediction is None
-            else self.put(to_storage(prediction, self.storage), self.storage),
-            "sample": self.poisoned((rows, size), self.storage),
-            "timestep": self.poisoned((rows,), "f32"),
+            else self.put(prediction, "float32"),
+            "sample": self.poisoned((rows, size), "float32"),
+            "timestep": self.poisoned((rows,), "float32"),
             "failed": self.poisoned((count,), "uint32")
             if state is None
             else self.put(np.zeros(count, np.uint32), "uint32"),
             "seed": self.put(split_words(seed), "uint32"),
             "slots": self.put(calls.slot_rows(np.array(samples, np.uint64)), "uint32"),
         }
-        memory = LoopMemory(
-            self.storage, count, size, guided, **{name: buffer.address for name, buffer in buffers.items()}
-        )
+        memory = LoopMemory(count, size, guided, **{name: buffer.address for name, buffer in buffers.items()})
         return _LoopBuffers(memory, buffers)
 
 

@@ -27,16 +27,16 @@ from ..engine.backends.choose import choose_backend
 from ..engine.bundle.load import Bundle, load_bundle
 from ..engine.errors import SbldmError
 from ..engine.sampling.decoding import DECODER_SLICES
-from ..engine.sampling.host import VolumeSampler
-from ..engine.sampling.types import Backend, SampleRequest, SamplingOptions
+from ..engine.sampling.host import HostLoop
+from ..engine.sampling.types import RunComponent, SampledModel, SampleRequest, SamplingOptions
 from ..export.components import components_of, random_inputs
-from ..kernels.assemble import assemble, one_hot
 from ..train.checkpoint import load_system
+from ..train.config import slice_form
 from ..train.trained import load_networks
 from .machine import describe_machine
 from .plan import default_backends
 from .timing import Run, Timing, summarise, timed
-from .torch_peers import PUBLISHED_STEPS, TorchPeer, diffusers_latents, published_components
+from .torch_peers import PUBLISHED_STEPS, Scheduler, diffusers_latents, published_components, torch_peer
 
 Images = NDArray[np.int16]
 
@@ -49,55 +49,35 @@ class Peer:
     volume: Callable[[], Images]
 
 
-class Decoding:
-    """Slices of one volume through decoder, refiner and assembly, `slices` a decoder call."""
-
-    def __init__(self, bundle: Bundle, backend: Backend, slices: int) -> None:
-        self.bundle, self.backend, self.slices = bundle, backend, slices
-
-    def images(self, latent: NDArray[np.float32]) -> Images:
-        """Images (M, X, Y, Z) of a latent (1, C, ...)."""
-        stack = self.backend.run("aggregator", {"latent": latent})["slices"][0]
-        position = np.arange(len(stack), dtype=np.int64)
-        parts = [
-            self.backend.run(
-                "decoder", {"latent": stack[at : at + self.slices], "position": position[at : at + self.slices]}
-            )
-            for at in range(0, len(stack), self.slices)
-        ]
-        image = np.concatenate([part["image"] for part in parts])
-        logits = np.concatenate([part["label_logits"] for part in parts])
-        if self.bundle.has("refiner"):
-            coarse = np.clip(image, -1, 1)[None]
-            image = self.backend.run("refiner", {"image": coarse, "label": one_hot(logits)[None]})["refined"][0]
-        return assemble(image, logits, len(stack), self.bundle.manifest.background_threshold)[0][0]
-
-
 def peers_of(bundle: Bundle, checkpoint: Path, steps: int) -> list[Peer]:
     """Everybody who can make a volume of this bundle here, ONNX Runtime first."""
-    config = load_system(checkpoint)
+    config = slice_form(load_system(checkpoint), str(checkpoint))
     components = components_of(config, load_networks(checkpoint, config))
-    eager, bf16, compiled = (TorchPeer(mode, components, mode) for mode in ("eager", "bf16", "compile"))
-    depth = bundle.manifest.grid.shape[2]
-    condition = np.zeros(len(bundle.manifest.condition_columns), np.float32)
-    request = SampleRequest(0, 0, condition)
+    eager, bf16, compiled = (torch_peer(components, mode) for mode in ("eager", "bf16", "compile"))
+    depth, model = bundle.manifest.grid.shape[2], SampledModel.of(bundle.manifest)
+    request = SampleRequest(0, 0, np.zeros(model.condition_columns, np.float32))
+    options = SamplingOptions(steps, "ddim", 0.0, 1.0, 0, 1)
 
-    def ours(backend: Backend, slices: int) -> Callable[[], Images]:
-        sampler = VolumeSampler(bundle, backend, SamplingOptions(steps, "ddim", 0.0, 1.0, 0, 1))
-        return lambda: Decoding(bundle, backend, slices).images(sampler.latents([request]))
+    def ours(run: RunComponent, slices: int) -> Callable[[], Images]:
+        loop = HostLoop(model, run, options, at_once=slices)
+        return lambda: loop.start([request])()[0].image
 
-    def schedulers(kind: Any) -> Callable[[], Images]:
-        return lambda: Decoding(bundle, eager, depth).images(
-            diffusers_latents(eager, bundle.manifest, condition, kind, steps, 0)
-        )
+    def schedulers(kind: Scheduler) -> Callable[[], Images]:
+        loop = HostLoop(model, eager.run, options, at_once=depth)
+
+        def volume() -> Images:
+            latents = diffusers_latents(eager.run, bundle.manifest, request.condition, kind, steps, 0)
+            return loop.decode([request], latents)[0].image
+
+        return volume
 
     engines = [choose_backend(bundle, name, "cpu") for name in default_backends()]
     return [
-        *(Peer(f"{backend.name} {backend.precision}", ours(backend, DECODER_SLICES)) for backend in engines),
-        Peer("PyTorch eager fp32, all slices in one decoder call", ours(eager, depth)),
-        Peer("PyTorch eager fp32, a slice a decoder call", ours(eager, 1)),
-        Peer("PyTorch bf16 autocast", ours(bf16, DECODER_SLICES)),
-        Peer("torch.compile fp32", ours(compiled, DECODER_SLICES)),
+        *(Peer(f"{backend.name} {backend.precision}", ours(backend.run, DECODER_SLICES)) for backend in engines),
+        Peer("PyTorch eager fp32, all slices in one decoder call", ours(eager.run, depth)),
+        Peer("PyTorch eager fp32, a slice a decoder call", ours(eager.run, 1)),
+        Peer("PyTorch bf16 autocast", ours(bf16.run, DECODER_SLICES)),
+        Peer("torch.compile fp32", ours(compiled.run, DECODER_SLICES)),
         Peer("diffusers DDIM, eager fp32", schedulers("ddim")),
         Peer("diffusers DPM-Solver++(2M), eager fp32", schedulers("dpmpp-2m")),
     ]
@@ -109,7 +89,7 @@ class PublishedPath:
     def __init__(self, bundle: Bundle, measured_steps: int) -> None:
         config, components = published_components(bundle.manifest)
         self._depth, self._components = config.grid.shape[2], components
-        self._peer = TorchPeer("published", components, "eager")
+        self._peer = torch_peer(components, "eager")
         self._steps = measured_steps
         self.calls: dict[str, list[Run]] = {"denoiser": [], "aggregator": [], "decoder": []}
 

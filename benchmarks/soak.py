@@ -36,7 +36,7 @@ VARIANTS = 4
 _MEGABYTE = 1e6
 
 
-class StubSampler:
+class StubLoop:
     """Noisy ball-shaped brains with ball-shaped tumours."""
 
     def __init__(self, shape: tuple[int, int, int], modalities: int) -> None:
@@ -75,7 +75,7 @@ def soak(count: int, out: Path, bundle_name: str, keep: bool) -> dict[str, float
     run = describe(bundle, options, Resolved("stub", "cpu", "fp32", 1, 1, "isal-1"), {"stub": "1"}, None)
     requests = Requests.of(blank([c.name for c in bundle.manifest.condition_columns]), bundle.manifest, 0)
     telemetry, process, resident = Telemetry(count), psutil.Process(), {}
-    stub = StubSampler(grid.shape, len(bundle.manifest.modalities))
+    stub = StubLoop(grid.shape, len(bundle.manifest.modalities))
     written = 0
     start = time.perf_counter()
     with RunDirectory(out, run, Selection(count, 1, Shard())) as directory:

@@ -1,4 +1,4 @@
-"""The same networks in PyTorch, the ways people run them, behind the engine's backend protocol."""
+"""The same networks in PyTorch, the ways people run them, and diffusers' own schedulers on them."""
 
 from __future__ import annotations
 
@@ -11,45 +11,30 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..engine.bundle.manifest import BundleManifest
+from ..engine.sampling.schedule import SMALLEST_SIGNAL
+from ..engine.sampling.types import RunComponent
 from ..export.components import Component, components_of
 from ..kernels.noise import standard_normal
 from ..train.build import make_denoiser, make_system_aggregator, make_vae
-from ..train.config import SystemConfig, load_preset
+from ..train.config import SystemConfig, load_preset, slice_form
+from ..train.torch_components import TorchComponents
 
 PUBLISHED_PRESET = "cmig2025"
 PUBLISHED_STEPS = 50
-SMALLEST_SIGNAL = 2.0**-24  # diffusers' stand-in for alphas_cumprod 0 in DPM-Solver
 Mode = Literal["eager", "bf16", "compile"]
 Scheduler = Literal["ddim", "dpmpp-2m"]
 
 
-class TorchPeer:
-    """PyTorch modules as a backend on the CPU; outputs are float32 arrays."""
-
-    device: str = "cpu"
-
-    def __init__(self, name: str, components: Mapping[str, Component], mode: Mode) -> None:
-        self.name, self.mode = name, mode
-        self.precision: str = "bf16" if mode == "bf16" else "fp32"
-        self.threads = torch.get_num_threads()
-        self.version: str = str(torch.__version__)
-        self.components = components
-        self._modules: dict[str, Any] = {key: component.module.eval() for key, component in components.items()}
-        if mode == "compile":
-            self._modules = {key: torch.compile(module) for key, module in self._modules.items()}
-
-    def run(self, component: str, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
-        """Outputs of a component by name."""
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()}
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.mode == "bf16"):
-            made = self._modules[component](**tensors)
-        values = made if isinstance(made, tuple) else (made,)
-        names = [tensor.name for tensor in self.components[component].outputs]
-        return {name: value.float().numpy() for name, value in zip(names, values, strict=True)}
+def torch_peer(components: Mapping[str, Component], mode: Mode) -> TorchComponents:
+    """The modules on the CPU: as they are, with products in bf16, or compiled."""
+    modules: dict[str, Any] = {key: component.module.eval() for key, component in components.items()}
+    if mode == "compile":
+        modules = {key: torch.compile(module) for key, module in modules.items()}
+    return TorchComponents(modules, autocast=torch.bfloat16 if mode == "bf16" else None)
 
 
 def diffusers_latents(
-    peer: TorchPeer, manifest: BundleManifest, condition: NDArray[np.float32], kind: Scheduler, steps: int, seed: int
+    run: RunComponent, manifest: BundleManifest, condition: NDArray[np.float32], kind: Scheduler, steps: int, seed: int
 ) -> NDArray[np.float32]:
     """The latent (1, C, ...) of sample 0 that diffusers' own scheduler makes of the same noise and networks."""
     scheduler = make_scheduler(manifest, kind)
@@ -63,7 +48,7 @@ def diffusers_latents(
             "condition": condition[None],
             "condition_mask": np.ones(1, np.float32),
         }
-        prediction = torch.from_numpy(peer.run("denoiser", feeds)["prediction"])
+        prediction = torch.from_numpy(run("denoiser", feeds)["prediction"])
         state = scheduler.step(prediction, timestep, state).prev_sample
     return state.numpy()
 
@@ -90,7 +75,7 @@ def make_scheduler(manifest: BundleManifest, kind: Scheduler) -> Any:
 
 def published_components(manifest: BundleManifest) -> tuple[SystemConfig, dict[str, Component]]:
     """The authors' published architecture at full width with random weights, without our refiner."""
-    config = load_preset(PUBLISHED_PRESET)
+    config = slice_form(load_preset(PUBLISHED_PRESET), PUBLISHED_PRESET)
     torch.manual_seed(0)
     vae = make_vae(config)
     networks: dict[str, nn.Module] = {

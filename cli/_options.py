@@ -113,7 +113,7 @@ class RunFlags:
 
 
 def with_run_flags(command: Callable[..., int]) -> Callable[..., int]:
-    """`command(flags, ...)` as a Typer command that has the options of `RunFlags` after its own parameters."""
+    """`command(flags, ...)` as a Typer command: its own arguments, the options of `RunFlags`, its own options."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     hints = get_type_hints(RunFlags, include_extras=True)
     shared = [
@@ -130,7 +130,9 @@ def with_run_flags(command: Callable[..., int]) -> Callable[..., int]:
         flags = RunFlags(**{f.name: given.pop(f.name) for f in fields(RunFlags)})
         return command(flags, **given)
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    required = [p for p in own if p.default is inspect.Parameter.empty]
+    parameters = [*required, *shared, *(p for p in own if p not in required)]
     typed.__name__, typed.__doc__ = command.__name__, command.__doc__
     typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     typed.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._options import RunFlags, with_run_flags
+from ._options import MODEL, RunFlags, with_run_flags
 from ._scans import Cavity, Labels, Orientation
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def augment(
         typer.Option(
             "--strength",
             help="0 returns the reconstruction, 1 keeps nothing of the case; its share of --steps is taken.",
+            rich_help_panel=MODEL,
         ),
     ] = 0.5,
     labels: Labels = None,

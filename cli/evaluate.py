@@ -55,6 +55,7 @@ def evaluate(
         raise UsageError(f'evaluate needs {error.name}: pip install "sbldm-engine[train]"') from error
     from ..engine.backends.choose import choose_backend
     from ..engine.bundle.load import load_bundle
+    from ..engine.files import make_directory, write_atomic
     from ..engine.scans.options import read_options
 
     if card and bundle is None:
@@ -67,10 +68,10 @@ def evaluate(
         skip_invalid, read_options(labels, cavity, orientation),
     )  # fmt: skip
     evaluation = measure(options, loaded, backend)
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     write_json(out / "evaluation.json", evaluation.figures)
     text = table(evaluation.figures)
-    (out / "evaluation.md").write_text(text, "utf-8")
+    write_atomic(out / "evaluation.md", text.encode())
     write_plots(out, evaluation)
     if card and loaded is not None:
         from ..export.evaluated import write_evaluation

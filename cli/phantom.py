@@ -15,12 +15,11 @@ def phantom(
     workers: Annotated[int | None, typer.Option("--workers", help="Processes; default: one a CPU.")] = None,
 ) -> None:
     """Make a procedural cohort (no patient data): t1, t1ce, t2, flair and seg of every case, 240x240x155 at 1 mm."""
-    import os
-
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from ..engine.errors import UsageError
+    from ..engine.processor import available_threads
 
     try:
         from ..train.phantom import write_cohort
@@ -35,7 +34,7 @@ def phantom(
                 out,
                 count,
                 seed,
-                workers if workers is not None else os.cpu_count() or 1,
+                workers if workers is not None else available_threads(),
                 lambda done: progress.update(task, completed=done),
             )
     except KeyboardInterrupt:

@@ -13,8 +13,10 @@ from ._scans import Cavity, Labels, Orientation
 def train(
     data: Annotated[Path, typer.Option(help="Cohort: BraTS, UCSF-PDGM, UPENN-GBM, BIDS, nnU-Net, Decathlon names.")],
     out: Annotated[Path, typer.Option(help="Training directory; a run that is there is gone on with.")],
-    preset: Annotated[str, typer.Option(help="phantom, isbi2024, cmig2025, or a YAML file.")] = "phantom",
-    stage: Annotated[str, typer.Option(help="autoencoder, aggregator, denoiser, refiner, distill, or all.")] = "all",
+    preset: Annotated[str, typer.Option(help="phantom, glioma, isbi2024, cmig2025, or a YAML file.")] = "phantom",
+    stage: Annotated[
+        str, typer.Option(help="autoencoder, aggregator, mask, denoiser, refiner, distill, or all.")
+    ] = "all",
     cache: Annotated[Path | None, typer.Option(help="Folder of the prepared cohort (default: OUT/cache).")] = None,
     held_out: Annotated[int, typer.Option(min=0, help="Leave the last N cases of the cohort out of training.")] = 0,
     steps: Annotated[list[str] | None, typer.Option(help="STAGE=N: steps of a stage in place of the preset's.")] = None,
@@ -26,6 +28,9 @@ def train(
     labels: Labels = None,
     cavity: Cavity = "refuse",
     orientation: Orientation = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Masks without images for the mask stage: .npz with `label` on the grid.")
+    ] = None,
     restart_stage: Annotated[list[str] | None, typer.Option(help="Make this stage again from nothing.")] = None,
     keep_stale: Annotated[
         bool, typer.Option(help="Keep stages whose earlier stages have changed since; said at each.")
@@ -60,6 +65,7 @@ def train(
         read_options(labels, cavity, orientation),
         tuple(restart_stage or ()),
         keep_stale,
+        masks,
     )
     try:
         run_training(config, options)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from .backends.choose import choose_backend
 from .backends.selection import stored_choice
 from .bundle.load import Bundle
-from .cuda.loops import OnDevice
 from .errors import BackendUnavailableError, UsageError
 from .onnx_sessions import both_installed
 from .portable import cache_home, has_flock, memory_bytes, process_limits
 from .processor import CpuLimit, available_threads, cpu_limits, cpu_name, has_bf16
-from .run.open_sampler import sampler_on
+from .run.open_loop import device_loops, open_loop
 from .run.request import GenerateRequest
 from .sampling.types import LoopKind
 from .threads import startable_threads
@@ -147,10 +146,10 @@ def _try(bundle: Bundle, name: str, device: str, distributions: tuple[str, ...],
 def _offer(bundle: Bundle, name: str, device: str) -> str:
     """The backend's precision, and on a GPU how its sampling loop runs."""
     backend = choose_backend(bundle, name, device)
-    if not isinstance(backend, OnDevice):
+    if device_loops(backend) is None:
         return backend.precision
-    sampler = sampler_on(bundle, backend, GenerateRequest(bundle=bundle, count=1, steps=1).options(), 1)
-    return f"{backend.precision}, sampling {_LOOPS[sampler.loop]} ({sampler.reason})"
+    loop = open_loop(bundle, backend, GenerateRequest(bundle=bundle, count=1, steps=1).options(), 1)
+    return f"{backend.precision}, sampling {_LOOPS[loop.kind]} ({loop.reason})"
 
 
 def _tensorrt(bundle: Bundle) -> str:

@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Unpack
 
@@ -21,17 +22,17 @@ from numpy.typing import NDArray
 from .backends.choose import choose_backend
 from .bundle.load import DEFAULT_BUNDLE, Bundle, load_bundle
 from .conditions.table import ConditionsLike, read_table
-from .errors import SbldmError, UsageError
+from .errors import InvalidInputError, SbldmError, UsageError
 from .output.measure import TumourMeasurement, measure_tumour
 from .run.arguments import MachineArguments, SamplingArguments, python_call
-from .run.open_sampler import fit_batch, sampler_on
+from .run.open_loop import fit_batch, open_loop
 from .run.options import RunOptions
 from .run.redraw import Redraws
 from .run.request import GenerateRequest, require_fields
 from .run.requests import Requests, SampleTask, sample_requests
 from .run.writer import miss
 from .sampling.sdedit import SourceCase
-from .sampling.types import Backend, RunSampler, Volume
+from .sampling.types import Backend, RunLoop, Volume
 
 
 class Cancelled(SbldmError):
@@ -143,7 +144,7 @@ class Generator:
         """Sample number `index` alone, the same as `generate` gives with these arguments; see there."""
         if not isinstance(index, int | np.integer) or isinstance(index, bool) or index < 0:
             raise UsageError(f"sample {index!r}: must be a whole number, 0 or more")
-        request = GenerateRequest(bundle=self.bundle, count=index + 1, conditions=conditions, **options)
+        request = GenerateRequest(bundle=self.bundle, count=int(index) + 1, conditions=conditions, **options)
         return next(self._samples(request, stop, int(index)))
 
     @python_call(SamplingArguments)
@@ -177,6 +178,14 @@ class Generator:
         self._closed = True
         self.cancel()
 
+    def __reduce__(self) -> tuple[Callable[..., Generator], tuple[object, ...]]:
+        """A pickled generator is its arguments: whoever reads it loads the same bundle on the same kind of backend."""
+        if self._closed:
+            raise UsageError("the generator is closed")
+        backend = self.backend
+        machine = (backend.name, backend.device, backend.precision, backend.threads)
+        return _load_again, (self.bundle.path.absolute(), self.bundle.sha256, machine, self.batch_size)
+
     def __enter__(self) -> Generator:
         return self
 
@@ -198,18 +207,18 @@ class Generator:
         table = read_table(request.conditions, columns, manifest.grid.fov_mm)
         options = request.options(len(table))
         with self._turn:
-            sampler = fit_batch(
-                lambda n: sampler_on(self.bundle, self.backend, options, n, request.source),
+            loop = fit_batch(
+                lambda n: open_loop(self.bundle, self.backend, options, n, request.source),
                 self.batch_size,
                 _warn_of_memory,
             )
         requests = Requests.of(table, manifest, options.seed)
         numbers = range(options.count) if only is None else [only]
         stops = [self._cancelled] if stop is None else [self._cancelled, stop]
-        return self._made(sampler, requests.groups(numbers, sampler.options.batch_size), options, stops)
+        return self._made(loop, requests.groups(numbers, loop.options.batch_size), options, stops)
 
     def _made(
-        self, sampler: RunSampler, groups: Iterator[list[SampleTask]], options: RunOptions, stops: list[threading.Event]
+        self, loop: RunLoop, groups: Iterator[list[SampleTask]], options: RunOptions, stops: list[threading.Event]
     ) -> Iterator[Sample]:
         def check() -> None:
             if any(stop.is_set() for stop in stops):
@@ -220,18 +229,18 @@ class Generator:
             kept: dict[int, Sample] = {}
             tasks = group
             while tasks:
-                volumes = self._volumes(sampler, tasks, check)
+                volumes = self._volumes(loop, tasks, check)
                 drawn = zip(tasks, volumes, strict=True)
                 judged = [redraws.judge(task, *self._finish(task, volume)) for task, volume in drawn]
                 kept |= {verdict.index: verdict for verdict in judged if isinstance(verdict, Sample)}
                 tasks = [verdict for verdict in judged if isinstance(verdict, SampleTask)]
             yield from (kept[task.sample] for task in group)
 
-    def _volumes(self, sampler: RunSampler, tasks: list[SampleTask], check: Callable[[], None]) -> list[Volume]:
+    def _volumes(self, loop: RunLoop, tasks: list[SampleTask], check: Callable[[], None]) -> list[Volume]:
         asked = sample_requests(tasks, self.bundle.manifest.condition_columns)
         check()
         with self._turn:
-            return sampler.start(asked, check)()
+            return loop.start(asked, check)()
 
     def _finish(self, task: SampleTask, volume: Volume) -> tuple[Sample, float | None]:
         grid = self.bundle.manifest.grid
@@ -250,6 +259,16 @@ class Generator:
             volume.fault,
         )
         return sample, None if volume.fault else miss(requested, measured, grid.fov_mm)
+
+
+def _load_again(path: Path, sha256: str, machine: tuple[str, str, str, int], batch_size: int) -> Generator:
+    backend, device, precision, threads = machine
+    generator = Generator.load(
+        path, backend=backend, device=device, precision=precision, threads=threads, batch_size=batch_size
+    )
+    if generator.bundle.sha256 != sha256:
+        raise InvalidInputError(f"{path}: is not the bundle that this generator was pickled with")
+    return generator
 
 
 def _warn_of_memory(message: str) -> None:

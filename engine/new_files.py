@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
+
+from .portable import clone_file
 
 TEMPORARY_SUFFIX = ".tmp"
 _NO_LINKS = frozenset({errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 20
-_CLONE = 0x40049409  # FICLONE of linux/fs.h: the copy shares the blocks until one side changes
 
 
 class NewFile:
@@ -37,11 +37,7 @@ class NewFile:
 
     def clone(self, source: BinaryIO) -> bool:
         """Take the blocks of a source of the same file system, where that can share them; whether it did."""
-        try:
-            fcntl.ioctl(self._descriptor, _CLONE, source.fileno())
-        except OSError:
-            return False
-        return True
+        return clone_file(self._descriptor, source.fileno())
 
     def make_lasting(self) -> None:
         """Write what is gathered, and wait until the disk holds it."""

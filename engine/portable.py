@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,10 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+PATH_ONLY: int = getattr(os, "O_PATH", 0)
+"""Flag that opens a folder which may be entered, not listed; 0 where there is none: such folders are refused."""
 _NO_FLOCK = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EPERM})
+_CLONE = 0x40049409  # FICLONE of linux/fs.h: the copy shares the blocks until one side changes
 _CLOCK_STEP_S = 2.0  # by which the start time of one process may seem to move
 
 
@@ -43,6 +47,22 @@ def flock(descriptor: int, *, shared: bool = False) -> None:
         raise
 
 
+def clone_file(target: int, source: int) -> bool:
+    """Let a file take the blocks of another of the same file system, where that can share them; whether it did."""
+    if fcntl is None or not hasattr(fcntl, "ioctl"):
+        return False
+    try:
+        fcntl.ioctl(target, _CLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def end_signals() -> tuple[signal.Signals, ...]:
+    """Signals that ask a process to end."""
+    return tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
 def has_flock() -> bool:
     """Whether the system has file locks at all."""
     return fcntl is not None
@@ -54,6 +74,15 @@ def memory_bytes() -> dict[str, int]:
 
     found = psutil.virtual_memory()
     return {"total": found.total, "available": found.available}
+
+
+def free_memory() -> int:
+    """Bytes that this process can still have: of the machine, and below its limit of address space."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    limit = process_limits().get("address_space_bytes")
+    return free if limit is None else min(free, max(0, limit - psutil.Process().memory_info().vms))
 
 
 def allowed_cpus() -> int:

@@ -12,10 +12,11 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from .model_runs import terminate_model_runs
+from .portable import end_signals
 
 STOP_S = 4.0
 """Seconds that a process has to end in an orderly way after a signal."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = end_signals()
 _INTERRUPTED = 130
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ import onnx
 import torch
 from torch import nn
 
+from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.bundle.load import Bundle, load_bundle, provenance_date, record_files
 from ..engine.bundle.manifest import (
     MANIFEST_NAME,
@@ -27,10 +28,12 @@ from ..engine.bundle.manifest import (
 )
 from ..engine.bundle.report import PARITY_NAME
 from ..engine.errors import InvalidInputError
+from ..engine.processor import available_threads
+from ..engine.sampling.types import RunComponent
 from ..train.build import system_latent_shape
 from ..train.checkpoint import STAGES, load_system, weights_path
 from ..train.condition_file import load_conditions
-from ..train.config import SystemConfig
+from ..train.config import SystemConfig, slice_form
 from ..train.diffusion import make_schedule
 from ..train.lineage import lineage_faults, read_record
 from ..train.trained import load_networks
@@ -38,7 +41,6 @@ from .components import Component, components_of
 from .gate import GateInputs, require_passed, run_gate
 from .model_card import model_card
 from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
-from .parity import ParityReport
 from .plausibility import cohort_latents, latent_faults
 from .rewrite.conv3d import write_fast_graph
 from .rewrite.precision import PRECISIONS, STORED_AS_FP16_FROM, Precision, reduce_precision, store_weights_as_fp16
@@ -95,7 +97,7 @@ def export_bundle(
     opset = options.opset or DEFAULT_OPSET[options.precision]
     check_opset(opset, options.precision)
     require_free(out)
-    config = load_system(checkpoint)
+    config = slice_form(load_system(checkpoint), str(checkpoint))
     networks = load_networks(checkpoint, config)
     accepted = held_together(checkpoint, config, networks, options.force)
     if options.store == "fp16":
@@ -105,11 +107,17 @@ def export_bundle(
     for name, component in components.items():
         progress(f"exporting {name}")
         models[name] = _graph(component, config, options, opset)
-    inputs = GateInputs(config, make_schedule(config.schedule), cohort_latents(checkpoint, config, 1))
-    parity = run_gate(components, models, inputs, options.precision, progress)
-    require_passed(parity)
-    manifest = _manifest(checkpoint, config, components, networks, options, opset)
-    return _write(out, manifest, models, parity, accepted)
+    manifest = bundle_manifest(checkpoint, config, components, networks, options, opset)
+    inputs = GateInputs(config, manifest, cohort_latents(checkpoint, config, 1))
+    with staged_directory(out) as staging:
+        _write_graphs(staging, manifest, models)
+        made = _record_files(staging, manifest)
+        parity = run_gate(components, models, inputs, options.precision, progress, _engine(made))
+        require_passed(parity)
+        (staging / PARITY_NAME).write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
+        (staging / "README.md").write_text(model_card(manifest, parity, accepted), encoding="utf-8")
+        _record_files(staging, manifest)
+    return load_bundle(out)
 
 
 def held_together(checkpoint: Path, config: SystemConfig, networks: Mapping[str, nn.Module], force: bool) -> list[str]:
@@ -149,7 +157,7 @@ def _graph(component: Component, config: SystemConfig, options: ExportOptions, o
     return store_weights_as_fp16(model) if options.store == "fp16" else model
 
 
-def _manifest(
+def bundle_manifest(
     checkpoint: Path,
     config: SystemConfig,
     components: Mapping[str, Component],
@@ -157,6 +165,7 @@ def _manifest(
     options: ExportOptions,
     opset: int,
 ) -> BundleManifest:
+    """The manifest of the bundle to be, its files not yet recorded."""
     columns, cohort = load_conditions(checkpoint)
     stages = [stage for stage in STAGES if weights_path(checkpoint, stage).is_file()]
     digest = hashlib.sha256()
@@ -215,22 +224,23 @@ def training_summary(checkpoint: Path, config: SystemConfig) -> str:
     return ", ".join(parts) + (f"; cohort {cohort[:12]}" if cohort else "")
 
 
-def _write(
-    out: Path,
-    manifest: BundleManifest,
-    models: Mapping[str, onnx.ModelProto],
-    parity: ParityReport,
-    accepted: Sequence[str],
-) -> Bundle:
-    with staged_directory(out) as staging:
-        for name, model in models.items():
-            plain = staging / manifest.components[name].file
-            save(model, plain)
-            if manifest.precision == "fp32":
-                write_fast_graph(model, plain)
-        (staging / PARITY_NAME).write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
-        (staging / "README.md").write_text(model_card(manifest, parity, accepted), encoding="utf-8")
-        complete = dataclasses.replace(manifest, files=record_files(staging))
-        (staging / MANIFEST_NAME).write_bytes(manifest_bytes(complete))
-        load_bundle(staging)
-    return load_bundle(out)
+def _write_graphs(staging: Path, manifest: BundleManifest, models: Mapping[str, onnx.ModelProto]) -> None:
+    for name, model in models.items():
+        plain = staging / manifest.components[name].file
+        save(model, plain)
+        if manifest.precision == "fp32":
+            write_fast_graph(model, plain)
+
+
+def _record_files(staging: Path, manifest: BundleManifest) -> Bundle:
+    """Write the manifest with what lies there now, and read the bundle as everybody will."""
+    complete = dataclasses.replace(manifest, files=record_files(staging))
+    (staging / MANIFEST_NAME).write_bytes(manifest_bytes(complete))
+    return load_bundle(staging)
+
+
+def _engine(bundle: Bundle) -> RunComponent | None:
+    """The engine's own backend, which takes the files as `generate` does; None for bf16, which no CPU runs."""
+    if bundle.manifest.precision == "bf16":
+        return None
+    return OnnxRuntimeBackend(bundle, "cpu", available_threads()).run

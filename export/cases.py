@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.bundle.manifest import NoiseSchedule
+from ..engine.sampling.decoding import DECODER_SLICES, decode_slices
+from ..engine.sampling.types import Arrays, RunComponent
 from ..kernels.assemble import one_hot
 from .components import Component, random_inputs
-from .parity import DECODER_SLICES, Arrays, Runner, decode_slices
 
 Cases = dict[str, Arrays]  # by what they are called in the report
 
@@ -37,7 +38,7 @@ def random_cases(component: Component, depth: int, steps: int) -> Cases:
 
 
 def real_cases(
-    components: Mapping[str, Component], reference: Runner, schedule: NoiseSchedule, real: NDArray[np.float32]
+    components: Mapping[str, Component], reference: RunComponent, schedule: NoiseSchedule, real: NDArray[np.float32]
 ) -> dict[str, Cases]:
     """Inputs of every component made of one real case: its latents, and what the reference makes of them.
 
@@ -51,7 +52,7 @@ def real_cases(
         real: slice latents (1, D, c, h, w) of a real or phantom case.
     """
     depth = real.shape[1]
-    latent = reference.run("aggregator_encode", {"slices": real})["latent"]
+    latent = reference("aggregator_encode", {"slices": real})["latent"]
     made: dict[str, Cases] = {
         "aggregator_encode": {"real latents": {"slices": real}},
         "aggregator": {"real latents": {"latent": latent}},
@@ -60,14 +61,11 @@ def real_cases(
     middle = slice(max(depth - DECODER_SLICES, 0) // 2, (depth + DECODER_SLICES) // 2)
     position = np.arange(depth, dtype=np.int64)[middle]
     made["decoder"] = {"real latents": {"latent": real[0, middle], "position": position}}
+    decoded = decode_slices(reference, real[0], refined=False)
+    hot = one_hot(decoded.label_logits)
     if "refiner" in components:
-        image, logits = decode_slices(reference, real[0])
-        volume = {"image": np.clip(image, -1, 1)[None], "label": one_hot(logits)[None]}
-        made["refiner"] = {"real latents, decoded": volume}
-        image, logits = image[middle], logits[middle]
-    else:
-        image, logits = reference.run("decoder", made["decoder"]["real latents"]).values()
-    slices = {"image": np.clip(image, -1, 1), "label": one_hot(logits), "position": position}
+        made["refiner"] = {"real latents, decoded": {"image": decoded.coarse[None], "label": hot[None]}}
+    slices = {"image": decoded.coarse[middle], "label": hot[middle], "position": position}
     made["encoder"] = {"real latents, decoded": slices}
     return made
 

@@ -9,24 +9,24 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ..engine.bundle.manifest import NoiseSchedule
+from ..engine.bundle.manifest import BundleManifest
 from ..engine.errors import InvalidInputError
+from ..engine.sampling.types import RunComponent
 from ..train.config import SystemConfig
 from .cases import Cases, random_cases, real_cases
 from .components import Component
-from .departure import first_departure
+from .divergence import first_divergent_layer
 from .parity import (
     DICE_LIMIT,
     RMS_LIMIT,
     Figure,
     ParityReport,
-    VolumeFigure,
     check_component,
     compare_volumes,
     sample_volume,
 )
 from .rewrite.precision import Precision
-from .runners import OnnxRunner, TorchRunner
+from .runners import OnnxRunner, torch_runner
 
 SEED = 20260101
 
@@ -36,7 +36,7 @@ class GateInputs:
     """What the gate compares on beside fresh random inputs."""
 
     config: SystemConfig
-    schedule: NoiseSchedule
+    manifest: BundleManifest  # of the bundle to be
     real_latents: NDArray[np.float32] | None  # (1, D, c, h, w)
 
 
@@ -46,15 +46,19 @@ def run_gate(
     inputs: GateInputs,
     precision: Precision,
     progress: Callable[[str], None],
+    engine: RunComponent | None = None,
 ) -> ParityReport:
-    """Compare every graph with its network, then a whole volume; nothing is raised, the report says what failed."""
-    config, depth = inputs.config, inputs.config.grid.shape[2]
-    reference, made = TorchRunner(components), OnnxRunner(models)
+    """Compare every graph with its network, then a whole volume; nothing is raised, the report says what failed.
+
+    `engine` computes the volume's components: the backend of the bundle to be; None takes `models` as they are.
+    """
+    config, manifest, depth = inputs.config, inputs.manifest, inputs.config.grid.shape[2]
+    reference, made = torch_runner(components).run, OnnxRunner(models).run
     figures: list[Figure] = []
-    departures: dict[str, str] = {}
+    divergences: dict[str, str] = {}
     real: Mapping[str, Cases] = {}
     if inputs.real_latents is not None:
-        real = real_cases(components, reference, inputs.schedule, inputs.real_latents)
+        real = real_cases(components, reference, manifest.schedule, inputs.real_latents)
     for name, component in components.items():
         progress(f"parity of {name}")
         cases = random_cases(component, depth, config.schedule.steps) | real.get(name, {})
@@ -62,12 +66,14 @@ def run_gate(
         figures += found
         bad = [figure for figure in found if figure.fault]
         if bad:
-            departures[name] = first_departure(component, models[name], cases[bad[0].case], RMS_LIMIT[precision])
+            where = first_divergent_layer(component, models[name], cases[bad[0].case], RMS_LIMIT[precision])
+            divergences[name] = where
     volume = None
-    if not departures:
+    if not divergences:
         progress("parity of a whole volume")
-        volume = _volume(components, reference, made, inputs)
-    return ParityReport(precision, RMS_LIMIT[precision], DICE_LIMIT, tuple(figures), volume, departures)
+        expected, got = (sample_volume(run, manifest, SEED) for run in (reference, engine or made))
+        volume = compare_volumes(expected, got, manifest.labels, manifest.defaults.steps, precision)
+    return ParityReport(precision, RMS_LIMIT[precision], DICE_LIMIT, tuple(figures), volume, divergences)
 
 
 def require_passed(report: ParityReport) -> None:
@@ -79,26 +85,13 @@ def require_passed(report: ParityReport) -> None:
 
 
 def fault_table(report: ParityReport) -> str:
-    """The failed figures, one a line, and where each component first departs."""
+    """The failed figures, one a line, and the first divergent layer of each component."""
     lines = [
         f"  {figure.component}: {figure.output} ({figure.case}): {figure.fault}; largest {figure.max_relative:.2e}"
         for figure in report.components
         if figure.fault
     ]
-    lines += [f"  {component} first departs {where}" for component, where in report.departures.items()]
+    lines += [f"  {component}: first divergent layer {where}" for component, where in report.divergences.items()]
     if report.volume and report.volume.fault:
-        lines.append(
-            f"  volume after {report.volume.steps} steps: {report.volume.fault}, {report.volume.psnr_db:.1f} dB"
-        )
+        lines.append(f"  volume after {report.volume.steps} steps: {report.volume.fault}, {report.volume.psnr}")
     return "\n".join(lines)
-
-
-def _volume(
-    components: Mapping[str, Component], reference: TorchRunner, made: OnnxRunner, inputs: GateInputs
-) -> VolumeFigure:
-    random = np.random.default_rng(SEED)
-    shapes = {tensor.name: [int(size) for size in tensor.shape[1:]] for tensor in components["denoiser"].inputs}
-    noise = random.standard_normal((1, *shapes["sample"]), np.float32)
-    condition = random.standard_normal((1, *shapes["condition"]), np.float32)
-    volumes = [sample_volume(runner, components, inputs.schedule, noise, condition) for runner in (reference, made)]
-    return compare_volumes(volumes[0], volumes[1], ("background", *inputs.config.tissues))

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine.bundle.manifest import NoiseSchedule
-from ..kernels.assemble import assemble, one_hot
+from ..engine.bundle.manifest import INT16_SCALE, BundleManifest
+from ..engine.conditions.columns import blank, normalise
+from ..engine.run.requests import Requests
+from ..engine.sampling.host import HostLoop
+from ..engine.sampling.types import Arrays, RunComponent, SampledModel, SampleRequest, SamplingOptions, Volume
 from .components import Component
 from .rewrite.precision import Precision
 
 RMS_LIMIT = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 2e-2}
 DICE_LIMIT = 0.99
-VOLUME_STEPS = 20
-DECODER_SLICES = 8  # decoded at once
+PSNR_LIMIT_DB = {"fp32": 60.0, "fp16": 40.0, "bf16": 30.0}
 CLIPPED_SHARE = 0.01  # of the elements that may sit at an output's extremes beyond what the reference has there
 FP16_LARGEST = 65504.0
-
-Arrays = Mapping[str, NDArray[Any]]
-
-
-class Runner(Protocol):
-    """Computes components; the engine's backends fit too."""
-
-    def run(self, component: str, inputs: Arrays) -> Mapping[str, NDArray[Any]]:
-        """Outputs of a component by tensor name."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +60,7 @@ class ParityReport:
     dice_limit: float
     components: tuple[Figure, ...]
     volume: VolumeFigure | None
-    departures: dict[str, str]  # failing component -> where it first departs
+    divergences: dict[str, str]  # failing component -> its first divergent layer
 
     @property
     def passed(self) -> bool:
@@ -86,7 +77,7 @@ def compare(reference: NDArray[Any], made: NDArray[Any], limit: float) -> tuple[
     """Largest and RMS relative error of `made`, and what is wrong with it if anything.
 
     An output is faulty where it holds NaN or Inf, is constant, is clipped (more than 1 % more of its elements than of
-    the reference's share its largest or smallest value) or departs by more than `limit` RMS.
+    the reference's share its largest or smallest value) or differs by more than `limit` RMS.
     """
     a, b = reference.astype(np.float64), made.astype(np.float64)
     if a.shape != b.shape:
@@ -112,12 +103,12 @@ def _share_at_extremes(values: NDArray[np.float64]) -> float:
 
 
 def check_component(
-    component: Component, reference: Runner, made: Runner, cases: Mapping[str, Arrays], precision: Precision
+    component: Component, reference: RunComponent, made: RunComponent, cases: Mapping[str, Arrays], precision: Precision
 ) -> list[Figure]:
     """Figures of every output of a component on each named case of inputs."""
     figures = []
     for case, inputs in cases.items():
-        expected, got = reference.run(component.name, inputs), made.run(component.name, inputs)
+        expected, got = reference(component.name, inputs), made(component.name, inputs)
         for tensor in component.outputs:
             largest, rms, fault = compare(expected[tensor.name], got[tensor.name], RMS_LIMIT[precision])
             figures.append(Figure(component.name, tensor.name, case, largest, rms, fault))
@@ -125,78 +116,35 @@ def check_component(
 
 
 def sample_volume(
-    runner: Runner,
-    components: Mapping[str, Component],
-    schedule: NoiseSchedule,
-    noise: NDArray[np.float32],
-    condition: NDArray[np.float32],
-) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """Images (1, M, X, Y, D) and labels (1, X, Y, D) of one volume by DDIM (Song et al. 2021, eq. 12, eta 0).
+    run: RunComponent, manifest: BundleManifest, seed: int, options: SamplingOptions | None = None
+) -> Volume:
+    """Sample 0 of a run of this seed, as the engine makes it; `options` default to the bundle's own.
 
-    Args:
-        runner: who computes.
-        components: of the system; tells whether there is a refiner.
-        schedule: whose table to follow.
-        noise: initial Z (1, C, ...).
-        condition: normalised (1, K).
+    Its condition is drawn from the cohort, as `generate --count 1 --seed SEED` draws it.
     """
-    table = np.asarray(schedule.alphas_cumprod)
-    times = np.linspace(len(table) - 1, 0, VOLUME_STEPS + 1).round().astype(int)
-    z = noise.astype(np.float64)
-    for now, after in itertools.pairwise(times):
-        inputs = {
-            "sample": z.astype(np.float32),
-            "timestep": np.array([now], np.float32),
-            "condition": condition,
-            "condition_mask": np.ones(1, np.float32),
-        }
-        prediction = runner.run("denoiser", inputs)["prediction"].astype(np.float64)
-        clean, residue = _split(schedule.prediction_type, z, prediction, float(table[now]))
-        z = np.sqrt(table[after]) * clean + np.sqrt(1 - table[after]) * residue
-    slices = runner.run("aggregator", {"latent": z.astype(np.float32)})["slices"][0]
-    image, logits = decode_slices(runner, slices)
-    if "refiner" in components:
-        image = runner.run("refiner", {"image": image[None], "label": one_hot(logits)[None]})["refined"][0]
-    return assemble(image, logits, len(slices), threshold=0.0)
-
-
-def _split(
-    kind: str, z: NDArray[np.float64], prediction: NDArray[np.float64], signal: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Clean latent and noise in z_t = sqrt(signal) clean + sqrt(1 - signal) noise, for what the network predicts."""
-    a, s = np.sqrt(signal), np.sqrt(1 - signal)
-    if kind == "v_prediction":  # Salimans & Ho 2022, appendix D
-        return a * z - s * prediction, a * prediction + s * z
-    if kind == "epsilon":
-        return (z - s * prediction) / a, prediction
-    return prediction, (z - a * prediction) / s
-
-
-def decode_slices(runner: Runner, slices: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Image (D, M, X, Y) and label logits (D, L, X, Y) of slice latents (D, c, h, w), a few slices at a time."""
-    position = np.arange(len(slices), dtype=np.int64)
-    parts = [
-        runner.run(
-            "decoder", {"latent": slices[at : at + DECODER_SLICES], "position": position[at : at + DECODER_SLICES]}
-        )
-        for at in range(0, len(slices), DECODER_SLICES)
-    ]
-    return np.concatenate([part["image"] for part in parts]), np.concatenate([part["label_logits"] for part in parts])
+    columns = manifest.condition_columns
+    task = Requests.of(blank([column.name for column in columns]), manifest, seed).task(0)
+    request = SampleRequest(0, 0, normalise(np.array([task.requested]), columns)[0])
+    loop = HostLoop(SampledModel.of(manifest), run, options or SamplingOptions.default(manifest.defaults, seed))
+    return loop.start([request])()[0]
 
 
 def compare_volumes(
-    reference: tuple[NDArray[np.int16], NDArray[np.uint8]],
-    made: tuple[NDArray[np.int16], NDArray[np.uint8]],
-    labels: Sequence[str],
+    reference: Volume, made: Volume, labels: Sequence[str], steps: int, precision: Precision
 ) -> VolumeFigure:
-    """PSNR of the images and Dice of each label of two volumes (images, labels)."""
-    error = float(np.mean((reference[0].astype(np.float64) - made[0]) ** 2))
-    psnr = None if error == 0 else float(10 * np.log10(1000.0**2 / error))
+    """PSNR of the images and Dice of each label of two volumes."""
+    error = float(np.mean((reference.image.astype(np.float64) - made.image) ** 2))
+    psnr = None if error == 0 else float(10 * np.log10(INT16_SCALE**2 / error))
     dice: dict[str, float] = {}
     for index, name in enumerate(labels):
-        a, b = reference[1] == index, made[1] == index
+        a, b = reference.label == index, made.label == index
         both = int(a.sum()) + int(b.sum())
         dice[name] = 1.0 if both == 0 else float(2 * (a & b).sum() / both)
     worst = min(dice, key=lambda name: dice[name])
-    fault = f"Dice of {worst} {dice[worst]:.4f} under {DICE_LIMIT}" if dice[worst] < DICE_LIMIT else None
-    return VolumeFigure(VOLUME_STEPS, psnr, dice, fault)
+    fault = made.fault if made.fault != reference.fault else None
+    if fault is None and dice[worst] < DICE_LIMIT:
+        fault = f"Dice of {worst} {dice[worst]:.4f} under {DICE_LIMIT}"
+    limit = PSNR_LIMIT_DB[precision]
+    if fault is None and psnr is not None and psnr < limit:
+        fault = f"PSNR {psnr:.1f} dB under {limit:g}"
+    return VolumeFigure(steps, psnr, dice, fault)

@@ -7,30 +7,18 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from ..train.torch_components import TorchComponents
 from .components import Component
 
 Arrays = dict[str, NDArray[Any]]
 
 
-class TorchRunner:
-    """The fp32 networks themselves, behind the engine's backend protocol."""
-
-    def __init__(self, components: Mapping[str, Component]) -> None:
-        self.components = components
-
-    def run(self, component: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Outputs by tensor name."""
-        spec = self.components[component]
-        with torch.inference_mode():
-            made = spec.module(
-                **{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()}
-            )
-        values = made if isinstance(made, tuple) else (made,)
-        return {tensor.name: value.numpy() for tensor, value in zip(spec.outputs, values, strict=True)}
+def torch_runner(components: Mapping[str, Component]) -> TorchComponents:
+    """The fp32 networks themselves."""
+    return TorchComponents({name: component.module for name, component in components.items()})
 
 
 class OnnxRunner:

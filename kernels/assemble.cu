@@ -1,7 +1,7 @@
 // Decoder output to finished volumes in one pass; the rule is assemble.py's. A block turns a tile of 32 slices times 64
 // positions of the plane so that z runs fastest; threads that read a value that is not finite all store the same 1 for
 // its volume. Launch: (tiles, 1), 256 threads.
-#include "precision.cuh"
+#include "vectors.cuh"
 
 namespace {
 
@@ -64,8 +64,7 @@ __device__ __forceinline__ void write_tile(const Tile& tile, Out* to, const Volu
 }
 
 // The first largest logit of eight positions; `logits` points at class 0. False where one is not finite.
-template <class T>
-__device__ __forceinline__ bool argmax8(const T* logits, const Volume& volume, unsigned count,
+__device__ __forceinline__ bool argmax8(const float* logits, const Volume& volume, unsigned count,
                                         unsigned short (&best)[8]) {
     float top[8];
     load8(logits, count, top);
@@ -84,8 +83,7 @@ __device__ __forceinline__ bool argmax8(const T* logits, const Volume& volume, u
 }
 
 // Bit k is set where position k is not background; `finite` turns false where a value is not finite.
-template <class T>
-__device__ __forceinline__ unsigned foreground8(const T* image, const Volume& volume, unsigned count, float threshold,
+__device__ __forceinline__ unsigned foreground8(const float* image, const Volume& volume, unsigned count, float threshold,
                                                 const unsigned short (&label)[8], bool& finite) {
     unsigned keep = 0;
 #pragma unroll
@@ -100,8 +98,7 @@ __device__ __forceinline__ unsigned foreground8(const T* image, const Volume& vo
     return keep;
 }
 
-template <class T>
-__device__ __forceinline__ void denormalise8(const T* image, unsigned count, unsigned keep,
+__device__ __forceinline__ void denormalise8(const float* image, unsigned count, unsigned keep,
                                              unsigned short (&bits)[8]) {
     float value[8];
     load8(image, count, value);
@@ -113,14 +110,26 @@ __device__ __forceinline__ void denormalise8(const T* image, unsigned count, uns
     }
 }
 
-template <class T>
-__device__ void assemble(const T* image, const T* logits, short* images, unsigned char* labels, unsigned* failed,
-                         unsigned volumes, const Volume volume, float threshold) {
+}  // namespace
+
+struct AssembleParameters {
+    const float* image;     // (volumes * depth, modalities, plane)
+    const float* logits;    // (volumes * depth, classes, plane)
+    short* images;          // (volumes, modalities, plane, depth)
+    unsigned char* labels;  // (volumes, plane, depth)
+    unsigned* failed;       // (volumes,)
+    Volume volume;
+    unsigned volumes;
+    float threshold;
+};
+
+extern "C" __global__ void __launch_bounds__(256) assemble(const AssembleParameters p) {
     __shared__ Tile tile;
+    const Volume& volume = p.volume;
     const unsigned plane_tiles = (volume.plane + kPositions - 1) / kPositions;
     const unsigned slice_tiles = (volume.depth + kSlices - 1) / kSlices;
     const unsigned local_slice = threadIdx.x / kPositionVectors, column = threadIdx.x % kPositionVectors;
-    for (unsigned at = blockIdx.x; at < volumes * slice_tiles * plane_tiles; at += gridDim.x) {
+    for (unsigned at = blockIdx.x; at < p.volumes * slice_tiles * plane_tiles; at += gridDim.x) {
         const unsigned n = at / (slice_tiles * plane_tiles);
         const unsigned first_position = at % plane_tiles * kPositions;
         const unsigned first_slice = at / plane_tiles % slice_tiles * kSlices;
@@ -128,18 +137,18 @@ __device__ void assemble(const T* image, const T* logits, short* images, unsigne
         const bool inside = slice < volume.depth && position < volume.plane;
         const unsigned count = volume.plane - position < 8 ? volume.plane - position : 8;
         const size_t row = size_t(n) * volume.depth + slice;
-        const T* from = image + row * volume.modalities * volume.plane + position;
+        const float* from = p.image + row * volume.modalities * volume.plane + position;
         unsigned short bits[8];
         unsigned keep = 0;
         if (inside) {
-            bool finite = argmax8(logits + row * volume.classes * volume.plane + position, volume, count, bits);
-            keep = foreground8(from, volume, count, threshold, bits, finite);
-            if (!finite) failed[n] = 1;
+            bool finite = argmax8(p.logits + row * volume.classes * volume.plane + position, volume, count, bits);
+            keep = foreground8(from, volume, count, p.threshold, bits, finite);
+            if (!finite) p.failed[n] = 1;
             tile.put(local_slice, column, bits);
         }
         __syncthreads();
         const size_t voxels = size_t(volume.plane) * volume.depth;
-        write_tile(tile, labels + n * voxels, volume, first_position, first_slice);
+        write_tile(tile, p.labels + n * voxels, volume, first_position, first_slice);
         __syncthreads();
         for (unsigned m = 0; m < volume.modalities; ++m) {
             if (inside) {
@@ -147,65 +156,56 @@ __device__ void assemble(const T* image, const T* logits, short* images, unsigne
                 tile.put(local_slice, column, bits);
             }
             __syncthreads();
-            write_tile(tile, images + (size_t(n) * volume.modalities + m) * voxels, volume, first_position,
+            write_tile(tile, p.images + (size_t(n) * volume.modalities + m) * voxels, volume, first_position,
                        first_slice);
             __syncthreads();
         }
     }
 }
+KERNEL_ENTRY(assemble)
 
-// One-hot labels (slices, classes, plane) of the logits, for the refiner.
-template <class T>
-__device__ void one_hot(const T* logits, T* labels, unsigned slices, const Volume volume) {
+struct OneHotParameters {
+    const float* logits;  // (slices, classes, plane)
+    float* labels;        // the same
+    Volume volume;        // classes and plane
+    unsigned slices;
+};
+
+// One-hot labels of the logits, for the refiner.
+extern "C" __global__ void __launch_bounds__(256) one_hot(const OneHotParameters p) {
+    const Volume& volume = p.volume;
     const unsigned groups = (volume.plane + 7) / 8;
-    for (unsigned at = blockIdx.x * blockDim.x + threadIdx.x; at < slices * groups; at += gridDim.x * blockDim.x) {
+    for (unsigned at = blockIdx.x * blockDim.x + threadIdx.x; at < p.slices * groups; at += gridDim.x * blockDim.x) {
         const unsigned position = at % groups * 8;
         const unsigned count = volume.plane - position < 8 ? volume.plane - position : 8;
         const size_t offset = size_t(at / groups) * volume.classes * volume.plane + position;
         unsigned short best[8];
-        argmax8(logits + offset, volume, count, best);
+        argmax8(p.logits + offset, volume, count, best);
         for (unsigned label = 0; label < volume.classes; ++label) {
             float value[8];
 #pragma unroll
             for (int k = 0; k < 8; ++k) value[k] = best[k] == label ? 1.0f : 0.0f;
-            store8(labels + offset + size_t(label) * volume.plane, count, value);
+            store8(p.labels + offset + size_t(label) * volume.plane, count, value);
         }
     }
 }
+KERNEL_ENTRY(one_hot)
+
+struct ClipParameters {
+    float* image;
+    unsigned elements;
+};
 
 // Holds the image within -1..1 in place, as the refiner was trained; NaN stays.
-template <class T>
-__device__ void clip_image(T* image, unsigned elements) {
-    const unsigned groups = (elements + 7) / 8;
+extern "C" __global__ void __launch_bounds__(256) clip_image(const ClipParameters p) {
+    const unsigned groups = (p.elements + 7) / 8;
     for (unsigned group = blockIdx.x * blockDim.x + threadIdx.x; group < groups; group += gridDim.x * blockDim.x) {
-        const unsigned first = 8 * group, count = elements - first < 8 ? elements - first : 8;
+        const unsigned first = 8 * group, count = p.elements - first < 8 ? p.elements - first : 8;
         float value[8];
-        load8(image + first, count, value);
+        load8(p.image + first, count, value);
 #pragma unroll
         for (int k = 0; k < 8; ++k) value[k] = value[k] > 1.0f ? 1.0f : value[k] < -1.0f ? -1.0f : value[k];
-        store8(image + first, count, value);
+        store8(p.image + first, count, value);
     }
 }
-
-}  // namespace
-
-#define ASSEMBLE(suffix, T) \
-    extern "C" __global__ void __launch_bounds__(256) assemble_##suffix( \
-        const T* image, const T* logits, short* images, unsigned char* labels, unsigned* failed, unsigned volumes, \
-        unsigned modalities, unsigned classes, unsigned depth, unsigned plane, float threshold) { \
-        assemble<T>(image, logits, images, labels, failed, volumes, {modalities, classes, depth, plane}, threshold); \
-    } \
-    KERNEL_ENTRY(assemble_##suffix) \
-    extern "C" __global__ void __launch_bounds__(256) one_hot_##suffix( \
-        const T* logits, T* labels, unsigned slices, unsigned classes, unsigned plane) { \
-        one_hot<T>(logits, labels, slices, {0, classes, 0, plane}); \
-    } \
-    KERNEL_ENTRY(one_hot_##suffix) \
-    extern "C" __global__ void __launch_bounds__(256) clip_image_##suffix(T* image, unsigned elements) { \
-        clip_image<T>(image, elements); \
-    } \
-    KERNEL_ENTRY(clip_image_##suffix)
-
-ASSEMBLE(f32, float)
-ASSEMBLE(f16, F16)
-ASSEMBLE(bf16, BF16)
+KERNEL_ENTRY(clip_image)

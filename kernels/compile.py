@@ -17,25 +17,22 @@ ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 """Compute capabilities (major * 10 + minor) that cubins are built for ahead of time."""
 
 _FOLDER = Path(__file__).parent
-_STORAGES = ("f32", "f16", "bf16")
-_ENTRY_STEMS = {
-    "noise": ("initial_latent",),
-    "ddim_step": ("ddim_step",),
-    "dpmpp_2m_step": ("dpmpp_2m_step",),
-    "assemble": ("assemble", "one_hot", "clip_image"),
-    "measure": (),
-}
-
-SOURCES = tuple(_ENTRY_STEMS)
-"""Names of the .cu files."""
 
 ENTRIES = {
-    **{f"{stem}_{kind}": source for source, stems in _ENTRY_STEMS.items() for stem in stems for kind in _STORAGES},
+    "initial_latent": "noise",
     "philox_words": "noise",
-    "measure_blocks": "measure",
-    "measure_finish": "measure",
+    "ddim_step": "ddim_step",
+    "dpmpp_2m_step": "dpmpp_2m_step",
+    "assemble": "assemble",
+    "one_hot": "assemble",
+    "clip_image": "assemble",
+    "statistics_blocks": "statistics",
+    "statistics_finish": "statistics",
 }
 """Kernel name -> the .cu file that defines it."""
+
+SOURCES = tuple(dict.fromkeys(ENTRIES.values()))
+"""Names of the .cu files."""
 
 Compiler = Literal["nvrtc", "nvcc"]
 

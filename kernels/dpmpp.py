@@ -1,26 +1,15 @@
 """One step of DPM-Solver++(2M), the multistep solver that keeps the x0 of the step before (reference of
 `dpmpp_2m_step.cu`).
-
-    x0    = x0_from_sample * x + x0_from_prediction * p         then clipped, if asked
-    x_new = from_sample * x + from_x0 * x0 + from_previous_x0 * x0 of the step before
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import expm1, inf, log
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .ddim import DdimCoefficients, PredictionType, predicted_x0, x0_coefficients
-
-
-@dataclass(frozen=True)
-class Dpmpp2mCoefficients(DdimCoefficients):
-    """The numbers of one step; make them with `dpmpp_2m_coefficients`. `from_noise` stays 0."""
-
-    from_previous_x0: float = 0.0  # 0: a first-order step that needs no history
+from .step import PredictionType, StepCoefficients, predicted_x0, x0_coefficients
 
 
 def dpmpp_2m_coefficients(
@@ -29,7 +18,7 @@ def dpmpp_2m_coefficients(
     now: tuple[float, float],
     then: tuple[float, float],
     clip: float | None = None,
-) -> Dpmpp2mCoefficients:
+) -> StepCoefficients:
     """Coefficients of the step from `now` to `then`, each (alpha, sigma), in float64.
 
     `before` is where the step before came from; None makes the step first order, as the first has to be and as the last
@@ -46,13 +35,13 @@ def dpmpp_2m_coefficients(
         if h == inf:
             raise ValueError("a step to sigma 0 has no second order: give before=None")
         history = h / (2.0 * (_log_snr(now) - _log_snr(before)))
-    return Dpmpp2mCoefficients(
+    return StepCoefficients(
         x0_from_sample=x0_from_sample,
         x0_from_prediction=x0_from_prediction,
         from_sample=then[1] / now[1],
         from_x0=weight * (1.0 + history),
-        clip=inf if clip is None else clip,
         from_previous_x0=-weight * history,
+        clip=inf if clip is None else clip,
     )
 
 
@@ -60,8 +49,8 @@ def dpmpp_2m_step(
     sample: NDArray[np.float32],
     prediction: NDArray[np.floating],
     unconditional: NDArray[np.floating] | None,
-    guidance: float,
-    coefficients: Dpmpp2mCoefficients,
+    guidance: float | None,
+    coefficients: StepCoefficients,
     previous_x0: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(next state, x0 to hand to the next step), both (N, ...) float32; arguments as in `ddim.ddim_step`.

@@ -58,10 +58,10 @@ class KernelLauncher:
     def launch(self, call: KernelCall, stream: Any) -> None:
         """Queues a kernel; KernelCompileError where it does not compile, GpuUnavailableError where it does not load."""
         function = self._functions.get(call.entry) or self._load(call)
-        function.prepared_async_call(call.grid, (THREADS, 1, 1), stream, *call.arguments)
+        function.prepared_async_call(call.grid, (THREADS, 1, 1), stream, call.parameters)
 
     def _load(self, call: KernelCall) -> Any:
-        """The kernel, prepared: PyCUDA's plain call caches packed arguments by value and takes 1 for 1.0."""
+        """The kernel, prepared to take its struct as so many bytes."""
         source = ENTRIES[call.entry]
         if source not in self._modules:
             cubin = cached_cubin(source, self._architecture, self._cache)
@@ -73,6 +73,6 @@ class KernelLauncher:
                     "the compiler?"
                 ) from error
         function = self._modules[source].get_function(call.entry)
-        function.prepare([type(argument) for argument in call.arguments])
+        function.prepare([f"{len(call.parameters)}s"])
         self._functions[call.entry] = function
         return function

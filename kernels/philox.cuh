@@ -1,6 +1,6 @@
 // Philox4x32-10 (Salmon et al. 2011) and Box-Muller normals in registers; the definition is noise.py's.
 #pragma once
-#include "precision.cuh"
+#include "vectors.cuh"
 
 __device__ __forceinline__ uint4 philox4x32(uint4 counter, unsigned key0, unsigned key1) {
 #pragma unroll

@@ -2,62 +2,66 @@
 
 from __future__ import annotations
 
-import dataclasses
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
-from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.bundle.manifest import Grid
+from sbldm.engine.bundle.load import Bundle, load_bundle
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from sbldm.export.components import Component
 
-def tiny_system_config(preset: str = "phantom"):
-    """A preset with reduced widths on the tiny grid; the mosaic gets 16 slices, a square number."""
-    from sbldm.train.config import check_config, load_preset
-
-    config = load_preset(preset)
-    depth = 16 if config.aggregator.kind == "mosaic" else 8
-    shape = (16, 16, depth)
-    spacing = tuple(length / n for length, n in zip((192.0, 192.0, 153.6), shape, strict=True))
-    unshuffled = config.vae.unshuffle > 1
-    small = dataclasses.replace(
-        config,
-        grid=Grid(shape, spacing),
-        vae=dataclasses.replace(
-            config.vae,
-            widths=(8, 16) if unshuffled else (8, 16, 16),
-            strides=(1, 2) if unshuffled else (1, 2, 2),
-            groups=4,
-            encoder_blocks=1,
-            decoder_blocks=1,
-            position_width=16,
-            fine_width=8,
-        ),
-        aggregator=dataclasses.replace(config.aggregator, widths=(8, 16)),
-        denoiser=dataclasses.replace(
-            config.denoiser, widths=(8, 16), blocks=1, groups=4, time_width=32, condition_width=32
-        ),
-        refiner=config.refiner and dataclasses.replace(config.refiner, width=16, blocks=1, fine_width=8),
-    )
-    return check_config(small, f"tiny {preset}")
-
-
-def write_tiny_checkpoint(directory: Path, preset: str = "phantom", seed: int = 0) -> Path:
-    """A training directory of random networks of `tiny_system_config`."""
-    from sbldm.benchmarks.full_width import random_checkpoint
-
-    random_checkpoint(directory, tiny_system_config(preset), seed)
-    return directory
+Trace: TypeAlias = "Callable[[Component, int, int], ModelProto]"
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Training directory of a tiny phantom system with random weights."""
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tiny system lies; SBLDM_TINY names a folder that holds `checkpoint` and `bundle` already."""
+    made = os.environ.get("SBLDM_TINY")
+    return Path(made) if made else tmp_path_factory.mktemp("tiny")
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Path) -> Bundle:
+def tiny_checkpoint(tiny_folder: Path) -> Path:
+    """Training directory of a tiny phantom system with random weights. Do not write to it."""
+    from tests.support.tiny import write_tiny_checkpoint
+
+    made = tiny_folder / "checkpoint"
+    return made if made.is_dir() else write_tiny_checkpoint(made)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_folder: Path, tiny_checkpoint: Path, trace: Trace) -> Bundle:
     """Its bundle, through the real gate: 16x16x8 voxels, four modalities, three tissues. Do not write to it."""
+    made = tiny_folder / "bundle"
+    if made.is_dir():
+        return load_bundle(made)
     from sbldm.export.bundle import export_bundle
 
-    return export_bundle(tiny_checkpoint, tiny_checkpoint.parent / "bundle")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sbldm.export.bundle.export_graph", trace)
+        return export_bundle(tiny_checkpoint, made)
+
+
+@pytest.fixture(scope="session")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    """`export_graph` that traces a network once a session, all its worker processes together."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "graphs"
+    folder.mkdir(exist_ok=True)
+
+    def traced(component: Component, depth: int, opset: int) -> ModelProto:
+        from tests.support.graphs import export_graph_once
+
+        return export_graph_once(folder, component, depth, opset)
+
+    return traced
+
+
+@pytest.fixture
+def traced_once(monkeypatch: pytest.MonkeyPatch, trace: Trace) -> None:
+    """Exports of this test take the graphs of networks that the session has traced before."""
+    monkeypatch.setattr("sbldm.export.bundle.export_graph", trace)

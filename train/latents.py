@@ -16,7 +16,7 @@ from ..engine.conditions.columns import BINARY_COLUMNS, COLUMNS
 from ..engine.files import sha256_file
 from ..engine.scans.prepare import to_unit
 from .checkpoint import weights_path, write_json
-from .config import SystemConfig
+from .config import AnySystem, SystemConfig
 from .data.classes import class_labels, one_hot
 from .data.cohort import Cohort
 from .networks.aggregator import Aggregator, MosaicAggregator
@@ -87,7 +87,7 @@ def encode_cohort(
     return LatentStore(np.load(array, mmap_mode="r"), both)
 
 
-def condition_names(config: SystemConfig) -> tuple[str, ...]:
+def condition_names(config: AnySystem) -> tuple[str, ...]:
     """Condition columns of a system: shares of tissues only where it has several."""
     return COLUMNS if config.classes > 2 else BINARY_COLUMNS
 

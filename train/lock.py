@@ -28,10 +28,17 @@ def writing_to(directory: Path) -> Iterator[None]:
         UsageError: another process trains in it, or it cannot be written.
         IncompleteRunError: no room is left on the disk.
     """
-    try:
+    with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with training_lock(directory):
             yield
+
+
+@contextmanager
+def disk_errors(directory: Path) -> Iterator[None]:
+    """System errors of writing for a training directory as errors of ours; see `writing_to`."""
+    try:
+        yield
     except OSError as error:
         if error.errno in FULL:
             raise IncompleteRunError(
@@ -67,6 +74,6 @@ def training_lock(directory: Path) -> Iterator[None]:
     try:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         yield
-        holder.unlink(missing_ok=True)
     finally:
+        holder.unlink(missing_ok=True)
         lock.release()

@@ -2,52 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from ..engine.bundle.manifest import NoiseSchedule
+from ..engine.bundle.manifest import INT16_SCALE, NoiseSchedule
 from ..engine.output.preview import Rgb, Scan, cropped, panels
-from ..engine.sampling.samplers import Latent, sample_ddim
-from ..engine.sampling.schedule import sampling_points
-from ..kernels.noise import standard_normal
+from ..engine.sampling.decoding import DecodedSlices, assemble_volume, decode_slices, encode_slices
+from ..engine.sampling.host import HostLoop
+from ..engine.sampling.types import SampledModel, SampleRequest, SamplingOptions, Volume
+from ..kernels.assemble import one_hot_labels
 from .config import SystemConfig
-from .data.classes import one_hot
 from .data.cohort import Cohort
 from .latents import load_volume
 from .logbook import Picture
 from .networks.aggregator import Aggregator, latent_shape
 from .networks.refiner import Refiner
 from .networks.slice_vae import Decoder, SliceVae
+from .torch_components import TorchComponents
 
 CASE = 0  # of the training cohort
 STEPS = 20  # of the sample
-SLICES_AT_ONCE = 8
 DARK = 0.02  # below it, and without label, a voxel is shown as background
 _GAP = 6
 
 
 class Previews:
-    """Draws one training case, and under it what the networks make of it."""
+    """Draws one training case, and under it what the networks make of it, by the engine's own code."""
 
     def __init__(self, config: SystemConfig, cohort: Cohort, device: torch.device) -> None:
         self.config, self.device = config, device
         image, label = load_volume(cohort, CASE, False, config)
-        self.image, self.label = image, label  # (D, M, X, Y), (D, X, Y)
+        self.image, self.label = image.numpy(), label.numpy()  # (D, M, X, Y), (D, X, Y)
 
     def reconstruction(self, vae: SliceVae) -> Picture:
         """The case encoded and decoded."""
-        latents = []
-        with self._inference():
-            for at in self._spans():
-                position = torch.arange(at.start, at.stop, device=self.device)
-                hot = one_hot(self.label[at].to(self.device), self.config.classes)
-                latents.append(vae.encoder(self.image[at].to(self.device), hot, position)[0].float())
-        return self._picture(*self._decoded(vae.decoder, torch.cat(latents)))
+        networks = self._networks(
+            encoder=lambda image, label, position: vae.encoder(image, label, position)[0], decoder=vae.decoder
+        )
+        hot = one_hot_labels(self.label, self.config.classes)
+        latents = encode_slices(networks.run, self.image, hot)
+        return self._picture(_assembled(decode_slices(networks.run, latents, refined=False)))
 
     def sample(
         self,
@@ -60,60 +59,35 @@ class Previews:
     ) -> Picture:
         """A sample under the case's own condition (K,), normalised: 20 DDIM steps from noise of `seed`."""
         c, h, w = self.config.slice_shape
-        shape = (1, *latent_shape(self.config.aggregator, c, self.config.grid.shape[2], h, w))
-        wanted, on = torch.from_numpy(condition[None]).to(self.device), torch.ones(1, device=self.device)
-
-        def denoise(state: Latent, timestep: int) -> tuple[Latent, None]:
-            with self._inference():
-                t = torch.full((1,), float(timestep), device=self.device)
-                predicted = denoiser(torch.from_numpy(state).to(self.device), t, wanted, on)
-            return predicted.float().cpu().numpy(), None
-
-        noise = standard_normal(seed, 0, 0, int(np.prod(shape))).reshape(shape)
-        points = sampling_points(schedule, min(STEPS, len(schedule.alphas_cumprod)))
-        latent = sample_ddim(denoise, noise, points, schedule.prediction_type, noise=lambda _draw: noise)
-        with torch.no_grad():
-            slices = aggregator.decode(torch.from_numpy(latent).to(self.device))[0]
-        return self._picture(*self._decoded(decoder, slices))
+        shape = latent_shape(self.config.aggregator, c, self.config.grid.shape[2], h, w)
+        model = SampledModel(schedule, shape, len(condition), self.config.classes, DARK, refined=False)
+        networks = self._networks(denoiser=denoiser, aggregator=aggregator.decode, decoder=decoder)
+        options = SamplingOptions(min(STEPS, len(schedule.alphas_cumprod)), "ddim", 0.0, 1.0, seed, 1)
+        (volume,) = HostLoop(model, networks.run, options).start([SampleRequest(0, 0, condition)])()
+        return self._picture(volume)
 
     def refined(self, refiner: Refiner, decoder: Decoder, latents: NDArray[np.float16]) -> Picture:
         """The case decoded from its slice latents (D, c, h, w), and the same refined."""
-        coarse, label = self._decoded(decoder, torch.from_numpy(latents.astype(np.float32)).to(self.device))
-        hot = one_hot(label, self.config.classes)
-        with self._inference():
-            refined = refiner(coarse[None].to(self.device), hot[None].to(self.device))[0]
-        return self._picture(coarse, label, refined.float().cpu(), label)
+        networks = self._networks(decoder=decoder, refiner=refiner)
+        decoded = decode_slices(networks.run, latents.astype(np.float32), refined=True)
+        coarse = DecodedSlices(decoded.coarse, decoded.coarse, decoded.label_logits)
+        return self._picture(_assembled(coarse), _assembled(decoded))
 
-    def _decoded(self, decoder: Decoder, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Slice latents (D, c, h, w) -> image (D, M, X, Y) in [-1, 1] and label (D, X, Y), on the CPU."""
-        images, labels = [], []
-        with self._inference():
-            for at in self._spans():
-                image, logits = decoder(latents[at], torch.arange(at.start, at.stop, device=self.device))
-                images.append(image.float().clamp(-1.0, 1.0).cpu())
-                labels.append(logits.argmax(dim=1).cpu())
-        return torch.cat(images), torch.cat(labels)
+    def _networks(self, **modules: Any) -> TorchComponents:
+        return TorchComponents(modules, self.device, torch.bfloat16)
 
-    def _picture(self, *made: Tensor) -> Picture:
-        """The case, then each made pair of image and label, as rows of three views."""
-        pairs = [(self.image, self.label), *zip(made[::2], made[1::2], strict=True)]
-        scans = [self._scan(image, label) for image, label in pairs]
+    def _picture(self, *made: Volume) -> Picture:
+        """The case, then each volume, as rows of three views."""
+        spacing = self.config.grid.spacing_mm
+        case = ((self.image + 1) / 2).transpose(1, 2, 3, 0), self.label.transpose(1, 2, 0).astype(np.uint8)
+        volumes = [(volume.image.astype(np.float32) / np.float32(INT16_SCALE), volume.label) for volume in made]
+        scans = [Scan(image, label, spacing) for image, label in (case, *volumes)]
         return tiled([panels(scan) for scan in cropped(scans)])
 
-    def _scan(self, image: Tensor, label: Tensor) -> Scan:
-        grey, classes = (image.numpy() + 1) / 2, label.numpy().astype(np.uint8)
-        dark = (grey < DARK).all(axis=1) & (classes == 0)
-        shown = np.where(dark[:, None], 0.0, grey).astype(np.float32)
-        return Scan(shown.transpose(1, 2, 3, 0), classes.transpose(1, 2, 0), self.config.grid.spacing_mm)
 
-    def _spans(self) -> Iterator[slice]:
-        depth = self.config.grid.shape[2]
-        return (slice(start, min(start + SLICES_AT_ONCE, depth)) for start in range(0, depth, SLICES_AT_ONCE))
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
-            yield
+def _assembled(decoded: DecodedSlices) -> Volume:
+    nobody = SampleRequest(0, 0, np.zeros(0, np.float32))
+    return assemble_volume(nobody, decoded, True, DARK)
 
 
 def tiled(rows: Sequence[Sequence[Rgb]]) -> Picture:

@@ -15,6 +15,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import AdamW
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..engine.errors import InvalidInputError
 from ..engine.files import sha256_file
@@ -184,8 +185,8 @@ def _diverged(state: StageState, step: int, back: int) -> InvalidInputError:
 
 @torch.no_grad()
 def _update_ema(ema: nn.Module, module: nn.Module, decay: float) -> None:
-    for target, source in zip(ema.parameters(), module.parameters(), strict=True):
-        target.lerp_(source, 1.0 - decay)
+    """Move the parameters of `ema` by 1 - decay towards those of `module`; buffers are taken over."""
+    get_ema_multi_avg_fn(decay)([*ema.parameters()], [*module.parameters()], 0)
     for target, source in zip(ema.buffers(), module.buffers(), strict=True):
         target.copy_(source)
 

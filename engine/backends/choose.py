@@ -102,10 +102,10 @@ def _tensorrt(bundle: Bundle, device: str, precision: str, threads: int, batch: 
     from .tensorrt.backend import open_tensorrt
 
     try:
-        rival = _cuda(bundle, device, threads)
+        fallback = _cuda(bundle, device, threads)
     except BackendUnavailableError:
-        rival = None
-    return open_tensorrt(bundle, device_index(device), batch, rival)
+        fallback = None
+    return open_tensorrt(bundle, device_index(device), batch, fallback)
 
 
 def device_index(device: str) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ...kernels.assemble import INT16_SCALE as INT16_SCALE
 from ..conditions.columns import ConditionColumn
 from ..conditions.distribution import CohortDistribution
 from ..decode import decode
@@ -23,7 +24,7 @@ from ..errors import InvalidInputError
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
-MAX_VOXELS = 1024**3
+MAX_VOXELS = 512**3
 SPACING_MM = (0.1, 20.0)  # of a voxel, smallest and largest
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # of modalities, labels and components: they become parts of file names
 MAX_NAMES, MAX_FILE_NAME = 64, 200
@@ -33,8 +34,17 @@ FILE_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 TISSUES = ("ncr", "ed", "et")  # labels 1, 2, 3 inside arrays
 BRATS_LABELS = (0, 1, 2, 4)  # what files in BraTS layout call them
-INT16_SCALE = 1000  # written value of the brightest normalised intensity
-COMPONENTS = ("encoder", "aggregator_encode", "denoiser", "aggregator", "decoder", "refiner")
+COMPONENT_OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    "encoder": ("latent",),
+    "aggregator_encode": ("latent",),
+    "denoiser": ("prediction",),
+    "aggregator": ("slices",),
+    "decoder": ("image", "label_logits"),
+    "refiner": ("refined",),
+}
+"""Component -> names of its outputs, in their order."""
+
+COMPONENTS = tuple(COMPONENT_OUTPUTS)
 REQUIRED_COMPONENTS = frozenset({"encoder", "aggregator_encode", "denoiser", "aggregator", "decoder"})
 
 SamplerName = Literal["ddim", "dpmpp-2m"]

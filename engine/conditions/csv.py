@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidInputError
+from ..files import read_bounded
 from .columns import SHARE_COLUMNS, Conditions
 from .faults import Faults
 from .rules import FieldOfView, column_ranges, violations
@@ -64,19 +65,15 @@ def parse_conditions(data: bytes, source: str, columns: Sequence[str], field_of_
 
 
 def read_condition_bytes(path: Path) -> bytes:
-    """The bytes of a condition file; InvalidInputError when it cannot be read or is far too large."""
+    """The bytes of a condition file; InvalidInputError when it cannot be read, is no regular file or far too large."""
     try:
-        with path.open("rb") as handle:
-            data = handle.read(MAX_BYTES + 1)
+        return read_bounded(path, MAX_BYTES)
     except IsADirectoryError as error:
         raise InvalidInputError(f"{path}: a directory; give a CSV file of conditions") from error
     except FileNotFoundError as error:
         raise InvalidInputError(f"{path}: no such file; give a CSV file of conditions") from error
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"{path}: cannot be read ({error})") from error
-    if len(data) > MAX_BYTES:
-        raise InvalidInputError(f"{path}: larger than {MAX_BYTES // 2**20} MiB; this is no table of conditions")
-    return data
 
 
 def format_number(value: float) -> str:

@@ -18,7 +18,7 @@ from ..bundle.load import Bundle, load_bundle
 from ..errors import SbldmError
 from ..sampling.plan import sampling_plan
 from ..sampling.types import SamplingOptions
-from .device import Component, Device, GraphError
+from .device import Device, DeviceNetwork, GraphError
 from .loop import LoopBatch, LoopShape, SamplingLoop
 from .networks import OnnxRuntimeNetworks
 
@@ -49,7 +49,7 @@ def outcome(command: Sequence[str]) -> str | None:
     return f"a trial failed: {said[-1] if said else f'exit status {done.returncode}'}"
 
 
-def trial(device: Device, denoiser: Component, bundle: Bundle, stream: object) -> str | None:
+def trial(device: Device, denoiser: DeviceNetwork, bundle: Bundle, stream: object) -> str | None:
     """Two steps of a few samples, launched and replayed; None where the latents are the same bytes, else the reason."""
     manifest = bundle.manifest
     columns = len(manifest.condition_columns)

@@ -1,4 +1,4 @@
-"""What the GPU loop needs of a device; `cuda_device.py` gives it a GPU, `host_device.py` the CPU."""
+"""What the GPU loop needs of a device; `gpu.py` gives it a GPU."""
 
 from __future__ import annotations
 
@@ -11,14 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels.calls import KernelCall, Storage
+from ...kernels.calls import KernelCall
 from ..errors import SbldmError
-
-DTYPES: dict[str, np.dtype] = {
-    **{"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": np.dtype(np.uint16)},
-    **{name: np.dtype(name) for name in ("int16", "uint8", "uint32", "int64")},
-}
-"""Element types of buffers; NumPy has no bfloat16, so its bits stand in as uint16."""
 
 
 class GraphError(SbldmError):
@@ -31,17 +25,17 @@ class Buffer:
 
     address: int
     shape: tuple[int, ...]
-    dtype: str  # a key of DTYPES
+    dtype: str  # as NumPy names it
     owner: object = None  # keeps the allocation alive
 
     @property
     def nbytes(self) -> int:
         """Size in bytes."""
-        return prod(self.shape) * DTYPES[self.dtype].itemsize
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def rows(self, start: int, stop: int) -> Buffer:
         """The view of rows start..stop - 1 of axis 0."""
-        row = prod(self.shape[1:]) * DTYPES[self.dtype].itemsize
+        row = prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
         return replace(self, address=self.address + start * row, shape=(stop - start, *self.shape[1:]))
 
     def reshaped(self, *shape: int) -> Buffer:
@@ -108,10 +102,8 @@ class Device(Protocol):
         ...
 
 
-class Component(Protocol):
-    """A network of the bundle whose inputs and outputs are device buffers."""
-
-    storage: Storage  # element type of its floating-point tensors other than timestep and conditions
+class DeviceNetwork(Protocol):
+    """A network of the bundle whose inputs and outputs are device buffers; floating-point ones are float32."""
 
     def enqueue(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], stream: Any) -> None:
         """Queues one run."""

@@ -9,13 +9,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels.calls import KernelCall
 from ...kernels.compile import KernelCompileError
 from ...kernels.launcher import GpuUnavailableError, KernelLauncher, pycuda_driver
 from ..errors import BackendUnavailableError, DeviceMemoryError, SbldmError
-from .device import DTYPES, Buffer, GraphError
+from .device import Buffer, GraphError
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: what other libraries queue on the default stream cannot break a capture
 
@@ -74,7 +75,7 @@ class CudaDevice:
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         try:
-            return self._driver.pagelocked_empty(shape, DTYPES[dtype])
+            return self._driver.pagelocked_empty(shape, np.dtype(dtype))
         except self._driver.MemoryError as error:
             raise DeviceMemoryError(f"no pinned host memory for an array {shape} of {dtype}") from error
 

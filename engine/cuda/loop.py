@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels.calls import KernelCall, LoopMemory, ddim_step_call, dpmpp_2m_step_call, initial_latent_call, slot_rows
-from ...kernels.dpmpp import Dpmpp2mCoefficients
 from ...kernels.noise import DRAWS_PER_ATTEMPT, split_words
 from ..sampling.plan import SamplingPlan
-from .device import Buffer, Component, Device
+from .device import Buffer, Device, DeviceNetwork
 
 MAX_GRAPHS = 8
 """Plans that a loop keeps the graphs of; the oldest goes."""
@@ -53,31 +52,30 @@ class LoopBatch:
 class SamplingLoop:
     """The loop's memory on a device, allocated once, and its graphs. DeviceMemoryError where there is no room.
 
-    After `sample`, `latent` holds the batch's latents in the denoiser's storage type and `failed` (N,) uint32 is 1
+    After `sample`, `latent` holds the batch's latents and `failed` (N,) uint32 is 1
     where a state was not finite.
     """
 
-    def __init__(self, device: Device, denoiser: Component, shape: LoopShape, use_graphs: bool) -> None:
+    def __init__(self, device: Device, denoiser: DeviceNetwork, shape: LoopShape, use_graphs: bool) -> None:
         self.shape = shape
         self.use_graphs = use_graphs
         self._device = device
         self._denoiser = denoiser
         self._graphs: dict[SamplingPlan, Any] = {}
-        n, size, storage = shape.samples, prod(shape.latent), denoiser.storage
-        self._sample = device.allocate((shape.rows, *shape.latent), storage)
-        self._prediction = device.allocate((shape.rows, *shape.latent), storage)
-        self._timestep = device.allocate((shape.rows,), "f32")
-        self._condition = device.allocate((shape.rows, shape.condition_columns), "f32")
-        self._mask = device.allocate((shape.rows,), "f32")
-        self._state = device.allocate((n, size), "f32")
-        self._previous_x0 = device.allocate((n, size), "f32")
+        n, size = shape.samples, prod(shape.latent)
+        self._sample = device.allocate((shape.rows, *shape.latent), "float32")
+        self._prediction = device.allocate((shape.rows, *shape.latent), "float32")
+        self._timestep = device.allocate((shape.rows,), "float32")
+        self._condition = device.allocate((shape.rows, shape.condition_columns), "float32")
+        self._mask = device.allocate((shape.rows,), "float32")
+        self._state = device.allocate((n, size), "float32")
+        self._previous_x0 = device.allocate((n, size), "float32")
         self._seed = device.allocate((2,), "uint32")
         self._slots = device.allocate((n, 4), "uint32")
         self.failed = device.allocate((n,), "uint32")
         self.latent = self._sample.rows(0, n)
         self._host = {name: device.pinned(buffer.shape, buffer.dtype) for name, buffer in self._uploads().items()}
         self._memory = LoopMemory(
-            storage=storage,
             samples=n,
             size=size,
             guided=shape.guided,
@@ -143,11 +141,10 @@ class SamplingLoop:
     def _step_call(self, plan: SamplingPlan, step: int) -> KernelCall:
         """The kernel of a step, which also sets the timestep of the denoiser call after it."""
         following = plan.timesteps[step + 1] if step + 1 < len(plan.timesteps) else 0.0
-        guidance = plan.guidance or 0.0
         coefficients = plan.coefficients[step]
-        if isinstance(coefficients, Dpmpp2mCoefficients):
-            return dpmpp_2m_step_call(self._memory, following, guidance, coefficients)
-        return ddim_step_call(self._memory, step + 1, following, guidance, coefficients)
+        if plan.sampler == "dpmpp-2m":
+            return dpmpp_2m_step_call(self._memory, following, plan.guidance, coefficients)
+        return ddim_step_call(self._memory, plan.draw(step), following, plan.guidance, coefficients)
 
     def _check(self, batch: LoopBatch, plan: SamplingPlan) -> None:
         if (plan.guidance is not None) != self.shape.guided:

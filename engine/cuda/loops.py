@@ -11,10 +11,10 @@ import numpy as np
 from ..bundle.load import Bundle
 from ..errors import DeviceMemoryError
 from ..sampling.plan import SamplingPlan
-from .device import Component, Device, GraphError
+from .device import Device, DeviceNetwork, GraphError
 from .loop import LoopBatch
 from .networks import open_generator
-from .volumes import LANES, VolumeGenerator
+from .volumes import BUFFERS, VolumeGenerator
 
 
 class Networks(Protocol):
@@ -28,7 +28,7 @@ class Networks(Protocol):
         """Why the denoiser must not even be tried in a graph; None where it may."""
         ...
 
-    def components(self, rows: int, streams: tuple[Any, Any]) -> Mapping[str, Component]:
+    def components(self, rows: int, streams: tuple[Any, Any]) -> Mapping[str, DeviceNetwork]:
         """The components that generation runs, for `rows` rows of the denoiser's batch and one volume of the others'.
 
         The denoiser's work goes to the first stream, that of the others to the second. DeviceMemoryError where there is
@@ -119,7 +119,7 @@ class DeviceLoops:
         n, columns = volumes.shape.samples, volumes.shape.condition_columns
         numbers, condition = np.arange(n, dtype=np.uint64), np.zeros((n, columns), np.float32)
         batch = LoopBatch(0, numbers, np.zeros(n, np.int64), condition, np.ones(n, np.float32))
-        for _ in range(LANES):
+        for _ in range(BUFFERS):
             volumes.collect(volumes.start(batch, plan))
 
 

@@ -1,20 +1,17 @@
-"""A bundle on the GPU loop: its sampling plan, its shapes, its components as ONNX Runtime CUDA sessions."""
+"""A bundle on the GPU loop: its shapes, its components as ONNX Runtime CUDA sessions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...kernels.calls import VolumeShape
 from ..bundle.load import Bundle
-from .components import OnnxRuntimeComponent, open_cuda_session
-from .device import Component, Device
+from .device import Device, DeviceNetwork
+from .device_networks import OnnxRuntimeNetwork, open_cuda_session
 from .gpu import CudaDevice
 from .loop import LoopShape
-from .volumes import FinishShape, VolumeGenerator
-
-if TYPE_CHECKING:
-    pass
+from .volumes import DecodingShape, VolumeGenerator
 
 SAMPLED = ("denoiser", "aggregator", "decoder", "refiner")
 """The components that generation runs; a preset may lack the refiner."""
@@ -25,7 +22,7 @@ def open_generator(
     batch: int,
     guided: bool,
     device: Device,
-    components: Mapping[str, Component],
+    components: Mapping[str, DeviceNetwork],
     streams: tuple[Any, Any],
     use_graphs: bool,
 ) -> VolumeGenerator:
@@ -35,13 +32,13 @@ def open_generator(
     """
     manifest = bundle.manifest
     volume = VolumeShape(len(manifest.modalities), len(manifest.labels), manifest.grid.shape)
-    finish = FinishShape(volume, _slice_latent(bundle), manifest.background_threshold)
+    decoding = DecodingShape(volume, _slice_latent(bundle), manifest.background_threshold)
     loop = LoopShape(batch, manifest.latent.shape, len(manifest.condition_columns), guided)
-    return VolumeGenerator(device, components, loop, finish, streams, use_graphs)
+    return VolumeGenerator(device, components, loop, decoding, streams, use_graphs)
 
 
 class OnnxRuntimeNetworks:
-    """A bundle's components in ONNX Runtime on GPU `index`, as `device_loops.Networks`."""
+    """A bundle's components in ONNX Runtime on GPU `index`, as `loops.Networks`."""
 
     def __init__(self, bundle: Bundle, index: int) -> None:
         self._bundle, self._index = bundle, index
@@ -50,7 +47,7 @@ class OnnxRuntimeNetworks:
         """The GPU."""
         return CudaDevice(self._index)
 
-    def components(self, rows: int, streams: tuple[Any, Any]) -> dict[str, Component]:
+    def components(self, rows: int, streams: tuple[Any, Any]) -> dict[str, DeviceNetwork]:
         """CUDA sessions, the denoiser's on the first stream, the others' on the second.
 
         BackendUnavailableError where ONNX Runtime has no CUDA or would fall back to the CPU.
@@ -63,10 +60,10 @@ class OnnxRuntimeNetworks:
 
         return capture_refusal(self._bundle, self._index)
 
-    def component(self, name: str, stream: Any) -> Component:
+    def component(self, name: str, stream: Any) -> DeviceNetwork:
         """One component on a stream."""
         session = open_cuda_session(self._bundle.component_path(name), stream.handle, self._index)
-        return OnnxRuntimeComponent(session, "cuda", self._index)
+        return OnnxRuntimeNetwork(session, "cuda", self._index)
 
 
 def _slice_latent(bundle: Bundle) -> tuple[int, int, int]:

@@ -1,5 +1,5 @@
-"""From conditions to finished volumes on a device, two batches in flight: one is sampled while the other is decoded,
-assembled, measured and copied out through pinned memory.
+"""From conditions to finished volumes on a device, double-buffered: one batch is sampled while the other is decoded,
+assembled, looked over and copied out through pinned memory.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels.calls import (
-    Storage,
     VolumeShape,
     assemble_call,
     clip_image_call,
-    measure_blocks_count,
-    measure_calls,
     one_hot_call,
+    statistics_blocks_count,
+    statistics_calls,
 )
-from ...kernels.measure import COLUMNS
+from ...kernels.statistics import COLUMNS
 from ..sampling.plan import SamplingPlan
-from .device import Buffer, Component, Device
+from .device import Buffer, Device, DeviceNetwork
 from .loop import LoopBatch, LoopShape, SamplingLoop
 
-LANES = 2
+BUFFERS = 2
+"""Batches that may be on the device at a time."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class VolumeBatch:
     batch: LoopBatch
     images: NDArray[np.int16]  # (N, M, X, Y, Z)
     labels: NDArray[np.uint8]  # (N, X, Y, Z)
-    counts: NDArray[np.int64]  # (N, 16), columns of kernels.measure
+    statistics: NDArray[np.int32]  # (N, M, 4), columns of kernels.statistics
     failed: NDArray[np.bool_]  # (N,): latent or volume was not finite; the sample means nothing
 
 
 @dataclass(frozen=True)
-class FinishShape:
+class DecodingShape:
     """What decoding needs to know: the volumes' sizes, the slice latent (c, h, w), the background threshold."""
 
     volume: VolumeShape
@@ -50,119 +50,96 @@ class FinishShape:
     threshold: float
 
 
-class Finisher:
-    """Latents -> volumes, one sample at a time: aggregator, decoder, refiner if there is one, `assemble`, `measure`.
+class VolumeDecoder:
+    """Latents -> volumes, one sample at a time: aggregator, decoder, refiner if there is one, `assemble`, statistics.
 
-    `components` maps the bundle's names. ValueError where one is missing or they differ in storage type.
+    `components` maps the bundle's names. ValueError where one is missing.
     """
 
-    def __init__(self, device: Device, components: Mapping[str, Component], shape: FinishShape) -> None:
+    def __init__(self, device: Device, components: Mapping[str, DeviceNetwork], shape: DecodingShape) -> None:
         self._device = device
         self._components = components
         self._shape = shape
         if not {"aggregator", "decoder"} <= components.keys():
             raise ValueError(f"the loop needs an aggregator and a decoder, not only {', '.join(components)}")
-        self.storage: Storage = components["decoder"].storage
-        if {component.storage for component in components.values()} != {self.storage}:
-            raise ValueError("aggregator, decoder and refiner must share one storage type")
         v = shape.volume
         x, y, depth = v.shape
-        self._slices = device.allocate((1, depth, *shape.slice_latent), self.storage)
-        self._image = device.allocate((depth, v.modalities, x, y), self.storage)
-        self._logits = device.allocate((depth, v.classes, x, y), self.storage)
+        self._slices = device.allocate((1, depth, *shape.slice_latent), "float32")
+        self._image = device.allocate((depth, v.modalities, x, y), "float32")
+        self._logits = device.allocate((depth, v.classes, x, y), "float32")
         self._position = device.allocate((depth,), "int64")
-        self._partial = device.allocate((1, measure_blocks_count(v), len(COLUMNS)), "int64")
+        self._partial = device.allocate((v.modalities, statistics_blocks_count(v.voxels), len(COLUMNS)), "int32")
         if "refiner" in components:
-            self._one_hot = device.allocate(self._logits.shape, self.storage)
-            self._refined = device.allocate(self._image.shape, self.storage)
+            self._one_hot = device.allocate(self._logits.shape, "float32")
+            self._refined = device.allocate(self._image.shape, "float32")
         self._positions = device.pinned((depth,), "int64")
         self._positions[:] = np.arange(depth)
 
     def start(self, stream: Any) -> None:
-        """Uploads the constants; once, before `finish`."""
+        """Uploads the constants; once, before `decode`."""
         self._device.upload(self._position, self._positions, stream)
 
-    def finish(
-        self, latent: Buffer, images: Buffer, labels: Buffer, counts: Buffer, failed: Buffer, stream: Any
-    ) -> None:
-        """Queues the decoding of every sample of `latent` (N, ...) into images, labels and counts (N, ...).
+    def decode(self, latent: Buffer, outputs: Mapping[str, Buffer], stream: Any) -> None:
+        """Queues the decoding of every sample of `latent` (N, ...) into the buffers of a batch, each (N, ...).
 
         `failed` (N,) becomes 1 where a decoded value is not finite.
         """
         for n in range(latent.shape[0]):
-            one, image, label, count, flag = (b.rows(n, n + 1) for b in (latent, images, labels, counts, failed))
-            self._finish_one(one, image, label, count, flag, stream)
+            rows = {name: buffer.rows(n, n + 1) for name, buffer in outputs.items()}
+            self._decode_one(latent.rows(n, n + 1), rows, stream)
 
-    def _finish_one(
-        self, latent: Buffer, images: Buffer, labels: Buffer, counts: Buffer, failed: Buffer, stream: Any
-    ) -> None:
-        depth = self._shape.volume.shape[2]
+    def _decode_one(self, latent: Buffer, outputs: Mapping[str, Buffer], stream: Any) -> None:
+        v = self._shape.volume
         self._components["aggregator"].enqueue({"latent": latent}, {"slices": self._slices}, stream)
-        slices = self._slices.reshaped(depth, *self._shape.slice_latent)
-        outputs = {"image": self._image, "label_logits": self._logits}
-        self._components["decoder"].enqueue({"latent": slices, "position": self._position}, outputs, stream)
+        slices = self._slices.reshaped(v.shape[2], *self._shape.slice_latent)
+        decoded = {"image": self._image, "label_logits": self._logits}
+        self._components["decoder"].enqueue({"latent": slices, "position": self._position}, decoded, stream)
         image = self._refine(stream) if "refiner" in self._components else self._image
+        images, labels, failed = (outputs[name].address for name in ("images", "labels", "failed"))
         call = assemble_call(
-            self.storage,
-            self._shape.volume,
-            1,
-            self._shape.threshold,
-            image=image.address,
-            logits=self._logits.address,
-            images=images.address,
-            labels=labels.address,
-            failed=failed.address,
-        )
+            v, 1, self._shape.threshold,
+            image=image.address, logits=self._logits.address, images=images, labels=labels, failed=failed,
+        )  # fmt: skip
         self._device.launch(call, stream)
-        for call in measure_calls(
-            self._shape.volume,
-            1,
-            images=images.address,
-            labels=labels.address,
-            partial=self._partial.address,
-            rows=counts.address,
-        ):
+        rows = outputs["statistics"].address
+        for call in statistics_calls(v.voxels, v.modalities, values=images, partial=self._partial.address, rows=rows):
             self._device.launch(call, stream)
 
     def _refine(self, stream: Any) -> Buffer:
-        call = one_hot_call(
-            self.storage,
-            self._shape.volume,
-            self._logits.shape[0],
-            logits=self._logits.address,
-            labels=self._one_hot.address,
-        )
+        logits, labels = self._logits.address, self._one_hot.address
+        call = one_hot_call(self._shape.volume, self._logits.shape[0], logits=logits, labels=labels)
         self._device.launch(call, stream)
-        elements = prod(self._image.shape)
-        self._device.launch(clip_image_call(self.storage, elements, image=self._image.address), stream)
+        self._device.launch(clip_image_call(prod(self._image.shape), image=self._image.address), stream)
         inputs = {"image": _as_volume(self._image), "label": _as_volume(self._one_hot)}
         self._components["refiner"].enqueue(inputs, {"refined": _as_volume(self._refined)}, stream)
         return self._refined
 
 
-class _Lane:
-    """One batch in flight: its loop, its outputs on the device, and pinned host memory for them."""
+class _BatchBuffers:
+    """One batch on the device: its loop, its outputs on the device, and pinned host memory for them."""
 
-    def __init__(self, device: Device, denoiser: Component, loop: LoopShape, v: VolumeShape, use_graphs: bool) -> None:
+    def __init__(
+        self, device: Device, denoiser: DeviceNetwork, loop: LoopShape, v: VolumeShape, use_graphs: bool
+    ) -> None:
         self.loop = SamplingLoop(device, denoiser, loop, use_graphs)
         n = loop.samples
         self.outputs = {
             "images": device.allocate((n, v.modalities, *v.shape), "int16"),
             "labels": device.allocate((n, *v.shape), "uint8"),
-            "counts": device.allocate((n, len(COLUMNS)), "int64"),
+            "statistics": device.allocate((n, v.modalities, len(COLUMNS)), "int32"),
             "failed": self.loop.failed,
         }
         self.host = {name: device.pinned(buffer.shape, buffer.dtype) for name, buffer in self.outputs.items()}
-        self.flying: Flight | None = None
+        self.started: StartedBatch | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Flight:
+class StartedBatch:
     """A batch that was started; `VolumeGenerator.collect` takes it."""
 
     batch: LoopBatch
-    lane: _Lane
-    landed: Any  # event
+    buffers: _BatchBuffers
+    done: Any  # event
 
 
 class VolumeGenerator:
@@ -174,51 +151,49 @@ class VolumeGenerator:
     def __init__(
         self,
         device: Device,
-        components: Mapping[str, Component],
+        components: Mapping[str, DeviceNetwork],
         loop: LoopShape,
-        finish: FinishShape,
+        decoding: DecodingShape,
         streams: tuple[Any, Any],
         use_graphs: bool,
     ) -> None:
         self.shape = loop
         self._device = device
         rest = {name: component for name, component in components.items() if name != "denoiser"}
-        self._finisher = Finisher(device, rest, finish)
-        if components["denoiser"].storage != self._finisher.storage:
-            raise ValueError("the denoiser must have the storage type of the other components")
-        lanes = [_Lane(device, components["denoiser"], loop, finish.volume, use_graphs) for _ in range(LANES)]
-        self._lanes = deque(lanes)  # the next one first
-        self._sampling, self._finishing = streams
-        self._finisher.start(self._finishing)
+        self._decoder = VolumeDecoder(device, rest, decoding)
+        denoiser, volume = components["denoiser"], decoding.volume
+        both = [_BatchBuffers(device, denoiser, loop, volume, use_graphs) for _ in range(BUFFERS)]
+        self._buffers = deque(both)  # the next one first
+        self._sampling, self._decoding = streams
+        self._decoder.start(self._decoding)
 
-    def start(self, batch: LoopBatch, plan: SamplingPlan) -> Flight:
+    def start(self, batch: LoopBatch, plan: SamplingPlan) -> StartedBatch:
         """Queues a batch, from noise to copies in pinned memory; errors of `SamplingLoop.sample`.
 
-        A batch that was started `LANES` starts ago and not collected is lost.
+        A batch that was started `BUFFERS` starts ago and not collected is lost.
         """
-        lane = self._lanes[0]
-        self._lanes.rotate(-1)
-        if lane.flying is not None:
-            self._device.synchronize(lane.flying.landed)
-            lane.flying = None
-        lane.loop.sample(batch, plan, self._sampling)
-        self._device.wait(self._finishing, self._device.record(self._sampling))
-        outputs = (lane.outputs["images"], lane.outputs["labels"], lane.outputs["counts"], lane.outputs["failed"])
-        self._finisher.finish(lane.loop.latent, *outputs, self._finishing)
-        for name, buffer in lane.outputs.items():
-            self._device.download(buffer, lane.host[name], self._finishing)
-        lane.flying = Flight(batch, lane, self._device.record(self._finishing))
-        return lane.flying
+        buffers = self._buffers[0]
+        self._buffers.rotate(-1)
+        if buffers.started is not None:
+            self._device.synchronize(buffers.started.done)
+            buffers.started = None
+        buffers.loop.sample(batch, plan, self._sampling)
+        self._device.wait(self._decoding, self._device.record(self._sampling))
+        self._decoder.decode(buffers.loop.latent, buffers.outputs, self._decoding)
+        for name, buffer in buffers.outputs.items():
+            self._device.download(buffer, buffers.host[name], self._decoding)
+        buffers.started = StartedBatch(batch, buffers, self._device.record(self._decoding))
+        return buffers.started
 
-    def collect(self, flight: Flight) -> VolumeBatch:
+    def collect(self, started: StartedBatch) -> VolumeBatch:
         """Waits for a batch; ValueError where it was collected before or lost."""
-        lane = flight.lane
-        if lane.flying is not flight:
+        buffers = started.buffers
+        if buffers.started is not started:
             raise ValueError("this batch was collected, or another one took its place")
-        self._device.synchronize(flight.landed)
-        lane.flying = None
-        host = {name: values.copy() for name, values in lane.host.items()}
-        return VolumeBatch(flight.batch, host["images"], host["labels"], host["counts"], host["failed"] != 0)
+        self._device.synchronize(started.done)
+        buffers.started = None
+        host = {name: values.copy() for name, values in buffers.host.items()}
+        return VolumeBatch(started.batch, host["images"], host["labels"], host["statistics"], host["failed"] != 0)
 
 
 def _as_volume(slices: Buffer) -> Buffer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,17 @@ from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
 from ..conditions.distribution import unusual_rows
 from ..conditions.table import read_table
-from ..errors import IncompleteRunError, InvalidInputError, SbldmError, UsageError
+from ..errors import DeviceMemoryError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
-from ..sampling.types import Sampler
+from ..processes import require_children
+from ..sampling.types import BatchLoop
 from ..stopping import end_process
 from ..telemetry import Telemetry
 from .description import Loop, Resolved, RunDescription, SourceDigest, describe, digest_conditions
 from .directory import RunDirectory, disk_faults, recorded_run, require_same
 from .ledger import SampleRecord
-from .open_sampler import fit_batch, load_networks, make_sampler, measured_batch_size, sampler_on
+from .memory import require_memory
+from .open_loop import fit_batch, load_networks, measured_batch_size, open_loop, reopen_loop
 from .options import RunOptions
 from .pipeline import Pipeline
 from .request import GenerateRequest
@@ -43,7 +45,7 @@ class Job:
     requests: Requests
     selection: Selection
     warnings: tuple[str, ...]
-    sampler: Sampler | None  # the one that settled the resolved options, where there was need of one
+    loop: BatchLoop | None  # the one that resolved the options, where there was need of one
 
     @property
     def bundle(self) -> Bundle:
@@ -83,9 +85,9 @@ def prepare(request: GenerateRequest) -> Job:
     shard = parse_shard(request.shard)
     samples = None if request.samples is None else parse_samples(request.samples, options.count)
     recorded = recorded_run(out, request.resume, shard)
-    run, sampler = _settle(request, out, options, recorded, warnings.append)
+    run, loop = _resolve(request, out, options, recorded, warnings.append)
     selection = Selection(options.count, run.resolved.batch_size, shard, samples)
-    return Job(request, out, run, Requests.of(given, manifest, options.seed), selection, tuple(warnings), sampler)
+    return Job(request, out, run, Requests.of(given, manifest, options.seed), selection, tuple(warnings), loop)
 
 
 def execute(
@@ -126,6 +128,8 @@ def execute(
                     _with_workers(job, directory, record, telemetry, stop)
                 elif directory.todo:
                     _in_process(job, directory, record, telemetry, stop)
+        except DeviceMemoryError as error:
+            raise IncompleteRunError(f"{error}; make room in memory and go on with --resume") from error
         except KeyboardInterrupt:
             interrupted = True
             directory.clear_leftovers()
@@ -144,10 +148,10 @@ def _in_process(
     telemetry: Telemetry,
     stop: threading.Event,
 ) -> None:
-    sampler = job.sampler or make_sampler(job.bundle, job.run, job.request.device, job.request.source)
+    loop = job.loop or reopen_loop(job.bundle, job.run, job.request.device, job.request.source)
     finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
     limit = TimeLimit(job.request.sample_timeout, lambda samples: _end_stuck(job, samples, record))
-    with Pipeline(sampler, finisher, record, limit=limit) as pipeline:
+    with Pipeline(loop, finisher, record, limit=limit) as pipeline:
         for group in groups(job, directory.todo):
             if stop.is_set():
                 return
@@ -210,19 +214,20 @@ def _record_lost(
         telemetry.count("failed")
 
 
-def groups(job: Job, samples: list[int]) -> Iterator[list[SampleTask]]:
+def groups(job: Job, samples: Iterable[int]) -> Iterator[list[SampleTask]]:
     """The tasks of `samples`, those of one batch together."""
     return job.requests.groups(samples, job.run.resolved.batch_size)
 
 
-def _settle(
+def _resolve(
     request: GenerateRequest,
     out: Path,
     options: RunOptions,
     recorded: RunDescription | None,
     warn: Callable[[str], None],
-) -> tuple[RunDescription, Sampler | None]:
-    """The run's description: the recorded one if it is the same run, else a new one and the sampler that settled it."""
+) -> tuple[RunDescription, BatchLoop | None]:
+    """The run's description: the recorded one if it is the same run, else a new one and the loop that resolved it."""
+    require_children(1 if request.ray is not None else request.workers)
     bundle, size = request.bundle, request.batch_size
     digest = digest_conditions(request.conditions) if isinstance(request.conditions, Path) else None
     source = None if request.source is None else SourceDigest(request.source.sha256(), request.source.strength)
@@ -235,19 +240,21 @@ def _settle(
         workers=1 if request.ray is not None else request.workers, shards=parse_shard(request.shard).count,
     )  # fmt: skip
     kind = backend.device.partition(":")[0]
+    if kind == "cpu" and given > 1:
+        require_memory(bundle, given)
     measured = size == _AUTO or (size is None and kind != "cpu")
     wanted = measured_batch_size(bundle, backend, options, request.source) if measured else given
-    sampler = fit_batch(lambda n: sampler_on(bundle, backend, options, n, request.source), wanted, warn)
-    fitting = sampler.options.batch_size
-    if sampler.loop == "launches":
-        warn(f"sampling by plain launches: {sampler.reason}")
+    opened = fit_batch(lambda n: open_loop(bundle, backend, options, n, request.source), wanted, warn)
+    fitting = opened.options.batch_size
+    if opened.kind == "launches":
+        warn(f"sampling by plain launches: {opened.reason}")
     resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)
-    loop = Loop(sampler.loop, sampler.reason, None if fitting == wanted else wanted)
+    loop = Loop(opened.kind, opened.reason, None if fitting == wanted else wanted)
     run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source, loop)
     if request.workers > 1 or request.ray is not None:
         return run, None
     load_networks(bundle, backend, fitting)
-    return run, sampler
+    return run, opened
 
 
 def _overridden(request: GenerateRequest, run: RunDescription) -> Resolved:

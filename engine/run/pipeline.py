@@ -1,12 +1,11 @@
 """Sampling in the calling thread while earlier volumes are measured, compressed and written in others; bounded.
 
 A group (the samples of one batch) goes in with `feed`; `drain` waits for all that are in flight. Volumes that
-`--reject` refuses are drawn again, before the next group. What the sampler runs on is not known here.
+`--reject` refuses are drawn again, before the next group. What the loop runs on is not known here.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +14,8 @@ from types import TracebackType
 from typing import TypeVar
 
 from ..model_runs import RunTerminatedError
-from ..sampling.types import Sampler, Volume
+from ..processor import available_threads
+from ..sampling.types import BatchLoop, Volume
 from .ledger import SampleRecord
 from .redraw import Redraws
 from .requests import SampleTask, sample_requests
@@ -29,20 +29,20 @@ T = TypeVar("T")
 
 
 class Pipeline:
-    """One sampler and its writer threads; `record` is called from those threads, one call at a time."""
+    """One loop and its writer threads; `record` is called from those threads, one call at a time."""
 
     def __init__(
         self,
-        sampler: Sampler,
+        loop: BatchLoop,
         finisher: Finisher,
         record: Callable[[SampleRecord], None],
         *,
         writers: int | None = None,
         limit: TimeLimit | None = None,
     ) -> None:
-        self._sampler, self._finisher, self._record = sampler, finisher, record
+        self._loop, self._finisher, self._record = loop, finisher, record
         self._columns = finisher.bundle.condition_columns
-        workers = writers or min(MAX_WRITERS, os.cpu_count() or 1)
+        workers = writers or min(MAX_WRITERS, available_threads())
         self._pool = ThreadPoolExecutor(workers, "writer")
         self._slots = threading.BoundedSemaphore(2 * workers)
         self._record_lock = threading.Lock()
@@ -96,10 +96,10 @@ class Pipeline:
     def _sample(self, group: list[SampleTask]) -> None:
         with self._finisher.telemetry.stage("sample"):
             requests = sample_requests(group, self._columns)
-            collect = self._timed(group, lambda: self._sampler.start(requests))
+            collect = self._timed(group, lambda: self._loop.start(requests))
         if collect is not None:
             self._flying.append((group, collect))
-        while len(self._flying) >= self._sampler.in_flight:
+        while len(self._flying) >= self._loop.in_flight:
             self._collect()
 
     def _collect(self) -> None:

@@ -7,6 +7,8 @@ of the same class the bytes are those of a local run.
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import threading
 import time
 from collections import Counter
@@ -30,6 +32,8 @@ _GROUPS_A_RANGE = 4  # enough to overlap sampling with writing, little to lose
 _MAX_DEATHS = 2  # of actors that made a range, before it is split; a single sample counts as failed
 _MAX_DEATHS_IN_A_ROW = 8
 _POLL_S = 0.5
+_TELL_S = 30.0  # without room in the cluster, before that is told
+ROOM_S = 600.0  # before the run is given up
 
 Range = list[Group]
 
@@ -84,9 +88,15 @@ class RayCluster:
         """
         ranges = iter(lambda: list(islice(groups, _GROUPS_A_RANGE)), [])
         self._pulse = self._ray.remote(_Pulse).options(num_cpus=0).remote()
-        idle = [self._start() for _ in range(self._actors())]
+        idle: list[_Slot] = []
+        waiting = {slot.actor.__ray_ready__.remote(): slot for slot in (self._start() for _ in range(self._actors()))}
         try:
+            self._await_room(list(waiting), stop)
             while not stop.is_set():
+                begun, _ = (
+                    self._ray.wait(list(waiting), num_returns=max(1, len(waiting)), timeout=0) if waiting else ([], [])
+                )
+                idle += [waiting.pop(reference) for reference in begun]
                 while idle and (work := self._next(ranges)):
                     slot = idle.pop()
                     slot.work, slot.given = work, time.monotonic()
@@ -99,9 +109,22 @@ class RayCluster:
                 idle += self._end_overdue()
             return self._failed
         finally:
-            for slot in chain(idle, self._running.values()):
+            for slot in chain(idle, waiting.values(), self._running.values()):
                 self._ray.kill(slot.actor)
             self._ray.kill(self._pulse)
+
+    def _await_room(self, actors: list[Any], stop: threading.Event) -> None:
+        """Until one actor has a place; BackendUnavailableError where the cluster stays full."""
+        start, told = time.monotonic(), False
+        while not stop.is_set() and not self._ray.wait(actors, num_returns=1, timeout=_POLL_S)[0]:
+            waited = time.monotonic() - start
+            if waited > ROOM_S:
+                raise BackendUnavailableError(f"--ray: the cluster had no room for an actor in {ROOM_S:.0f} s")
+            if waited > _TELL_S and not told:
+                told = True
+                logging.getLogger("sbldm").warning(
+                    f"--ray: the cluster is full; waiting up to {ROOM_S:.0f} s for room (see `ray status`)"
+                )
 
     def _actors(self) -> int:
         resources = self._ray.cluster_resources()
@@ -232,6 +255,8 @@ def _beat(pulse: Any, number: int) -> None:
 def connected(address: str) -> Iterator[ModuleType]:
     """Ray, connected to the cluster at `address`: host:port, "auto" for the one that runs here, "local" to start one.
 
+    One that is started here is ours alone, whatever RAY_ADDRESS says, and ends with the run.
+
     Raises:
         BackendUnavailableError: Ray is not installed, or no cluster answers.
     """
@@ -241,7 +266,10 @@ def connected(address: str) -> Iterator[ModuleType]:
         raise BackendUnavailableError('--ray needs Ray: pip install "sbldm-engine[ray]"') from error
     joined = not ray.is_initialized()
     if joined:
-        options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {"address": address}
+        options: dict[str, Any] = {"address": address}
+        if address == LOCAL:
+            options["include_dashboard"] = False
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in HOME
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:

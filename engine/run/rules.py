@@ -41,7 +41,7 @@ def real(least: float, most: float) -> Reader:
     """A number from `least` to `most`."""
 
     def read(value: object) -> float:
-        number = read_number(value)
+        number = _number(value)
         if not least <= number <= most:
             raise ValueError(f"must be {_range(least, most)}")
         return float(number)
@@ -53,7 +53,7 @@ def tolerance(most: float) -> Reader:
     """A share above 0, of at most `most`."""
 
     def read(value: object) -> float:
-        number = read_number(value)
+        number = _number(value)
         if not 0 < number <= most:
             raise ValueError(f"the tolerance must be above 0 and at most {most}")
         return float(number)
@@ -167,7 +167,7 @@ def fault(name: str, value: object, allowed: str) -> str:
     return f"--{name.replace('_', '-')} {shown(str(value))}: {allowed}"
 
 
-def read_number(value: object) -> Any:
+def _number(value: object) -> Any:
     """A number as it was given; TypeError for anything else."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise TypeError("must be a number")

@@ -25,12 +25,14 @@ from ..errors import (
     SbldmError,
     UsageError,
 )
+from ..portable import end_signals
+from ..processes import start_process
 from ..sampling.sdedit import SourceCase
 from ..telemetry import Figures, Telemetry
 from .description import RunDescription
 from .directory import disk_faults
 from .ledger import SampleRecord
-from .open_sampler import make_sampler
+from .open_loop import reopen_loop
 from .pipeline import Pipeline
 from .requests import SampleTask
 from .time_limit import SAMPLE_TIMEOUT_S
@@ -51,6 +53,7 @@ _ERRORS: dict[str, type[SbldmError]] = {
 _AHEAD = 2  # groups a worker holds: one being sampled, one waiting
 _MAX_DEATHS = 2  # of workers that held a sample, before it counts as failed; one in company is tried alone first
 _MAX_DEATHS_IN_A_ROW = 8
+_MAX_STARTS = 2  # that fail before any worker was ready
 BEAT_S = 2.0  # between two signs of life of a worker
 SILENT_S = 60.0  # without one, after which it is ended: it is stopped, or its machine is
 START_S = 1800.0  # that loading a model may take
@@ -102,6 +105,7 @@ class WorkerPool:
         self._workers: list[_Worker] = []
         self._deaths: Counter[int] = Counter()  # of workers that held the sample
         self._deaths_in_a_row = 0
+        self._never_ready = True  # of all workers so far
         self._suspects: deque[Group] = deque()  # held by workers that died
         self._failed: list[SampleTask] = []
 
@@ -124,14 +128,9 @@ class WorkerPool:
         finally:
             self._end()
 
-    def process_ids(self) -> list[int]:
-        """Process numbers of the living workers."""
-        return [worker.process.pid for worker in self._workers]
-
     def _start(self, number: int) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(self.setups[number], theirs), daemon=True)
-        process.start()
+        process = start_process(self._context, _work, (self.setups[number], theirs))
         theirs.close()
         return _Worker(number, process, ours)
 
@@ -167,7 +166,7 @@ class WorkerPool:
                 name, text = content
                 raise _ERRORS.get(name, SbldmError)(text)
             if kind == "ready":
-                worker.ready, worker.moved = True, worker.heard
+                worker.ready, worker.moved, self._never_ready = True, worker.heard, False
             elif kind == "record":
                 worker.moved = worker.heard
                 self._receive(worker, *content)
@@ -201,6 +200,11 @@ class WorkerPool:
         worker.connection.close()
         self._telemetry.count("lost_workers")
         self._deaths_in_a_row += 1
+        if self._never_ready and self._deaths_in_a_row >= _MAX_STARTS:
+            raise IncompleteRunError(
+                f"worker processes end before they are ready (exit status {worker.process.exitcode}): no sample is at "
+                "fault; is memory short, or may this program start no processes? Try --workers 1"
+            )
         if self._deaths_in_a_row > _MAX_DEATHS_IN_A_ROW:
             raise IncompleteRunError(
                 f"{self._deaths_in_a_row} workers died one after another (exit status {worker.process.exitcode}); "
@@ -243,13 +247,13 @@ def make_pipeline(setup: WorkerSetup, telemetry: Telemetry, record: Callable[[Sa
 
     Raises:
         InvalidInputError: the bundle at this place is not the run's.
-        SbldmError: see `make_sampler`.
+        SbldmError: see `reopen_loop`.
     """
     bundle = load_bundle(setup.bundle)
     if bundle.sha256 != setup.run.bundle.sha256:
         raise InvalidInputError(f"{setup.bundle}: is not the bundle that the run was started with")
-    sampler = make_sampler(bundle, setup.run, setup.device, setup.source)
-    return Pipeline(sampler, Finisher(setup.directory, setup.run, bundle.manifest, telemetry), record)
+    loop = reopen_loop(bundle, setup.run, setup.device, setup.source)
+    return Pipeline(loop, Finisher(setup.directory, setup.run, bundle.manifest, telemetry), record)
 
 
 def _work(setup: WorkerSetup, connection: Connection) -> None:
@@ -257,9 +261,8 @@ def _work(setup: WorkerSetup, connection: Connection) -> None:
 
     It also sends ("ready", None) once, and ("beat", None) all the time.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in end_signals():  # the parent ends us by TERM, whatever it was sent itself
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     telemetry, sending = Telemetry(), threading.Lock()
 
@@ -282,6 +285,8 @@ def _work(setup: WorkerSetup, connection: Connection) -> None:
         return
     except SbldmError as error:
         send("error", (type(error).__name__, str(error)))
+    except MemoryError:
+        send("error", ("IncompleteRunError", "no memory left in a worker; go on with --resume and fewer --workers"))
     except Exception as error:  # noqa: BLE001 - the border of the process: the parent reports it
         send("error", ("SbldmError", f"unexpected {type(error).__name__} in a worker: {error}"))
 

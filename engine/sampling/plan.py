@@ -1,57 +1,78 @@
-"""The steps of a sampler as data."""
+"""The steps of a sampler as data: the one place where coefficients are computed.
+
+Every loop (host, CUDA, the export's gate, the previews of training, the benchmark's peers) follows a plan.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from ...kernels.ddim import ddim_coefficients
 from ...kernels.dpmpp import dpmpp_2m_coefficients
-from ..bundle.manifest import NoiseSchedule
-from .schedule import sampling_points
-
-if TYPE_CHECKING:
-    from .types import SamplingOptions
-
-from dataclasses import dataclass
-
-from ...kernels.ddim import DdimCoefficients
-
-
-def sampling_plan(schedule: NoiseSchedule, options: SamplingOptions) -> SamplingPlan:
-    """The steps that `samplers.py` takes with these options, as data. UsageError as in `sampling_points`."""
-    points = sampling_points(schedule, options.steps)
-    kind = schedule.prediction_type
-    timesteps = tuple(float(point.timestep) for point in points if point.timestep is not None)
-    guidance = None if options.guidance == 1.0 else options.guidance
-    pairs = list(pairwise(points))
-    if options.sampler == "ddim":
-        return SamplingPlan(
-            timesteps,
-            tuple(ddim_coefficients(kind, a.alpha, a.sigma, b.alpha, b.sigma, options.eta) for a, b in pairs),
-            guidance,
-        )
-    safe = [point.log_safe for point in points]
-    coefficients = tuple(
-        dpmpp_2m_coefficients(kind, safe[k - 1] if k and then.sigma > 0.0 else None, safe[k], (then.alpha, then.sigma))
-        for k, (_, then) in enumerate(pairs)
-    )
-    return SamplingPlan(timesteps, coefficients, guidance)
+from ...kernels.step import StepCoefficients
+from ..bundle.manifest import NoiseSchedule, PredictionType, SamplerName
+from .schedule import NoiseLevel, noise_levels
+from .types import SamplingOptions, check_options
 
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """The steps of a sampler; with the shape of the loop it is the key of a captured graph.
+    """The steps of a sampler; with the shape of the loop it is the key of a captured graph."""
 
-    `Dpmpp2mCoefficients` make the sampler dpmpp-2m, `DdimCoefficients` ddim. `guidance` None: no second,
-    unconditional half of the batch.
-    """
-
+    sampler: SamplerName
     timesteps: tuple[float, ...]  # of each denoiser call
-    coefficients: tuple[DdimCoefficients, ...]
-    guidance: float | None = None
+    coefficients: tuple[StepCoefficients, ...]  # of the step after each call
+    guidance: float | None = None  # None: no second, unconditional call
+    start: tuple[float, float] = (0.0, 1.0)  # (alpha, sigma) of the state that the first call sees
+    first: int = 0  # steps of the whole plan that this one leaves out
 
     def __post_init__(self) -> None:
-        kinds = {type(c) for c in self.coefficients}
-        if not self.timesteps or len(self.timesteps) != len(self.coefficients) or len(kinds) != 1:
-            raise ValueError("a plan needs one timestep and one set of coefficients a step, of one sampler")
+        if not self.timesteps or len(self.timesteps) != len(self.coefficients):
+            raise ValueError("a plan needs one timestep and one row of coefficients a step")
+
+    def draw(self, step: int) -> int:
+        """The draw of the noise that a step (from 0) adds; draw 0 is the initial latent."""
+        return self.first + step + 1
+
+
+def sampling_plan(schedule: NoiseSchedule, options: SamplingOptions, first: int = 0) -> SamplingPlan:
+    """The plan of these options, from step `first` (0 for all of them) on.
+
+    Raises:
+        UsageError: steps outside of the table, or options that exclude each other.
+        ValueError: no step is left.
+    """
+    check_options(options)
+    levels = noise_levels(schedule, options.steps)[first:]
+    rows = (
+        _dpmpp_2m_rows(schedule.prediction_type, levels)
+        if options.sampler == "dpmpp-2m"
+        else _ddim_rows(schedule.prediction_type, levels, options.eta)
+    )
+    return SamplingPlan(
+        options.sampler,
+        tuple(float(level.timestep) for level in levels if level.timestep is not None),
+        rows,
+        None if options.guidance == 1.0 else options.guidance,
+        (levels[0].alpha, levels[0].sigma),
+        first,
+    )
+
+
+def _ddim_rows(kind: PredictionType, levels: Sequence[NoiseLevel], eta: float) -> tuple[StepCoefficients, ...]:
+    return tuple(
+        ddim_coefficients(kind, now.alpha, now.sigma, then.alpha, then.sigma, eta) for now, then in pairwise(levels)
+    )
+
+
+def _dpmpp_2m_rows(kind: PredictionType, levels: Sequence[NoiseLevel]) -> tuple[StepCoefficients, ...]:
+    """First and last step are of first order."""
+    rows: list[StepCoefficients] = []
+    before: tuple[float, float] | None = None
+    for now, then in pairwise(levels):
+        history = before if then.sigma > 0.0 else None
+        rows.append(dpmpp_2m_coefficients(kind, history, now.log_safe, (then.alpha, then.sigma)))
+        before = now.log_safe
+    return tuple(rows)

@@ -1,55 +1,45 @@
-"""Samplers: one free function each, from initial noise to a clean latent."""
+"""Samplers: one free function each, from a noisy state to a clean latent along a plan.
+
+A new one needs its rows in `plan.py`, its function here, its entry in `SAMPLERS`, and a name in the manifest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels.ddim import ddim_coefficients, ddim_step
-from ...kernels.dpmpp import dpmpp_2m_coefficients, dpmpp_2m_step
-from ..bundle.manifest import PredictionType
-from .schedule import Point
+from ...kernels.ddim import ddim_step
+from ...kernels.dpmpp import dpmpp_2m_step
+from ..bundle.manifest import SamplerName
+from .plan import SamplingPlan
 
-Latent = NDArray[np.float32]
+Latent = NDArray[np.float32]  # (N, C, ...)
 # (state, timestep) -> prediction under the condition, prediction under the null condition or None without guidance
-Denoise = Callable[[Latent, int], tuple[Latent, Latent | None]]
-StepNoise = Callable[[int], Latent]  # draw k (from 1) -> noise like the state
+Denoise = Callable[[Latent, float], tuple[Latent, Latent | None]]
+StepNoise = Callable[[int], Latent]  # draw -> noise like the state
 
 
-def sample_ddim(
-    denoise: Denoise,
-    state: Latent,
-    points: Sequence[Point],
-    kind: PredictionType,
-    *,
-    guidance: float = 1.0,
-    eta: float = 0.0,
-    noise: StepNoise,
-) -> Latent:
+def sample_ddim(denoise: Denoise, state: Latent, plan: SamplingPlan, noise: StepNoise) -> Latent:
     """DDIM (Song et al. 2021, equation 12); eta 0 is deterministic, eta 1 is ancestral sampling."""
-    for k, (now, then) in enumerate(pairwise(points), start=1):
-        assert now.timestep is not None
-        prediction, unconditional = denoise(state, now.timestep)
-        step = ddim_coefficients(kind, now.alpha, now.sigma, then.alpha, then.sigma, eta)
-        state = ddim_step(state, prediction, unconditional, guidance, step, noise(k) if step.from_noise else None)
+    for step, (timestep, row) in enumerate(zip(plan.timesteps, plan.coefficients, strict=True)):
+        prediction, unconditional = denoise(state, timestep)
+        fresh = noise(plan.draw(step)) if row.from_noise else None
+        state = ddim_step(state, prediction, unconditional, plan.guidance, row, fresh)
     return state
 
 
-def sample_dpmpp_2m(
-    denoise: Denoise, state: Latent, points: Sequence[Point], kind: PredictionType, *, guidance: float = 1.0
-) -> Latent:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2); first and last step are of first order."""
+def sample_dpmpp_2m(denoise: Denoise, state: Latent, plan: SamplingPlan, _noise: StepNoise) -> Latent:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2); draws no noise."""
     previous: Latent | None = None
-    before: tuple[float, float] | None = None
-    for now, then in pairwise(points):
-        assert now.timestep is not None
-        prediction, unconditional = denoise(state, now.timestep)
-        here = now.log_safe
-        history = before if then.sigma > 0.0 else None
-        step = dpmpp_2m_coefficients(kind, history, here, (then.alpha, then.sigma))
-        state, previous = dpmpp_2m_step(state, prediction, unconditional, guidance, step, previous)
-        before = here
+    for timestep, row in zip(plan.timesteps, plan.coefficients, strict=True):
+        prediction, unconditional = denoise(state, timestep)
+        state, previous = dpmpp_2m_step(state, prediction, unconditional, plan.guidance, row, previous)
     return state
+
+
+SAMPLERS: dict[SamplerName, Callable[[Denoise, Latent, SamplingPlan, StepNoise], Latent]] = {
+    "ddim": sample_ddim,
+    "dpmpp-2m": sample_dpmpp_2m,
+}

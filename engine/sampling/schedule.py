@@ -15,7 +15,7 @@ SMALLEST_SIGNAL = 2.0**-24  # stands for alphas_cumprod 0 where a sampler needs 
 
 
 @dataclass(frozen=True)
-class Point:
+class NoiseLevel:
     """A state x = alpha x0 + sigma noise on the way; the end has timestep None, alpha 1, sigma 0."""
 
     timestep: int | None
@@ -44,13 +44,13 @@ def timesteps(train_steps: int, steps: int, spacing: TimestepSpacing) -> NDArray
     return np.linspace(0, train_steps - 1, steps).round()[::-1].astype(np.int64)
 
 
-def sampling_points(schedule: NoiseSchedule, steps: int) -> tuple[Point, ...]:
-    """The `steps` points at which the denoiser is called, and the end.
+def noise_levels(schedule: NoiseSchedule, steps: int) -> tuple[NoiseLevel, ...]:
+    """The `steps` levels at which the denoiser is called, and the end.
 
     Raises:
         UsageError: `steps` outside of 1..the table's length.
     """
     table = schedule.alphas_cumprod
     visited = timesteps(len(table), steps, schedule.timestep_spacing)
-    points = [Point(int(t), sqrt(table[t]), sqrt(1.0 - table[t])) for t in visited]
-    return (*points, Point(None, 1.0, 0.0))
+    levels = [NoiseLevel(int(t), sqrt(table[t]), sqrt(1.0 - table[t])) for t in visited]
+    return (*levels, NoiseLevel(None, 1.0, 0.0))

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ...kernels.assemble import one_hot_labels
 from ..bundle.load import Bundle
 from ..bundle.manifest import INT16_SCALE
 from ..errors import InvalidInputError, UsageError
-from .decoding import DECODER_SLICES
-from .host import VolumeSampler
-from .types import LoopKind, SampleRequest, SamplingOptions, Volume
+from .decoding import encode_volume
+from .host import HostLoop
+from .plan import sampling_plan
+from .types import LoopKind, RunComponent, SampleRequest, SamplingOptions, Volume
 
 
 @dataclass(frozen=True)
@@ -56,50 +58,42 @@ def check_source(source: SourceCase, bundle: Bundle) -> None:
         raise InvalidInputError(f"the case has label {source.label.max()}; the bundle knows 0 to {classes - 1}")
 
 
-def encode_case(sampler: VolumeSampler, source: SourceCase) -> NDArray[np.float32]:
+def encode_source(run: RunComponent, source: SourceCase, classes: int) -> NDArray[np.float32]:
     """The clean volume latent (C, ...) of a case."""
-    images = np.moveaxis(source.image, -1, 0).astype(np.float32) * np.float32(2 / INT16_SCALE) - np.float32(1)
-    slices = np.moveaxis(source.label, -1, 0)
-    classes = np.arange(len(sampler.bundle.manifest.labels), dtype=np.uint8)
-    labels = (slices[:, None] == classes[None, :, None, None]).astype(np.float32)
-    latents = []
-    for start in range(0, len(images), DECODER_SLICES):
-        part = slice(start, start + DECODER_SLICES)
-        position = np.arange(start, min(start + DECODER_SLICES, len(images)), dtype=np.int64)
-        feeds = {"image": np.ascontiguousarray(images[part]), "label": labels[part], "position": position}
-        latents.append(sampler.backend.run("encoder", feeds)["latent"])
-    return sampler.backend.run("aggregator_encode", {"slices": np.concatenate(latents)[None]})["latent"][0]
+    image = np.moveaxis(source.image, -1, 0).astype(np.float32) * np.float32(2 / INT16_SCALE) - np.float32(1)
+    label = one_hot_labels(np.moveaxis(source.label, -1, 0), classes)
+    return encode_volume(run, np.ascontiguousarray(image), label)
 
 
-class AugmentSampler:
-    """Samples near a case; drives the networks as `VolumeSampler` does, on any backend."""
+class AugmentLoop:
+    """Samples near a case; drives the networks as `HostLoop` does, on any backend."""
 
     in_flight = 1
-    loop: LoopKind = "host"
+    kind: LoopKind = "host"
 
-    def __init__(self, sampler: VolumeSampler, source: SourceCase) -> None:
-        self._sampler = sampler
-        self.reason = f"{sampler.reason}, as augment needs it"
-        self.options: SamplingOptions = sampler.options
-        steps = round(source.strength * sampler.options.steps)
-        self._first = sampler.options.steps - steps  # denoising step that sampling starts with
-        self._clean = encode_case(sampler, source)
+    def __init__(self, loop: HostLoop, source: SourceCase) -> None:
+        self._loop = loop
+        self.reason = f"{loop.reason}, as augment needs it"
+        self.options: SamplingOptions = loop.options
+        first = loop.options.steps - round(source.strength * loop.options.steps)
+        self._plan = None if first == loop.options.steps else sampling_plan(loop.model.schedule, loop.options, first)
+        self._clean = encode_source(loop.run, source, loop.model.classes)
 
     def start(
         self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
     ) -> Callable[[], list[Volume]]:
-        """As `VolumeSampler.start`."""
+        """As `HostLoop.start`."""
         latents = self._latents(requests, on_step)
-        return lambda: self._sampler.decode(requests, latents)
+        return lambda: self._loop.decode(requests, latents)
 
     def _latents(self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None) -> NDArray[np.float32]:
         """Clean latents (batch_size, C, ...); with no steps to go, the case's own in every slot that is used."""
-        noise = self._sampler.noise(requests, 0)
+        noise = self._loop.noise(requests, 0)
         clean = np.zeros_like(noise)
         for request in requests:
-            clean[self._sampler.slot(request)] = self._clean
-        if self._first == self.options.steps:
+            clean[self._loop.slot(request)] = self._clean
+        if self._plan is None:
             return clean
-        point = self._sampler.points[self._first]
-        state = np.float32(point.alpha) * clean + np.float32(point.sigma) * noise
-        return self._sampler.denoise(requests, state.astype(np.float32, copy=False), self._first, on_step)
+        alpha, sigma = self._plan.start
+        state = np.float32(alpha) * clean + np.float32(sigma) * noise
+        return self._loop.denoise(requests, state.astype(np.float32, copy=False), self._plan, on_step)

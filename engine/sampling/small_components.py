@@ -1,4 +1,4 @@
-"""Specks: what a model labels here and there beside the tumour."""
+"""Small components: what a model labels here and there beside the tumour."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-SMALL_SHARE = 0.05  # of all labelled voxels; a smaller piece is a speck
+SMALL_SHARE = 0.05  # of all labelled voxels; a smaller piece goes
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
 
@@ -17,6 +17,6 @@ def drop_small_components(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return label
     sizes = np.bincount(components.ravel())
     sizes[0] = 0
-    speck = sizes < SMALL_SHARE * sizes.sum()
-    speck[[0, sizes.argmax()]] = False
-    return np.where(speck[components], np.uint8(0), label)
+    small = sizes < SMALL_SHARE * sizes.sum()
+    small[[0, sizes.argmax()]] = False
+    return np.where(small[components], np.uint8(0), label)

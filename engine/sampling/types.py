@@ -1,15 +1,15 @@
-"""What a sampler is given and gives back, and what it needs of a backend."""
+"""What a loop is given and gives back, and what it needs of a model and of a backend."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import SamplerName
+from ..bundle.manifest import BundleManifest, NoiseSchedule, SamplerName, SamplingDefaults
 from ..errors import UsageError
 
 LoopKind = Literal["host", "graph", "launches"]
@@ -26,6 +26,11 @@ class SamplingOptions:
     guidance: float
     seed: int
     batch_size: int
+
+    @classmethod
+    def default(cls, defaults: SamplingDefaults, seed: int = 0, batch_size: int = 1) -> SamplingOptions:
+        """Those of a bundle."""
+        return cls(defaults.steps, defaults.sampler, defaults.eta, defaults.guidance, seed, batch_size)
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,41 @@ def check_options(options: SamplingOptions) -> None:
         raise UsageError("--eta: dpmpp-2m is deterministic, leave --eta at 0 or use --sampler ddim")
 
 
-class Sampler(Protocol):
-    """Requests into volumes: `host.VolumeSampler`, `sdedit.AugmentSampler`, `cuda.sampler.DeviceSampler`."""
+Arrays = Mapping[str, NDArray[Any]]  # by tensor name
+RunComponent = Callable[[str, Arrays], Mapping[str, NDArray[np.float32]]]
+"""Computes a component of the bundle: its name and inputs -> its outputs, as the bundle's manifest names them."""
+
+
+@dataclass(frozen=True)
+class SampledModel:
+    """What sampling needs to know of a model."""
+
+    schedule: NoiseSchedule
+    latent_shape: tuple[int, ...]  # of Z, without the batch axis
+    condition_columns: int
+    classes: int  # of the label, background included
+    background_threshold: float
+    refined: bool  # it has a refiner
+
+    @classmethod
+    def of(cls, manifest: BundleManifest) -> SampledModel:
+        """That of a bundle."""
+        return cls(
+            manifest.schedule,
+            manifest.latent.shape,
+            len(manifest.condition_columns),
+            len(manifest.labels),
+            manifest.background_threshold,
+            "refiner" in manifest.components,
+        )
+
+
+class BatchLoop(Protocol):
+    """Requests into volumes, a batch at a time."""
 
     @property
     def in_flight(self) -> int:
-        """Groups that may be started before the first of them is collected."""
+        """Batches that may be started before the first of them is collected."""
         ...
 
     def start(
@@ -68,18 +102,18 @@ class Sampler(Protocol):
         """Start up to a batch of requests whose slots (number % batch size) differ.
 
         Calling what is returned, once, gives their volumes, in their order. `on_step` is called between steps, where
-        the sampler can be interrupted there, and ends the work by what it raises.
+        the loop can be interrupted there, and ends the work by what it raises.
         """
         ...
 
 
-class RunSampler(Sampler, Protocol):
-    """A sampler that a run was settled with: it says what it does."""
+class RunLoop(BatchLoop, Protocol):
+    """The loop of a run, which says what it does: `HostLoop`, `AugmentLoop`, `cuda.batch_loop.CudaLoop`."""
 
     options: SamplingOptions
 
     @property
-    def loop(self) -> LoopKind:
+    def kind(self) -> LoopKind:
         """Who drives the steps."""
         ...
 

@@ -9,7 +9,7 @@ import pytest
 from sbldm.engine.errors import InvalidInputError
 from sbldm.train.config import config_to_json
 
-from tests.conftest import tiny_system_config
+from tests.support.tiny import tiny_system_config
 
 full_width = pytest.importorskip("sbldm.benchmarks.full_width")
 
@@ -17,12 +17,12 @@ full_width = pytest.importorskip("sbldm.benchmarks.full_width")
 @pytest.fixture
 def preset(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
-    text = json.dumps(config_to_json(tiny_system_config("isbi2024")))
+    text = json.dumps(config_to_json(tiny_system_config("phantom")))
     path.write_text(text.replace("1e-06", "0.000001"), "utf-8")  # YAML 1.1 reads JSON but for exponents without a point
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("traced_once")
 def test_a_preset_goes_through_gate_and_builder(
     preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -33,13 +33,15 @@ def test_a_preset_goes_through_gate_and_builder(
     text = out.read_text("utf-8")
     assert text in capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    assert [row[2] for row in rows[2:7]] == ["encoder", "aggregator_encode", "denoiser", "aggregator", "decoder"]
-    for row in rows[2:7]:
+    assert [row[2] for row in rows[2:8]] == [
+        "encoder", "aggregator_encode", "denoiser", "aggregator", "decoder", "refiner",
+    ]  # fmt: skip
+    for row in rows[2:8]:
         largest, rms = float(row[3]), float(row[4])
         assert 0 <= rms <= 1e-4
         assert largest >= 0
         assert float(row[5].split(",")[1]) > 0
-    assert rows[-1][:3] == ["isbi2024", "fp32", "passed"]
+    assert rows[-1][:3] == ["phantom", "fp32", "passed"]
     assert "Dice 1.0000 or more" in rows[-1][3]
 
 
@@ -51,7 +53,7 @@ def test_a_gate_that_is_not_passed_is_told_and_counts(
 
     monkeypatch.setattr(full_width, "export_bundle", refuse)
     assert full_width.main(["--presets", str(preset), "--precisions", "fp16", "--capabilities", ""]) == 3
-    assert "| isbi2024 | fp16 | failed:   denoiser: prediction (late): RMS 3e-01 |" in capsys.readouterr().out
+    assert "| phantom | fp16 | failed:   denoiser: prediction (late): RMS 3e-01 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sbldm.benchmarks import training_curves, training_speed
 from sbldm.engine.bundle.manifest import Grid
 from sbldm.train.config import SystemConfig
 
-from tests.conftest import tiny_system_config
+from tests.support.tiny import tiny_system_config
 
 
 def small_system() -> SystemConfig:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -61,6 +62,45 @@ def test_a_run_like_any_other(tiny_bundle: Bundle, case: Path, tmp_path: Path) -
     assert augment(tiny_bundle, case, tmp_path / "a", *asked, "--resume") == 0
     assert hashes(tmp_path / "a") == expected
     assert main(["verify", str(tmp_path / "a")]) == 0
+
+
+def options_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    assert main([command, "--help"]) == 0
+    return set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+
+
+def test_it_has_every_option_of_generate_but_those_of_a_training_set(capsys: pytest.CaptureFixture[str]) -> None:
+    """A case derived from a real one must not reach the folds that validate on that one: no --add-to."""
+    generate, own = options_of("generate", capsys), options_of("augment", capsys)
+    assert {"--batch-size", "--workers", "--shard", "--reject", "--metrics-file"} <= own
+    assert generate - own == {"--add-to", "--splits", "--link"}
+    assert own - generate == {"--strength"}
+
+
+def test_the_options_of_a_run_do_what_they_do_in_generate(
+    tiny_bundle: Bundle, case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--count", 3, "--batch-size", 2, "--layout", "nnunet", "--reject", 0.01, "--attempts", 1, "--seed", 5)
+    shown = ("--json", "--preview", "--metrics-file", tmp_path / "m.prom", "--precision", "fp32")
+    assert augment(tiny_bundle, case, tmp_path / "whole", *asked, *shown) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["made"], result["resolved"]["batch_size"]) == (3, 2)
+    assert "sbldm_volumes_done_total 3" in (tmp_path / "m.prom").read_text()
+    (tmp_path / "whole/preview.png").unlink()
+    expected = hashes(tmp_path / "whole")
+    assert "imagesTr/sbldm-000002_0003.nii.gz" in expected
+    assert augment(tiny_bundle, case, tmp_path / "some", *asked, "--samples", 2) == 0
+    some = hashes(tmp_path / "some", "*.nii.gz")
+    assert len(some) == 5
+    assert some.items() < expected.items()
+    assert augment(tiny_bundle, case, tmp_path / "workers", *asked, "--workers", 2) == 0
+    assert hashes(tmp_path / "workers") == expected
+    for index in (0, 1):
+        assert augment(tiny_bundle, case, tmp_path / f"{index}", *asked, "--shard", f"{index}/2") == 0
+    assert main(["merge", str(tmp_path / "0"), str(tmp_path / "1"), "--out", str(tmp_path / "merged")]) == 0
+    assert hashes(tmp_path / "merged") == expected
+    assert augment(tiny_bundle, case, tmp_path / "bad", "--count", 0, "--names", "1999", "--log-format", "text") == 2
+    assert capsys.readouterr().err == "error: --count 0: must be 1 or more\n--names 1999: allowed: 2021, 2023\n"
 
 
 def test_strength_zero_returns_the_reconstruction_whatever_the_seed(

@@ -128,6 +128,7 @@ def test_a_backend_that_fails_the_gate_is_not_timed(
         (["--batch", "0"], 2, "--batch"),
         (["--repeats", "0"], 2, "--repeats"),
         (["--reference-steps", "2000"], 2, "--reference-steps"),
+        (["--threads", "0"], 2, "--threads 0: must be from 1 to 1024"),
         (["--backends", "onnxruntime,"], 2, "--backends"),
         (["--backends", "torch"], 2, "--backend torch"),
         (["--json", "no/such/folder/x.json"], 2, "folder does not exist"),

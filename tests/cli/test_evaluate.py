@@ -57,9 +57,9 @@ def test_evaluate_writes_figures_table_and_plots(folders: Path, capsys: pytest.C
     assert names == {"samples", "characteristics", "intensities", "adherence", "memorisation"}
 
 
-def test_json_goes_to_stdout(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_goes_to_stdout(folders: Path, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--real", str(folders / "cohort"), "--synthetic", str(folders / "run"), "--out", str(folders / "out2")]
-    arguments += ["--cache", str(folders / "out" / "cache"), "--held-out", "2", "--pairs", "1", "--workers", "1"]
+    arguments += ["--bundle", str(tiny_bundle.path), "--held-out", "2", "--pairs", "1", "--workers", "1"]
     assert main(["evaluate", *arguments, "--quiet", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["inputs"]["real"]["cases"] == 2

@@ -33,6 +33,20 @@ def test_items_are_the_samples(data: SyntheticDataset, tiny_bundle: Bundle) -> N
         SyntheticDataset(0)
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"step": 2}, "no argument step, perhaps steps; .*transform, backend"),
+        ({"steps": 2.5}, "^steps 2.5: must be a whole number$"),
+        ({"threads": "1", "seed": "7"}, "(?s)seed '7'.*threads '1'"),
+        ({"layout": "nnunet"}, "layout is no argument here"),
+    ],
+)
+def test_wrong_arguments_are_refused_when_the_data_set_is_made(options: dict, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        SyntheticDataset(4, **options)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_loader_of_pytorch(data: SyntheticDataset, workers: int) -> None:
@@ -41,7 +55,9 @@ def test_the_loader_of_pytorch(data: SyntheticDataset, workers: int) -> None:
 
     expected = {k: data[k]["image"] for k in range(4)}
     loaders = (
-        DataLoader(data, batch_size=2, num_workers=workers, multiprocessing_context="spawn" if workers else None),
+        DataLoader(
+            data, batch_size=2, num_workers=min(workers, 1), multiprocessing_context="spawn" if workers else None
+        ),
         DataLoader(
             StreamDataset(data), batch_size=1, num_workers=workers, multiprocessing_context="spawn" if workers else None
         ),

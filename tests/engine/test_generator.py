@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import csv
+import pickle
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.engine.generator import Cancelled, Generator
+from sbldm.engine.sampling.types import Volume
 
 
 @pytest.fixture
@@ -54,12 +58,59 @@ def test_the_files_of_generate_hold_the_same_arrays(generator: Generator, tmp_pa
         assert np.array_equal(scan.label, s.label)
 
 
-def test_reject_keeps_the_nearest(generator: Generator) -> None:
-    plain = generator.sample(0, seed=1, steps=2)
-    kept = generator.sample(0, seed=1, steps=2, reject=0.01, attempts=3)
-    error = [abs(s.measured.volume_ml / s.requested["volume_ml"] - 1) for s in (kept, plain)]
-    assert error[0] <= error[1]
-    assert 0 <= kept.attempt <= 3
+def test_reject_keeps_the_draw_that_the_command_line_keeps(generator: Generator, tmp_path: Path) -> None:
+    """A random model hits nothing: every attempt is drawn, and for some samples a later one is nearest."""
+    from sbldm.cli.main import main
+    from sbldm.engine.output.layouts import make_layout
+    from sbldm.engine.run.preview import read_scan
+
+    out, manifest = tmp_path / "out", generator.bundle.manifest
+    arguments = ["generate", "--bundle", str(generator.bundle.path), "--count", "4", "--seed", "1", "--steps", "2"]
+    arguments += ["--threads", "1", "--reject", "0.01", "--attempts", "3", "--out", str(out), "--quiet"]
+    assert main(arguments) == 0
+    rows = list(csv.DictReader((out / "manifest.csv").open()))
+    made = list(generator.generate(4, seed=1, steps=2, reject=0.01, attempts=3))
+    assert [str(s.attempt) for s in made] == [row["attempt"] for row in rows]
+    assert len({s.attempt for s in made}) > 1
+    layout = make_layout("brats", manifest.modalities, manifest.labels)
+    for s in made:
+        assert np.array_equal(read_scan(out, layout, s.index).image, s.image)
+        assert s.fault is None
+    alone = generator.sample(2, seed=1, steps=2, reject=0.01, attempts=3)
+    assert (alone.attempt, alone.image.tobytes()) == (made[2].attempt, made[2].image.tobytes())
+
+
+class Growing:
+    """In the place of a loop: the tumour grows with the attempt; sample 1 is broken at attempts 0 and 2."""
+
+    in_flight = 1
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape, self.asked = shape, list[tuple[int, int]]()
+        self.options = SimpleNamespace(batch_size=2)
+
+    def start(self, requests, on_step=None):
+        self.asked += [(r.number, r.attempt) for r in requests]
+        return lambda: [self.volume(r.number, r.attempt) for r in requests]
+
+    def volume(self, number: int, attempt: int) -> Volume:
+        label = np.zeros(self.shape, np.uint8)
+        label[2 : 3 + attempt, 2:4, 2:4] = 2
+        fault = "blank" if number == 1 and attempt in (0, 2) else None
+        return Volume(number, attempt, np.full((4, *self.shape), 500, np.int16), label, fault)
+
+
+def test_samples_that_miss_or_are_broken_are_drawn_again(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = Growing(generator.bundle.manifest.grid.shape)
+    monkeypatch.setattr("sbldm.engine.generator.open_loop", lambda *_: stub)
+    row = {"volume_ml": 300.0, "x": 0.3, "y": 0.2, "z": 0.4}  # larger than any that the stub makes
+    made = list(generator.generate(2, conditions=[row], reject=0.01, attempts=2))
+    assert stub.asked == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]
+    assert [(s.attempt, s.fault) for s in made] == [(2, None), (1, None)]
+    stub.asked.clear()
+    plain = list(generator.generate(2, conditions=[row]))
+    assert stub.asked == [(0, 0), (1, 0)]
+    assert [(s.attempt, s.fault) for s in plain] == [(0, None), (0, "blank")]
 
 
 def test_threads_share_a_generator(generator: Generator) -> None:
@@ -104,6 +155,9 @@ def test_a_closed_generator_refuses(generator: Generator) -> None:
         ([{"volume": 3}], "volume"),
         ([{"volume_ml": 20}, {"volume_ml": -1}], "conditions:2: volume_ml"),
         ([], "no rows"),
+        ([{"volume_ml": "much"}], "conditions:1: volume_ml: 'much': a number"),
+        (["volume_ml"], "conditions:1: row"),
+        ([{"volume": 3}, {"volume_ml": None}], "conditions:2: volume_ml: None: a number"),
         ([{"ncr_share": 0.9, "ed_share": 0.9, "et_share": 0.1}], "conditions:1"),
     ],
 )
@@ -113,11 +167,55 @@ def test_bad_rows_are_refused_at_the_call(generator: Generator, rows, named: str
 
 
 @pytest.mark.parametrize(
-    "options", [{"count": 0}, {}, {"count": 1, "seed": -1}, {"count": 1, "steps": 0}, {"count": 1, "sampler": "x"}]
+    ("options", "named"),
+    [
+        ({"count": 0}, "^count 0: must be 1 or more$"),
+        ({}, "give count N, conditions FILE or both"),
+        ({"count": 1, "seed": -1}, "^seed -1: must be from 0"),
+        ({"count": 1, "seed": "7"}, "^seed '7': must be a whole number$"),
+        ({"count": 1, "steps": 0}, "^steps 0: must be from 1 to 1000$"),
+        ({"count": 1, "steps": 2.5}, "^steps 2.5: must be a whole number$"),
+        ({"count": 1, "steps": True}, "^steps True: must be a whole number$"),
+        ({"count": 1, "sampler": "x"}, "^sampler x: allowed: ddim, dpmpp-2m$"),
+        ({"count": 1, "stop": 5}, "^stop 5: must be an event"),
+        ({"count": 1, "conditions": 5}, "^conditions 5: must be the path"),
+        ({"count": 1, "step": 5}, "no argument step, perhaps steps; .*count, conditions, stop, seed, steps, sampler"),
+        ({"count": 1, "layout": "nunet"}, "layout is no argument here"),
+        ({"count": 1, "batch_size": 2}, "batch_size is no argument here"),
+    ],
 )
-def test_bad_options_are_refused_at_the_call(generator: Generator, options) -> None:
-    with pytest.raises(UsageError):
+def test_bad_arguments_are_refused_at_the_call(generator: Generator, options: dict, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
         generator.generate(**options)
+
+
+def test_every_call_names_a_wrong_argument_and_its_own(generator: Generator) -> None:
+    case = np.zeros((4, 16, 16, 8), np.int16), np.zeros((16, 16, 8), np.uint8)
+    calls = [
+        (lambda: generator.sample(0, sed=1), "no argument sed, perhaps seed"),
+        (lambda: generator.sample("0"), "sample '0': must be a whole number"),
+        (lambda: generator.sample(True), "sample True"),
+        (lambda: generator.sample(), "missing a required argument: 'index'; its arguments are index"),
+        (lambda: generator.augment(*case, strengths=0.5), "no argument strengths, perhaps strength"),
+        (lambda: generator.augment(*case, "0.5", 1), "strength '0.5': must be a number"),
+        (lambda: generator.augment([1], case[1], 0.5, 1), "image: must be an array"),
+        (lambda: generator.generate(1, None), "too many positional arguments"),
+        (lambda: Generator.load("phantom", devise="cpu"), "no argument devise, perhaps device"),
+        (lambda: Generator.load("phantom", threads="2"), "threads '2': must be a whole number"),
+        (lambda: Generator.load("phantom", batch_size="auto"), "batch_size 'auto': must be a whole number"),
+        (lambda: Generator.load("phantom", batch_size=0), "batch_size 0: must be"),
+        (lambda: Generator.load("phantom", backend="jax"), "^backend jax: allowed"),
+        (lambda: Generator.load(5), "bundle 5: must be the name"),
+        (lambda: Generator(generator.bundle, generator.backend, batchsize=2), "no argument batchsize"),
+    ]
+    for call, named in calls:
+        with pytest.raises(UsageError, match=named):
+            call()
+
+
+def test_numpy_numbers_are_numbers(generator: Generator) -> None:
+    ours = generator.sample(np.int64(1), seed=np.uint64(3), steps=np.int32(2), eta=np.float32(0.5))
+    assert np.array_equal(ours.image, generator.sample(1, seed=3, steps=2, eta=0.5).image)
 
 
 def test_strength_zero_is_the_reconstruction_and_one_forgets_the_case(generator: Generator) -> None:
@@ -147,3 +245,13 @@ def test_cases_that_do_not_fit_are_refused(generator: Generator) -> None:
         generator.augment(case.image[:, :8], case.label[:8], 0.5, 1)
     with pytest.raises(InvalidInputError, match="label 9"):
         generator.augment(case.image, np.full_like(case.label, 9), 0.5, 1)
+
+
+def test_a_generator_pickles_by_its_arguments(tiny_bundle: Bundle) -> None:
+    with Generator.load(tiny_bundle.path, threads=1, batch_size=2) as generator:
+        copy = pickle.loads(pickle.dumps(generator))
+        assert (copy.bundle.sha256, copy.backend.threads, copy.batch_size) == (tiny_bundle.sha256, 1, 2)
+        one, other = generator.sample(1, steps=1), copy.sample(1, steps=1)
+        np.testing.assert_array_equal(one.image, other.image)
+    with pytest.raises(UsageError, match="closed"):
+        pickle.dumps(generator)

@@ -16,8 +16,7 @@ from sbldm.export.components import random_inputs
 from sbldm.export.gate import GateInputs, fault_table, run_gate
 from sbldm.export.parity import RMS_LIMIT, compare
 from sbldm.export.rewrite.precision import Precision, reduce_precision, store_weights_as_fp16
-from sbldm.export.runners import OnnxRunner, TorchRunner
-from sbldm.train.diffusion import make_schedule
+from sbldm.export.runners import OnnxRunner, torch_runner
 
 from tests.export.conftest import ExportedPreset
 
@@ -40,9 +39,9 @@ def test_presets_pass_the_gate_in_every_precision(exported: ExportedPreset, prec
     models = {name: reduce_precision(model, precision) for name, model in exported.models.items()}
     config = exported.config
     real = np.random.default_rng(4).standard_normal((1, config.grid.shape[2], *config.slice_shape), np.float32)
-    inputs = GateInputs(config, make_schedule(config.schedule), real)
+    inputs = GateInputs(config, exported.manifest, real)
     report = run_gate(exported.components, models, inputs, precision, lambda _message: None)
-    assert not report.departures, fault_table(report)
+    assert not report.divergences, fault_table(report)
     assert report.volume is not None
     assert {figure.component for figure in report.components if "real" in figure.case} == set(exported.components)
     if precision != "bf16":
@@ -52,17 +51,17 @@ def test_presets_pass_the_gate_in_every_precision(exported: ExportedPreset, prec
 
 
 def test_the_batch_axis_is_free(exported: ExportedPreset) -> None:
-    torch_runner, onnx_runner = TorchRunner(exported.components), OnnxRunner(exported.models)
+    networks, graphs = torch_runner(exported.components), OnnxRunner(exported.models)
     for name in exported.components:
         for batch in (1, 3):
             inputs = arrays(exported, name, batch)
-            assert_equal_outputs(torch_runner.run(name, inputs), onnx_runner.run(name, inputs), 1e-4)
+            assert_equal_outputs(networks.run(name, inputs), graphs.run(name, inputs), 1e-4)
 
 
 def test_the_reference_evaluator_agrees(exported: ExportedPreset) -> None:
     for name in ("aggregator", "decoder", "denoiser"):
         inputs = arrays(exported, name, 1)
-        expected = TorchRunner(exported.components).run(name, inputs)
+        expected = torch_runner(exported.components).run(name, inputs)
         got = ReferenceEvaluator(exported.models[name]).run(None, inputs)
         assert isinstance(got, list)
         assert_equal_outputs(expected, dict(zip(expected, got, strict=True)), 1e-4)
@@ -74,7 +73,7 @@ def test_openvino_agrees(exported: ExportedPreset, precision: Precision) -> None
     core = openvino.Core()
     for name, model in exported.models.items():
         inputs = arrays(exported, name, 2)
-        expected = TorchRunner(exported.components).run(name, inputs)
+        expected = torch_runner(exported.components).run(name, inputs)
         data = reduce_precision(model, precision).SerializeToString()
         compiled = core.compile_model(core.read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         made = compiled(inputs)
@@ -88,7 +87,7 @@ def test_openvino_may_take_to_bf16_of_its_own_accord(exported: ExportedPreset) -
     core = openvino.Core()
     for name, model in exported.models.items():
         inputs = arrays(exported, name, 3)  # the denoiser first, middle and last
-        expected = TorchRunner(exported.components).run(name, inputs)
+        expected = torch_runner(exported.components).run(name, inputs)
         compiled = core.compile_model(
             core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}
         )

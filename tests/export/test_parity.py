@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
+from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import InvalidInputError
-from sbldm.export.departure import first_departure
-from sbldm.export.gate import fault_table, require_passed
-from sbldm.export.parity import ParityReport, check_component, compare, compare_volumes
-from sbldm.export.runners import OnnxRunner, TorchRunner
+from sbldm.engine.generator import Generator
+from sbldm.engine.sampling.decoding import NOT_FINITE
+from sbldm.engine.sampling.types import SamplingOptions, Volume
+from sbldm.export.divergence import first_divergent_layer
+from sbldm.export.gate import GateInputs, fault_table, require_passed, run_gate
+from sbldm.export.parity import ParityReport, check_component, compare, compare_volumes, sample_volume
+from sbldm.export.runners import OnnxRunner, torch_runner
 
 from tests.export.conftest import ExportedPreset
 from tests.export.test_graphs import arrays
@@ -63,9 +71,9 @@ def test_a_wrong_weight_is_found_and_located(exported: ExportedPreset) -> None:
     weight.CopyFrom(onnx.numpy_helper.from_array(1.5 * onnx.numpy_helper.to_array(weight), weight.name))
     inputs = arrays(exported, "denoiser", 1)
     runner = OnnxRunner({"denoiser": bad})
-    figures = check_component(component, TorchRunner(exported.components), runner, {"random": inputs}, "fp32")
+    figures = check_component(component, torch_runner(exported.components).run, runner.run, {"random": inputs}, "fp32")
     assert figures[0].fault is not None
-    where = first_departure(component, bad, inputs, 1e-4)
+    where = first_divergent_layer(component, bad, inputs, 1e-4)
     assert f"and {victim.name.rpartition('/')[0]} " in where
     report = ParityReport("fp32", 1e-4, 0.99, tuple(figures), None, {"denoiser": where})
     assert where in fault_table(report)
@@ -75,15 +83,52 @@ def test_a_wrong_weight_is_found_and_located(exported: ExportedPreset) -> None:
 
 def test_volumes_are_compared_by_image_and_by_label() -> None:
     random = np.random.default_rng(2)
-    image = random.integers(0, 1000, (1, 2, 8, 8, 8)).astype(np.int16)
-    label = random.integers(0, 3, (1, 8, 8, 8)).astype(np.uint8)
-    names = ("background", "a", "b", "absent")
-    same = compare_volumes((image, label), (image, label), names)
-    assert (same.psnr_db, same.fault, set(same.dice.values())) == (None, None, {1.0})
+    image = random.integers(0, 1000, (2, 8, 8, 8)).astype(np.int16)
+    label = random.integers(0, 3, (8, 8, 8)).astype(np.uint8)
+    names, volume = ("background", "a", "b", "absent"), Volume(0, 0, image, label, None)
+    same = compare_volumes(volume, volume, names, 7, "fp32")
+    assert (same.psnr_db, same.fault, set(same.dice.values()), same.steps) == (None, None, {1.0}, 7)
+    broken = compare_volumes(volume, replace(volume, fault=NOT_FINITE), names, 7, "fp32")
+    assert broken.fault == NOT_FINITE
+    grey = compare_volumes(volume, replace(volume, image=image + 10), names, 7, "fp32")
+    assert grey.fault == "PSNR 40.0 dB under 60"
+    assert compare_volumes(volume, replace(volume, image=image + 10), names, 7, "bf16").fault is None
     other = label.copy()
-    other[:, :2] = 0
-    worse = compare_volumes((image, label), (image + 10, other), names)
+    other[:2] = 0
+    worse = compare_volumes(volume, Volume(0, 0, image + 10, other, None), names, 7, "fp32")
     assert worse.psnr_db == pytest.approx(40.0)
-    assert worse.fault is not None
+    assert str(worse.fault).startswith("Dice of ")
     overlap = ((label == 1) & (other == 1)).sum()
     assert worse.dice["a"] == pytest.approx(2 * overlap / ((label == 1).sum() + (other == 1).sum()))
+
+
+@pytest.mark.parametrize("changed", [{}, {"guidance": 2.0}, {"sampler": "dpmpp-2m", "steps": 4}, {"eta": 1.0}])
+def test_the_gates_volume_is_what_generate_makes(tiny_bundle: Bundle, changed: dict[str, Any]) -> None:
+    """Byte for byte, by the bundle's own sampler and steps and by others."""
+    backend, seed = OnnxRuntimeBackend(tiny_bundle, "cpu", 1), 5
+    options = replace(SamplingOptions.default(tiny_bundle.manifest.defaults, seed), **changed)
+    volume = sample_volume(backend.run, tiny_bundle.manifest, seed, options)
+    with Generator(tiny_bundle, backend) as generator:
+        sample = generator.sample(0, seed=seed, **changed)
+    assert sample.fault is volume.fault is None
+    assert volume.image.tobytes() == sample.image.tobytes()
+    assert volume.label.tobytes() == sample.label.tobytes()
+
+
+@pytest.mark.parametrize("exported", ["phantom"], indirect=True)
+@pytest.mark.parametrize("tensor", ["image", "label"])
+def test_an_engine_that_keeps_something_from_the_refiner_does_not_pass(exported: ExportedPreset, tensor: str) -> None:
+    """Components that equal their networks are not enough: the volume is the engine's own."""
+    runner = OnnxRunner(exported.models)
+
+    def forgetful(component: str, inputs: Any) -> Any:
+        if component == "refiner":
+            inputs = {**inputs, tensor: np.zeros_like(inputs[tensor])}
+        return runner.run(component, inputs)
+
+    inputs = GateInputs(exported.config, exported.manifest, None)
+    report = run_gate(exported.components, exported.models, inputs, "fp32", lambda _message: None, forgetful)
+    assert not report.divergences
+    assert report.volume is not None
+    assert not report.passed
+    assert str(report.volume.fault) in fault_table(report)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sbldm.benchmarks.kernel_checks import Check, all_checks
-from sbldm.kernels.calls import THREADS, VolumeShape, assemble_call, measure_blocks_count, measure_calls
+from sbldm.kernels.calls import THREADS, VolumeShape, assemble_call, statistics_blocks_count, statistics_calls
 from sbldm.kernels.compile import KernelCompileError
 
 from tests.support.cpu_launcher import CpuLauncher
@@ -43,7 +43,7 @@ def address(values: np.ndarray) -> int:
     return values.ctypes.data
 
 
-def test_assemble_and_measure_do_not_depend_on_the_order_of_threads(launcher: CpuLauncher) -> None:
+def test_assemble_and_statistics_do_not_depend_on_the_order_of_threads(launcher: CpuLauncher) -> None:
     random = np.random.default_rng(0)
     x, y, z = 9, 31, 70
     image = random.uniform(-1, 1, (z, 2, x, y)).astype(np.float32)
@@ -54,16 +54,15 @@ def test_assemble_and_measure_do_not_depend_on_the_order_of_threads(launcher: Cp
     for reverse in (False, True):
         images, labels = np.full((2, x, y, z), -1, np.int16), np.full((x, y, z), 255, np.uint8)
         failed = np.zeros(1, np.uint32)
-        partial, rows = np.full((measure_blocks_count(shape), 16), -1), np.full(16, -1)
+        partial = np.full((2, statistics_blocks_count(shape.voxels), 4), -1, np.int32)
+        rows = np.full((2, 4), -1, np.int32)
         call = assemble_call(
-            "f32", shape, 1, 0.1, image=address(image), logits=address(logits), images=address(images),
+            shape, 1, 0.1, image=address(image), logits=address(logits), images=address(images),
             labels=address(labels), failed=address(failed),
         )  # fmt: skip
-        counts = measure_calls(
-            shape, 1, images=address(images), labels=address(labels), partial=address(partial), rows=address(rows)
-        )
+        counts = statistics_calls(shape.voxels, 2, values=address(images), partial=address(partial), rows=address(rows))
         for launch in (call, *counts):
-            launcher.launch(launch.entry, launch.grid, THREADS, launch.arguments, reverse)
+            launcher.launch(launch.entry, launch.grid, THREADS, launch.parameters, reverse)
         outputs.append((images.tobytes(), labels.tobytes(), rows.tobytes(), failed.tobytes()))
     assert outputs[0] == outputs[1]
 
@@ -78,10 +77,10 @@ def test_a_grid_smaller_than_the_work_gives_the_same(launcher: CpuLauncher) -> N
         images, labels = np.full((1, x, y, z), -1, np.int16), np.full((x, y, z), 255, np.uint8)
         failed = np.zeros(1, np.uint32)
         call = assemble_call(
-            "f32", VolumeShape(1, 2, (x, y, z)), 1, 0.1, image=address(image), logits=address(logits),
+            VolumeShape(1, 2, (x, y, z)), 1, 0.1, image=address(image), logits=address(logits),
             images=address(images), labels=address(labels), failed=address(failed),
         )  # fmt: skip
-        launcher.launch(call.entry, grid, THREADS, call.arguments)
+        launcher.launch(call.entry, grid, THREADS, call.parameters)
         outputs.append(images.tobytes() + labels.tobytes())
     assert outputs[0] == outputs[1] == outputs[2]
 
@@ -89,6 +88,6 @@ def test_a_grid_smaller_than_the_work_gives_the_same(launcher: CpuLauncher) -> N
 def test_compile_failure_carries_the_compilers_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "noise.cu"
     broken.write_text("void f() { undeclared(); }")
-    monkeypatch.setattr("sbldm.kernels.cpu_launcher.source_path", lambda source: broken)
+    monkeypatch.setattr("tests.support.cpu_launcher.source_path", lambda source: broken)
     with pytest.raises(KernelCompileError, match="undeclared"):
-        CpuLauncher(tmp_path).launch("philox_words", (1, 1), THREADS, ())
+        CpuLauncher(tmp_path).launch("philox_words", (1, 1), THREADS, b"")

@@ -6,8 +6,9 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from sbldm.kernels.ddim import PredictionType, ddim_coefficients, ddim_step
+from sbldm.kernels.ddim import ddim_coefficients, ddim_step
 from sbldm.kernels.dpmpp import dpmpp_2m_coefficients, dpmpp_2m_step
+from sbldm.kernels.step import PredictionType
 
 SHAPE = (2, 4, 3, 5, 5)
 TYPES = get_args(PredictionType)

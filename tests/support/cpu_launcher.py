@@ -5,10 +5,8 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from sbldm.engine.files import sha256_file
 from sbldm.kernels.compile import ENTRIES, KernelCompileError, source_hash, source_path, write_whole
 
@@ -27,18 +25,19 @@ class CpuLauncher:
         entry: str,
         grid: tuple[int, int],
         threads: int,
-        arguments: Sequence[np.generic],
+        parameters: bytes,
         reverse: bool = False,
     ) -> None:
-        """Runs every thread of every block; pointers are addresses as np.uint64.
+        """Runs every thread of every block; ValueError where the struct's size is not the kernel's.
 
         `reverse` runs the threads of a block backwards. KernelCompileError carries the compiler's message.
         """
         library = self._library(ENTRIES[entry])
         ctypes.c_int.in_dll(library, "shim_reverse_order").value = int(reverse)
-        values = [np.array(argument) for argument in arguments]
-        addresses = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
-        getattr(library, f"{entry}_launch")((ctypes.c_uint * 2)(*grid), ctypes.c_uint(threads), addresses)
+        size = ctypes.c_uint.in_dll(library, f"{entry}_size").value
+        if len(parameters) != size:
+            raise ValueError(f"{entry} takes a struct of {size} bytes, not {len(parameters)}")
+        getattr(library, f"{entry}_launch")((ctypes.c_uint * 2)(*grid), ctypes.c_uint(threads), parameters)
 
     def _library(self, source: str) -> ctypes.CDLL:
         if source not in self._libraries:

@@ -10,7 +10,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <ucontext.h>
-#include <utility>
 #include <vector>
 
 #define __global__
@@ -92,20 +91,21 @@ static void run_block(unsigned threads) {
     }
 }
 
-template <class... Arguments, size_t... Index>
-static void call(void (*kernel)(Arguments...), void** values, std::index_sequence<Index...>) {
-    kernel(*static_cast<Arguments*>(values[Index])...);
+template <class Parameters>
+static constexpr unsigned size_of(void (*)(Parameters)) {
+    return sizeof(Parameters);
 }
 
-template <class... Arguments>
-static void launch(void (*kernel)(Arguments...), const unsigned* grid, unsigned threads, void** values) {
+template <class Parameters>
+static void launch(void (*kernel)(Parameters), const unsigned* grid, unsigned threads, const void* bytes) {
     struct Call {
-        void (*kernel)(Arguments...);
-        void** values;
-    } arguments{kernel, values};
+        void (*kernel)(Parameters);
+        Parameters parameters;
+    } arguments{kernel, {}};
+    std::memcpy(&arguments.parameters, bytes, sizeof(Parameters));
     body = [](void* pointer) {
         Call& all = *static_cast<Call*>(pointer);
-        call(all.kernel, all.values, std::index_sequence_for<Arguments...>{});
+        all.kernel(all.parameters);
     };
     body_arguments = &arguments;
     if (fibers.size() < threads) fibers.resize(threads);
@@ -129,24 +129,12 @@ inline void sincospif(float x, float* sine, float* cosine) {
     *cosine = float(std::cos(M_PI * x));
 }
 
-template <class To, class From>
-inline To shim_bits(From from) {
-    static_assert(sizeof(To) == sizeof(From));
-    To to;
-    std::memcpy(&to, &from, sizeof(to));
-    return to;
-}
-inline float __uint_as_float(unsigned bits) { return shim_bits<float>(bits); }
-inline unsigned short float_to_f16(float x) { return shim_bits<unsigned short>(_Float16(x)); }
-inline float f16_to_float(unsigned short bits) { return float(shim_bits<_Float16>(bits)); }
-inline unsigned short float_to_bf16(float x) {
-    if (x != x) return 0x7fff;
-    const unsigned bits = shim_bits<unsigned>(x);
-    return (unsigned short)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-// What cuLaunchKernel is to the compiled kernel: NAME_launch(grid x and y, threads a block, addresses of arguments).
+// What cuLaunchKernel is to the compiled kernel: NAME_launch(grid x and y, threads a block, bytes of its struct), and
+// NAME_size, how many bytes that are.
 #define KERNEL_ENTRY(name) \
-    extern "C" void name##_launch(const unsigned* grid, unsigned threads, void** values) { \
-        shim::launch(name, grid, threads, values); \
+    extern "C" { \
+    unsigned name##_size = shim::size_of(name); \
+    void name##_launch(const unsigned* grid, unsigned threads, const void* bytes) { \
+        shim::launch(name, grid, threads, bytes); \
+    } \
     }

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sbldm.engine.cuda.device import DTYPES, Buffer, Component
+from sbldm.engine.cuda.device import Buffer, DeviceNetwork
 from sbldm.engine.errors import DeviceMemoryError
-from sbldm.kernels.calls import THREADS, KernelCall, Storage
+from sbldm.kernels.calls import THREADS, KernelCall
 
 from tests.support.cpu_launcher import CpuLauncher
 
@@ -51,7 +51,7 @@ class HostDevice:
 
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         """Memory filled with 0xFF, which reads as NaN."""
-        values = np.empty(shape, DTYPES[dtype])
+        values = np.empty(shape, dtype)
         if values.nbytes > self._left:
             raise DeviceMemoryError(f"no room for {values.nbytes} bytes on the host device, {self._left} are left")
         self._left -= values.nbytes
@@ -63,7 +63,7 @@ class HostDevice:
         self._left += size
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        return np.empty(shape, DTYPES[dtype])
+        return np.empty(shape, dtype)
 
     def stream(self) -> HostStream:
         return HostStream()
@@ -77,7 +77,7 @@ class HostDevice:
         self.queue("download", stream, lambda: memmove(values.ctypes.data, buffer.address, buffer.nbytes))
 
     def launch(self, call: KernelCall, stream: HostStream) -> None:
-        self.queue(call.entry, stream, lambda: self._launcher.launch(call.entry, call.grid, THREADS, call.arguments))
+        self.queue(call.entry, stream, lambda: self._launcher.launch(call.entry, call.grid, THREADS, call.parameters))
 
     def record(self, stream: HostStream) -> str:
         return "event"
@@ -112,19 +112,18 @@ class HostDevice:
         stream.put(logged)
 
 
-class HostComponent:
-    """Any component on a `HostDevice`: its runs can be captured, as work on a GPU stream is."""
+class HostNetwork:
+    """Any network on a `HostDevice`: its runs can be captured, as work on a GPU stream is."""
 
-    def __init__(self, device: HostDevice, name: str, component: Component) -> None:
+    def __init__(self, device: HostDevice, name: str, network: DeviceNetwork) -> None:
         self._device = device
         self._name = name
-        self._component = component
-        self.storage: Storage = component.storage
+        self._network = network
 
     def enqueue(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], stream: HostStream) -> None:
-        self._device.queue(self._name, stream, lambda: self._component.enqueue(inputs, outputs, stream))
+        self._device.queue(self._name, stream, lambda: self._network.enqueue(inputs, outputs, stream))
 
 
 def _check_copy(buffer: Buffer, values: NDArray[Any]) -> None:
-    if (values.shape, values.dtype) != (buffer.shape, DTYPES[buffer.dtype]) or not values.flags.c_contiguous:
+    if (values.shape, values.dtype) != (buffer.shape, np.dtype(buffer.dtype)) or not values.flags.c_contiguous:
         raise ValueError(f"host array {values.dtype}{values.shape} does not fit buffer {buffer.dtype}{buffer.shape}")

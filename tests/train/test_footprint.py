@@ -10,7 +10,7 @@ from sbldm.train.footprint import gmac_of, network_costs, saved_bytes, stage_mem
 from sbldm.train.latents import condition_names
 from torch import nn
 
-from tests.conftest import tiny_system_config
+from tests.support.tiny import tiny_system_config
 
 
 def test_one_convolution_by_hand() -> None:

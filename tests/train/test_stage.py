@@ -155,6 +155,21 @@ def test_what_is_measured_at_the_end_belongs_to_the_finished_stage(tmp_path: Pat
     assert read_tensors(weights_path(tmp_path, "denoiser"))["scale"].item() == 0.25
 
 
+def test_the_ema_is_the_weighted_mean_of_all_weights(tmp_path: Path) -> None:
+    module, seen = a_module(), list[Tensor]()
+    mean = module.weight.detach().clone()
+
+    def watched(wrapped: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        seen.append(module.weight.detach().clone())
+        return noisy_loss(wrapped, step, generator)
+
+    ema = train_stage(a_run(tmp_path), "denoiser", module, watched, CONFIG)
+    for step, weight in enumerate([*seen[1:], module.weight.detach()]):
+        decay = min(CONFIG.ema_decay, (step + 1) / (step + 10))
+        mean = decay * mean + (1 - decay) * weight
+    torch.testing.assert_close(ema.weight, mean)
+
+
 def test_learning_rate_rises_stays_and_falls() -> None:
     rates = [learning_rate(CONFIG, step) for step in range(CONFIG.steps)]
     assert rates[0] == pytest.approx(0.005)

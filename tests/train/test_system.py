@@ -23,7 +23,7 @@ from sbldm.train.previews import Previews
 from sbldm.train.trained import load_networks
 from torch import device
 
-from tests.conftest import tiny_system_config
+from tests.support.tiny import tiny_system_config
 
 CASES, SLICES = 4, 16
 BATCH = {"autoencoder": 16, "aggregator": 2, "denoiser": 2, "refiner": 1}

@@ -24,6 +24,7 @@ from ...engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
 from ...engine.conditions.columns import COLUMNS, SHARE_COLUMNS
 from ...engine.errors import InvalidInputError
 from ...engine.output.measure import measure_tumour
+from ...engine.processes import sharing_workers
 from ...engine.scans import plausible
 from ...engine.scans.case import load_case, modalities_to_read
 from ...engine.scans.cases import CaseFiles
@@ -178,13 +179,14 @@ def report_faults(data_dir: Path, faults: dict[str, list[str]], *, skip_invalid:
 def _map(
     work: Callable[[CaseFiles], CachedCase | list[str]], items: Sequence[CaseFiles], workers: int
 ) -> Iterator[CachedCase | list[str]]:
-    if workers <= 1 or len(items) < 2:
+    workers = sharing_workers(min(workers, len(items)))
+    if workers <= 1:
         yield from map(work, items)
         return
     context = multiprocessing.get_context("spawn")
     with _one_thread_each():
         pool = ProcessPoolExecutor(
-            min(workers, len(items)), context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+            workers, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
         )
         try:
             yield from pool.map(work, items, chunksize=1)

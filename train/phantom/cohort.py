@@ -17,6 +17,7 @@ from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 
 from ...engine.errors import IncompleteRunError, UsageError
+from ...engine.processes import sharing_workers
 from .case import MODALITIES, Phantom, make_phantom
 
 # voxel to mm of BraTS's files, stored LPS
@@ -40,7 +41,7 @@ def write_cohort(out: Path, count: int, seed: int, workers: int, progress: Calla
         if value < least:
             raise UsageError(f"{name} {value}: has to be {least} or more")
     _prepare(out)
-    workers = min(workers, count)
+    workers = sharing_workers(min(workers, count))
     if workers == 1:
         for case in range(count):
             write_case(out, seed, case)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ...bundle.load import Bundle
 from ...bundle.manifest import ComponentSpec
-from ...cuda.components import TensorRtComponent
-from ...cuda.device import DTYPES, Buffer, Component, Device
+from ...cuda.device import Buffer, Device, DeviceNetwork
+from ...cuda.device_networks import TensorRtNetwork
 from ...cuda.gpu import CudaDevice
 from ...cuda.loops import DeviceLoops
 from ...cuda.networks import SAMPLED, OnnxRuntimeNetworks
@@ -24,22 +24,21 @@ from .cache import BatchProfile
 from .engines import EngineSet, present_target, profile_of
 
 TIMED_RUNS = 5
-BUFFER_TYPE = {"float32": "f32", "int64": "int64"}  # element types of component tensors, by the manifest's names
 
 Inputs = Mapping[str, NDArray[np.generic]]
 Outputs = dict[str, NDArray[np.float32]]
 
 
 class TensorRtNetworks:
-    """A bundle's components on a GPU, in TensorRT or where they are faster, as `device_loops.Networks`.
+    """A bundle's components on a GPU, in TensorRT or where they are faster, as `loops.Networks`.
 
-    `choices`: component -> backend; `rival` opens those of ONNX Runtime.
+    `choices`: component -> backend; `fallback` opens those of ONNX Runtime.
     """
 
     def __init__(
-        self, engines: EngineSet, device: Device, choices: Mapping[str, str], rival: OnnxRuntimeNetworks
+        self, engines: EngineSet, device: Device, choices: Mapping[str, str], fallback: OnnxRuntimeNetworks
     ) -> None:
-        self._engines, self._device, self._choices, self._rival = engines, device, choices, rival
+        self._engines, self._device, self._choices, self._fallback = engines, device, choices, fallback
 
     def open_device(self) -> Device:
         """The GPU."""
@@ -47,18 +46,18 @@ class TensorRtNetworks:
 
     def capture_refusal(self) -> str | None:
         """None for TensorRT, which lets itself be captured or says why not."""
-        return None if self._choices["denoiser"] == TensorRtBackend.name else self._rival.capture_refusal()
+        return None if self._choices["denoiser"] == TensorRtBackend.name else self._fallback.capture_refusal()
 
-    def components(self, rows: int, streams: tuple[Any, Any]) -> dict[str, Component]:
+    def components(self, rows: int, streams: tuple[Any, Any]) -> dict[str, DeviceNetwork]:
         """Execution contexts, for the denoiser's `rows`, all slices of one volume, one volume; built where needed."""
-        found: dict[str, Component] = {}
+        found: dict[str, DeviceNetwork] = {}
         for name, choice in self._choices.items():
             if choice == TensorRtBackend.name:
                 depth = self._engines.bundle.manifest.grid.shape[2]
                 engine = self._engines.open(name, profile_of(name, rows, depth))
-                found[name] = TensorRtComponent(engine.context, "f32", engine.problems)
+                found[name] = TensorRtNetwork(engine.context, engine.problems)
             else:
-                found[name] = self._rival.component(name, streams[name != "denoiser"])
+                found[name] = self._fallback.component(name, streams[name != "denoiser"])
         return found
 
 
@@ -91,13 +90,13 @@ class TensorRtBackend:
         self.threads = 1
         depth = bundle.manifest.grid.shape[2]
         self._profiles = {name: profile_of(name, batch, depth) for name in bundle.manifest.components}
-        self._components: dict[str, TensorRtComponent] = {}
+        self._components: dict[str, TensorRtNetwork] = {}
         self._buffers: dict[tuple[str, str, int], Buffer] = {}
         with device.current():
             self._stream = device.stream()
             self.choices = {name: self._choose(name) for name in SAMPLED if bundle.has(name)}
-        rival = OnnxRuntimeNetworks(bundle, index)
-        self.loops = DeviceLoops(bundle, TensorRtNetworks(engines, device, self.choices, rival))
+        networks = TensorRtNetworks(engines, device, self.choices, OnnxRuntimeNetworks(bundle, index))
+        self.loops = DeviceLoops(bundle, networks)
         others = [name for name, choice in self.choices.items() if choice != self.name]
         self.version = f"{engines.flavour.name} {engines.flavour.version}"
         if others and fallback is not None:
@@ -129,7 +128,7 @@ class TensorRtBackend:
             for tensor in (*spec.inputs, *spec.outputs)
         }
         for tensor in spec.inputs:
-            values = np.ascontiguousarray(inputs[tensor.name], DTYPES[BUFFER_TYPE[tensor.dtype]])
+            values = np.ascontiguousarray(inputs[tensor.name], np.dtype(tensor.dtype))
             self._device.upload(buffers[tensor.name], values, self._stream)
         self._component(component).enqueue(
             {tensor.name: buffers[tensor.name] for tensor in spec.inputs},
@@ -146,13 +145,13 @@ class TensorRtBackend:
         """Rows of a buffer that holds the largest batch of the profile and is kept for the next run."""
         key = (component, tensor, self._profiles[component].maximum)
         if key not in self._buffers:
-            self._buffers[key] = self._device.allocate((key[2], *(int(n) for n in tail)), BUFFER_TYPE[dtype])
+            self._buffers[key] = self._device.allocate((key[2], *(int(n) for n in tail)), dtype)
         return self._buffers[key].rows(0, size)
 
-    def _component(self, component: str) -> TensorRtComponent:
+    def _component(self, component: str) -> TensorRtNetwork:
         if component not in self._components:
             engine = self.engines.open(component, self._profiles[component])
-            self._components[component] = TensorRtComponent(engine.context, "f32", engine.problems)
+            self._components[component] = TensorRtNetwork(engine.context, engine.problems)
         return self._components[component]
 
     def _choose(self, component: str) -> str:

@@ -21,15 +21,15 @@ from sbldm.engine.backends.tensorrt.backend import TensorRtBackend
 from sbldm.engine.backends.tensorrt.cache import BatchProfile, EngineCache
 from sbldm.engine.backends.tensorrt.engines import EngineSet, OpenEngine, Target
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.cuda.components import OnnxRuntimeComponent, TensorRtComponent
-from sbldm.engine.cuda.device import DTYPES, Buffer
-from sbldm.engine.cuda.sampler import DeviceSampler
+from sbldm.engine.cuda.batch_loop import CudaLoop
+from sbldm.engine.cuda.device import Buffer
+from sbldm.engine.cuda.device_networks import OnnxRuntimeNetwork, TensorRtNetwork
 from sbldm.engine.errors import InvalidInputError
-from sbldm.engine.run.open_sampler import sampler_on
+from sbldm.engine.run.open_loop import open_loop
 from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.sampling.types import SampleRequest
 
-from tests.support.host_device import HostComponent, HostDevice, HostStream
+from tests.support.host_device import HostDevice, HostNetwork, HostStream
 
 ROOT = Path(__file__).parents[3]
 
@@ -43,7 +43,7 @@ class StandInDevice:
         return nullcontext()
 
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
-        values = np.full(shape, -1, DTYPES[dtype])
+        values = np.full(shape, -1, dtype)
         return Buffer(values.ctypes.data, shape, dtype, values)
 
     def stream(self) -> Any:
@@ -185,7 +185,7 @@ def test_generation_runs_its_loop_on_the_engines(
     """As in a run: engines for this batch and guidance, the decoder, found to be slower, in ONNX Runtime."""
     device = HostDevice(kernel_folder)
     monkeypatch.setattr(HostStream, "handle", 0, raising=False)
-    monkeypatch.setattr(TensorRtComponent, "enqueue", on_queue(device, TensorRtComponent.enqueue))
+    monkeypatch.setattr(TensorRtNetwork, "enqueue", on_queue(device, TensorRtNetwork.enqueue))
     times = iter([1.0, 2.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0])
     monkeypatch.setattr("sbldm.engine.backends.tensorrt.backend.median_ms", lambda _call: next(times))
     monkeypatch.setattr(
@@ -193,17 +193,17 @@ def test_generation_runs_its_loop_on_the_engines(
         lambda path, handle, index: OnnxRuntimeBackend(tiny_bundle, "cpu", 1).session(path.stem),
     )
     monkeypatch.setattr(
-        "sbldm.engine.cuda.networks.OnnxRuntimeComponent",
-        lambda session, kind, index: HostComponent(device, "decoder", OnnxRuntimeComponent(session, "cpu", index)),
+        "sbldm.engine.cuda.networks.OnnxRuntimeNetwork",
+        lambda session, kind, index: HostNetwork(device, "decoder", OnnxRuntimeNetwork(session, "cpu", index)),
     )
     backend = open_backend(tiny_bundle, tmp_path, Sleepless(tiny_bundle), device)
     assert backend.device == "cuda:1"
     options = GenerateRequest(bundle=tiny_bundle, count=2, steps=2, guidance=2.0).options()
-    sampler = sampler_on(tiny_bundle, backend, options, 2)
-    assert isinstance(sampler, DeviceSampler)
+    sampler = open_loop(tiny_bundle, backend, options, 2)
+    assert isinstance(sampler, CudaLoop)
     assert backend.engines.opened == [("denoiser", "1-4-4"), ("aggregator", "1-1-1"), ("refiner", "1-1-1")]
     requests = [SampleRequest(number, 0, np.full(12, 0.1 * number, np.float32)) for number in range(2)]
-    on_cpu = sampler_on(tiny_bundle, OnnxRuntimeBackend(tiny_bundle, "cpu", 1), options, 2)
+    on_cpu = open_loop(tiny_bundle, OnnxRuntimeBackend(tiny_bundle, "cpu", 1), options, 2)
     for ours, theirs in zip(sampler.start(requests)(), on_cpu.start(requests)(), strict=True):
         np.testing.assert_array_equal(ours.label, theirs.label)
         assert np.abs(ours.image.astype(int) - theirs.image).max() <= 1

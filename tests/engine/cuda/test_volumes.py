@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from sbldm.engine.cuda.loop import LoopShape, SamplingLoop
-from sbldm.engine.cuda.volumes import Finisher, FinishShape, VolumeGenerator
+from sbldm.engine.cuda.volumes import DecodingShape, VolumeDecoder, VolumeGenerator
 from sbldm.engine.errors import DeviceMemoryError
 from sbldm.kernels.assemble import assemble, one_hot
-from sbldm.kernels.measure import measure
+from sbldm.kernels.statistics import image_statistics
 
 from tests.support.host_device import HostDevice
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not 
 def generator(toy: Any, folder: Path, samples: int, memory: int = 2**31) -> tuple[VolumeGenerator, HostDevice]:
     device = HostDevice(folder, memory)
     loop = LoopShape(samples, toy.latent, toy.columns, False)
-    finish, streams = FinishShape(toy.volume, (4, 2, 2), 0.3), (device.stream(), device.stream())
-    return VolumeGenerator(device, toy.components(device), loop, finish, streams, True), device
+    decoding, streams = DecodingShape(toy.volume, (4, 2, 2), 0.3), (device.stream(), device.stream())
+    return VolumeGenerator(device, toy.components(device), loop, decoding, streams, True), device
 
 
 def latent_of(toy: Any, folder: Path, request: Any) -> np.ndarray:
@@ -52,12 +52,12 @@ def test_volumes_are_those_of_the_references(toy: Any, kernel_folder: Path) -> N
         images, labels = assemble(refined.reshape(image.shape), logits, 3, 0.3)
         np.testing.assert_array_equal(result.images, images)
         np.testing.assert_array_equal(result.labels, labels)
-        np.testing.assert_array_equal(result.counts, measure(images, labels))
+        np.testing.assert_array_equal(result.statistics, [image_statistics(image) for image in images])
         assert not result.failed.any()
     assert device.log.count("capture") == 2
 
 
-def test_two_batches_fly_and_a_third_takes_the_place_of_the_first(toy: Any, kernel_folder: Path) -> None:
+def test_two_batches_are_under_way_and_a_third_takes_the_place_of_the_first(toy: Any, kernel_folder: Path) -> None:
     volumes, device = generator(toy, kernel_folder, 1)
     plan = toy.plan()
     expected = [volumes.collect(volumes.start(toy.batch(first, 1), plan)).images for first in range(3)]
@@ -76,13 +76,10 @@ def test_two_batches_fly_and_a_third_takes_the_place_of_the_first(toy: Any, kern
 def test_a_refiner_is_optional_and_the_others_are_not(toy: Any, kernel_folder: Path) -> None:
     device = HostDevice(kernel_folder)
     parts = toy.components(device)
-    shape = FinishShape(toy.volume, (4, 2, 2), 0.3)
-    Finisher(device, {name: parts[name] for name in ("aggregator", "decoder")}, shape)
+    shape = DecodingShape(toy.volume, (4, 2, 2), 0.3)
+    VolumeDecoder(device, {name: parts[name] for name in ("aggregator", "decoder")}, shape)
     with pytest.raises(ValueError, match="needs an aggregator and a decoder, not only decoder"):
-        Finisher(device, {"decoder": parts["decoder"]}, shape)
-    parts["refiner"].storage = "f16"
-    with pytest.raises(ValueError, match="one storage type"):
-        Finisher(device, {name: parts[name] for name in ("aggregator", "decoder", "refiner")}, shape)
+        VolumeDecoder(device, {"decoder": parts["decoder"]}, shape)
 
 
 def test_no_room_is_told(toy: Any, kernel_folder: Path) -> None:

@@ -6,9 +6,12 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from sbldm.engine.bundle.manifest import NoiseSchedule, PredictionType, TimestepSpacing
+from sbldm.engine.bundle.manifest import NoiseSchedule, PredictionType, SamplerName, TimestepSpacing
+from sbldm.engine.errors import UsageError
+from sbldm.engine.sampling.plan import SamplingPlan, _dpmpp_2m_rows, sampling_plan
 from sbldm.engine.sampling.samplers import Latent, sample_ddim, sample_dpmpp_2m
-from sbldm.engine.sampling.schedule import Point, sampling_points
+from sbldm.engine.sampling.schedule import NoiseLevel
+from sbldm.engine.sampling.types import SamplingOptions
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -29,6 +32,12 @@ def table(zero_terminal_snr: bool) -> tuple[float, ...]:
 
 def schedule(kind: PredictionType, spacing: TimestepSpacing, zero_terminal_snr: bool) -> NoiseSchedule:
     return NoiseSchedule("test", kind, spacing, table(zero_terminal_snr))
+
+
+def plan_of(
+    table: NoiseSchedule, steps: int, sampler: SamplerName, eta: float = 0.0, guidance: float = 1.0
+) -> SamplingPlan:
+    return sampling_plan(table, SamplingOptions(steps, sampler, eta, guidance, 0, 1))
 
 
 def network(state: Latent, timestep: float) -> Latent:
@@ -60,7 +69,7 @@ class Watched:
     def __init__(self) -> None:
         self.states: list[Latent] = []
 
-    def __call__(self, state: Latent, timestep: int) -> tuple[Latent, None]:
+    def __call__(self, state: Latent, timestep: float) -> tuple[Latent, None]:
         self.states.append(state.copy())
         return network(state, timestep), None
 
@@ -86,11 +95,11 @@ def test_ddim(kind: PredictionType, spacing: TimestepSpacing, eta: float, zero_t
         rescale_betas_zero_snr=zero_terminal_snr, steps_offset=0,
     )  # fmt: skip
     expected = reference_states(scheduler, steps, eta=eta)
-    plan = schedule(kind, spacing, zero_terminal_snr)
+    plan = plan_of(schedule(kind, spacing, zero_terminal_snr), steps, "ddim", eta)
     if spacing == "leading":  # diffusers steps back by 1000 // steps, which is where our next point lies
         assert 1000 % steps == 0
     watched = Watched()
-    result = sample_ddim(watched, normal(0), sampling_points(plan, steps), kind, eta=eta, noise=normal)
+    result = sample_ddim(watched, normal(0), plan, normal)
     assert_same([*watched.states, result], expected)
 
 
@@ -106,47 +115,70 @@ def test_dpmpp_2m(kind: PredictionType, spacing: TimestepSpacing, zero_terminal_
         final_sigmas_type="zero", lower_order_final=True, rescale_betas_zero_snr=zero_terminal_snr,
     )  # fmt: skip
     expected = reference_states(scheduler, steps)
-    plan = schedule(kind, spacing, zero_terminal_snr)
+    table = schedule(kind, spacing, zero_terminal_snr)
     if spacing == "trailing":
-        points = sampling_points(plan, steps)
-        assert [p.timestep for p in points[:-1]] == scheduler.timesteps.tolist()
+        plan = plan_of(table, steps, "dpmpp-2m")
+        assert list(plan.timesteps) == scheduler.timesteps.tolist()
     else:  # diffusers' two schedulers mean different timesteps by it; ours are DDIM's
         visited = scheduler.timesteps.tolist()
-        alphas = [plan.alphas_cumprod[t] for t in visited]
-        points = [Point(t, a**0.5, (1 - a) ** 0.5) for t, a in zip(visited, alphas, strict=True)]
-        points.append(Point(None, 1.0, 0.0))
+        levels = [NoiseLevel(t, table.alphas_cumprod[t] ** 0.5, (1 - table.alphas_cumprod[t]) ** 0.5) for t in visited]
+        plan = SamplingPlan("dpmpp-2m", tuple(visited), _dpmpp_2m_rows(kind, [*levels, NoiseLevel(None, 1.0, 0.0)]))
     watched = Watched()
-    result = sample_dpmpp_2m(watched, normal(0), points, kind)
+    result = sample_dpmpp_2m(watched, normal(0), plan, normal)
     assert_same([*watched.states, result], expected)
 
 
 def test_guidance_of_one_condition_is_the_condition() -> None:
-    plan = schedule("v_prediction", "trailing", True)
+    table = schedule("v_prediction", "trailing", True)
 
-    def guided(state: Latent, timestep: int) -> tuple[Latent, Latent]:
+    def guided(state: Latent, timestep: float) -> tuple[Latent, Latent]:
         made = network(state, timestep)
         return made, made
 
-    points = sampling_points(plan, 5)
-    plain = sample_dpmpp_2m(Watched(), normal(0), points, "v_prediction")
-    np.testing.assert_allclose(
-        sample_dpmpp_2m(guided, normal(0), points, "v_prediction", guidance=3.0), plain, atol=1e-5
-    )
+    plain = sample_dpmpp_2m(Watched(), normal(0), plan_of(table, 5, "dpmpp-2m"), normal)
+    plan = plan_of(table, 5, "dpmpp-2m", guidance=3.0)
+    np.testing.assert_allclose(sample_dpmpp_2m(guided, normal(0), plan, normal), plain, atol=1e-5)
 
 
 def test_deterministic_ddim_draws_no_noise() -> None:
     def refuse(_draw: int) -> Latent:
         raise AssertionError("eta 0 needs no noise")
 
-    points = sampling_points(schedule("v_prediction", "trailing", True), 5)
-    first = sample_ddim(Watched(), normal(0), points, "v_prediction", noise=refuse)
-    np.testing.assert_array_equal(sample_ddim(Watched(), normal(0), points, "v_prediction", noise=refuse), first)
+    plan = plan_of(schedule("v_prediction", "trailing", True), 5, "ddim")
+    first = sample_ddim(Watched(), normal(0), plan, refuse)
+    np.testing.assert_array_equal(sample_ddim(Watched(), normal(0), plan, refuse), first)
 
 
 def test_ancestral_sampling_starts_from_pure_noise() -> None:
-    points = sampling_points(schedule("v_prediction", "trailing", True), 4)
-    assert points[0].alpha == 0.0
+    table, options = schedule("v_prediction", "trailing", True), SamplingOptions(4, "ddim", 1.0, 1.0, 0, 1)
+    plan = sampling_plan(table, options)
+    assert plan.start == (0.0, 1.0)
     watched = Watched()
-    sample_ddim(watched, normal(0), points, "v_prediction", eta=1.0, noise=normal)
+    sample_ddim(watched, normal(0), plan, normal)
     x0 = -network(normal(0), 999)  # v = -x0 where there is no signal, and the whole deviation is fresh noise
-    np.testing.assert_allclose(watched.states[1], points[1].alpha * x0 + points[1].sigma * normal(1), atol=1e-5)
+    alpha, sigma = sampling_plan(table, options, 1).start
+    np.testing.assert_allclose(watched.states[1], alpha * x0 + sigma * normal(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp-2m"])
+def test_a_plan_from_a_later_step_on_is_the_rest_of_the_whole_one(sampler: SamplerName) -> None:
+    """Draws keep their numbers; DPM-Solver++ has no history at the step that it starts with."""
+    table, options = schedule("v_prediction", "trailing", True), SamplingOptions(6, sampler, 0.0, 1.0, 0, 1)
+    whole, rest = sampling_plan(table, options), sampling_plan(table, options, 2)
+    assert rest.timesteps == whole.timesteps[2:]
+    assert [rest.draw(step) for step in range(4)] == [whole.draw(step) for step in range(2, 6)] == [3, 4, 5, 6]
+    if sampler == "ddim":
+        assert rest.coefficients == whole.coefficients[2:]
+    else:
+        assert rest.coefficients[0].from_previous_x0 == 0.0 != whole.coefficients[2].from_previous_x0
+        assert rest.coefficients[1:] == whole.coefficients[3:]
+    with pytest.raises(ValueError, match="one timestep and one row"):
+        sampling_plan(table, options, 6)
+
+
+def test_what_a_sampler_cannot_do_is_refused() -> None:
+    table = schedule("v_prediction", "trailing", True)
+    with pytest.raises(UsageError, match="dpmpp-2m is deterministic"):
+        plan_of(table, 5, "dpmpp-2m", eta=0.5)
+    with pytest.raises(UsageError, match=r"allowed 1\.\.1000"):
+        plan_of(table, 1001, "ddim")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sbldm.engine.bundle.manifest import NoiseSchedule, TimestepSpacing
 from sbldm.engine.errors import UsageError
-from sbldm.engine.sampling.schedule import sampling_points, timesteps
+from sbldm.engine.sampling.schedule import noise_levels, timesteps
 
 SPACINGS: tuple[TimestepSpacing, ...] = ("leading", "trailing", "linspace")
 
@@ -42,7 +42,7 @@ def test_steps_outside_of_the_table_are_refused(steps: int) -> None:
 
 def test_points_carry_the_table_and_end_at_the_sample() -> None:
     table = (0.9, 0.5, 0.1, 0.0)
-    points = sampling_points(NoiseSchedule("test", "v_prediction", "trailing", table), 2)
+    points = noise_levels(NoiseSchedule("test", "v_prediction", "trailing", table), 2)
     assert [p.timestep for p in points] == [3, 1, None]
     np.testing.assert_allclose([p.alpha**2 for p in points], [0.0, 0.5, 1.0])
     np.testing.assert_allclose([p.alpha**2 + p.sigma**2 for p in points], 1.0)

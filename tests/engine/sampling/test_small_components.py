@@ -20,6 +20,18 @@ def test_a_small_piece_goes_and_a_large_one_stays() -> None:
     assert np.array_equal(kept, label)
 
 
+def test_of_nothing_but_specks_one_stays() -> None:
+    label = np.zeros((11, 11, 3), np.uint8)
+    label[::2, ::2, 1] = 1  # 36 pieces of one voxel each, all below a twentieth
+    assert (drop_small_components(label) > 0).sum() == 1
+
+
+def test_voxels_that_share_a_corner_are_one_piece() -> None:
+    label = np.zeros((40, 40, 40), np.uint8)
+    label[np.arange(30), np.arange(30), np.arange(30)] = 2
+    assert np.array_equal(drop_small_components(label), label)
+
+
 @settings(deadline=None)
 @given(arrays(np.uint8, (5, 6, 4), elements=st.sampled_from([0, 0, 0, 1, 2, 3])))
 def test_what_is_left_are_the_pieces_that_are_large_enough(label: np.ndarray) -> None:

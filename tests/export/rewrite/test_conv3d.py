@@ -115,6 +115,6 @@ def test_a_rewrite_that_departs_is_refused(
 ) -> None:
     plain = tmp_path / "denoiser.onnx"
     shutil.copy(tiny_bundle.component_path("denoiser"), plain)
-    monkeypatch.setattr("sbldm.export.conv3d._BIAS", [1, 1, 0, 0, 0, 0])
+    monkeypatch.setattr("sbldm.export.rewrite.conv3d._BIAS", [1, 1, 0, 0, 0, 0])
     with pytest.raises(InvalidInputError, match="departs by"):
         write_fast_graph(onnx.load(plain), plain)

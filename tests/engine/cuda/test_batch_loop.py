@@ -17,7 +17,7 @@ from sbldm.engine.errors import DeviceMemoryError
 from sbldm.engine.generator import Generator
 from sbldm.engine.run.description import read_description
 from sbldm.engine.run.ledger import LedgerIndex
-from sbldm.engine.run.open_sampler import sampler_on
+from sbldm.engine.run.open_loop import open_loop
 from sbldm.engine.run.preview import read_scan
 from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.sampling.decoding import NOT_FINITE
@@ -41,10 +41,10 @@ def on_device(tiny_bundle: Bundle, host_backend: Any, monkeypatch: pytest.Monkey
     """Makes `--device cuda` the given device, opened anew by every command."""
 
     def use(device: Callable[[], HostDevice], *networks: Any) -> None:
-        def choose(*_: Any) -> Any:
+        def choose(*_: Any, **_named: Any) -> Any:
             return host_backend(tiny_bundle, device(), *networks)
 
-        for module in ("job", "open_sampler"):
+        for module in ("job", "open_loop"):
             monkeypatch.setattr(f"sbldm.engine.run.{module}.choose_backend", choose)
 
     return use
@@ -128,13 +128,13 @@ def test_nan_fails_its_sample_and_the_run_goes_on(
         def component(self, name: str) -> Any:
             found = super().component(name)
             if name == "denoiser":
-                inner = found._component
-                found._component = SpoiltComponent(inner)
+                inner = found._network
+                found._network = SpoiltNetwork(inner)
             return found
 
-    class SpoiltComponent:
+    class SpoiltNetwork:
         def __init__(self, inner: Any) -> None:
-            self.inner, self.storage = inner, inner.storage
+            self.inner = inner
 
         def enqueue(self, inputs: Any, outputs: Any, stream: Any) -> None:
             self.inner.enqueue(inputs, outputs, stream)
@@ -185,11 +185,11 @@ def test_the_loop_is_opened_for_a_batch_size_and_its_memory_goes_with_the_next(
     options = GenerateRequest(bundle=tiny_bundle, count=1, steps=1).options()
     small = host_backend(tiny_bundle, HostDevice(kernel_folder, memory=400_000))
     with pytest.raises(DeviceMemoryError, match="batch size 4096 does not fit"):
-        sampler_on(tiny_bundle, small, options, 4096)
+        open_loop(tiny_bundle, small, options, 4096)
     left = []
     for size in (4, 1, 4):
-        sampler = sampler_on(tiny_bundle, backend, options, size)
-        assert (sampler.loop, sampler.options.batch_size, sampler.in_flight) == ("graph", size, 2)
-        del sampler
+        loop = open_loop(tiny_bundle, backend, options, size)
+        assert (loop.kind, loop.options.batch_size, loop.in_flight) == ("graph", size, 2)
+        del loop
         left.append(device._left)
     assert left[0] == left[2] < left[1]

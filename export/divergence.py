@@ -1,4 +1,4 @@
-"""Where an exported graph first departs from its network: layer outputs of both, side by side."""
+"""The first divergent layer of an exported graph: layer outputs of graph and network, side by side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .runners import make_session
 LAYERS = (nn.Conv2d, nn.Conv3d, nn.Linear, nn.GroupNorm)
 
 
-def first_departure(component: Component, model: onnx.ModelProto, inputs: Arrays, limit: float) -> str:
+def first_divergent_layer(component: Component, model: onnx.ModelProto, inputs: Arrays, limit: float) -> str:
     """The range of layers in which the RMS relative error passes `limit`, in words.
 
     Node names of `model` start with the path of their module, as `export_graph` writes them.

@@ -7,20 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...kernels.calls import Storage
 from ..errors import BackendUnavailableError, DeviceMemoryError
 from ..memory_errors import says_out_of_memory
 from ..onnx_sessions import cuda_options, import_onnxruntime, run_errors, session_options
-from .device import DTYPES, Buffer
+from .device import Buffer
 
 if TYPE_CHECKING:
     import onnxruntime
 
-_ORT_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16, for which NumPy has no type
-_ORT_STORAGE: dict[str, Storage] = {"tensor(float)": "f32", "tensor(float16)": "f16", "tensor(bfloat16)": "bf16"}
 
-
-class OnnxRuntimeComponent:
+class OnnxRuntimeNetwork:
     """An ONNX Runtime session bound to buffers by address, on the device that the buffers are on.
 
     `device_type` is "cuda" or "cpu". The session has to queue its work on the stream that `enqueue` is called with (see
@@ -35,7 +31,6 @@ class OnnxRuntimeComponent:
         self._device = (device_type, device_id)
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        self.storage: Storage = _ORT_STORAGE[session.get_outputs()[0].type]
 
     def enqueue(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], stream: Any) -> None:
         """Binds and runs; inputs that the graph does not have are left out.
@@ -45,9 +40,9 @@ class OnnxRuntimeComponent:
         binding = self._session.io_binding()
         for name, buffer in inputs.items():
             if name in self._known:
-                binding.bind_input(name, *self._device, _ort_type(buffer), buffer.shape, buffer.address)
+                binding.bind_input(name, *self._device, np.dtype(buffer.dtype), buffer.shape, buffer.address)
         for name, buffer in outputs.items():
-            binding.bind_output(name, *self._device, _ort_type(buffer), buffer.shape, buffer.address)
+            binding.bind_output(name, *self._device, np.dtype(buffer.dtype), buffer.shape, buffer.address)
         with run_errors("a network on the device"):
             self._session.run_with_iobinding(binding, self._options)
 
@@ -74,17 +69,16 @@ def open_cuda_session(path: Path, stream_handle: int, device_id: int = 0) -> onn
     return session
 
 
-class TensorRtComponent:
+class TensorRtNetwork:
     """A TensorRT execution context of either flavour; batch axes take the buffers' shapes.
 
     `problems` is where the runtime's logger puts its error messages.
     """
 
-    def __init__(self, context: Any, storage: Storage, problems: list[str]) -> None:
+    def __init__(self, context: Any, problems: list[str]) -> None:
         self._context, self._problems = context, problems
         engine = context.engine
         self._known = frozenset(engine.get_tensor_name(index) for index in range(engine.num_io_tensors))
-        self.storage: Storage = storage
 
     def enqueue(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], stream: Any) -> None:
         """Sets shapes and addresses and queues the run.
@@ -101,7 +95,3 @@ class TensorRtComponent:
             said = "; ".join(self._problems[-3:]) or "it gives no reason"
             kind = DeviceMemoryError if says_out_of_memory(said) else BackendUnavailableError
             raise kind(f"TensorRT refused to queue a run: {said}")
-
-
-def _ort_type(buffer: Buffer) -> Any:
-    return _ORT_BFLOAT16 if buffer.dtype == "bf16" else np.dtype(DTYPES[buffer.dtype])

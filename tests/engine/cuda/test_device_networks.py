@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sbldm.engine.cuda.components import OnnxRuntimeComponent, TensorRtComponent, open_cuda_session
 from sbldm.engine.cuda.device import Buffer
+from sbldm.engine.cuda.device_networks import OnnxRuntimeNetwork, TensorRtNetwork, open_cuda_session
 from sbldm.engine.errors import BackendUnavailableError, DeviceMemoryError
 from sbldm.engine.memory_errors import says_out_of_memory
 from sbldm.engine.onnx_sessions import run_errors
@@ -20,7 +20,7 @@ ort = pytest.importorskip("onnxruntime")
 
 @dataclass
 class FakeContext:
-    """TensorRT's execution context as far as `TensorRtComponent` uses it."""
+    """TensorRT's execution context as far as `TensorRtNetwork` uses it."""
 
     fits: bool = True
     runs: bool = True
@@ -49,15 +49,15 @@ class FakeStream:
 
 
 def test_tensorrt_component_binds_what_the_engine_knows() -> None:
-    buffers = {"sample": Buffer(16, (2, 3), "f16"), "timestep": Buffer(32, (2,), "f32")}
-    outputs = {"prediction": Buffer(48, (2, 3), "f16")}
+    buffers = {"sample": Buffer(16, (2, 3), "float32"), "timestep": Buffer(32, (2,), "float32")}
+    outputs = {"prediction": Buffer(48, (2, 3), "float32")}
     context = FakeContext()
-    TensorRtComponent(context, "f16", []).enqueue(buffers, outputs, FakeStream())
+    TensorRtNetwork(context, []).enqueue(buffers, outputs, FakeStream())
     assert context.addresses == {"sample": 16, "prediction": 48}
     with pytest.raises(BackendUnavailableError, match=r"sample \(2, 3\) is outside"):
-        TensorRtComponent(FakeContext(fits=False), "f16", []).enqueue(buffers, outputs, FakeStream())
+        TensorRtNetwork(FakeContext(fits=False), []).enqueue(buffers, outputs, FakeStream())
     problems = ["[cask] a layer has no kernel"]
-    stuck = TensorRtComponent(FakeContext(runs=False), "f16", problems)
+    stuck = TensorRtNetwork(FakeContext(runs=False), problems)
     with pytest.raises(BackendUnavailableError, match=r"refused to queue a run: .* no kernel") as refused:
         stuck.enqueue(buffers, outputs, FakeStream())
     assert not isinstance(refused.value, MemoryError)
@@ -78,10 +78,10 @@ def test_a_failed_allocation_of_onnx_runtime_is_a_memory_error() -> None:
     model = onnx.parser.parse_model(HUNGRY)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     values, out = np.zeros(1, np.float32), np.zeros(4, np.float32)
-    component = OnnxRuntimeComponent(session, "cpu")
-    inputs = {"sample": Buffer(values.ctypes.data, (1,), "f32", values)}
+    component = OnnxRuntimeNetwork(session, "cpu")
+    inputs = {"sample": Buffer(values.ctypes.data, (1,), "float32", values)}
     with pytest.raises(BackendUnavailableError, match="Got invalid dimensions") as refused:
-        component.enqueue(inputs, {"prediction": Buffer(out.ctypes.data, (4,), "f32", out)}, None)
+        component.enqueue(inputs, {"prediction": Buffer(out.ctypes.data, (4,), "float32", out)}, None)
     assert not isinstance(refused.value, MemoryError)
     binding = session.io_binding()
     binding.bind_ortvalue_input("sample", ort.OrtValue.ortvalue_from_numpy(values))

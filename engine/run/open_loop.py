@@ -1,25 +1,29 @@
-"""From the options of a run to a backend and a sampler; the batch size that suits a device."""
+"""From the options of a run to a backend and a loop; the batch size that suits a device.
+
+Here alone is chosen between the host and a device; what drives a GPU is imported where one is asked for.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
-from ..cuda.loops import OnDevice
-from ..cuda.sampler import DeviceSampler
 from ..errors import UsageError
 from ..sampling.decoding import DECODER_SLICES
-from ..sampling.host import VolumeSampler
-from ..sampling.sdedit import AugmentSampler, SourceCase
-from ..sampling.types import Backend, Preloads, RunSampler, SampleRequest, SamplingOptions
+from ..sampling.host import HostLoop
+from ..sampling.sdedit import AugmentLoop, SourceCase
+from ..sampling.types import Backend, Preloads, RunLoop, SampledModel, SampleRequest, SamplingOptions
 from .description import RunDescription
 from .options import MAX_BATCH, RunOptions
+
+if TYPE_CHECKING:
+    from ..cuda.loops import DeviceLoops
 
 _TRIAL_STEPS = 4
 _WORTH_IT = 0.95  # a larger batch is kept if a volume takes less than this part of the time
@@ -32,8 +36,8 @@ def sampling_options(options: RunOptions, batch_size: int) -> SamplingOptions:
     return SamplingOptions(options.steps, options.sampler, options.eta, options.guidance, options.seed, batch_size)
 
 
-def make_sampler(bundle: Bundle, run: RunDescription, device: str, source: SourceCase | None = None) -> RunSampler:
-    """The sampler of a recorded run; `device` may name one of several devices of its kind, such as cuda:1.
+def reopen_loop(bundle: Bundle, run: RunDescription, device: str, source: SourceCase | None = None) -> RunLoop:
+    """The loop of a recorded run; `device` may name one of several devices of its kind, such as cuda:1.
 
     `source` is the case that `augment` starts from.
 
@@ -51,23 +55,37 @@ def make_sampler(bundle: Bundle, run: RunDescription, device: str, source: Sourc
             f"the run was started with {backend.name} {run.versions[backend.name]}, here is {backend.version}: "
             "install that version to go on, or start a new run"
         )
-    if run.loop is not None and isinstance(backend, OnDevice):
-        backend.loops.decide(run.loop.reason if run.loop.kind == "launches" else None)
-    return sampler_on(bundle, backend, run.options, size, source)
+    loops = device_loops(backend)
+    if run.loop is not None and loops is not None:
+        loops.decide(run.loop.reason if run.loop.kind == "launches" else None)
+    return open_loop(bundle, backend, run.options, size, source)
 
 
-def sampler_on(
+def open_loop(
     bundle: Bundle, backend: Backend, options: RunOptions, batch_size: int, source: SourceCase | None = None
-) -> RunSampler:
-    """A sampler on a backend that is at hand: the whole loop on the device where the backend has it there.
+) -> RunLoop:
+    """A loop on a backend that is at hand: wholly on the device where the backend has it there.
 
-    UsageError, DeviceMemoryError and BackendUnavailableError as `VolumeSampler` and `DeviceSampler` raise them.
+    UsageError, DeviceMemoryError and BackendUnavailableError as `HostLoop` and `CudaLoop` raise them.
     """
     settings = sampling_options(options, batch_size)
-    if source is None and isinstance(backend, OnDevice):
-        return DeviceSampler(bundle, backend.loops, settings)
-    sampler = VolumeSampler(bundle, backend, settings)
-    return sampler if source is None else AugmentSampler(sampler, source)
+    loops = device_loops(backend)
+    if source is None and loops is not None:
+        from ..cuda.batch_loop import CudaLoop
+
+        return CudaLoop(bundle, loops, settings)
+    reason = f"{backend.name} on {backend.device}, one network after the other"
+    loop = HostLoop(SampledModel.of(bundle.manifest), backend.run, settings, reason)
+    return loop if source is None else AugmentLoop(loop, source)
+
+
+def device_loops(backend: Backend) -> DeviceLoops | None:
+    """The loops of a backend that runs them wholly on its device; None on a CPU, where nothing of CUDA is imported."""
+    if backend.device == "cpu":
+        return None
+    from ..cuda.loops import OnDevice
+
+    return backend.loops if isinstance(backend, OnDevice) else None
 
 
 def load_networks(bundle: Bundle, backend: Backend, batch_size: int) -> None:
@@ -75,7 +93,7 @@ def load_networks(bundle: Bundle, backend: Backend, batch_size: int) -> None:
 
     InvalidInputError and BackendUnavailableError as the backend's first runs would raise them.
     """
-    if isinstance(backend, OnDevice) or not isinstance(backend, Preloads):
+    if device_loops(backend) is not None or not isinstance(backend, Preloads):
         return
     depth = bundle.manifest.grid.shape[2]
     rows = {
@@ -112,7 +130,7 @@ def measured_batch_size(bundle: Bundle, backend: Backend, options: RunOptions, s
     best, best_seconds, size = 1, float("inf"), 1
     while size <= MAX_BATCH:
         try:
-            seconds = _seconds_a_volume(sampler_on(bundle, backend, short, size, source), len(columns))
+            seconds = _seconds_a_volume(open_loop(bundle, backend, short, size, source), len(columns))
         except MemoryError:
             break
         if seconds > _WORTH_IT * best_seconds:
@@ -121,10 +139,10 @@ def measured_batch_size(bundle: Bundle, backend: Backend, options: RunOptions, s
     return best
 
 
-def _seconds_a_volume(sampler: RunSampler, columns: int) -> float:
-    size = sampler.options.batch_size
+def _seconds_a_volume(loop: RunLoop, columns: int) -> float:
+    size = loop.options.batch_size
     requests = [SampleRequest(number, 0, np.zeros(columns, np.float32)) for number in range(size)]
-    sampler.start(requests)()
+    loop.start(requests)()
     start = time.perf_counter()
-    sampler.start(requests)()
+    loop.start(requests)()
     return (time.perf_counter() - start) / size

@@ -1,4 +1,4 @@
-"""Requests into volumes on a device: the counterpart of `loop.VolumeSampler` where the whole loop runs there."""
+"""Requests into volumes on a device: the counterpart of `HostLoop` where the whole loop runs there."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from functools import partial
 import numpy as np
 
 from ..bundle.load import Bundle
-from ..sampling.decoding import NOT_FINITE, image_fault
+from ..sampling.decoding import finish_volume
 from ..sampling.plan import sampling_plan
-from ..sampling.small_components import drop_small_components
-from ..sampling.types import LoopKind, SampleRequest, SamplingOptions, Volume, check_options
+from ..sampling.types import LoopKind, SampleRequest, SamplingOptions, Volume
 from .loop import LoopBatch
 from .loops import DeviceLoops
-from .volumes import LANES, Flight
+from .volumes import BUFFERS, StartedBatch
 
 
-class DeviceSampler:
+class CudaLoop:
     """Makes volumes in batches of one fixed shape, two of them in flight; sample k sits in slot k % batch_size.
 
     Raises:
@@ -26,26 +25,25 @@ class DeviceSampler:
         BackendUnavailableError: the device, its networks or the kernels cannot be had.
     """
 
-    in_flight = LANES
+    in_flight = BUFFERS
 
     def __init__(self, bundle: Bundle, loops: DeviceLoops, options: SamplingOptions) -> None:
-        check_options(options)
         self.options = options
         self._columns = len(bundle.manifest.condition_columns)
         self._plan = sampling_plan(bundle.manifest.schedule, options)
         self._loop = loops.open(options.batch_size, self._plan)
-        self.loop: LoopKind = self._loop.kind
+        self.kind: LoopKind = self._loop.kind
         self.reason = self._loop.reason
 
     def start(
         self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
     ) -> Callable[[], list[Volume]]:
-        """Queues the requests; see `pipeline.Sampler`. `on_step` is called once: a graph is not interrupted."""
+        """Queues the requests; see `BatchLoop`. `on_step` is called once: a graph is not interrupted."""
         if on_step is not None:
             on_step()
         with self._loop.device.current():
-            flight = self._loop.volumes.start(self._batch(requests), self._plan)
-        return partial(self._collect, requests, flight)
+            started = self._loop.volumes.start(self._batch(requests), self._plan)
+        return partial(self._collect, requests, started)
 
     def _batch(self, requests: Sequence[SampleRequest]) -> LoopBatch:
         """The requests in their slots; the other slots are padding."""
@@ -58,14 +56,11 @@ class DeviceSampler:
             condition[slot], mask[slot] = request.condition, 1.0
         return LoopBatch(self.options.seed, samples, attempts, condition, mask)
 
-    def _collect(self, requests: Sequence[SampleRequest], flight: Flight) -> list[Volume]:
+    def _collect(self, requests: Sequence[SampleRequest], started: StartedBatch) -> list[Volume]:
         with self._loop.device.current():
-            made = self._loop.volumes.collect(flight)
-        volumes = []
-        for request in requests:
-            slot = request.number % self.options.batch_size
-            image = made.images[slot]
-            fault = NOT_FINITE if made.failed[slot] else image_fault(image)
-            label = drop_small_components(made.labels[slot])
-            volumes.append(Volume(request.number, request.attempt, image, label, fault))
-        return volumes
+            made = self._loop.volumes.collect(started)
+        slots = [request.number % self.options.batch_size for request in requests]
+        return [
+            finish_volume(request, made.images[slot], made.labels[slot], made.statistics[slot], not made.failed[slot])
+            for request, slot in zip(requests, slots, strict=True)
+        ]

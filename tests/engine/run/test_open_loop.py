@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +11,9 @@ from sbldm.engine.backends.choose import choose_backend
 from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import DeviceMemoryError
-from sbldm.engine.run import open_sampler as sampling
+from sbldm.engine.run import open_loop as opening
 from sbldm.engine.run.request import GenerateRequest
-from sbldm.engine.sampling.types import RunSampler, SampleRequest
+from sbldm.engine.sampling.types import RunLoop, SampleRequest
 
 
 @pytest.mark.parametrize(
@@ -24,17 +27,15 @@ from sbldm.engine.sampling.types import RunSampler, SampleRequest
 def test_batch_size_is_doubled_until_it_stops_paying_or_fitting(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], expected: int
 ) -> None:
-    def measured(sampler: RunSampler, columns: int) -> float:
-        if sampler.options.batch_size not in seconds:
+    def measured(loop: RunLoop, columns: int) -> float:
+        if loop.options.batch_size not in seconds:
             raise MemoryError
-        return seconds[sampler.options.batch_size]
+        return seconds[loop.options.batch_size]
 
-    monkeypatch.setattr(sampling, "_seconds_a_volume", measured)
+    monkeypatch.setattr(opening, "_seconds_a_volume", measured)
     backend = choose_backend(tiny_bundle, "onnxruntime", "cpu", threads=1)
-    assert (
-        sampling.measured_batch_size(tiny_bundle, backend, GenerateRequest(bundle=tiny_bundle, count=1).options())
-        == expected
-    )
+    options = GenerateRequest(bundle=tiny_bundle, count=1).options()
+    assert opening.measured_batch_size(tiny_bundle, backend, options) == expected
 
 
 HUNGRY = """<ir_version: 8, opset_import: ["" : 17]>
@@ -59,11 +60,11 @@ def test_auto_stops_where_onnx_runtime_really_finds_no_memory(
     model = onnx.parser.parse_model(HUNGRY).SerializeToString()
     backend._sessions["denoiser"] = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     ticks = itertools.count()
-    monkeypatch.setattr(sampling.time, "perf_counter", lambda: next(ticks))  # larger batches always pay
+    monkeypatch.setattr(opening.time, "perf_counter", lambda: next(ticks))  # larger batches always pay
     options = GenerateRequest(bundle=tiny_bundle, count=1, steps=1).options()
-    assert sampling.measured_batch_size(tiny_bundle, backend, options) == 2
+    assert opening.measured_batch_size(tiny_bundle, backend, options) == 2
     with pytest.raises(DeviceMemoryError, match="Failed to allocate memory"):
-        sampling.sampler_on(tiny_bundle, backend, options, 4).start([SampleRequest(0, 0, np.zeros(12, np.float32))])
+        opening.open_loop(tiny_bundle, backend, options, 4).start([SampleRequest(0, 0, np.zeros(12, np.float32))])
 
 
 def test_auto_on_the_command_line_is_resolved_and_recorded(tiny_bundle: Bundle, tmp_path) -> None:
@@ -77,3 +78,21 @@ def test_auto_on_the_command_line_is_resolved_and_recorded(tiny_bundle: Bundle, 
     recorded = json.loads((tmp_path / "out/run.json").read_text())["resolved"]["batch_size"]
     assert recorded in {2**k for k in range(13)}
     assert main([*asked, "--resume"]) == 0
+
+
+def test_a_run_on_the_cpu_imports_nothing_of_cuda(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """In a process of its own, by the command line and by the Python interface."""
+    script = f"""
+import sys
+from sbldm.cli.main import main
+from sbldm.engine.generator import Generator
+
+asked = ["generate", "--bundle", {str(tiny_bundle.path)!r}, "--count", "1", "--steps", "1", "--threads", "1", "--quiet"]
+assert main([*asked, "--out", {str(tmp_path / "out")!r}]) == 0
+with Generator.load({str(tiny_bundle.path)!r}, threads=1) as generator:
+    generator.sample(0, steps=1)
+print([name for name in sys.modules if name.startswith("sbldm.engine.cuda")])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

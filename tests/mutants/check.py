@@ -1,0 +1,198 @@
+"""Do the tests notice what they are there to notice? Each mutant of `mutants.toml` must make one of its tests fail.
+
+python tests/mutants/check.py [--jobs N] [NAME ...]
+
+A mutant changes one place of one file. It is made in a copy of the source, and its tests run there, in a process forked
+from one that has the libraries loaded. A mutant whose old text is not there exactly once is an error, so that the list
+follows the code; so is a test that fails on the unchanged source. SBLDM_TINY may name a folder with the tiny model that
+an earlier test session made (`checkpoint`, `bundle`); otherwise it is exported first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LIST = Path(__file__).with_name("mutants.toml")
+SOURCE = (".links", "benchmarks", "cli", "engine", "export", "kernels", "tests", "train")
+FILES = ("__init__.py", "pyproject.toml")
+LIBRARIES = (
+    "diffusers", "hypothesis", "lightning.fabric", "monai.losses", "nibabel", "onnxruntime", "onnxscript", "onnxslim",
+    "pytest", "scipy.ndimage", "skimage.measure", "torch",
+)  # fmt: skip
+LONGEST_S = 120.0  # for the tests of a mutant; after that they hang
+PASSED, FAILED = 0, 1  # pytest's exit codes
+ORIGINAL = "original"  # beside the trees
+MAKE_TINY = """
+from pathlib import Path
+from sbldm.export.bundle import export_bundle
+from tests.support.tiny import write_tiny_checkpoint
+export_bundle(write_tiny_checkpoint(Path("{tiny}/checkpoint")), Path("{tiny}/bundle"))
+"""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change, and the tests of which at least one must fail under it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Tests that run in a tree."""
+
+    name: str
+    tests: tuple[str, ...]
+    tree: Path
+    mutant: Mutant | None  # None: the source as it is
+    started_s: float
+
+    @property
+    def output(self) -> Path:
+        """What pytest says."""
+        return self.tree / "output.txt"
+
+
+def read_mutants(path: Path = LIST) -> list[Mutant]:
+    """The list; ValueError with each mutant that no longer fits the code."""
+    entries = tomllib.loads(path.read_text(encoding="utf-8"))["mutant"]
+    mutants = [Mutant(**{**entry, "tests": tuple(entry["tests"])}) for entry in entries]
+    faults = [f"{name}: listed twice" for name, n in Counter(m.name for m in mutants).items() if n > 1]
+    for mutant in mutants:
+        file = ROOT / mutant.file
+        found = file.read_text(encoding="utf-8").count(mutant.old) if file.is_file() else 0
+        if found != 1:
+            faults.append(f"{mutant.name}: its old text is {found} times in {mutant.file}; bring the list to the code")
+        faults += [f"{mutant.name}: no {t}" for t in mutant.tests if not (ROOT / t.partition("::")[0]).is_file()]
+    if faults:
+        raise ValueError("\n".join(faults))
+    return mutants
+
+
+def put_in(mutant: Mutant, tree: Path) -> None:
+    """Make the change in a tree."""
+    file = tree / mutant.file
+    file.write_text(file.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8")
+
+
+def take_out(mutant: Mutant, tree: Path) -> None:
+    """Bring the file back, times included, so that what is compiled of it counts again."""
+    shutil.copy2(tree.with_name(ORIGINAL) / mutant.file, tree / mutant.file)
+
+
+def run_tests(trial: Trial, tiny: Path) -> None:
+    """In a forked child: run the tests of a tree and leave with pytest's exit code."""
+    import pytest
+
+    links = str(trial.tree / ".links")
+    os.chdir(trial.tree)
+    sys.dont_write_bytecode, sys.path[0] = True, links
+    os.environ |= {"PYTHONPATH": links, "PYTHONDONTWRITEBYTECODE": "1", "SBLDM_TINY": str(tiny)}
+    descriptor = os.open(trial.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    first = ["-x"] if trial.mutant else []
+    code = pytest.main(["-q", "-p", "no:cacheprovider", f"--basetemp={trial.tree / 'tmp'}", *first, *trial.tests])
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def try_all(mutants: Sequence[Mutant], trees: Sequence[Path], tiny: Path) -> list[str]:
+    """The tests on the unchanged source and every mutant, one a tree at a time; what is wrong, in words."""
+    fork = multiprocessing.get_context("fork")
+    tests = tuple(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
+    waiting: list[tuple[str, tuple[str, ...], Mutant | None]] = [("the source as it is", tests, None)]
+    waiting += [(mutant.name, mutant.tests, mutant) for mutant in mutants]
+    free, faults = list(trees), list[str]()
+    running: dict[BaseProcess, Trial] = {}
+    while waiting or running:
+        while waiting and free:
+            name, tests, mutant = waiting.pop(0)
+            trial = Trial(name, tests, free.pop(), mutant, time.monotonic())
+            if mutant is not None:
+                put_in(mutant, trial.tree)
+            process = fork.Process(target=run_tests, args=(trial, tiny))
+            process.start()
+            running[process] = trial
+        wait([process.sentinel for process in running], timeout=1)
+        for process, trial in list(running.items()):
+            if process.is_alive() and trial.mutant and time.monotonic() - trial.started_s > LONGEST_S:
+                process.kill()
+                process.join()
+            if not process.is_alive():
+                del running[process]
+                free.append(trial.tree)
+                if trial.mutant is not None:
+                    take_out(trial.mutant, trial.tree)
+                fault = judge(trial, process.exitcode)
+                faults += [fault] if fault else []
+    return faults
+
+
+def judge(trial: Trial, code: int | None) -> str | None:
+    """Print how a trial ended; what is wrong with that, None for nothing."""
+    wanted = FAILED if trial.mutant else PASSED
+    said = {PASSED: "passes" if trial.mutant is None else "SURVIVES", FAILED: "is killed" if trial.mutant else "FAILS"}
+    verdict = said.get(-1 if code is None else code, f"BREAKS its tests (exit code {code})")
+    print(f"{time.monotonic() - trial.started_s:6.1f} s  {trial.name} {verdict}", flush=True)
+    return None if code == wanted else f"{trial.name} {verdict}:\n{trial.output.read_text(errors='replace')[-1500:]}"
+
+
+def main() -> int:
+    """Check the mutants that are named, or all; 0 where each is killed, otherwise 1."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="mutants (default: all)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="trees at a time")
+    given = parser.parse_args()
+    try:
+        mutants = read_mutants()
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    unknown = set(given.names) - {mutant.name for mutant in mutants}
+    if unknown:
+        parser.error(f"no mutant {', '.join(sorted(unknown))}; there are {', '.join(m.name for m in mutants)}")
+    chosen = [mutant for mutant in mutants if not given.names or mutant.name in given.names]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in SOURCE:
+            shutil.copytree(ROOT / part, folder / ORIGINAL / part, symlinks=True)
+        for file in FILES:
+            shutil.copy2(ROOT / file, folder / ORIGINAL / file)
+        trees = [folder / f"tree-{k}" for k in range(min(given.jobs, len(chosen) + 1))]
+        for tree in trees:
+            shutil.copytree(folder / ORIGINAL, tree, symlinks=True)
+        tiny = Path(os.environ.get("SBLDM_TINY", folder))
+        if tiny == folder:
+            found = {**os.environ, "PYTHONPATH": str(folder / ORIGINAL / ".links")}
+            script = MAKE_TINY.format(tiny=tiny)
+            subprocess.run([sys.executable, "-c", script], cwd=folder / ORIGINAL, env=found, check=True)
+        for library in LIBRARIES:
+            importlib.import_module(library)
+        faults = try_all(chosen, trees, tiny)
+    print("\n\n".join(faults) or f"{len(chosen)} mutants, each of them killed")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
