@@ -147,7 +147,8 @@ def _training_cases(config: AnySystem, options: TrainOptions) -> Cohort:
         options.data, options.cache, config.grid,
         modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid, options=options.read,
     )  # fmt: skip
-    console.print(f"{options.data}: {len(cohort)} cases, read as {cohort.convention}", highlight=False, markup=False)
+    read_as = f"{options.data}: {len(cohort)} cases, read as {cohort.convention}"
+    Console(stderr=True).print(read_as, highlight=False, markup=False)
     _require_tissues(config, cohort, options.data)
     kept = len(cohort) - options.held_out
     if kept < 1:

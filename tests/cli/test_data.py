@@ -98,7 +98,7 @@ JSON = st.recursive(
 KEYS = ["channel_names", "labels", "file_ending", "dataset", "training", "modality", "numTraining"]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=3))
 def test_any_dataset_json_is_read_or_refused_by_file(
     tmp_path_factory: pytest.TempPathFactory, capsys, changes: dict[str, object]
