@@ -7,7 +7,7 @@ switch_off()
 
 def __getattr__(name: str) -> str:
     if name == "__version__":
-        from importlib.metadata import version
+        from .engine.versions import installed
 
-        return version("sbldm-engine")
+        return installed("sbldm-engine") or "unknown"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

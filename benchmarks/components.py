@@ -32,6 +32,7 @@ from ..export.parity import compare
 from ..export.rewrite.conv3d import with_fast_conv3d
 from ..export.runners import OnnxRunner, torch_runner
 from ..train.checkpoint import load_system
+from ..train.config import slice_form
 from ..train.trained import load_networks
 from .timing import Timing, interleaved
 
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.threads < 1 or given.repeats < 1:
         parser.error("--threads and --repeats must be 1 or more")
     try:
-        config = load_system(given.checkpoint)
+        config = slice_form(load_system(given.checkpoint), str(given.checkpoint))
         components = components_of(config, load_networks(given.checkpoint, config))
         rows = measure(components, config.grid.shape[2], config.schedule.steps, given.threads, given.repeats)
     except SbldmError as error:

@@ -35,7 +35,7 @@ from ..engine.errors import InvalidInputError, SbldmError
 from ..engine.processor import available_threads, cpu_name
 from ..export.bundle import ExportOptions, export_bundle
 from ..export.rewrite.precision import PRECISIONS, Precision
-from ..train.config import SystemConfig, load_preset
+from ..train.config import SystemConfig, load_preset, slice_form
 from ..train.latents import condition_names
 from ..train.trained import save_random_system
 
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         flavour = _builder(capabilities) if capabilities else None
         for name in given.presets.split(","):
-            config = load_preset(name)
+            config = slice_form(load_preset(name), name)
             with tempfile.TemporaryDirectory() as folder:
                 checkpoint, out = Path(folder) / config.preset, Path(folder) / "bundle"
                 random_checkpoint(checkpoint, config)

@@ -104,11 +104,11 @@ def torch_call_ms(preset: str, rows: int, precision: str, compiled: bool) -> flo
     import torch
 
     from ..train.build import system_latent_shape
-    from ..train.config import load_preset
+    from ..train.config import load_preset, slice_form
     from ..train.latents import condition_names
     from ..train.networks.denoiser import Denoiser
 
-    config = load_preset(preset)
+    config = slice_form(load_preset(preset), preset)
     shape, names = system_latent_shape(config), condition_names(config)
     denoiser: Any = Denoiser(config.denoiser, shape, names).cuda().eval()
     if compiled:

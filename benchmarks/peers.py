@@ -31,6 +31,7 @@ from ..engine.sampling.host import HostLoop
 from ..engine.sampling.types import RunComponent, SampledModel, SampleRequest, SamplingOptions
 from ..export.components import components_of, random_inputs
 from ..train.checkpoint import load_system
+from ..train.config import slice_form
 from ..train.trained import load_networks
 from .machine import describe_machine
 from .plan import default_backends
@@ -50,7 +51,7 @@ class Peer:
 
 def peers_of(bundle: Bundle, checkpoint: Path, steps: int) -> list[Peer]:
     """Everybody who can make a volume of this bundle here, ONNX Runtime first."""
-    config = load_system(checkpoint)
+    config = slice_form(load_system(checkpoint), str(checkpoint))
     components = components_of(config, load_networks(checkpoint, config))
     eager, bf16, compiled = (torch_peer(components, mode) for mode in ("eager", "bf16", "compile"))
     depth, model = bundle.manifest.grid.shape[2], SampledModel.of(bundle.manifest)

@@ -16,7 +16,7 @@ from ..engine.sampling.types import RunComponent
 from ..export.components import Component, components_of
 from ..kernels.noise import standard_normal
 from ..train.build import make_denoiser, make_system_aggregator, make_vae
-from ..train.config import SystemConfig, load_preset
+from ..train.config import SystemConfig, load_preset, slice_form
 from ..train.torch_components import TorchComponents
 
 PUBLISHED_PRESET = "cmig2025"
@@ -75,7 +75,7 @@ def make_scheduler(manifest: BundleManifest, kind: Scheduler) -> Any:
 
 def published_components(manifest: BundleManifest) -> tuple[SystemConfig, dict[str, Component]]:
     """The authors' published architecture at full width with random weights, without our refiner."""
-    config = load_preset(PUBLISHED_PRESET)
+    config = slice_form(load_preset(PUBLISHED_PRESET), PUBLISHED_PRESET)
     torch.manual_seed(0)
     vae = make_vae(config)
     networks: dict[str, nn.Module] = {

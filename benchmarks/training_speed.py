@@ -30,7 +30,7 @@ from ..engine.conditions.columns import COLUMNS
 from ..engine.errors import SbldmError
 from ..engine.output.measure import measure_tumour
 from ..engine.processor import cpu_name
-from ..train.config import SystemConfig, load_preset
+from ..train.config import SystemConfig, load_preset, slice_form
 from ..train.data.cohort import CachedCase, Cohort, prepare_cohort
 from ..train.latents import MIRRORS
 from ..train.objectives.refiner import REFINER_SLICES
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(preset: str, steps: int, precision: str, data: Path | None) -> dict[str, object]:
     """The machine, the rate of every stage and, with `data`, the seconds that preparing a case takes."""
-    config, load = load_preset(preset), OtherLoad()
+    config, load = slice_form(load_preset(preset), preset), OtherLoad()
     figures: dict[str, object] = {
         "preset": config.preset,
         "cpu": cpu_name(),

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from ._faults import explained
+from ._plots import settle_matplotlib
 from ._streams import settle_streams
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ COMMANDS = {
     "build": ("build", "Build TensorRT engines ahead of time."),
 }
 
+PLOTTING = ("bench", "train", "evaluate")  # commands that load Matplotlib, themselves or by what they load
+
 
 class LazyGroup(TyperGroup):
     """Lists every command by name and help, and imports a command's module only when it runs."""
@@ -46,6 +49,8 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name in PLOTTING:
+            settle_matplotlib()
         module_name, help_text = COMMANDS[cmd_name]
         module = importlib.import_module(f".{module_name}", __package__)
         sub_app = getattr(module, "app", None)
@@ -91,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _with_ray_address([a for a in given if a != "--debug"])
     log = EventLog("json" if _asks_for_json_lines(given) else "text")
     try:
-        with log.of_libraries():
+        with log.of_libraries(quiet="--quiet" in given):
             result = typer.main.get_command(app).main(given, prog_name="sbldm-engine", standalone_mode=False)
     except SbldmError as error:
         if debug:

@@ -11,8 +11,10 @@ import typer
 def train(
     data: Annotated[Path, typer.Option(help="Cohort: BraTS 2020-2023 names or an nnU-Net raw data set.")],
     out: Annotated[Path, typer.Option(help="Training directory; a run that is there is gone on with.")],
-    preset: Annotated[str, typer.Option(help="phantom, isbi2024, cmig2025, or a YAML file.")] = "phantom",
-    stage: Annotated[str, typer.Option(help="autoencoder, aggregator, denoiser, refiner, distill, or all.")] = "all",
+    preset: Annotated[str, typer.Option(help="phantom, glioma, isbi2024, cmig2025, or a YAML file.")] = "phantom",
+    stage: Annotated[
+        str, typer.Option(help="autoencoder, aggregator, mask, denoiser, refiner, distill, or all.")
+    ] = "all",
     cache: Annotated[Path | None, typer.Option(help="Folder of the prepared cohort (default: OUT/cache).")] = None,
     held_out: Annotated[int, typer.Option(min=0, help="Leave the last N cases of the cohort out of training.")] = 0,
     steps: Annotated[list[str] | None, typer.Option(help="STAGE=N: steps of a stage in place of the preset's.")] = None,
@@ -21,6 +23,9 @@ def train(
     precision: Annotated[str, typer.Option(help="bf16-mixed, 32-true or 16-mixed.")] = "bf16-mixed",
     workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the cohort.")] = 2,
     skip_invalid: Annotated[bool, typer.Option(help="Leave faulty cases out instead of refusing the cohort.")] = False,
+    masks: Annotated[
+        Path | None, typer.Option(help="Masks without images for the mask stage: .npz with `label` on the grid.")
+    ] = None,
     restart_stage: Annotated[list[str] | None, typer.Option(help="Make this stage again from nothing.")] = None,
     keep_stale: Annotated[
         bool, typer.Option(help="Keep stages whose earlier stages have changed since; said at each.")
@@ -53,6 +58,7 @@ def train(
         skip_invalid,
         tuple(restart_stage or ()),
         keep_stale,
+        masks,
     )
     try:
         run_training(config, options)

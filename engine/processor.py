@@ -64,7 +64,7 @@ def has_bf16() -> bool:
 
 def _quotas_v2() -> Iterator[tuple[float, str]]:
     for folder in _cgroup_folders("", _CGROUPS):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, ZeroDivisionError):
             quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
             if quota != "max":
                 yield int(quota) / int(period), f"quota of the cgroup (v2, {folder / 'cpu.max'})"

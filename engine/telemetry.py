@@ -196,10 +196,12 @@ class EventLog:
             print(text, file=self._stream, flush=True)
 
     @contextmanager
-    def of_libraries(self) -> Iterator[None]:
-        """What the engine logs and Python warns of meanwhile, as events."""
+    def of_libraries(self, quiet: bool = False) -> Iterator[None]:
+        """What the engine logs and Python warns of meanwhile, as events; signs of life unless `quiet`."""
         handler = _EventHandler(self)
         logger = logging.getLogger("sbldm")
+        level = logger.level
+        logger.setLevel(logging.WARNING if quiet else logging.INFO)
         logger.addHandler(handler)
         usual = warnings.showwarning
         if self.as_json:
@@ -209,6 +211,7 @@ class EventLog:
         finally:
             warnings.showwarning = usual
             logger.removeHandler(handler)
+            logger.setLevel(level)
 
     def _show_warning(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         self.event(str(message), "warning", category=category.__name__)
@@ -218,8 +221,11 @@ class _EventHandler(logging.Handler):
     """Records of a logger as events."""
 
     def __init__(self, log: EventLog) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.event(record.getMessage(), "error" if record.levelno >= logging.ERROR else "warning")
+        level: Literal["info", "warning", "error"] = "info"
+        if record.levelno >= logging.WARNING:
+            level = "error" if record.levelno >= logging.ERROR else "warning"
+        self._log.event(record.getMessage(), level)

@@ -33,7 +33,7 @@ from ..engine.sampling.types import RunComponent
 from ..train.build import system_latent_shape
 from ..train.checkpoint import STAGES, load_system, weights_path
 from ..train.condition_file import load_conditions
-from ..train.config import SystemConfig
+from ..train.config import SystemConfig, slice_form
 from ..train.diffusion import make_schedule
 from ..train.lineage import lineage_faults, read_record
 from ..train.trained import load_networks
@@ -97,7 +97,7 @@ def export_bundle(
     opset = options.opset or DEFAULT_OPSET[options.precision]
     check_opset(opset, options.precision)
     require_free(out)
-    config = load_system(checkpoint)
+    config = slice_form(load_system(checkpoint), str(checkpoint))
     networks = load_networks(checkpoint, config)
     accepted = held_together(checkpoint, config, networks, options.force)
     if options.store == "fp16":

@@ -8,7 +8,7 @@ import torch
 
 from ..engine.conditions.columns import ConditionColumn
 from ..engine.errors import InvalidInputError
-from .config import SystemConfig
+from .config import AnySystem, MaskFirstConfig, SystemConfig
 from .latents import condition_names
 from .networks.aggregator import Aggregator, latent_shape, make_aggregator
 from .networks.denoiser import Denoiser
@@ -27,8 +27,10 @@ def make_system_aggregator(config: SystemConfig) -> Aggregator:
     return make_aggregator(config.aggregator, c, config.grid.shape[2], h, w)
 
 
-def system_latent_shape(config: SystemConfig) -> tuple[int, ...]:
+def system_latent_shape(config: AnySystem) -> tuple[int, ...]:
     """Shape of Z without the batch axis."""
+    if isinstance(config, MaskFirstConfig):
+        return config.latent_shape
     c, h, w = config.slice_shape
     return latent_shape(config.aggregator, c, config.grid.shape[2], h, w)
 

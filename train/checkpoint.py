@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..engine.errors import InvalidInputError
-from .config import SystemConfig, config_from_json, config_to_json
+from .config import AnySystem, config_from_json, config_to_json
 
 FORMAT_VERSION = 1
 SYSTEM_NAME = "system.json"
-STAGES = ("autoencoder", "aggregator", "denoiser", "refiner", "distill")
+STAGES = ("autoencoder", "aggregator", "denoiser", "refiner", "distill", "mask")  # a stage's seed is its place
 
 
 def write_json(path: Path, data: object) -> None:
@@ -66,12 +66,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InvalidInputError(f"{path}: cannot be read ({error})") from error
 
 
-def save_system(directory: Path, config: SystemConfig) -> None:
+def save_system(directory: Path, config: AnySystem) -> None:
     """Write the configuration that a training directory belongs to."""
     write_json(directory / SYSTEM_NAME, {"format_version": FORMAT_VERSION, "config": config_to_json(config)})
 
 
-def load_system(directory: Path) -> SystemConfig:
+def load_system(directory: Path) -> AnySystem:
     """The configuration of a training directory.
 
     Raises:

@@ -6,14 +6,14 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
 from ..engine.bundle.manifest import Grid, PredictionType, SamplingDefaults, TimestepSpacing
 from ..engine.decode import decode
 from ..engine.errors import InvalidInputError
-from .config_rules import config_faults
+from .config_rules import config_faults, mask_first_faults
 
 PRESETS = Path(__file__).parent / "presets"
 Form = Literal["light", "published"]  # of a network: ours, or the authors' (docs/training.md tells them apart)
@@ -54,6 +54,16 @@ class SlabAutoencoderConfig:
     encoder_blocks: tuple[int, int, int]  # residual blocks a level
     decoder_blocks: tuple[int, int, int]
     fine_width: int  # channels of the last residual at full resolution
+
+
+@dataclass(frozen=True)
+class PlanarConfig:
+    """UNet of 2D convolutions with mixing along depth; each level halves all three axes."""
+
+    widths: tuple[int, ...]
+    blocks: int  # residual blocks a level and way
+    embedding: int  # width of the embedding of timestep and condition
+    heads: int  # of the attention at the lowest level
 
 
 @dataclass(frozen=True)
@@ -167,6 +177,58 @@ class SystemConfig:
         return self.vae.latent_channels, x // self.vae.factor, y // self.vae.factor
 
 
+@dataclass(frozen=True)
+class CropConfig:
+    """How the autoencoder's training crops are drawn."""
+
+    shape: tuple[int, int, int]  # x, y, z voxels; multiples of 8, 8 and the slab's slices
+    tumour_share: float  # of the crops that lie about a tumour voxel
+    contrast_share: float  # of the crops whose modalities get random contrast curves
+    jitter: float  # largest deviation of the noise on the latents
+
+
+@dataclass(frozen=True)
+class MaskFirstConfig:
+    """A system that makes the mask first, then the image, on latents of a depth-compressing autoencoder."""
+
+    preset: str
+    grid: Grid
+    modalities: tuple[str, ...]
+    tissues: tuple[str, ...]
+    autoencoder: SlabAutoencoderConfig
+    crops: CropConfig
+    mask_grid: tuple[int, int, int]  # x, y, z of the distance maps
+    mask_denoiser: PlanarConfig
+    denoiser: PlanarConfig
+    distillation: DistillationConfig | None
+    schedule: ScheduleConfig
+    sampling: SamplingDefaults
+    mask_sampling: SamplingDefaults
+    condition_dropout: float
+    stages: dict[str, StageConfig]
+
+    @property
+    def classes(self) -> int:
+        """Label classes, background included."""
+        return 1 + len(self.tissues)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """Shape (C, S, h, w) of Z."""
+        x, y, z = self.grid.shape
+        return self.autoencoder.latent_channels, z // self.autoencoder.slices, x // 8, y // 8
+
+    @property
+    def maps_shape(self) -> tuple[int, int, int, int]:
+        """Shape (map, z, x, y) of the distance maps."""
+        x, y, z = self.mask_grid
+        return 3, z, x, y
+
+
+AnySystem = SystemConfig | MaskFirstConfig
+Checked = TypeVar("Checked", SystemConfig, MaskFirstConfig)
+
+
 class _Yaml(yaml.SafeLoader):
     """YAML 1.1 as people write it: `1e-4` is a number too, as in YAML 1.2."""
 
@@ -176,7 +238,7 @@ _Yaml.add_implicit_resolver(
 )
 
 
-def parse_config(text: str, where: str) -> SystemConfig:
+def parse_config(text: str, where: str) -> AnySystem:
     """A system from YAML text.
 
     Raises:
@@ -186,22 +248,40 @@ def parse_config(text: str, where: str) -> SystemConfig:
         data = yaml.load(text, _Yaml)
     except yaml.YAMLError as error:
         raise InvalidInputError(f"{where}: not valid YAML ({error})") from error
-    config = decode(SystemConfig, data, where)
-    return check_config(config, where)
+    return _decoded(data, where)
 
 
-def check_config(config: SystemConfig, where: str) -> SystemConfig:
+def _decoded(data: object, where: str) -> AnySystem:
+    """Data with a mask stage is a mask-first system."""
+    if isinstance(data, dict) and "mask_denoiser" in data:
+        return check_config(decode(MaskFirstConfig, data, where), where)
+    return check_config(decode(SystemConfig, data, where), where)
+
+
+def check_config(config: Checked, where: str) -> Checked:
     """The configuration itself when its numbers and parts fit together.
 
     Raises:
         InvalidInputError: naming all that does not, a line each.
     """
-    if faults := list(config_faults(config)):
+    found = mask_first_faults(config) if isinstance(config, MaskFirstConfig) else config_faults(config)
+    if faults := list(found):
         raise InvalidInputError("\n".join(f"{where}: {fault}" for fault in faults))
     return config
 
 
-def load_preset(name_or_path: str) -> SystemConfig:
+def slice_form(config: AnySystem, where: str) -> SystemConfig:
+    """The configuration itself when it is of the slice form.
+
+    Raises:
+        InvalidInputError: it makes the mask first.
+    """
+    if isinstance(config, MaskFirstConfig):
+        raise InvalidInputError(f"{where}: preset {config.preset} makes the mask first; a preset of slices is needed")
+    return config
+
+
+def load_preset(name_or_path: str) -> AnySystem:
     """A shipped preset by name, or a YAML file by path.
 
     Raises:
@@ -218,20 +298,20 @@ def load_preset(name_or_path: str) -> SystemConfig:
     return parse_config(text, str(path))
 
 
-def config_to_json(config: SystemConfig) -> dict[str, object]:
+def config_to_json(config: AnySystem) -> dict[str, object]:
     """Plain data that `config_from_json` reads back."""
     return dataclasses.asdict(config)
 
 
-def config_from_json(data: object, where: str) -> SystemConfig:
+def config_from_json(data: object, where: str) -> AnySystem:
     """A configuration as a checkpoint stores it; raises InvalidInputError like `parse_config`.
 
     Checkpoints from before networks had a form are of the light one; those from before shells or distillation have
     none.
     """
-    if isinstance(data, dict):
+    if isinstance(data, dict) and "mask_denoiser" not in data:
         found: dict[str, Any] = data
         added: dict[str, dict[str, object]] = {"vae": {"form": "light"}, "denoiser": {"form": "light", "shells": []}}
         old = {k: {**new, **found[k]} for k, new in added.items() if isinstance(found.get(k), dict)}
         data = {"distillation": None, **found, **old}
-    return check_config(decode(SystemConfig, data, where), where)
+    return _decoded(data, where)

@@ -6,18 +6,20 @@ Everything is checked before data are read, so that nothing is found out after h
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..engine.bundle.manifest import MAX_VOXELS, MODALITIES, TISSUES
 
 if TYPE_CHECKING:
-    from .config import SystemConfig
+    from .config import AnySystem, MaskFirstConfig, SystemConfig
 
 WHOLE_TUMOUR = "wt"  # the one tissue of a system without parts of the tumour
 REQUIRED_STAGES = ("autoencoder", "aggregator", "denoiser")
 KNOWN_STAGES = (*REQUIRED_STAGES, "refiner", "distill")
+MASK_FIRST_REQUIRED = ("autoencoder", "mask", "denoiser")
+MASK_FIRST_KNOWN = (*MASK_FIRST_REQUIRED, "distill")
 
 
 @dataclass(frozen=True)
@@ -55,23 +57,93 @@ GUIDANCE = Range(0, 100)
 
 def config_faults(config: SystemConfig) -> Iterator[str]:
     """Everything that is wrong with a configuration, as `key: what it is, what it must be`."""
-    yield from _range_faults(config)
+    yield from _range_faults(_ranged(config))
     yield from _vocabulary_faults(config)
     yield from _schedule_faults(config)
-    yield from _stage_faults(config)
+    wanted: dict[str, str] = dict.fromkeys(REQUIRED_STAGES, "")
+    if config.refiner is not None:
+        wanted["refiner"] = ", which the refiner needs"
+    if config.distillation is not None:
+        wanted["distill"] = ", which distillation needs"
+    yield from _stage_faults(config, KNOWN_STAGES, wanted)
     yield from _fit_faults(config)
 
 
-def _range_faults(config: SystemConfig) -> Iterator[str]:
-    for key, value, allowed in _ranged(config):
+def mask_first_faults(config: MaskFirstConfig) -> Iterator[str]:
+    """The same of a mask-first configuration."""
+    yield from _range_faults(_mask_first_ranged(config))
+    yield from _modality_faults(config)
+    if config.tissues != TISSUES:
+        yield f"tissues: are {_listed(config.tissues)}, must be {_listed(TISSUES)}: the maps are theirs"
+    yield from _schedule_faults(config)
+    wanted: dict[str, str] = dict.fromkeys(MASK_FIRST_REQUIRED, "")
+    if config.distillation is not None:
+        wanted["distill"] = ", which distillation needs"
+    yield from _stage_faults(config, MASK_FIRST_KNOWN, wanted)
+    yield from _mask_first_fit_faults(config)
+
+
+def _mask_first_ranged(config: MaskFirstConfig) -> Iterator[tuple[str, float, Range]]:
+    autoencoder, crops = config.autoencoder, config.crops
+    yield from _common_ranged(config)
+    yield "autoencoder.slices", autoencoder.slices, Range(1, 64)
+    yield "autoencoder.latent_channels", autoencoder.latent_channels, CHANNELS
+    yield from _each("autoencoder.widths", autoencoder.widths, CHANNELS)
+    yield from _each("autoencoder.encoder_blocks", autoencoder.encoder_blocks, Range(0, 64))
+    yield from _each("autoencoder.decoder_blocks", autoencoder.decoder_blocks, Range(0, 64))
+    yield "autoencoder.fine_width", autoencoder.fine_width, CHANNELS
+    yield from _each("crops.shape", crops.shape, GRID_SIDE)
+    yield "crops.tumour_share", crops.tumour_share, SHARE
+    yield "crops.contrast_share", crops.contrast_share, SHARE
+    yield "crops.jitter", crops.jitter, SHARE
+    yield from _each("mask_grid", config.mask_grid, GRID_SIDE)
+    for name, planar in (("mask_denoiser", config.mask_denoiser), ("denoiser", config.denoiser)):
+        yield from _each(f"{name}.widths", planar.widths, CHANNELS)
+        yield f"{name}.blocks", planar.blocks, BLOCKS
+        yield f"{name}.embedding", planar.embedding, Range(8, 8192)
+        yield f"{name}.heads", planar.heads, Range(1, 64)
+
+
+def _mask_first_fit_faults(config: MaskFirstConfig) -> Iterator[str]:
+    shape, slices = config.grid.shape, config.autoencoder.slices
+    if math.prod(shape) > MAX_VOXELS:
+        yield f"grid.shape: has {math.prod(shape)} voxels, at most {MAX_VOXELS} are allowed"
+    if config.autoencoder.latent_channels % 4:
+        yield f"autoencoder.latent_channels: is {config.autoencoder.latent_channels}, must be divisible by 4"
+    for name, planar in (("mask_denoiser", config.mask_denoiser), ("denoiser", config.denoiser)):
+        if not planar.widths:
+            yield f"{name}.widths: must name one width or more"
+            return
+        if planar.widths[-1] % planar.heads:
+            yield f"{name}.heads: is {planar.heads}, must divide the last of its widths ({planar.widths[-1]})"
+    halves = 2 ** (len(config.denoiser.widths) - 1)
+    if bad := _undivided(shape, (8 * halves, 8 * halves, slices * halves)):
+        yield f"grid.shape {shape} must be divisible by {bad} (latent cell times the denoiser's halvings)"
+    halves = 2 ** len(config.mask_denoiser.widths)
+    if bad := _undivided(config.mask_grid, (halves,) * 3):
+        yield f"mask_grid {config.mask_grid} must be divisible by {bad} (the mask denoiser's halvings)"
+    if bad := _undivided(shape, config.mask_grid):
+        yield f"mask_grid {config.mask_grid} must divide grid.shape {shape}"
+    if bad := _undivided(config.crops.shape, (8, 8, slices)):
+        yield f"crops.shape {config.crops.shape} must be divisible by {bad} (the latent cell)"
+    if any(crop > side for crop, side in zip(config.crops.shape, shape, strict=True)):
+        yield f"crops.shape {config.crops.shape} must not be larger than grid.shape {shape}"
+
+
+def _undivided(sides: Sequence[int], by: Sequence[int]) -> str:
+    """The divisors as text where a side is not divisible by its own, else empty."""
+    return " x ".join(map(str, by)) if any(n % k for n, k in zip(sides, by, strict=True)) else ""
+
+
+def _range_faults(ranged: Iterator[tuple[str, float, Range]]) -> Iterator[str]:
+    for key, value, allowed in ranged:
         if not allowed.holds(value):
             yield f"{key}: is {value:g}, must be {allowed}"
 
 
 def _ranged(config: SystemConfig) -> Iterator[tuple[str, float, Range]]:
     """(key, value, range) of every number."""
-    yield from _each("grid.shape", config.grid.shape, GRID_SIDE)
-    yield from _each("grid.spacing_mm", config.grid.spacing_mm, SPACING_MM)
+    yield from _common_ranged(config)
     vae, aggregator, denoiser = config.vae, config.aggregator, config.denoiser
     yield from _each("vae.widths", vae.widths, CHANNELS)
     yield from _each("vae.strides", vae.strides, Range(1, 2))
@@ -93,6 +165,15 @@ def _ranged(config: SystemConfig) -> Iterator[tuple[str, float, Range]]:
         yield "refiner.width", config.refiner.width, CHANNELS
         yield "refiner.blocks", config.refiner.blocks, BLOCKS
         yield "refiner.fine_width", config.refiner.fine_width, CHANNELS
+    for name in ("l1", "ssim", "gradient", "cross_entropy", "dice", "kl"):
+        yield f"autoencoder_loss.{name}", getattr(config.autoencoder_loss, name), WEIGHT
+    yield "autoencoder_loss.tumour_share", config.autoencoder_loss.tumour_share, SHARE
+    yield "autoencoder_loss.empty_share", config.autoencoder_loss.empty_share, SHARE
+
+
+def _common_ranged(config: AnySystem) -> Iterator[tuple[str, float, Range]]:
+    yield from _each("grid.shape", config.grid.shape, GRID_SIDE)
+    yield from _each("grid.spacing_mm", config.grid.spacing_mm, SPACING_MM)
     if config.distillation is not None:
         yield "distillation.guidance", config.distillation.guidance, GUIDANCE
     yield "schedule.steps", config.schedule.steps, Range(2, 65535)
@@ -100,10 +181,6 @@ def _ranged(config: SystemConfig) -> Iterator[tuple[str, float, Range]]:
     yield "schedule.beta_end", config.schedule.beta_end, BETA
     yield "sampling.eta", config.sampling.eta, SHARE
     yield "sampling.guidance", config.sampling.guidance, GUIDANCE
-    for name in ("l1", "ssim", "gradient", "cross_entropy", "dice", "kl"):
-        yield f"autoencoder_loss.{name}", getattr(config.autoencoder_loss, name), WEIGHT
-    yield "autoencoder_loss.tumour_share", config.autoencoder_loss.tumour_share, SHARE
-    yield "autoencoder_loss.empty_share", config.autoencoder_loss.empty_share, SHARE
     yield "condition_dropout", config.condition_dropout, DECAY
     for name, stage in config.stages.items():
         yield f"stages.{name}.steps", stage.steps, COUNT
@@ -119,11 +196,15 @@ def _each(key: str, values: Sequence[float], allowed: Range) -> Iterator[tuple[s
         yield f"{key}[{index}]", value, allowed
 
 
-def _vocabulary_faults(config: SystemConfig) -> Iterator[str]:
+def _modality_faults(config: AnySystem) -> Iterator[str]:
     if not config.modalities or len(set(config.modalities)) != len(config.modalities):
         yield f"modalities: are {_listed(config.modalities)}, must be one or more, each once"
     if unknown := [m for m in config.modalities if m not in MODALITIES]:
         yield f"modalities: unknown {unknown[0]!r}; allowed: {_listed(MODALITIES)}"
+
+
+def _vocabulary_faults(config: SystemConfig) -> Iterator[str]:
+    yield from _modality_faults(config)
     tissues, allowed = config.tissues, f"{WHOLE_TUMOUR} alone, or one or more of {_listed(TISSUES)}, each once"
     if (
         not tissues
@@ -137,7 +218,7 @@ def _vocabulary_faults(config: SystemConfig) -> Iterator[str]:
         yield f"denoiser.shells: unknown share {missing[0]!r}; allowed: {known}"
 
 
-def _schedule_faults(config: SystemConfig) -> Iterator[str]:
+def _schedule_faults(config: AnySystem) -> Iterator[str]:
     schedule, sampling = config.schedule, config.sampling
     if schedule.beta_start > schedule.beta_end:
         yield (
@@ -155,14 +236,10 @@ def _schedule_faults(config: SystemConfig) -> Iterator[str]:
         yield f"sampling.eta: is {sampling.eta:g}, must be 0 with dpmpp-2m, which is deterministic"
 
 
-def _stage_faults(config: SystemConfig) -> Iterator[str]:
-    if unknown := sorted(config.stages.keys() - {*KNOWN_STAGES}):
-        yield f"stages: unknown {unknown[0]!r}; allowed: {_listed(KNOWN_STAGES)}"
-    wanted = {name: "" for name in REQUIRED_STAGES}
-    if config.refiner is not None:
-        wanted["refiner"] = ", which the refiner needs"
-    if config.distillation is not None:
-        wanted["distill"] = ", which distillation needs"
+def _stage_faults(config: AnySystem, known: Sequence[str], wanted: Mapping[str, str]) -> Iterator[str]:
+    """Stages that are not `known`, and missing ones of `wanted` (name -> why)."""
+    if unknown := sorted(config.stages.keys() - {*known}):
+        yield f"stages: unknown {unknown[0]!r}; allowed: {_listed(known)}"
     for name, why in wanted.items():
         if name not in config.stages:
             yield f"stages.{name} is missing{why}"

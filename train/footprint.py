@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..engine.conditions.columns import ConditionColumn
 from .build import make_denoiser, make_refiner, make_system_aggregator, make_vae, system_latent_shape
-from .config import SystemConfig
+from .config import AnySystem, MaskFirstConfig, SystemConfig
+from .mask_first import make_image_denoiser, make_mask_denoiser, make_slab_autoencoder
 from .objectives.refiner import REFINER_SLICES, RefinerStage
 from .objectives.slice_autoencoder import AutoencoderObjective, SliceSampler
 
@@ -60,8 +61,10 @@ def gmac_of(call: Callable[[], object]) -> float:
     return counter.get_total_flops() / 2e9
 
 
-def network_costs(config: SystemConfig, columns: Sequence[ConditionColumn]) -> list[NetworkCost]:
-    """Every network of a system; the denoiser for one call, the refiner for a whole volume."""
+def network_costs(config: AnySystem, columns: Sequence[ConditionColumn]) -> list[NetworkCost]:
+    """Every network of a system; a denoiser for one call, the refiner for a whole volume."""
+    if isinstance(config, MaskFirstConfig):
+        return _mask_first_costs(config, columns)
     x, y, depth = config.grid.shape
     modalities, classes = len(config.modalities), config.classes
     with META:
@@ -84,15 +87,38 @@ def network_costs(config: SystemConfig, columns: Sequence[ConditionColumn]) -> l
         return [NetworkCost(name, weight_count(network), gmac_of(call), unit) for name, network, call, unit in calls]
 
 
+def _mask_first_costs(config: MaskFirstConfig, columns: Sequence[ConditionColumn]) -> list[NetworkCost]:
+    x, y, depth = config.grid.shape
+    slices, modalities = config.autoencoder.slices, len(config.modalities)
+    with META:
+        autoencoder, denoiser = make_slab_autoencoder(config), make_image_denoiser(config)
+        mask_denoiser = make_mask_denoiser(config, columns)
+        encoder, aggregator, decoder = autoencoder.encoder, autoencoder.aggregator, autoencoder.decoder
+        slabs = torch.empty(depth // slices, slices * modalities, x, y)
+        features = torch.empty(1, *encoder(slabs).shape)
+        latent, maps = torch.empty(1, *config.latent_shape), torch.empty(1, *config.maps_shape)
+        one, condition = torch.empty(1), torch.empty(1, len(columns))
+        tissues = torch.empty(1, len(config.tissues), depth, x, y)
+        calls: list[tuple[str, nn.Module, Callable[[], object]]] = [
+            ("encoder", encoder, lambda: encoder(slabs)),
+            ("aggregator", aggregator, lambda: (aggregator.encode(features), aggregator.decode(latent))),
+            ("decoder", decoder, lambda: decoder(features[0])),
+            ("mask_denoiser", mask_denoiser, lambda: mask_denoiser(maps, one, condition, one)),
+            ("denoiser", denoiser, lambda: denoiser(latent, one, tissues, one, one)),
+        ]
+        return [NetworkCost(name, weight_count(network), gmac_of(call), "volume") for name, network, call in calls]
+
+
 def weight_count(module: nn.Module) -> int:
     """Trained parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def stage_memory(config: SystemConfig, stage: str, columns: Sequence[ConditionColumn]) -> StageMemory:
+def stage_memory(config: AnySystem, stage: str, columns: Sequence[ConditionColumn]) -> StageMemory:
     """What one training step of a stage holds at the stage's batch size."""
     with META:
-        module, loss = _stage_loss(config, stage, columns)
+        mask_first = isinstance(config, MaskFirstConfig)
+        module, loss = _mask_first_loss(config, stage, columns) if mask_first else _stage_loss(config, stage, columns)
         return StageMemory(COPIES * FLOAT_BYTES * weight_count(module), saved_bytes(loss, module))
 
 
@@ -132,6 +158,27 @@ class _LeastSquares(nn.Module):
 
     def forward(self, scores: Tensor, target_is_real: bool, for_discriminator: bool) -> Tensor:
         return (scores - float(target_is_real)).square().mean()
+
+
+def _mask_first_loss(
+    config: MaskFirstConfig, stage: str, columns: Sequence[ConditionColumn]
+) -> tuple[nn.Module, Callable[[], object]]:
+    """The module that a stage trains, and a loss of a batch with the same activations."""
+    size, one = config.stages[stage].batch_size, torch.empty(config.stages[stage].batch_size)
+    if stage == "autoencoder":
+        autoencoder = make_slab_autoencoder(config)
+        x, y, z = config.crops.shape
+        slices = config.autoencoder.slices
+        slabs = torch.empty(size, z // slices, slices * len(config.modalities), x, y)
+        return autoencoder, lambda: autoencoder(slabs, autoencoder.jitter_like(slabs))
+    if stage == "mask":
+        mask_denoiser = make_mask_denoiser(config, columns)
+        maps, condition = torch.empty(size, *config.maps_shape), torch.empty(size, len(columns))
+        return mask_denoiser, lambda: mask_denoiser(maps, one, condition, one)
+    denoiser = make_image_denoiser(config)
+    x, y, depth = config.grid.shape
+    latent, tissues = torch.empty(size, *config.latent_shape), torch.empty(size, len(config.tissues), depth, x, y)
+    return denoiser, lambda: denoiser(latent, one, tissues, one, one)
 
 
 def _stage_loss(

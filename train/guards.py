@@ -8,9 +8,14 @@ from pathlib import Path
 
 from ..engine.errors import InvalidInputError
 from .checkpoint import STAGES, SYSTEM_NAME, load_system, read_json
-from .config import SystemConfig
+from .config import AnySystem
 from .data.cohort import Cohort
 from .lineage import Origin, StageRecord, changed_settings
+
+FIXED = (
+    "grid", "modalities", "tissues", "vae", "aggregator", "denoiser", "refiner", "schedule",
+    "autoencoder", "mask_grid", "mask_denoiser",
+)  # fmt: skip
 
 
 def cohort_digest(cohort: Cohort) -> str:
@@ -38,7 +43,7 @@ def refuse_another_cohort(directory: Path, digest: str | None) -> None:
             )
 
 
-def refuse_other_networks(directory: Path, config: SystemConfig) -> None:
+def refuse_other_networks(directory: Path, config: AnySystem) -> None:
     """Check that a training directory with finished or begun stages belongs to these networks.
 
     Lengths of the stages, weights of the losses and the sampling defaults may change between sittings.
@@ -49,9 +54,13 @@ def refuse_other_networks(directory: Path, config: SystemConfig) -> None:
     if not (directory / SYSTEM_NAME).is_file() or not any((directory / s / "state.json").is_file() for s in STAGES):
         return
     kept = load_system(directory)
-    fixed = ("grid", "modalities", "tissues", "vae", "aggregator", "denoiser", "refiner", "schedule")
-    for name in fixed:
-        if getattr(kept, name) != getattr(config, name):
+    if type(kept) is not type(config):
+        raise InvalidInputError(
+            f"{directory}: was trained with a preset of another form ({kept.preset}); "
+            "give the same --preset, or a new --out"
+        )
+    for name in FIXED:
+        if hasattr(config, name) and getattr(kept, name) != getattr(config, name):
             raise InvalidInputError(
                 f"{directory}: was trained with another {name} (preset {kept.preset}); "
                 "give the same --preset, or a new --out"

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..engine.conditions.columns import BINARY_COLUMNS, COLUMNS
 from ..engine.files import sha256_file
 from .checkpoint import weights_path, write_json
-from .config import SystemConfig
+from .config import AnySystem, SystemConfig
 from .data.classes import class_labels, one_hot
 from .data.cohort import Cohort
 from .data.prepare import to_unit
@@ -87,7 +87,7 @@ def encode_cohort(
     return LatentStore(np.load(array, mmap_mode="r"), both)
 
 
-def condition_names(config: SystemConfig) -> tuple[str, ...]:
+def condition_names(config: AnySystem) -> tuple[str, ...]:
     """Condition columns of a system: shares of tissues only where it has several."""
     return COLUMNS if config.classes > 2 else BINARY_COLUMNS
 

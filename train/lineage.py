@@ -18,7 +18,7 @@ from ..engine.decode import decode
 from ..engine.errors import InvalidInputError
 from ..engine.files import sha256_file
 from .checkpoint import STAGES, read_json, weights_path, write_json
-from .config import SystemConfig
+from .config import AnySystem
 
 STATE_NAME = "state.json"
 UPSTREAM: Mapping[str, tuple[str, ...]] = {
@@ -27,13 +27,15 @@ UPSTREAM: Mapping[str, tuple[str, ...]] = {
     "denoiser": ("autoencoder", "aggregator"),
     "refiner": ("autoencoder", "aggregator"),
     "distill": ("autoencoder", "aggregator", "denoiser"),
+    "mask": (),
 }
 _SETTINGS: Mapping[str, tuple[str, ...]] = {  # parts of the configuration that shape a stage, beside its networks
-    "autoencoder": ("autoencoder_loss",),
+    "autoencoder": ("autoencoder_loss", "crops"),
     "aggregator": ("aggregator",),
     "denoiser": ("condition_dropout", "denoiser_loss"),
     "refiner": (),
     "distill": ("condition_dropout", "distillation"),
+    "mask": ("condition_dropout",),
 }
 
 
@@ -102,7 +104,7 @@ def new_record(origin: Origin, seed: int, cohort: str | None) -> StageRecord:
     )  # fmt: skip
 
 
-def origin_of(directory: Path, config: SystemConfig, stage: str) -> Origin:
+def origin_of(directory: Path, config: AnySystem, stage: str) -> Origin:
     """What `stage` would be made from now: the finished weights of the stages before it, and the settings.
 
     Raises:
@@ -112,17 +114,19 @@ def origin_of(directory: Path, config: SystemConfig, stage: str) -> Origin:
     return Origin(upstream, settings_of(config, stage))
 
 
-def upstream_of(config: SystemConfig, stage: str) -> tuple[str, ...]:
+def upstream_of(config: AnySystem, stage: str) -> tuple[str, ...]:
     """The stages of this system that a stage is made from, in order."""
     return tuple(name for name in UPSTREAM[stage] if name in config.stages)
 
 
-def settings_of(config: SystemConfig, stage: str) -> dict[str, Any]:
+def settings_of(config: AnySystem, stage: str) -> dict[str, Any]:
     """The settings that shape a stage's weights, as plain data by key; its number of steps is not among them."""
     values = dataclasses.asdict(config.stages[stage])
     del values["steps"]
     found = {f"stages.{stage}.{name}": value for name, value in values.items()}
     for part in _SETTINGS[stage]:
+        if not hasattr(config, part):  # of the other form
+            continue
         value = getattr(config, part)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             found |= {f"{part}.{name}": _plain(item) for name, item in dataclasses.asdict(value).items()}
@@ -156,7 +160,7 @@ def outdated_upstream(directory: Path, record: StageRecord) -> list[str]:
     return found
 
 
-def lineage_faults(directory: Path, config: SystemConfig) -> list[str]:
+def lineage_faults(directory: Path, config: AnySystem) -> list[str]:
     """What keeps the stages of a training directory from being one system, a line each; empty where they fit.
 
     Weights without any record (made by no training) have no lineage to be wrong.
@@ -178,7 +182,7 @@ def lineage_faults(directory: Path, config: SystemConfig) -> list[str]:
     return faults
 
 
-def _finished_weights(directory: Path, config: SystemConfig, stage: str, name: str) -> str:
+def _finished_weights(directory: Path, config: AnySystem, stage: str, name: str) -> str:
     """sha256 of the weights of stage `name`, which `stage` needs.
 
     Raises:

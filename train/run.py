@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from lightning.fabric import Fabric
 from rich.console import Console
 
@@ -15,15 +17,18 @@ from ..engine.conditions.columns import COLUMNS, SHARE_COLUMNS, ConditionColumn
 from ..engine.errors import InvalidInputError, UsageError
 from .build import system_latent_shape
 from .checkpoint import read_json
-from .config import SystemConfig
+from .config import AnySystem, MaskFirstConfig
 from .data.cohort import Cohort, prepare_cohort
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
 from .latents import condition_names
 from .lock import disk_errors, writing_to
+from .mask_first import MaskFirstData, MaskFirstTrainer
 from .stage import StageRun
 from .system import SystemTrainer, planned_stages
+from .trainer import Trainer
 
+PHANTOM_NAME = re.compile(r"phantom-\d+")  # cases of this name are told to the image stage as phantoms
 PRECISIONS = ("bf16-mixed", "32-true", "16-mixed")
 FEW_CASES = 20
 
@@ -46,9 +51,10 @@ class TrainOptions:
     skip_invalid: bool
     restart: tuple[str, ...] = ()  # stages to make again from nothing
     keep_stale: bool = False  # keep stages whose earlier stages have changed since
+    masks: Path | None = None  # .npz of masks without images, for the mask stage
 
 
-def with_steps(config: SystemConfig, overrides: Sequence[str]) -> SystemConfig:
+def with_steps(config: AnySystem, overrides: Sequence[str]) -> AnySystem:
     """The configuration with other numbers of steps, each given as STAGE=N.
 
     Raises:
@@ -65,7 +71,7 @@ def with_steps(config: SystemConfig, overrides: Sequence[str]) -> SystemConfig:
     return dataclasses.replace(config, stages=stages)
 
 
-def plan(config: SystemConfig, stage: str) -> str:
+def plan(config: AnySystem, stage: str) -> str:
     """The networks with their cost and the stages to run with their memory, as text; no data is touched."""
     columns = [ConditionColumn(name, False, 0.0, 1.0) for name in condition_names(config)]
     lines = [f"preset {config.preset}: grid {config.grid.shape}, Z {system_latent_shape(config)}"]
@@ -83,7 +89,7 @@ def plan(config: SystemConfig, stage: str) -> str:
     return "\n".join(lines)
 
 
-def progress(directory: Path, config: SystemConfig) -> str:
+def progress(directory: Path, config: AnySystem) -> str:
     """The steps that each stage of a training directory has saved, as text."""
     found = []
     for stage, settings in config.stages.items():
@@ -93,7 +99,19 @@ def progress(directory: Path, config: SystemConfig) -> str:
     return ", ".join(found) or "nothing yet"
 
 
-def run_training(config: SystemConfig, options: TrainOptions) -> None:
+def _trainer(
+    config: AnySystem, cohort: Cohort, options: TrainOptions, run: StageRun, encoding: Callable[[int, int], None]
+) -> Trainer:
+    if isinstance(config, MaskFirstConfig):
+        sources = np.array([not PHANTOM_NAME.fullmatch(case) for case in cohort.cases], np.float32)
+        data = MaskFirstData(cohort, sources, options.masks)
+        return MaskFirstTrainer(config, data, run, encoding, keep_stale=options.keep_stale)
+    if options.masks is not None:
+        raise UsageError(f"--masks: preset {config.preset} has no mask stage")
+    return SystemTrainer(config, cohort, run, encoding, keep_stale=options.keep_stale)
+
+
+def run_training(config: AnySystem, options: TrainOptions) -> None:
     """Prepare the cohort and train the planned stages.
 
     Raises:
@@ -112,7 +130,7 @@ def run_training(config: SystemConfig, options: TrainOptions) -> None:
         _train(config, options, stages, cohort)
 
 
-def _training_cases(config: SystemConfig, options: TrainOptions) -> Cohort:
+def _training_cases(config: AnySystem, options: TrainOptions) -> Cohort:
     cohort = prepare_cohort(
         options.data, options.cache, config.grid,
         modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid,
@@ -125,7 +143,7 @@ def _training_cases(config: SystemConfig, options: TrainOptions) -> Cohort:
     return cohort.subset(range(kept))
 
 
-def _train(config: SystemConfig, options: TrainOptions, stages: tuple[str, ...], training: Cohort) -> None:
+def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], training: Cohort) -> None:
     console, fabric = Console(stderr=True), launched(options)
 
     def report(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
@@ -138,8 +156,9 @@ def _train(config: SystemConfig, options: TrainOptions, stages: tuple[str, ...],
 
     for warning in cohort_warnings(training, config):
         log.warning("%s: %s", options.data, warning)
-    run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training))
-    trainer = SystemTrainer(config, training, run, encoding, keep_stale=options.keep_stale)
+    half = isinstance(config, MaskFirstConfig) and fabric.device.type == "cpu" and options.precision == "bf16-mixed"
+    run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training), half_weights=half)
+    trainer = _trainer(config, training, options, run, encoding)
     trainer.start()
     for name in options.restart:
         trainer.restart(name)
@@ -161,7 +180,7 @@ def launched(options: TrainOptions) -> Fabric:
     return fabric
 
 
-def cohort_warnings(cohort: Cohort, config: SystemConfig) -> Iterator[str]:
+def cohort_warnings(cohort: Cohort, config: AnySystem) -> Iterator[str]:
     """What a cohort lacks for what it is to teach.
 
     Raises:

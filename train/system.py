@@ -9,21 +9,17 @@ from dataclasses import replace
 from functools import cached_property
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
-from ..engine.conditions.columns import fit_columns, normalise
-from ..engine.conditions.distribution import fit
+from ..engine.conditions.columns import normalise
 from ..engine.errors import InvalidInputError
 from .build import make_denoiser, make_refiner, make_system_aggregator, make_vae
-from .checkpoint import STAGES, load_weights, save_system, weights_path
-from .condition_file import load_conditions, save_conditions
-from .config import SystemConfig
+from .checkpoint import STAGES, load_weights
+from .condition_file import load_conditions
+from .config import AnySystem, MaskFirstConfig, SystemConfig
 from .data.cohort import Cohort
-from .diffusion import make_schedule
-from .guards import refuse_another_cohort, refuse_other_networks, require_same_settings
-from .latents import LatentStore, condition_names, encode_cohort, measure_latent_scale, measure_normalisation
-from .lineage import STATE_NAME, new_record, origin_of, outdated_upstream, read_record
+from .latents import LatentStore, encode_cohort, measure_latent_scale, measure_normalisation
+from .lineage import new_record, origin_of
 from .logbook import Picture
 from .networks.aggregator import Aggregator, MosaicAggregator
 from .networks.slice_vae import SliceVae
@@ -33,19 +29,25 @@ from .objectives.distill import DistillObjective
 from .objectives.refiner import RefinerObjective, RefinerStage
 from .objectives.slice_autoencoder import AutoencoderObjective, SliceSampler
 from .previews import CASE, Previews
-from .stage import Finish, Preview, StageRun, StepLoss, complete_stage, train_stage
+from .stage import Preview, StageRun, complete_stage
+from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+MASK_FIRST_STAGES = ("autoencoder", "mask", "denoiser", "distill")
 
-def planned_stages(config: SystemConfig, stage: str) -> tuple[str, ...]:
+
+def planned_stages(config: AnySystem, stage: str) -> tuple[str, ...]:
     """The stages that `stage` (a name or `all`) stands for.
 
     Raises:
         InvalidInputError: no such stage in this preset.
     """
-    absent = {"refiner": config.refiner is None, "distill": config.distillation is None}
-    present = tuple(s for s in STAGES if s in config.stages and not absent.get(s, False))
+    absent = {"distill"} if config.distillation is None else set[str]()
+    if isinstance(config, SystemConfig) and config.refiner is None:
+        absent.add("refiner")
+    order = MASK_FIRST_STAGES if isinstance(config, MaskFirstConfig) else STAGES
+    present = tuple(s for s in order if s in config.stages and s not in absent)
     if stage == "all":
         return present
     if stage not in present:
@@ -53,8 +55,8 @@ def planned_stages(config: SystemConfig, stage: str) -> tuple[str, ...]:
     return (stage,)
 
 
-class SystemTrainer:
-    """Trains the stages of one system into one directory, each from the last checkpoint on."""
+class SystemTrainer(Trainer):
+    """Trains a system of the slice form."""
 
     def __init__(
         self,
@@ -65,75 +67,23 @@ class SystemTrainer:
         *,
         keep_stale: bool = False,
     ) -> None:
-        self.config, self.cohort, self.run, self.encoding = config, cohort, run, encoding
-        self.keep_stale = keep_stale
-        self.directory = run.directory
-        self.schedule = make_schedule(config.schedule)
+        super().__init__(config, cohort, run, keep_stale=keep_stale)
+        self.config, self.encoding = config, encoding
 
     @cached_property
     def previews(self) -> Previews:
         """Draws the first training case."""
         return Previews(self.config, self.cohort, self.run.fabric.device)
 
-    def start(self) -> None:
-        """Write what the directory belongs to and what the cohort's conditions are.
-
-        Raises:
-            InvalidInputError: stages of the directory were trained on another cohort, or belong to other networks.
-        """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        refuse_another_cohort(self.directory, self.run.cohort)
-        refuse_other_networks(self.directory, self.config)
-        if self.run.fabric.is_global_zero:
-            self._describe()
-        self.run.fabric.barrier()
-
-    def _describe(self) -> None:
-        save_system(self.directory, self.config)
-        names = condition_names(self.config)
-        rows = self.cohort.conditions[:, : len(names)]
-        save_conditions(self.directory, fit_columns(rows, names), fit(rows, names, self.config.grid.fov_mm))
-
-    def restart(self, stage: str) -> None:
-        """Forget what a stage has learnt, so that `train` makes it again."""
-        folder = self.directory / stage
-        if self.run.fabric.is_global_zero:
-            for name in (STATE_NAME, weights_path(self.directory, stage).name):
-                (folder / name).unlink(missing_ok=True)
-            for state in folder.glob("state-*.safetensors"):
-                state.unlink()
-        self.run.fabric.barrier()
-
-    def train(self, stage: str) -> None:
-        """Run one stage to its end; what it needs of earlier stages is loaded from the directory.
-
-        A stage that is finished and current is left as it is. One whose earlier stages have changed since is made
-        again, unless `keep_stale` is set; that is said either way.
-
-        Raises:
-            InvalidInputError: an earlier stage is missing, unfinished or outdated, or settings of the finished stage
-                were changed.
-        """
-        origin = origin_of(self.directory, self.config, stage)
-        record = read_record(self.directory, stage)
-        if record is not None and (outdated := outdated_upstream(self.directory, record)):
-            if self.keep_stale:
-                log.warning("stage %s: %s; kept, as --keep-stale asks", stage, outdated[0])
-            else:
-                log.warning("stage %s: %s; it is made again", stage, outdated[0])
-                self.restart(stage)
-                record = None
-        if record is not None and record.finished and record.step >= self.config.stages[stage].steps:
-            require_same_settings(self.directory, stage, record, origin, self.run.seed)
-            return
-        torch.manual_seed(self.run.seed + STAGES.index(stage))
-        {
+    def stages(self) -> Mapping[str, Callable[[], None]]:
+        """What trains each stage."""
+        return {
             "autoencoder": self._autoencoder,
             "aggregator": self._aggregator,
             "denoiser": self._denoiser,
             "refiner": self._refiner,
             "distill": self._distill,
-        }[stage]()
+        }
 
     def _autoencoder(self) -> None:
         sampler = SliceSampler(self.cohort, self.config)
@@ -162,19 +112,6 @@ class SystemTrainer:
             return trained.state_dict()
 
         self._run("aggregator", aggregator, AggregatorObjective(self.config, store), finish=with_scale)
-
-    def _run(
-        self,
-        stage: str,
-        module: nn.Module,
-        objective: StepLoss,
-        preview: Preview | None = None,
-        finish: Finish | None = None,
-    ) -> None:
-        origin = origin_of(self.directory, self.config, stage)
-        train_stage(
-            self.run, stage, module, objective, self.config.stages[stage], preview, origin=origin, finish=finish
-        )
 
     def _denoiser(self) -> None:
         latents, preview = self._denoising()

@@ -25,7 +25,7 @@ from ..errors import UsageError
 from ..output.layouts import LayoutName, Names, make_layout
 from ..sampling.sdedit import SourceCase, check_source
 from ..sampling.types import SamplingOptions, check_options
-from .options import GRIDS, MAX_BATCH, SAMPLERS, GridName, RunOptions, most_steps
+from .options import GRIDS, MAX_BATCH, MAX_COUNT, SAMPLERS, GridName, RunOptions, most_steps
 from .rules import batch, choice, fault, flag, path, read_fields, real, text, tolerance, wanted, whole
 from .selection import parse_samples, parse_shard
 from .time_limit import SAMPLE_TIMEOUT_S
@@ -45,7 +45,7 @@ class GenerateRequest:
     # The run
     conditions: Annotated[ConditionsLike, wanted()] = None  # wanted tumours; None: each one is drawn
     source: SourceCase | None = None  # of `augment`: the case that sampling starts from
-    count: Annotated[int | None, whole(1)] = None  # samples; None: one a row of the conditions
+    count: Annotated[int | None, whole(1, MAX_COUNT)] = None  # samples; None: one a row of the conditions
     seed: Annotated[int, whole(0, 2**64 - 1, "from 0 to 2^64 - 1")] = 0
     steps: Annotated[int | None, whole()] = None  # denoising steps, from 1 to `most_steps`; None: the bundle's
     sampler: Annotated[SamplerName | None, choice(SAMPLERS)] = None  # None: the bundle's

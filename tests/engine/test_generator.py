@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,7 +81,7 @@ def test_reject_keeps_the_draw_that_the_command_line_keeps(generator: Generator,
 
 
 class Growing:
-    """In the place of a sampler: the tumour grows with the attempt; sample 1 is broken at attempts 0 and 2."""
+    """In the place of a loop: the tumour grows with the attempt; sample 1 is broken at attempts 0 and 2."""
 
     in_flight = 1
 
@@ -101,7 +102,7 @@ class Growing:
 
 def test_samples_that_miss_or_are_broken_are_drawn_again(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     stub = Growing(generator.bundle.manifest.grid.shape)
-    monkeypatch.setattr("sbldm.engine.generator.sampler_on", lambda *_: stub)
+    monkeypatch.setattr("sbldm.engine.generator.open_loop", lambda *_: stub)
     row = {"volume_ml": 300.0, "x": 0.3, "y": 0.2, "z": 0.4}  # larger than any that the stub makes
     made = list(generator.generate(2, conditions=[row], reject=0.01, attempts=2))
     assert stub.asked == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]
@@ -244,3 +245,13 @@ def test_cases_that_do_not_fit_are_refused(generator: Generator) -> None:
         generator.augment(case.image[:, :8], case.label[:8], 0.5, 1)
     with pytest.raises(InvalidInputError, match="label 9"):
         generator.augment(case.image, np.full_like(case.label, 9), 0.5, 1)
+
+
+def test_a_generator_pickles_by_its_arguments(tiny_bundle: Bundle) -> None:
+    with Generator.load(tiny_bundle.path, threads=1, batch_size=2) as generator:
+        copy = pickle.loads(pickle.dumps(generator))
+        assert (copy.bundle.sha256, copy.backend.threads, copy.batch_size) == (tiny_bundle.sha256, 1, 2)
+        one, other = generator.sample(1, steps=1), copy.sample(1, steps=1)
+        np.testing.assert_array_equal(one.image, other.image)
+    with pytest.raises(UsageError, match="closed"):
+        pickle.dumps(generator)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +11,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..config import CropConfig
 from ..data.prepare import to_unit
+from ..networks.slab_autoencoder import BLOCK
 
 CHARBONNIER = 0.03  # sqrt(e^2 + c^2): least squares for smaller errors, least deviations for larger ones
 BRAIN_WEIGHT = 0.1  # of the brain's cross-entropy
@@ -27,19 +28,10 @@ class CropSource(Protocol):
     def label(self, case: int) -> NDArray[np.uint8]: ...
 
 
-@dataclass(frozen=True)
-class CropSettings:
-    """How crops are drawn."""
-
-    shape: tuple[int, int, int]  # x, y, z voxels
-    tumour_share: float  # of the crops that lie about a tumour voxel
-    contrast_share: float  # of the crops whose modalities get random contrast curves
-
-
 class CropSampler:
     """Draws crops (N, z, M, x, y) of cases picked with `chances`, half of them mirrored left-right."""
 
-    def __init__(self, source: CropSource, chances: Sequence[float], settings: CropSettings) -> None:
+    def __init__(self, source: CropSource, chances: Sequence[float], settings: CropConfig) -> None:
         self.source, self.settings = source, settings
         self.cumulative = np.cumsum(np.asarray(chances, np.float64) / np.sum(chances))
         self.tumours = [_some_voxels(source.label(i) > 0, i) for i in range(len(source))]
@@ -128,11 +120,45 @@ def modality_weights(sampler: CropSampler, draws: int = 32) -> Tensor:
     return (weights / weights.mean())[:, None, None]
 
 
+@torch.no_grad()
+def principal_blocks(sampler: CropSampler, slices: int, count: int, draws: int = 256) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (D,), first `count` components (count, D) and their deviations (count,) of the training blocks.
+
+    Blocks of 8 x 8 x `slices` voxels, D = slices * M * 64, at least half of them brain; background takes the mean of
+    its modality's brain in the block.
+    """
+    generator = np.random.default_rng(0)
+    total, size = torch.zeros(0), 0
+    outer = torch.zeros(0)
+    for _ in range(draws):
+        image = sampler.draw(1, generator)
+        mask = (image > -1.0).any(dim=2, keepdim=True).float().expand_as(image)
+        values, inside = blocks_of(image, slices), blocks_of(mask, slices)  # (B, slices, M, 64)
+        kept = inside.mean(dim=(1, 2, 3)) >= 0.5
+        values, inside = values[kept], inside[kept]
+        level = (values * inside).sum(dim=(1, 3), keepdim=True) / inside.sum(dim=(1, 3), keepdim=True)
+        flat = torch.where(inside > 0, values, level).flatten(1).double()
+        total = flat.sum(dim=0) if size == 0 else total + flat.sum(dim=0)
+        outer = flat.T @ flat if size == 0 else outer + flat.T @ flat
+        size += len(flat)
+    mean = total / size
+    variances, vectors = torch.linalg.eigh(outer / size - torch.outer(mean, mean))
+    components = vectors[:, -count:].flip(1).T
+    return mean.float(), components.float().contiguous(), variances[-count:].flip(0).clamp(min=1e-8).sqrt().float()
+
+
+def blocks_of(image: Tensor, slices: int) -> Tensor:
+    """(N, z, M, x, y) -> (blocks, slices, M, 64)."""
+    n, z, m, x, y = image.shape
+    cut = image.reshape(n, z // slices, slices, m, x // BLOCK, BLOCK, y // BLOCK, BLOCK)
+    return cut.permute(0, 1, 4, 6, 2, 3, 5, 7).reshape(-1, slices, m, BLOCK * BLOCK)
+
+
 class SlabAutoencoderObjective:
     """The loss of one step: intensities and finite differences inside the brain, and where the brain is."""
 
-    def __init__(self, sampler: CropSampler, slices: int, batch_size: int, jitter: float) -> None:
-        self.sampler, self.slices, self.batch_size, self.jitter = sampler, slices, batch_size, jitter
+    def __init__(self, sampler: CropSampler, slices: int, batch_size: int) -> None:
+        self.sampler, self.slices, self.batch_size = sampler, slices, batch_size
         self.weights = modality_weights(sampler)
 
     def __call__(
@@ -142,7 +168,7 @@ class SlabAutoencoderObjective:
         image = self.sampler.draw(self.batch_size, generator).to(weight.device)
         slabs = to_slabs(image, self.slices).to(weight.dtype)
         noise = module.jitter_like(slabs)  # pyright: ignore[reportCallIssue]
-        strength = torch.from_numpy(generator.uniform(0.0, self.jitter, (self.batch_size, 1, 1, 1, 1)))
+        strength = torch.from_numpy(generator.uniform(0.0, self.sampler.settings.jitter, (self.batch_size, 1, 1, 1, 1)))
         rebuilt, logits = module(slabs, noise * strength.to(noise))
         return self.terms(from_slabs(rebuilt.float(), self.slices), logits.float(), image)
 

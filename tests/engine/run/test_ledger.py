@@ -27,12 +27,12 @@ from sbldm.engine.run.ledger import (
     parse_line,
     quiet_ledgers,
 )
-from sbldm.engine.run.options import make_options
+from sbldm.engine.run.request import GenerateRequest
 
 
 @pytest.fixture(scope="session")
 def run(tiny_bundle: Bundle) -> RunDescription:
-    options = make_options(tiny_bundle, 12, steps=1)
+    options = GenerateRequest(bundle=tiny_bundle, count=12, steps=1).options()
     return describe(tiny_bundle, options, Resolved("stub", "cpu", "fp32", 1, 1, "isal-1"), {"stub": "1"}, None)
 
 

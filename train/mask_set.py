@@ -1,0 +1,143 @@
+"""Distance maps of a cohort's masks on disk, and the varied batches that the mask denoiser sees of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..engine.conditions.columns import COLUMNS, ConditionColumn, normalise
+from ..engine.errors import InvalidInputError
+from ..engine.files import sha256_file
+from ..engine.output.measure import measure_tumour
+from .checkpoint import read_json, write_json
+from .config import MaskFirstConfig
+from .data.cohort import Cohort
+from .data.mask_maps import MapVariation, distance_maps, varied_maps
+
+FOLDER = "masks"
+LEAST_ML = 0.3  # smaller tumours have no meaningful shape on the grid
+
+
+@dataclass(frozen=True)
+class MapScale:
+    """Normalisation of the maps: (mm - mean) / std, one number a map."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class MaskSet:
+    """Maps (masks, 3, z, x, y) float16 in mm, and the conditions (masks, 12) of the masks in their units."""
+
+    maps: NDArray[np.float16]
+    conditions: NDArray[np.float64]
+    scale: MapScale
+
+
+def read_extra_masks(path: Path, config: MaskFirstConfig) -> NDArray[np.uint8]:
+    """Masks beside the cohort's from an .npz file with `label` (masks, x, y, z): 0, 1 NCR, 2 ED, 3 or 4 ET.
+
+    Raises:
+        InvalidInputError: unreadable, without `label`, or not on the grid.
+    """
+    try:
+        with np.load(path) as archive:
+            label = archive["label"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidInputError(f"{path}: must be an .npz file with an array 'label' ({error})") from error
+    if label.shape[1:] != config.grid.shape or label.dtype != np.uint8 or label.max(initial=0) > 4:
+        allowed = f"uint8 (masks, {', '.join(map(str, config.grid.shape))}) with values 0 to 4"
+        raise InvalidInputError(f"{path}: label is {label.dtype} {label.shape}, must be {allowed}")
+    return np.where(label == 4, np.uint8(3), label)
+
+
+def make_mask_set(
+    cohort: Cohort,
+    extra: Path | None,
+    config: MaskFirstConfig,
+    directory: Path,
+    progress: Callable[[int, int], None],
+) -> MaskSet:
+    """The masks of the cohort and of `extra` as maps, or what was made of the same ones before.
+
+    Raises:
+        InvalidInputError: `extra` is wrong, or no mask holds a tumour of `LEAST_ML`.
+    """
+    folder = directory / FOLDER
+    folder.mkdir(exist_ok=True)
+    key = {
+        "cases": [e.path.name for e in cohort.entries],
+        "extra": sha256_file(extra) if extra is not None else None,
+    }
+    stamp = folder / "key.json"
+    if not (stamp.is_file() and json.loads(stamp.read_text()) == key):
+        stamp.unlink(missing_ok=True)
+        maps, conditions = _measured(cohort, extra, config, progress)
+        np.save(folder / "maps.npy", maps)
+        np.save(folder / "conditions.npy", conditions)
+        values = maps.astype(np.float64).transpose(1, 0, 2, 3, 4).reshape(3, -1)
+        scale = {"mean": values.mean(axis=1).tolist(), "std": np.maximum(values.std(axis=1), 1e-3).tolist()}
+        write_json(folder / "maps.json", scale)
+        write_json(stamp, key)
+    maps = np.load(folder / "maps.npy", mmap_mode="r")
+    return MaskSet(maps, np.load(folder / "conditions.npy"), load_map_scale(directory))
+
+
+def load_map_scale(directory: Path) -> MapScale:
+    """The maps' normalisation in a training directory.
+
+    Raises:
+        InvalidInputError: the masks were not made yet.
+    """
+    data = read_json(directory / FOLDER / "maps.json")
+    return MapScale(tuple(data["mean"]), tuple(data["std"]))
+
+
+def _measured(
+    cohort: Cohort, extra: Path | None, config: MaskFirstConfig, progress: Callable[[int, int], None]
+) -> tuple[NDArray[np.float16], NDArray[np.float64]]:
+    """Maps and conditions of all masks with a tumour."""
+    spacing = config.grid.spacing_mm
+    more = [] if extra is None else list(read_extra_masks(extra, config))
+    maps, conditions = [], []
+    for number in range(len(cohort) + len(more)):
+        own = number < len(cohort)
+        label = np.ascontiguousarray(cohort.label(number).transpose(1, 2, 0)) if own else more[number - len(cohort)]
+        measured = measure_tumour(label, spacing)
+        if measured.volume_ml >= LEAST_ML:
+            maps.append(distance_maps(label, spacing, config.mask_grid).astype(np.float16))
+            conditions.append(measured.vector(COLUMNS))
+        progress(number + 1, len(cohort) + len(more))
+    if not maps:
+        raise InvalidInputError(f"no mask holds a tumour of {LEAST_ML} ml; the mask stage needs tumours to learn from")
+    return np.stack(maps), np.stack(conditions)
+
+
+class MaskVolumes:
+    """Normalised maps of random masks, varied, with their normalised conditions."""
+
+    def __init__(
+        self, masks: MaskSet, columns: tuple[ConditionColumn, ...], fov_mm: tuple[float, float, float]
+    ) -> None:
+        self.masks, self.columns, self.fov_mm = masks, columns, fov_mm
+        self.mean = np.array(masks.scale.mean, np.float32)[:, None, None, None]
+        self.std = np.array(masks.scale.std, np.float32)[:, None, None, None]
+
+    def draw(self, size: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], tuple[Tensor, ...]]:
+        """(N, 3, z, x, y), then conditions (N, 12)."""
+        maps, rows = [], []
+        for picked in generator.integers(len(self.masks.maps), size=size):
+            found = self.masks.maps[picked].astype(np.float32), self.masks.conditions[picked]
+            varied, row = varied_maps(*found, self.fov_mm, generator, MapVariation())
+            maps.append(varied)
+            rows.append(row)
+        condition = torch.from_numpy(normalise(np.stack(rows), self.columns).astype(np.float32))
+        return (np.stack(maps) - self.mean) / self.std, (condition,)

@@ -1,0 +1,104 @@
+"""Stages `mask`, `denoiser` and `distill` of the mask-first form: velocities of whole volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...engine.bundle.manifest import NoiseSchedule
+from ..diffusion import add_noise, prediction_target, table_tensor
+
+
+@dataclass(frozen=True)
+class VolumeBatch:
+    """Volumes with noise of each one's own time, and what the denoiser is told of them."""
+
+    noisy: Tensor  # (N, C, D, H, W)
+    wanted: Tensor  # what the denoiser is to predict, like `noisy`
+    timestep: Tensor  # (N,) float32
+    told: tuple[Tensor, ...]  # inputs between the timestep and the condition mask
+    keep: Tensor  # (N,) float32: 0 where the condition is dropped
+
+
+class Volumes(Protocol):
+    """Draws clean volumes and what is told of them."""
+
+    def draw(self, size: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], tuple[Tensor, ...]]: ...
+
+
+class NoisyVolumes:
+    """Training batches of a denoiser: times stratified over the batch, conditions dropped at random."""
+
+    def __init__(self, volumes: Volumes, schedule: NoiseSchedule, dropout: float) -> None:
+        self.volumes, self.schedule, self.dropout = volumes, schedule, dropout
+
+    def draw(self, size: int, device: torch.device, generator: np.random.Generator) -> VolumeBatch:
+        """`size` volumes; every batch holds early, middle and late times."""
+        drawn, told = self.volumes.draw(size, generator)
+        clean = torch.from_numpy(drawn).to(device)
+        steps = len(self.schedule.alphas_cumprod)
+        times = ((generator.permutation(size) + generator.random(size)) / size * steps).astype(np.int64)
+        keep = torch.from_numpy((generator.random(size) >= self.dropout).astype(np.float32)).to(device)
+        timestep = torch.from_numpy(times).to(device)
+        signal = table_tensor(self.schedule, device)[timestep]
+        noise = torch.randn_like(clean)
+        wanted = prediction_target(clean, noise, signal, self.schedule.prediction_type)
+        told = tuple(tensor.to(device) for tensor in told)
+        return VolumeBatch(add_noise(clean, noise, signal), wanted, timestep.float(), told, keep)
+
+
+class VolumeObjective:
+    """Mean squared error of what the schedule predicts, at uniform timesteps."""
+
+    def __init__(self, volumes: NoisyVolumes, batch_size: int) -> None:
+        self.volumes, self.batch_size = volumes, batch_size
+
+    def __call__(
+        self, module: nn.Module, step: int, generator: np.random.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        batch = self.volumes.draw(self.batch_size, next(module.parameters()).device, generator)
+        predicted = module(batch.noisy, batch.timestep, *batch.told, batch.keep).float()
+        return F.mse_loss(predicted, batch.wanted), {}
+
+
+class GuidedObjective:
+    """The guided prediction of a frozen teacher in one call (Meng et al. 2023, stage one, at a single guidance).
+
+    Where the condition is dropped the target is the teacher's unconditional prediction.
+    """
+
+    def __init__(
+        self,
+        volumes: NoisyVolumes,
+        batch_size: int,
+        teacher: nn.Module,
+        guidance: float,
+        autocast: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.volumes, self.batch_size = volumes, batch_size
+        self.teacher, self.guidance, self.autocast = teacher, guidance, autocast
+
+    def __call__(
+        self, module: nn.Module, step: int, generator: np.random.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        batch = self.volumes.draw(self.batch_size, next(module.parameters()).device, generator)
+        with torch.no_grad(), self.autocast():
+            wanted = self.guided(batch)
+        predicted = module(batch.noisy, batch.timestep, *batch.told, batch.keep).float()
+        return F.mse_loss(predicted, wanted), {}
+
+    def guided(self, batch: VolumeBatch) -> Tensor:
+        """The teacher's prediction with guidance where the condition is kept, without a condition elsewhere."""
+        told = (batch.noisy, batch.timestep, *batch.told)
+        unconditional = self.teacher(*told, torch.zeros_like(batch.keep)).float()
+        conditional = self.teacher(*told, torch.ones_like(batch.keep)).float()
+        keep = batch.keep.reshape(-1, *[1] * (unconditional.dim() - 1))
+        return unconditional + keep * self.guidance * (conditional - unconditional)

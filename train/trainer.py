@@ -1,0 +1,102 @@
+"""What trainers of every form share: a directory, its lineage, and stages that go on from their last checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from ..engine.conditions.columns import fit_columns
+from ..engine.conditions.distribution import fit
+from .checkpoint import STAGES, save_system, weights_path
+from .condition_file import save_conditions
+from .config import AnySystem
+from .data.cohort import Cohort
+from .diffusion import make_schedule
+from .guards import refuse_another_cohort, refuse_other_networks, require_same_settings
+from .latents import condition_names
+from .lineage import STATE_NAME, origin_of, outdated_upstream, read_record
+from .stage import Finish, Preview, StageRun, StepLoss, train_stage
+
+log = logging.getLogger(__name__)
+
+
+class Trainer(ABC):
+    """Trains the stages of one system into one directory, each from the last checkpoint on."""
+
+    def __init__(self, config: AnySystem, cohort: Cohort, run: StageRun, *, keep_stale: bool = False) -> None:
+        self.system, self.cohort, self.run, self.keep_stale = config, cohort, run, keep_stale
+        self.directory = run.directory
+        self.schedule = make_schedule(config.schedule)
+
+    @abstractmethod
+    def stages(self) -> Mapping[str, Callable[[], None]]:
+        """What trains each stage."""
+
+    def start(self) -> None:
+        """Write what the directory belongs to and what the cohort's conditions are.
+
+        Raises:
+            InvalidInputError: stages of the directory were trained on another cohort, or belong to other networks.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        refuse_another_cohort(self.directory, self.run.cohort)
+        refuse_other_networks(self.directory, self.system)
+        if self.run.fabric.is_global_zero:
+            self._describe()
+        self.run.fabric.barrier()
+
+    def _describe(self) -> None:
+        save_system(self.directory, self.system)
+        names = condition_names(self.system)
+        rows = self.cohort.conditions[:, : len(names)]
+        save_conditions(self.directory, fit_columns(rows, names), fit(rows, names, self.system.grid.fov_mm))
+
+    def restart(self, stage: str) -> None:
+        """Forget what a stage has learnt, so that `train` makes it again."""
+        folder = self.directory / stage
+        if self.run.fabric.is_global_zero:
+            for name in (STATE_NAME, weights_path(self.directory, stage).name):
+                (folder / name).unlink(missing_ok=True)
+            for state in folder.glob("state-*.safetensors"):
+                state.unlink()
+        self.run.fabric.barrier()
+
+    def train(self, stage: str) -> None:
+        """Run one stage to its end; what it needs of earlier stages is loaded from the directory.
+
+        A stage that is finished and current is left as it is. One whose earlier stages have changed since is made
+        again, unless `keep_stale` is set; that is said either way.
+
+        Raises:
+            InvalidInputError: an earlier stage is missing, unfinished or outdated, or settings of the finished stage
+                were changed.
+        """
+        origin = origin_of(self.directory, self.system, stage)
+        record = read_record(self.directory, stage)
+        if record is not None and (outdated := outdated_upstream(self.directory, record)):
+            if self.keep_stale:
+                log.warning("stage %s: %s; kept, as --keep-stale asks", stage, outdated[0])
+            else:
+                log.warning("stage %s: %s; it is made again", stage, outdated[0])
+                self.restart(stage)
+                record = None
+        if record is not None and record.finished and record.step >= self.system.stages[stage].steps:
+            require_same_settings(self.directory, stage, record, origin, self.run.seed)
+            return
+        torch.manual_seed(self.run.seed + STAGES.index(stage))
+        self.stages()[stage]()
+
+    def _run(
+        self,
+        stage: str,
+        module: nn.Module,
+        objective: StepLoss,
+        preview: Preview | None = None,
+        finish: Finish | None = None,
+    ) -> None:
+        origin, settings = origin_of(self.directory, self.system, stage), self.system.stages[stage]
+        train_stage(self.run, stage, module, objective, settings, preview, origin=origin, finish=finish)
