@@ -142,7 +142,6 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
 
 
 def _training_cases(config: AnySystem, options: TrainOptions) -> Cohort:
-    console = Console(stderr=True)
     cohort = prepare_cohort(
         options.data, options.cache, config.grid,
         modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid, options=options.read,
