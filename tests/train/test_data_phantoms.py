@@ -17,16 +17,18 @@ from sbldm.train.data.cohort import prepare_cohort
 from sbldm.train.data.phantoms import add_phantoms, check_phantoms_fit
 from sbldm.train.phantom import Phantom
 
-GRID = Grid((24, 24, 12), (8.0, 8.0, 12.8))
+GRID = Grid((32, 32, 16), (6.0, 6.0, 9.6))
 PARTS = ("t1", "t1ce", "t2", "flair")
 
 
-def _ball(seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _ball(seed: int, step: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """A ball of brain with a ball of tumour, voxels of `step` mm."""
     rng = np.random.default_rng(seed)
-    x, y, z = np.meshgrid(np.arange(48), np.arange(48), np.arange(40), indexing="ij")
-    far = np.sqrt((x - 24) ** 2 + (y - 24) ** 2 + (z - 20) ** 2)
-    image = np.where(far < 18, rng.integers(200, 300, (4, 48, 48, 40)), 0).astype(np.int16)
-    label = np.select([far < 5, far < 7, far < 10], [1, 3, 2], 0).astype(np.uint8)
+    axes = [(np.arange(mm // step) + 0.5) * step - mm / 2 for mm in (192, 192, 160)]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    far = np.sqrt(x**2 + y**2 + z**2)
+    image = np.where(far < 70, rng.integers(200, 300, (4, *far.shape)), 0).astype(np.int16)
+    label = np.select([far < 20, far < 28, far < 40], [1, 3, 2], 0).astype(np.uint8)
     return image, label
 
 
@@ -48,8 +50,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     def make(seed: int, case: int) -> Phantom:
         calls.append((seed, case))
-        image, label = _ball(100 + case)
-        return Phantom(image, label, np.diag([4.0, 4.0, 4.0, 1.0]), 1)
+        return Phantom(*_ball(100 + case, 1), np.eye(4), 1)
 
     monkeypatch.setattr("sbldm.train.data.phantoms.make_phantom", make)
     return calls

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
+from ...engine.scans.plausible import robust_scale
+from ...engine.scans.prepare import LABELS, LEVELS
 from ..phantom.fields import sample, spline_noise
-from .prepare import LABELS, LEVELS, robust_scale
 
 Image = NDArray[np.uint8]
 Label = NDArray[np.uint8]

@@ -9,16 +9,27 @@ from pathlib import Path
 
 from ...engine.bundle.manifest import Grid
 from ...engine.errors import InvalidInputError, UsageError
-from ..phantom import PHANTOM_MODALITIES, PHANTOM_VERSION, case_name, make_phantom
-from .cohort import CachedCase, Cohort, Progress, in_processes, load_entry, report_faults, settings_digest, store_case
-from .discover import discover_cases
-from .prepare import LABELS
-from .read import CaseError, RawCase
+from ...engine.scans.case import modalities_to_read
+from ...engine.scans.cases import CaseFiles, ImageFile
+from ...engine.scans.discover import discover_cases
+from ...engine.scans.labels import BACKGROUND, ENHANCING, NECROSIS, OEDEMA, LabelMap
+from ...engine.scans.options import ReadOptions
+from ...engine.scans.read import CaseError
+from ..phantom import PHANTOM_MODALITIES, PHANTOM_VERSION, case_name, encoded, make_phantom
+from .cohort import CachedCase, Cohort, Progress, in_processes, load_entry, make_case, report_faults, settings_digest
 
-_TISSUE_NAMES = {1: "necrosis", 2: "oedema", 3: "enhancing tumour"}
+_TISSUE_NAMES = {NECROSIS: "necrosis", OEDEMA: "oedema", ENHANCING: "enhancing tumour"}
+_FILE_LABELS = {0: BACKGROUND, 1: NECROSIS, 2: OEDEMA, 4: ENHANCING}
 
 
-def check_phantoms_fit(data_dir: Path, modalities: Sequence[str], count: int, *, one_tissue: bool = False) -> None:
+def check_phantoms_fit(
+    data_dir: Path,
+    modalities: Sequence[str],
+    count: int,
+    options: ReadOptions | None = None,
+    *,
+    one_tissue: bool = False,
+) -> None:
     """Refuse `count` phantoms beside the cohort in `data_dir` where they could not be of one kind with it.
 
     Only names and label tables are looked at; nothing is prepared. With `one_tissue` all tumour is one to the model, so
@@ -38,10 +49,10 @@ def check_phantoms_fit(data_dir: Path, modalities: Sequence[str], count: int, *,
             f"--add-phantoms: phantoms have no {', '.join(lacking)}; they have {', '.join(PHANTOM_MODALITIES)}: "
             "train without phantoms, or on those modalities only"
         )
-    cases = discover_cases(data_dir, modalities).cases
+    cases = discover_cases(data_dir, modalities, options).cases
     for case in cases:
-        tissues = set(case.label_values.values())
-        missing = [_TISSUE_NAMES[value] for value in range(1, LABELS) if value not in tissues]
+        tissues = () if case.meaning.is_binary else set(case.meaning.values.values())
+        missing = [name for tissue, name in _TISSUE_NAMES.items() if tissue not in tissues]
         if missing and not one_tissue:
             raise InvalidInputError(
                 f"--add-phantoms: the labels of {data_dir} know no {', '.join(missing)} (case {case.name}), phantoms "
@@ -79,14 +90,16 @@ def _cached_phantom(
     case: int, *, seed: int, cache_dir: Path, grid: Grid, modalities: tuple[str, ...]
 ) -> CachedCase | list[str]:
     name = case_name(case)
-    settings = settings_digest(grid, modalities)[:12]
-    stem = cache_dir / f"{name}.{settings}.seed{seed}-v{PHANTOM_VERSION}"
+    stem = cache_dir / f"{name}.{settings_digest(grid, modalities)}.seed{seed}-v{PHANTOM_VERSION}"
     cached = load_entry(name, stem)
     if cached is not None:
         return cached
-    phantom = make_phantom(seed, case)
-    images = [phantom.image[PHANTOM_MODALITIES.index(modality)] for modality in modalities]
+    contents = {Path(f"{name}_{part}.nii"): data for part, data in encoded(make_phantom(seed, case)).items()}
+    images = {part: ImageFile(Path(f"{name}_{part}.nii")) for part in PHANTOM_MODALITIES}
+    files = CaseFiles(name, images, Path(f"{name}_seg.nii"), LabelMap(_FILE_LABELS, "phantoms"))
+    wanted = modalities_to_read(files, modalities)
+    used = {path: contents[path] for path in (*(images[part].path for part in wanted), Path(f"{name}_seg.nii"))}
     try:
-        return store_case(name, RawCase(images, phantom.label, phantom.affine, "phantom"), grid, stem, "")
+        return make_case(files, modalities, used, grid, stem, ReadOptions())
     except CaseError as error:
         return error.faults

@@ -23,6 +23,7 @@ from .case import MODALITIES, Phantom, make_phantom
 
 # voxel to mm of BraTS's files, stored LPS
 BRATS_AFFINE = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]], np.float64)
+DESCRIPTION = b"SYNTHETIC sbldm-engine phantom"  # NIfTI's descrip
 _FILE_LABELS = np.array([0, 1, 2, 4], np.uint8)
 _COMPRESSION = 1
 
@@ -76,13 +77,13 @@ def write_case(out: Path, seed: int, case: int, anatomies: Sequence[int] = TRAIN
 
     Raises IncompleteRunError if a file cannot be written.
     """
-    phantom = make_phantom(seed, case, anatomies)
     name = case_name(case)
     folder = out / name
+    volumes = encoded(make_phantom(seed, case, anatomies))
     try:
         folder.mkdir(exist_ok=True)
-        for kind, data in _volumes(phantom):
-            _write_whole(folder / f"{name}_{kind}.nii.gz", igzip.compress(_nifti(data), _COMPRESSION, mtime=0))
+        for kind, data in volumes.items():
+            _write_whole(folder / f"{name}_{kind}.nii.gz", igzip.compress(data, _COMPRESSION, mtime=0))
     except OSError as error:
         raise IncompleteRunError(
             f"{folder}: cannot be written ({error.strerror}); files already there are whole, make the cohort anew"
@@ -99,16 +100,17 @@ def _write_whole(target: Path, content: bytes) -> None:
         raise
 
 
-def _volumes(phantom: Phantom) -> list[tuple[str, NDArray[np.int16] | NDArray[np.uint8]]]:
-    images = [(name, phantom.image[index]) for index, name in enumerate(MODALITIES)]
-    return [*images, ("seg", _FILE_LABELS[phantom.label])]
+def encoded(phantom: Phantom) -> dict[str, bytes]:
+    """The NIfTI-1 files of a phantom, not compressed: its modalities, then `seg`."""
+    images = {name: _nifti(phantom.image[index]) for index, name in enumerate(MODALITIES)}
+    return {**images, "seg": _nifti(_FILE_LABELS[phantom.label])}
 
 
 def _nifti(data: NDArray[np.int16] | NDArray[np.uint8]) -> bytes:
     """A NIfTI-1 file in LPS of `data` (240, 240, 155) in RAS+."""
     image = Nifti1Image(data[::-1, ::-1], BRATS_AFFINE)
     image.header.set_xyzt_units("mm")
-    image.header["descrip"] = b"SYNTHETIC sbldm-engine phantom"
+    image.header["descrip"] = DESCRIPTION
     image.set_qform(BRATS_AFFINE, code=1)
     image.set_sform(BRATS_AFFINE, code=1)
     return image.to_bytes()
