@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "generate": ("generate", "Make synthetic volumes and masks from conditions."),
     "conditions": ("conditions", "Check, measure or draw tumour characteristics."),
+    "data": ("data", "Look at a data set before it is used."),
     "augment": ("augment", "Bring a real case under new conditions."),
     "merge": ("merge", "Put the shards of a run together."),
     "verify": ("verify", "Hash every file of a run again."),
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    given = _with_ray_address([a for a in given if a != "--debug"])
+    given = _with_preview_file(_with_ray_address([a for a in given if a != "--debug"]))
     log = EventLog("json" if _asks_for_json_lines(given) else "text")
     try:
         with log.of_libraries(quiet="--quiet" in given):
@@ -149,6 +150,15 @@ def _with_ray_address(given: list[str]) -> list[str]:
     after = given.index("--ray") + 1
     alone = after == len(given) or given[after].startswith("-")
     return [*given[:after], "auto", *given[after:]] if alone else given
+
+
+def _with_preview_file(given: list[str]) -> list[str]:
+    """`data check --preview` may stand alone; what follows is its file only where it ends in .png."""
+    if given[:2] != ["data", "check"] or "--preview" not in given:
+        return given
+    after = given.index("--preview") + 1
+    named = after < len(given) and given[after].lower().endswith(".png")
+    return given if named else [*given[:after], "data-check.png", *given[after:]]
 
 
 def _fail(log: EventLog, message: str, code: int) -> int:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ..engine.conditions.columns import COLUMNS, SHARE_COLUMNS, ConditionColumn
 from ..engine.errors import InvalidInputError, UsageError
+from ..engine.scans.options import ReadOptions
 from .build import system_latent_shape
 from .checkpoint import read_json
 from .config import AnySystem, MaskFirstConfig
@@ -49,6 +50,7 @@ class TrainOptions:
     precision: str
     workers: int
     skip_invalid: bool
+    read: ReadOptions
     restart: tuple[str, ...] = ()  # stages to make again from nothing
     keep_stale: bool = False  # keep stages whose earlier stages have changed since
     masks: Path | None = None  # .npz of masks without images, for the mask stage
@@ -111,6 +113,15 @@ def _trainer(
     return SystemTrainer(config, cohort, run, encoding, keep_stale=options.keep_stale)
 
 
+def _require_tissues(config: AnySystem, cohort: Cohort, data: Path) -> None:
+    if config.classes > 2 and np.isnan(cohort.conditions).any():
+        raise InvalidInputError(
+            f"{data}: its masks tell one tumour label, the preset {config.preset} learns {', '.join(config.tissues)}; "
+            "take a preset with tissues: [wt], or say what the numbers mean: --labels "
+            '"necrosis=1,oedema=2,enhancing=3"'
+        )
+
+
 def run_training(config: AnySystem, options: TrainOptions) -> None:
     """Prepare the cohort and train the planned stages.
 
@@ -133,8 +144,11 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
 def _training_cases(config: AnySystem, options: TrainOptions) -> Cohort:
     cohort = prepare_cohort(
         options.data, options.cache, config.grid,
-        modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid,
+        modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid, options=options.read,
     )  # fmt: skip
+    read_as = f"{options.data}: {len(cohort)} cases, read as {cohort.convention}"
+    Console(stderr=True).print(read_as, highlight=False, markup=False)
+    _require_tissues(config, cohort, options.data)
     kept = len(cohort) - options.held_out
     if kept < 1:
         raise InvalidInputError(

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
-from ...engine.conditions.columns import COLUMNS
+from ...engine.conditions.columns import COLUMNS, SHARE_COLUMNS
 from ...engine.errors import InvalidInputError
 from ...engine.output.measure import measure_tumour
 from ...engine.processes import sharing_workers
-from . import prepare
-from .discover import CaseFiles, discover_cases
-from .prepare import prepare_case
-from .read import CaseError, decode_case, read_bytes
+from ...engine.scans import plausible
+from ...engine.scans.case import load_case, modalities_to_read
+from ...engine.scans.cases import CaseFiles
+from ...engine.scans.discover import discover_cases
+from ...engine.scans.measure import one_label_note
+from ...engine.scans.options import ReadOptions
+from ...engine.scans.prepare import prepare_case
+from ...engine.scans.read import CaseError, Contents, digest, read_contents
 
-CACHE_VERSION = 1  # raise it when the same input gives other stored values
+CACHE_VERSION = 2  # raise it when the same input gives other stored values
 MAX_FAULTS_SHOWN = 20
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -46,7 +50,9 @@ class CachedCase:
     name: str
     path: Path  # .npy, uint8 (z, modality + 1, x, y): the images 0..255, then the label
     scales: tuple[float, ...]  # raw value that became +1, one a modality
-    conditions: tuple[float, ...]  # COLUMNS, measured on the grid
+    conditions: tuple[float, ...]  # COLUMNS, measured on the grid; NaN for shares that nobody knows
+    label_values: tuple[int, ...] = ()  # of the mask's file
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Cohort:
     modalities: tuple[str, ...]
     entries: tuple[CachedCase, ...]
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)  # case -> its faults, with `skip_invalid`
+    convention: str = ""  # how its files are named
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -104,6 +111,7 @@ def prepare_cohort(
     workers: int = 1,
     skip_invalid: bool = False,
     progress: Progress | None = None,
+    options: ReadOptions | None = None,
 ) -> Cohort:
     """Bring every case below `data_dir` to the grid, once; what the cache holds for the same bytes is not made again.
 
@@ -111,12 +119,15 @@ def prepare_cohort(
     several grids can share `cache_dir`.  `workers` processes share the cases.  Raises `InvalidInputError` that lists
     every fault of every case; with `skip_invalid` those cases are left out with a warning.
     """
-    chosen = tuple(modalities)
-    found = discover_cases(Path(data_dir), chosen)
+    chosen, options = tuple(modalities), options or ReadOptions()
+    found = discover_cases(Path(data_dir), chosen, options)
+    log.info("%s: read as %s", data_dir, found.convention)
+    for note in found.notes:
+        log.warning("%s: %s", data_dir, note)
     sound = [files for files in found.cases if files.name not in found.faults]
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    work = partial(_cached_case, cache_dir=cache_dir, grid=grid, modalities=chosen)
+    work = partial(_cached_case, cache_dir=cache_dir, grid=grid, modalities=chosen, options=options)
     entries: list[CachedCase] = []
     faults = dict(found.faults)
     for done, (files, result) in enumerate(zip(sound, _map(work, sound, workers), strict=True), start=1):
@@ -129,7 +140,22 @@ def prepare_cohort(
     report_faults(Path(data_dir), faults, skip_invalid=skip_invalid)
     if not entries:
         raise InvalidInputError(f"{data_dir}: no sound case is left of {len(found.cases)}")
-    return Cohort(grid, chosen, tuple(sorted(entries, key=lambda entry: entry.name)), faults)
+    entries.sort(key=lambda entry: entry.name)
+    for entry in entries:
+        for warning in entry.warnings:
+            log.warning("%s: %s", entry.name, warning)
+    told = {files.name for files in found.cases if files.meaning.is_told}
+    note = None if any(e.name in told for e in entries) else one_label_note([e.label_values for e in entries])
+    if note is not None:
+        log.warning("%s: %s", data_dir, note)
+    unknown = {files.name for files in found.cases if files.meaning.is_binary or note is not None}
+    entries = [_without_shares(entry) if entry.name in unknown else entry for entry in entries]
+    return Cohort(grid, chosen, tuple(entries), faults, found.convention)
+
+
+def _without_shares(entry: CachedCase) -> CachedCase:
+    known = [np.nan if name in SHARE_COLUMNS else v for name, v in zip(COLUMNS, entry.conditions, strict=True)]
+    return replace(entry, conditions=tuple(known))
 
 
 def report_faults(data_dir: Path, faults: dict[str, list[str]], *, skip_invalid: bool) -> None:
@@ -189,24 +215,26 @@ def _settings(grid: Grid, modalities: Sequence[str]) -> dict[str, Any]:
         "shape": list(grid.shape),
         "spacing_mm": list(grid.spacing_mm),
         "modalities": list(modalities),
-        "percentile": prepare.SCALE_PERCENTILE,
-        "headroom": prepare.SCALE_HEADROOM,
-        "limit": prepare.SCALE_LIMIT,
+        "percentile": plausible.SCALE_PERCENTILE,
+        "headroom": plausible.SCALE_HEADROOM,
+        "limit": plausible.SCALE_LIMIT,
     }
 
 
 def _cached_case(
-    files: CaseFiles, *, cache_dir: Path, grid: Grid, modalities: tuple[str, ...]
+    files: CaseFiles, *, cache_dir: Path, grid: Grid, modalities: tuple[str, ...], options: ReadOptions
 ) -> CachedCase | list[str]:
     """The case from the cache, made if it is not there; its faults if it cannot be used."""
     try:
-        contents, inputs = read_bytes(files, modalities)
+        wanted = modalities_to_read(files, modalities)
+        contents = read_contents(files, wanted)
+        inputs = digest(files, wanted, contents, options)
         settings = hashlib.sha256(json.dumps(_settings(grid, modalities), sort_keys=True).encode()).hexdigest()
         prefix = f"{files.name}.{settings[:12]}."
         stem = cache_dir / f"{prefix}{inputs[:20]}"
         cached = _load_entry(files.name, stem)
         if cached is None:
-            cached = _make_case(files, modalities, contents, grid, stem)
+            cached = _make_case(files, modalities, contents, grid, stem, options)
             _remove_outdated(cache_dir, prefix, stem.name, _source(files))
     except CaseError as error:
         return error.faults
@@ -214,9 +242,10 @@ def _cached_case(
 
 
 def _make_case(
-    files: CaseFiles, modalities: Sequence[str], contents: Sequence[bytes], grid: Grid, stem: Path
+    files: CaseFiles, modalities: Sequence[str], contents: Contents, grid: Grid, stem: Path, options: ReadOptions
 ) -> CachedCase:
-    made = prepare_case(decode_case(files, modalities, contents), grid)
+    loaded = load_case(files, modalities, contents, options, grid.fov_mm)
+    made = prepare_case(loaded, grid)
     if not made.image.any():
         raise CaseError(["no brain is left on the grid"])
     if not made.label.any():
@@ -230,9 +259,11 @@ def _make_case(
         "source": _source(files),
         "scales": made.scales,
         "conditions": dict(zip(COLUMNS, conditions, strict=True)),
+        "label_values": loaded.raw.mask.values,
+        "warnings": loaded.warnings,
     }
     _write_atomically(stem.with_name(stem.name + ".json"), lambda path: path.write_text(json.dumps(entry), "utf-8"))
-    return CachedCase(files.name, array_file, made.scales, conditions)
+    return CachedCase(files.name, array_file, made.scales, conditions, loaded.raw.mask.values, loaded.warnings)
 
 
 def _load_entry(name: str, stem: Path) -> CachedCase | None:
@@ -241,7 +272,8 @@ def _load_entry(name: str, stem: Path) -> CachedCase | None:
         return None
     entry = json.loads(description.read_text("utf-8"))
     conditions = tuple(float(entry["conditions"][name]) for name in COLUMNS)
-    return CachedCase(name, array_file, tuple(entry["scales"]), conditions)
+    values, warnings = tuple(entry["label_values"]), tuple(entry["warnings"])
+    return CachedCase(name, array_file, tuple(entry["scales"]), conditions, values, warnings)
 
 
 def _save(path: Path, array: NDArray[np.uint8]) -> None:

@@ -110,6 +110,21 @@ def test_a_sample_that_kills_its_actors_is_given_up_alone(
 
 
 @pytest.mark.slow
+def test_local_is_a_cluster_of_its_own_and_leaves_no_token(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    command = [sys.executable, "-m", "sbldm", "generate", "--bundle", str(tiny_bundle.path), "--count", "1"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    run = subprocess.run(
+        [*command, "--steps", "1", "--quiet", "--ray", "local", "--out", str(tmp_path / "run")],
+        env={**environment, "RAY_ADDRESS": "127.0.0.1:1", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert not (tmp_path / ".ray").exists()
+
+
 def test_a_stopped_actor_is_replaced(
     cluster: ModuleType, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,22 +155,6 @@ def test_a_stopped_actor_is_replaced(
     driver.join()
     assert (codes, stopped) == ([0], True)
     assert "sbldm_workers_lost_total" in metrics.read_text()
-
-
-@pytest.mark.slow
-def test_local_is_a_cluster_of_its_own_and_leaves_no_token(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    command = [sys.executable, "-m", "sbldm", "generate", "--bundle", str(tiny_bundle.path), "--count", "1"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    run = subprocess.run(
-        [*command, "--steps", "1", "--quiet", "--ray", "local", "--out", str(tmp_path / "run")],
-        env={**environment, "RAY_ADDRESS": "127.0.0.1:1", "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr
-    assert not (tmp_path / ".ray").exists()
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
