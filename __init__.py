@@ -1,8 +1,9 @@
 """Slice-based latent diffusion for synthetic 3D brain MRI with tumour masks."""
 
-from .engine.no_telemetry import switch_off
+if __name__ == "sbldm":  # pytest imports this file by the name of the checkout's folder, which need not be a package's
+    from .engine.no_telemetry import switch_off
 
-switch_off()
+    switch_off()
 
 
 def __getattr__(name: str) -> str:

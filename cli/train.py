@@ -25,12 +25,12 @@ def train(
     precision: Annotated[str, typer.Option(help="bf16-mixed, 32-true or 16-mixed.")] = "bf16-mixed",
     workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the cohort.")] = 2,
     skip_invalid: Annotated[bool, typer.Option(help="Leave faulty cases out instead of refusing the cohort.")] = False,
-    labels: Labels = None,
-    cavity: Cavity = "refuse",
-    orientation: Orientation = None,
     masks: Annotated[
         Path | None, typer.Option(help="Masks without images for the mask stage: .npz with `label` on the grid.")
     ] = None,
+    labels: Labels = None,
+    cavity: Cavity = "refuse",
+    orientation: Orientation = None,
     restart_stage: Annotated[list[str] | None, typer.Option(help="Make this stage again from nothing.")] = None,
     keep_stale: Annotated[
         bool, typer.Option(help="Keep stages whose earlier stages have changed since; said at each.")

@@ -101,15 +101,6 @@ def progress(directory: Path, config: AnySystem) -> str:
     return ", ".join(found) or "nothing yet"
 
 
-def _require_tissues(config: AnySystem, cohort: Cohort, data: Path) -> None:
-    if config.classes > 2 and np.isnan(cohort.conditions).any():
-        raise InvalidInputError(
-            f"{data}: its masks tell one tumour label, the preset {config.preset} learns {', '.join(config.tissues)}; "
-            "take a preset with tissues: [tumour], or say what the numbers mean: --labels "
-            '"necrosis=1,oedema=2,enhancing=3"'
-        )
-
-
 def _trainer(
     config: AnySystem, cohort: Cohort, options: TrainOptions, run: StageRun, encoding: Callable[[int, int], None]
 ) -> Trainer:
@@ -120,6 +111,15 @@ def _trainer(
     if options.masks is not None:
         raise UsageError(f"--masks: preset {config.preset} has no mask stage")
     return SystemTrainer(config, cohort, run, encoding, keep_stale=options.keep_stale)
+
+
+def _require_tissues(config: AnySystem, cohort: Cohort, data: Path) -> None:
+    if config.classes > 2 and np.isnan(cohort.conditions).any():
+        raise InvalidInputError(
+            f"{data}: its masks tell one tumour label, the preset {config.preset} learns {', '.join(config.tissues)}; "
+            "take a preset with tissues: [wt], or say what the numbers mean: --labels "
+            '"necrosis=1,oedema=2,enhancing=3"'
+        )
 
 
 def run_training(config: AnySystem, options: TrainOptions) -> None:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("mutants.toml")
@@ -37,6 +38,7 @@ LIBRARIES = (
 )  # fmt: skip
 LONGEST_S = 120.0  # for the tests of a mutant; after that they hang
 PASSED, FAILED = 0, 1  # pytest's exit codes
+BROKEN = 100  # a test could not start or end: that says nothing of the mutant
 ORIGINAL = "original"  # beside the trees
 MAKE_TINY = """
 from pathlib import Path
@@ -71,6 +73,16 @@ class Trial:
     def output(self) -> Path:
         """What pytest says."""
         return self.tree / "output.txt"
+
+
+class Watched:
+    """A plugin of pytest that tells tests that fail from tests that do not run."""
+
+    broken = False
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Note what went wrong outside of a test's own body."""
+        self.broken |= report.failed and report.when != "call"
 
 
 def read_mutants(path: Path = LIST) -> list[Mutant]:
@@ -111,10 +123,11 @@ def run_tests(trial: Trial, tiny: Path) -> None:
     descriptor = os.open(trial.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    first = ["-x"] if trial.mutant else []
-    code = pytest.main(["-q", "-p", "no:cacheprovider", f"--basetemp={trial.tree / 'tmp'}", *first, *trial.tests])
+    watched, first = Watched(), ["-x"] if trial.mutant else []
+    options = ["-q", "-p", "no:cacheprovider", f"--basetemp={trial.tree / 'tmp'}", *first]
+    code = int(pytest.main([*options, *trial.tests], plugins=[watched]))
     sys.stdout.flush()
-    os._exit(code)
+    os._exit(BROKEN if watched.broken else code)
 
 
 def try_all(mutants: Sequence[Mutant], trees: Sequence[Path], tiny: Path) -> list[str]:
