@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from sbldm.engine.conditions.columns import BINARY_COLUMNS, COLUMNS, Conditions
 from sbldm.engine.conditions.csv import conditions_csv, format_number, parse_conditions, read_conditions
 from sbldm.engine.errors import InvalidInputError
