@@ -22,7 +22,7 @@ from ..engine.bundle.manifest import DEFAULT_GRID
 from ..engine.conditions.columns import COLUMNS
 from ..engine.errors import InvalidInputError
 from ..engine.output.measure import measure_tumour
-from ..train.data.measure import measure_cohort
+from ..engine.scans.measure import measure_cohort
 
 
 def measure_masks(path: Path) -> NDArray[np.float64]:

@@ -54,8 +54,10 @@ def test_a_segmenter_is_trained_and_tested_on_two_folders(
     label = np.select([far < 4, far < 6, far < 9], [1, 4, 2], 0).astype(np.uint8)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        for part in ("t1", "t1ce", "t2", "flair", "seg"):
-            data = label if part == "seg" else np.where(far < 18, 100 + 30 * label, 0).astype(np.int16)
+        for number, part in enumerate(("t1", "t1ce", "t2", "flair", "seg"), start=2):
+            data = (
+                label if part == "seg" else np.where(far < 18, 100 + 30 * label + 10 * (x % number), 0).astype(np.int16)
+            )
             nib.nifti1.save(
                 nib.nifti1.Nifti1Image(data, np.diag([4.0, 4.0, 4.0, 1.0])), tmp_path / name / f"{name}_{part}.nii.gz"
             )
