@@ -19,6 +19,7 @@ def train(
     ] = "all",
     cache: Annotated[Path | None, typer.Option(help="Folder of the prepared cohort (default: OUT/cache).")] = None,
     held_out: Annotated[int, typer.Option(min=0, help="Leave the last N cases of the cohort out of training.")] = 0,
+    add_phantoms: Annotated[int, typer.Option(help="Train on N phantoms too, after the cohort's cases.")] = 0,
     steps: Annotated[list[str] | None, typer.Option(help="STAGE=N: steps of a stage in place of the preset's.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     devices: Annotated[int, typer.Option(min=1, help="How many devices (data parallel).")] = 1,
@@ -66,6 +67,7 @@ def train(
         tuple(restart_stage or ()),
         keep_stale,
         masks,
+        add_phantoms,
     )
     try:
         run_training(config, options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from .build import system_latent_shape
 from .checkpoint import read_json
 from .config import AnySystem, MaskFirstConfig
 from .data.cohort import Cohort, prepare_cohort
+from .data.phantoms import add_phantoms, check_phantoms_fit
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
 from .latents import condition_names
@@ -29,7 +29,6 @@ from .stage import StageRun
 from .system import SystemTrainer, planned_stages
 from .trainer import Trainer
 
-PHANTOM_NAME = re.compile(r"phantom-\d+")  # cases of this name are told to the image stage as phantoms
 PRECISIONS = ("bf16-mixed", "32-true", "16-mixed")
 FEW_CASES = 20
 
@@ -54,6 +53,7 @@ class TrainOptions:
     restart: tuple[str, ...] = ()  # stages to make again from nothing
     keep_stale: bool = False  # keep stages whose earlier stages have changed since
     masks: Path | None = None  # .npz of masks without images, for the mask stage
+    add_phantoms: int = 0
 
 
 def with_steps(config: AnySystem, overrides: Sequence[str]) -> AnySystem:
@@ -105,7 +105,7 @@ def _trainer(
     config: AnySystem, cohort: Cohort, options: TrainOptions, run: StageRun, encoding: Callable[[int, int], None]
 ) -> Trainer:
     if isinstance(config, MaskFirstConfig):
-        sources = np.array([not PHANTOM_NAME.fullmatch(case) for case in cohort.cases], np.float32)
+        sources = np.array([source == "real" for source in cohort.sources], np.float32)
         data = MaskFirstData(cohort, sources, options.masks)
         return MaskFirstTrainer(config, data, run, encoding, keep_stale=options.keep_stale)
     if options.masks is not None:
@@ -126,7 +126,7 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
     """Prepare the cohort and train the planned stages.
 
     Raises:
-        InvalidInputError: faults of the cohort, or a directory of another configuration.
+        InvalidInputError: faults of the cohort, phantoms that do not fit it, or a directory of another configuration.
         UsageError: a precision or device that is not there, or the directory cannot be written or is being trained in.
         IncompleteRunError: the disk is full; what was saved can be gone on with.
     """
@@ -135,6 +135,9 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
         planned_stages(config, name)
     if options.precision not in PRECISIONS:
         raise UsageError(f"--precision {options.precision}: allowed {', '.join(PRECISIONS)}")
+    check_phantoms_fit(
+        options.data, config.modalities, options.add_phantoms, options.read, one_tissue=config.classes == 2
+    )
     with disk_errors(options.out):
         cohort = _training_cases(config, options)
     with writing_to(options.out):
@@ -154,7 +157,8 @@ def _training_cases(config: AnySystem, options: TrainOptions) -> Cohort:
         raise InvalidInputError(
             f"{options.data}: {len(cohort)} cases leave none to train on after --held-out {options.held_out}"
         )
-    return cohort.subset(range(kept))
+    cases = cohort.subset(range(kept))
+    return add_phantoms(cases, options.cache, options.add_phantoms, options.seed, workers=options.workers)
 
 
 def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], training: Cohort) -> None:

@@ -42,6 +42,7 @@ class ScanHeader:
     offset: int  # bytes before the voxels
     slope: float
     intercept: float
+    description: bytes = b""  # what the program that wrote the file says of it
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -91,7 +92,8 @@ def parse_header(head: bytes, orientation: Orientation | None = None) -> ScanHea
     elif not np.isfinite(intercept):
         raise HeaderFault(f"its values are scaled by {slope:g} plus {intercept:g}, which is no number")
     affine = _affine(header, shape[:3], orientation)
-    return ScanHeader(shape, affine, dtype, max(int(offset), least), slope, intercept)
+    description = bytes(header["descrip"].tobytes()).rstrip(b"\0")
+    return ScanHeader(shape, affine, dtype, max(int(offset), least), slope, intercept, description)
 
 
 def _header(head: bytes) -> nib.Nifti1Header:
