@@ -9,7 +9,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _TOO_MANY = frozenset({errno.EMFILE, errno.ENFILE})
 EXTRAS = {
     "onnxruntime": "cpu", "openvino": "openvino", "ray": "ray", "tensorrt": "gpu", "pycuda": "gpu", "cuda": "gpu",
-    "torch": "train", "lightning": "train", "monai": "train", "nilearn": "train", "safetensors": "train",
+    "torch": "train", "lightning": "train", "monai": "train", "safetensors": "train",
     "yaml": "train", "tensorboard": "train", "matplotlib": "train", "threadpoolctl": "train",
     "onnx": "export", "onnxscript": "export", "onnxslim": "export",
 }  # fmt: skip

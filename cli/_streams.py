@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import shutil
 import sys
 from typing import Any
 
 NARROWEST = 80  # columns of a terminal below which the help would cut the names of options
+
+_FULL_PIPE_S = 1.0  # between two looks at a full pipe
 
 
 class _Raw(io.RawIOBase):
@@ -32,7 +35,10 @@ class _Raw(io.RawIOBase):
         total = len(rest)
         try:
             while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+                try:
+                    rest = rest[os.write(self._descriptor, rest) :]
+                except BlockingIOError:  # a pipe that another process made non-blocking, and that is full
+                    select.select([], [self._descriptor], [], _FULL_PIPE_S)
         except OSError as error:
             if self._dropped is not None and error.errno not in self._dropped:
                 raise

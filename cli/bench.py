@@ -83,13 +83,14 @@ def _write(result: BenchResult, json_file: Path | None, plot_file: Path | None) 
     from ..benchmarks.plot import plot
     from ..benchmarks.report import tables
     from ..engine.errors import UsageError
+    from ..engine.files import write_atomic
 
     line = json.dumps(result.to_json(), allow_nan=False)
     typer.echo(tables(result) + "\n")
     typer.echo(line)
     try:
         if json_file is not None:
-            json_file.write_text(line + "\n", "utf-8")
+            write_atomic(json_file, f"{line}\n".encode())
         if plot_file is not None:
             plot(result, plot_file)
     except (OSError, ValueError) as error:

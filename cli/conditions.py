@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ._scans import Cavity, Labels, Orientation, escaped
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Check, measure or draw tumour characteristics.")
 
 Out = Annotated[Path | None, typer.Option(help="Write the CSV here instead of to stdout.")]
@@ -48,13 +50,16 @@ def check(
 
 @app.command()
 def measure(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Cohort: BraTS names or an nnU-Net data set.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Cohort: any layout that `train` reads.")],
     out: Out = None,
     bundle: Annotated[str | None, typer.Option(help="Columns and field of view of this model's grid.")] = None,
     fov: Annotated[
         FieldOfViewOf, typer.Option(help="Places and boxes are shares of the model's field of view or the scan's.")
     ] = FieldOfViewOf.model,
     skip_invalid: Annotated[bool, typer.Option(help="Leave faulty cases out instead of refusing the cohort.")] = False,
+    labels: Labels = None,
+    cavity: Cavity = "refuse",
+    orientation: Orientation = None,
 ) -> None:
     """Measure the tumours of a cohort; without --bundle for a model with all columns on the default grid."""
     from rich.console import Console
@@ -65,7 +70,8 @@ def measure(
     from ..engine.conditions.columns import COLUMNS
     from ..engine.conditions.csv import conditions_csv
     from ..engine.errors import InvalidInputError
-    from ..train.data.measure import measure_cohort
+    from ..engine.scans.measure import measure_cohort
+    from ..engine.scans.options import read_options
 
     columns, grid = COLUMNS, DEFAULT_GRID
     if bundle is not None:
@@ -76,9 +82,12 @@ def measure(
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("cases")
         measured = measure_cohort(
-            directory, columns, view, lambda done, total: bar.update(task, completed=done, total=total)
-        )
-    faults = "\n".join(measured.faults)
+            directory, columns, view, lambda done, total: bar.update(task, completed=done, total=total),
+            read_options(labels, cavity, orientation),
+        )  # fmt: skip
+    for warning in measured.warnings:
+        typer.echo(escaped(f"warning: {warning}"), err=True)
+    faults = escaped("\n".join(measured.faults))
     if measured.faults and not skip_invalid:
         raise InvalidInputError(f"{directory}: faulty cases (--skip-invalid leaves them out):\n{faults}")
     if not measured.names:

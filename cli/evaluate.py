@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ._scans import Cavity, Labels, Orientation
+
 
 def evaluate(
     context: typer.Context,
@@ -32,6 +34,9 @@ def evaluate(
     cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases (default: OUT/cache).")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the cases.")] = 2,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave faulty real cases out.")] = False,
+    labels: Labels = None,
+    cavity: Cavity = "refuse",
+    orientation: Orientation = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, not as a table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
@@ -50,6 +55,8 @@ def evaluate(
         raise UsageError(f'evaluate needs {error.name}: pip install "sbldm-engine[train]"') from error
     from ..engine.backends.choose import choose_backend
     from ..engine.bundle.load import load_bundle
+    from ..engine.files import make_directory, write_atomic
+    from ..engine.scans.options import read_options
 
     if card and bundle is None:
         raise UsageError("--card writes into a bundle: give --bundle PATH")
@@ -57,13 +64,14 @@ def evaluate(
     loaded = None if bundle is None else load_bundle(bundle)
     backend = None if loaded is None else choose_backend(loaded, device=device)
     options = EvaluationOptions(
-        real, synthetic, train, cache or out / "cache", held_out, pairs, reconstruct, fid_network, workers, skip_invalid
-    )
+        real, synthetic, train, cache or out / "cache", held_out, pairs, reconstruct, fid_network, workers,
+        skip_invalid, read_options(labels, cavity, orientation),
+    )  # fmt: skip
     evaluation = measure(options, loaded, backend)
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     write_json(out / "evaluation.json", evaluation.figures)
     text = table(evaluation.figures)
-    (out / "evaluation.md").write_text(text, "utf-8")
+    write_atomic(out / "evaluation.md", text.encode())
     write_plots(out, evaluation)
     if card and loaded is not None:
         from ..export.evaluated import write_evaluation

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from ._faults import explained
+from ._plots import settle_matplotlib
 from ._streams import settle_streams
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "generate": ("generate", "Make synthetic volumes and masks from conditions."),
     "conditions": ("conditions", "Check, measure or draw tumour characteristics."),
+    "data": ("data", "Look at a data set before it is used."),
     "augment": ("augment", "Bring a real case under new conditions."),
     "merge": ("merge", "Put the shards of a run together."),
     "verify": ("verify", "Hash every file of a run again."),
@@ -36,6 +38,8 @@ COMMANDS = {
     "build": ("build", "Build TensorRT engines ahead of time."),
 }
 
+PLOTTING = ("bench", "train", "evaluate")  # commands that load Matplotlib, themselves or by what they load
+
 
 class LazyGroup(TyperGroup):
     """Lists every command by name and help, and imports a command's module only when it runs."""
@@ -46,6 +50,8 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name in PLOTTING:
+            settle_matplotlib()
         module_name, help_text = COMMANDS[cmd_name]
         module = importlib.import_module(f".{module_name}", __package__)
         sub_app = getattr(module, "app", None)
@@ -88,10 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    given = _with_ray_address([a for a in given if a != "--debug"])
+    given = _with_preview_file(_with_ray_address([a for a in given if a != "--debug"]))
     log = EventLog("json" if _asks_for_json_lines(given) else "text")
     try:
-        with log.of_libraries():
+        with log.of_libraries(quiet="--quiet" in given):
             result = typer.main.get_command(app).main(given, prog_name="sbldm-engine", standalone_mode=False)
     except SbldmError as error:
         if debug:
@@ -144,6 +150,15 @@ def _with_ray_address(given: list[str]) -> list[str]:
     after = given.index("--ray") + 1
     alone = after == len(given) or given[after].startswith("-")
     return [*given[:after], "auto", *given[after:]] if alone else given
+
+
+def _with_preview_file(given: list[str]) -> list[str]:
+    """`data check --preview` may stand alone; what follows is its file only where it ends in .png."""
+    if given[:2] != ["data", "check"] or "--preview" not in given:
+        return given
+    after = given.index("--preview") + 1
+    named = after < len(given) and given[after].lower().endswith(".png")
+    return given if named else [*given[:after], "data-check.png", *given[after:]]
 
 
 def _fail(log: EventLog, message: str, code: int) -> int:

@@ -12,6 +12,9 @@ def phantom(
     count: Annotated[int, typer.Option("--count", help="Number of cases, 1 or more.")],
     out: Annotated[Path, typer.Option("--out", help="New or empty directory.")],
     seed: Annotated[int, typer.Option("--seed", help="Seed of the cohort, 0 or more.")] = 0,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Use the three anatomies that no training cohort has, for tests.")
+    ] = False,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes; default: one a CPU.")] = None,
 ) -> None:
     """Make a procedural cohort (no patient data): t1, t1ce, t2, flair and seg of every case, 240x240x155 at 1 mm."""
@@ -22,7 +25,7 @@ def phantom(
     from ..engine.processor import available_threads
 
     try:
-        from ..train.phantom import write_cohort
+        from ..train.phantom import HELD_OUT, TRAINING, write_cohort
     except ImportError as error:
         raise UsageError(f'phantom needs {error.name}: pip install "sbldm-engine[train]"') from error
 
@@ -36,6 +39,7 @@ def phantom(
                 seed,
                 workers if workers is not None else available_threads(),
                 lambda done: progress.update(task, completed=done),
+                anatomies=HELD_OUT if held_out else TRAINING,
             )
     except KeyboardInterrupt:
         typer.echo(f"error: interrupted; files in {out} are whole, make the cohort anew in another directory", err=True)

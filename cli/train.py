@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ._scans import Cavity, Labels, Orientation
+
 
 def train(
-    data: Annotated[Path, typer.Option(help="Cohort: BraTS 2020-2023 names or an nnU-Net raw data set.")],
+    data: Annotated[Path, typer.Option(help="Cohort: BraTS, UCSF-PDGM, UPENN-GBM, BIDS, nnU-Net, Decathlon names.")],
     out: Annotated[Path, typer.Option(help="Training directory; a run that is there is gone on with.")],
     preset: Annotated[str, typer.Option(help="phantom, glioma, isbi2024, cmig2025, or a YAML file.")] = "phantom",
     stage: Annotated[
@@ -17,6 +19,7 @@ def train(
     ] = "all",
     cache: Annotated[Path | None, typer.Option(help="Folder of the prepared cohort (default: OUT/cache).")] = None,
     held_out: Annotated[int, typer.Option(min=0, help="Leave the last N cases of the cohort out of training.")] = 0,
+    add_phantoms: Annotated[int, typer.Option(help="Train on N phantoms too, after the cohort's cases.")] = 0,
     steps: Annotated[list[str] | None, typer.Option(help="STAGE=N: steps of a stage in place of the preset's.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     devices: Annotated[int, typer.Option(min=1, help="How many devices (data parallel).")] = 1,
@@ -26,6 +29,9 @@ def train(
     masks: Annotated[
         Path | None, typer.Option(help="Masks without images for the mask stage: .npz with `label` on the grid.")
     ] = None,
+    labels: Labels = None,
+    cavity: Cavity = "refuse",
+    orientation: Orientation = None,
     restart_stage: Annotated[list[str] | None, typer.Option(help="Make this stage again from nothing.")] = None,
     keep_stale: Annotated[
         bool, typer.Option(help="Keep stages whose earlier stages have changed since; said at each.")
@@ -34,6 +40,7 @@ def train(
 ) -> None:
     """Train a system stage by stage; stopped runs go on from their last checkpoint."""
     from ..engine.errors import UsageError
+    from ..engine.scans.options import read_options
 
     try:
         from ..train.config import load_preset
@@ -56,9 +63,11 @@ def train(
         precision,
         workers,
         skip_invalid,
+        read_options(labels, cavity, orientation),
         tuple(restart_stage or ()),
         keep_stale,
         masks,
+        add_phantoms,
     )
     try:
         run_training(config, options)

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import InvalidInputError
-from .locks import FileLock, lock_file
-from .new_files import TEMPORARY_SUFFIX, NewFile, hard_link, sync_folder, temporary, write_all
+from .locked_files import LockedFile
+from .locks import lock_file
+from .new_files import TEMPORARY_SUFFIX, NewFile, hard_link, sync_folder, temporary
 from .portable import PATH_ONLY
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -90,9 +91,7 @@ class Folder:
         """
         with self._parent(name) as (folder, last):
             descriptor = os.open(last, _READ, dir_fd=folder)
-        with os.fdopen(descriptor, "rb") as handle:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file", str(self.root / name))
+        with _regular(descriptor, self.root / name) as handle:
             yield handle
 
     def read(self, name: str, most: int) -> bytes:
@@ -271,60 +270,6 @@ class Folder:
                 os.close(held)
 
 
-class LockedFile:
-    """A file directly in a `Folder`, open for appending and locked."""
-
-    def __init__(self, folder: Folder, name: str, lock: FileLock) -> None:
-        self.folder, self.name, self._lock = folder, name, lock
-        self.descriptor = lock.descriptor
-
-    def close(self) -> None:
-        """Close the file and end the lock."""
-        self._lock.release()
-
-    def is_the_named_file(self) -> bool:
-        """Whether the name still leads to the file that is open here."""
-        found = self.folder.status(self.name)
-        return found is not None and os.path.samestat(found, os.fstat(self.descriptor))
-
-    def size(self) -> int:
-        """Bytes of the file."""
-        return os.fstat(self.descriptor).st_size
-
-    def sync_name(self) -> None:
-        """Make the name of the file lasting."""
-        self.folder.sync(self.name)
-
-    def append(self, data: bytes) -> None:
-        """Append and make lasting; what does not fit is taken back before OSError is raised."""
-        end = os.lseek(self.descriptor, 0, os.SEEK_END)
-        try:
-            write_all(self.descriptor, data)
-            os.fsync(self.descriptor)
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(self.descriptor, end)
-            raise
-
-    def clear(self) -> None:
-        """Empty the file, and make that lasting."""
-        os.ftruncate(self.descriptor, 0)
-        os.fsync(self.descriptor)
-
-    def cut_torn_line(self) -> None:
-        """Cut what follows the last line end."""
-        size = keep = os.lseek(self.descriptor, 0, os.SEEK_END)
-        while keep > 0:
-            start = max(keep - _CHUNK, 0)
-            found = os.pread(self.descriptor, keep - start, start).rfind(b"\n")
-            keep = start + found + 1
-            if found >= 0:
-                break
-        if keep < size:
-            os.ftruncate(self.descriptor, keep)
-            os.fsync(self.descriptor)
-
-
 def safe_parts(name: str) -> list[str]:
     """The parts of a relative POSIX name that stays where it is.
 
@@ -343,8 +288,8 @@ def temporary_of(name: str) -> str | None:
     return None if found is None else found.group(1)
 
 
-def make_directory(path: Path) -> None:
-    """Make a directory and its missing parents, and the names of all that were made lasting.
+def make_directory(path: Path, mode: int = 0o777) -> None:
+    """Make a directory, its missing parents too, and the names of all that were made lasting.
 
     Raises:
         OSError: one cannot be made.
@@ -352,7 +297,7 @@ def make_directory(path: Path) -> None:
     if not path.parent.is_dir():
         make_directory(path.parent)
     with suppress(FileExistsError):
-        os.mkdir(path)
+        os.mkdir(path, mode)
     _sync_path(path.parent)
 
 
@@ -373,13 +318,10 @@ def read_bounded(path: Path, most: int) -> bytes:
     """The bytes of a regular file of at most `most` bytes; links are followed, devices and pipes are not read.
 
     Raises:
-        InvalidInputError: it is larger, or no regular file.
-        OSError: it cannot be read.
+        InvalidInputError: it is larger.
+        OSError: it cannot be read, or is no regular file.
     """
-    descriptor = os.open(path, _READ & ~os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "rb") as handle:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InvalidInputError(f"{path}: is no regular file; give a file")
+    with _regular(os.open(path, _READ & ~os.O_NOFOLLOW), path) as handle:
         return _bounded(handle, most, path)
 
 
@@ -387,6 +329,20 @@ def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _regular(descriptor: int, path: Path) -> BinaryIO:
+    """A handle that owns the descriptor; OSError, and the descriptor closed, where it is no regular file."""
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except OSError:
+        os.close(descriptor)
+        raise
 
 
 def _bounded(handle: BinaryIO, most: int, path: Path) -> bytes:

@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Unpack
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from .backends.choose import choose_backend
 from .bundle.load import DEFAULT_BUNDLE, Bundle, load_bundle
 from .conditions.table import ConditionsLike, read_table
-from .errors import SbldmError, UsageError
+from .errors import InvalidInputError, SbldmError, UsageError
 from .output.measure import TumourMeasurement, measure_tumour
 from .run.arguments import MachineArguments, SamplingArguments, python_call
 from .run.open_loop import fit_batch, open_loop
@@ -177,6 +178,14 @@ class Generator:
         self._closed = True
         self.cancel()
 
+    def __reduce__(self) -> tuple[Callable[..., Generator], tuple[object, ...]]:
+        """A pickled generator is its arguments: whoever reads it loads the same bundle on the same kind of backend."""
+        if self._closed:
+            raise UsageError("the generator is closed")
+        backend = self.backend
+        machine = (backend.name, backend.device, backend.precision, backend.threads)
+        return _load_again, (self.bundle.path.absolute(), self.bundle.sha256, machine, self.batch_size)
+
     def __enter__(self) -> Generator:
         return self
 
@@ -250,6 +259,16 @@ class Generator:
             volume.fault,
         )
         return sample, None if volume.fault else miss(requested, measured, grid.fov_mm)
+
+
+def _load_again(path: Path, sha256: str, machine: tuple[str, str, str, int], batch_size: int) -> Generator:
+    backend, device, precision, threads = machine
+    generator = Generator.load(
+        path, backend=backend, device=device, precision=precision, threads=threads, batch_size=batch_size
+    )
+    if generator.bundle.sha256 != sha256:
+        raise InvalidInputError(f"{path}: is not the bundle that this generator was pickled with")
+    return generator
 
 
 def _warn_of_memory(message: str) -> None:

@@ -76,6 +76,15 @@ def memory_bytes() -> dict[str, int]:
     return {"total": found.total, "available": found.available}
 
 
+def free_memory() -> int:
+    """Bytes that this process can still have: of the machine, and below its limit of address space."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    limit = process_limits().get("address_space_bytes")
+    return free if limit is None else min(free, max(0, limit - psutil.Process().memory_info().vms))
+
+
 def allowed_cpus() -> int:
     """Processors that the scheduler may put this process on; all of them where the system does not tell."""
     affinity = getattr(os, "sched_getaffinity", None)

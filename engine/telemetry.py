@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import threading
 import time
@@ -22,6 +23,8 @@ from .screen import shown
 STAGES = ("sample", "decode", "measure", "write")
 LogFormat = Literal["text", "json"]
 _PREFIX = "sbldm"
+_EXACT = re.compile(r" (\d+\.0|\d\.\d+e\+\d+)$", re.MULTILINE)
+"""Numbers that the library writes as 2.0 and 1.234567e+06: people want 2, and all digits."""
 _METRICS_INTERVAL_S = 2.0
 
 
@@ -157,7 +160,7 @@ def prometheus_text(figures: dict[str, Any]) -> str:
     metric("stage_seconds", "counter", "Seconds spent in each stage, over all threads.", figures["stage_seconds"])
     registry = CollectorRegistry()
     registry.register(_Collected(metrics))
-    return generate_latest(registry).decode()
+    return _EXACT.sub(lambda found: f" {float(found[1])!r}".removesuffix(".0"), generate_latest(registry).decode())
 
 
 class _Collected:
@@ -196,10 +199,12 @@ class EventLog:
             print(text, file=self._stream, flush=True)
 
     @contextmanager
-    def of_libraries(self) -> Iterator[None]:
-        """What the engine logs and Python warns of meanwhile, as events."""
+    def of_libraries(self, quiet: bool = False) -> Iterator[None]:
+        """What the engine logs and Python warns of meanwhile, as events; signs of life unless `quiet`."""
         handler = _EventHandler(self)
         logger = logging.getLogger("sbldm")
+        level = logger.level
+        logger.setLevel(logging.WARNING if quiet else logging.INFO)
         logger.addHandler(handler)
         usual = warnings.showwarning
         if self.as_json:
@@ -209,6 +214,7 @@ class EventLog:
         finally:
             warnings.showwarning = usual
             logger.removeHandler(handler)
+            logger.setLevel(level)
 
     def _show_warning(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         self.event(str(message), "warning", category=category.__name__)
@@ -218,8 +224,11 @@ class _EventHandler(logging.Handler):
     """Records of a logger as events."""
 
     def __init__(self, log: EventLog) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.event(record.getMessage(), "error" if record.levelno >= logging.ERROR else "warning")
+        level: Literal["info", "warning", "error"] = "info"
+        if record.levelno >= logging.WARNING:
+            level = "error" if record.levelno >= logging.ERROR else "warning"
+        self._log.event(record.getMessage(), level)

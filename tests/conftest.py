@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 from sbldm.engine.bundle.load import Bundle, load_bundle
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from sbldm.export.components import Component
+
+Trace: TypeAlias = "Callable[[Component, int, int], ModelProto]"
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +34,7 @@ def tiny_checkpoint(tiny_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_folder: Path, tiny_checkpoint: Path) -> Bundle:
+def tiny_bundle(tiny_folder: Path, tiny_checkpoint: Path, trace: Trace) -> Bundle:
     """Its bundle, through the real gate: 16x16x8 voxels, four modalities, three tissues. Do not write to it."""
     made = tiny_folder / "bundle"
     if made.is_dir():
@@ -34,17 +42,26 @@ def tiny_bundle(tiny_folder: Path, tiny_checkpoint: Path) -> Bundle:
     from sbldm.export.bundle import export_bundle
 
     with pytest.MonkeyPatch.context() as patch:
-        _trace_once(patch)
+        patch.setattr("sbldm.export.bundle.export_graph", trace)
         return export_bundle(tiny_checkpoint, made)
 
 
+@pytest.fixture(scope="session")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    """`export_graph` that traces a network once a session, all its worker processes together."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "graphs"
+    folder.mkdir(exist_ok=True)
+
+    def traced(component: Component, depth: int, opset: int) -> ModelProto:
+        from tests.support.graphs import export_graph_once
+
+        return export_graph_once(folder, component, depth, opset)
+
+    return traced
+
+
 @pytest.fixture
-def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def traced_once(monkeypatch: pytest.MonkeyPatch, trace: Trace) -> None:
     """Exports of this test take the graphs of networks that the session has traced before."""
-    _trace_once(monkeypatch)
-
-
-def _trace_once(patch: pytest.MonkeyPatch) -> None:
-    from tests.support.graphs import export_graph_once
-
-    patch.setattr("sbldm.export.bundle.export_graph", export_graph_once)
+    monkeypatch.setattr("sbldm.export.bundle.export_graph", trace)

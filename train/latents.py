@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ..engine.conditions.columns import BINARY_COLUMNS, COLUMNS
 from ..engine.files import sha256_file
+from ..engine.scans.prepare import to_unit
 from .checkpoint import weights_path, write_json
 from .config import AnySystem, SystemConfig
 from .data.classes import class_labels, one_hot
 from .data.cohort import Cohort
-from .data.prepare import to_unit
 from .networks.aggregator import Aggregator, MosaicAggregator
 from .networks.slice_vae import Encoder
 

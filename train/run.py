@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ from rich.console import Console
 
 from ..engine.conditions.columns import COLUMNS, SHARE_COLUMNS, ConditionColumn
 from ..engine.errors import InvalidInputError, UsageError
+from ..engine.scans.options import ReadOptions
 from .build import system_latent_shape
 from .checkpoint import read_json
 from .config import AnySystem, MaskFirstConfig
 from .data.cohort import Cohort, prepare_cohort
+from .data.phantoms import add_phantoms, check_phantoms_fit
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
 from .latents import condition_names
@@ -28,7 +29,6 @@ from .stage import StageRun
 from .system import SystemTrainer, planned_stages
 from .trainer import Trainer
 
-PHANTOM_NAME = re.compile(r"phantom-\d+")  # cases of this name are told to the image stage as phantoms
 PRECISIONS = ("bf16-mixed", "32-true", "16-mixed")
 FEW_CASES = 20
 
@@ -49,9 +49,11 @@ class TrainOptions:
     precision: str
     workers: int
     skip_invalid: bool
+    read: ReadOptions
     restart: tuple[str, ...] = ()  # stages to make again from nothing
     keep_stale: bool = False  # keep stages whose earlier stages have changed since
     masks: Path | None = None  # .npz of masks without images, for the mask stage
+    add_phantoms: int = 0
 
 
 def with_steps(config: AnySystem, overrides: Sequence[str]) -> AnySystem:
@@ -103,7 +105,7 @@ def _trainer(
     config: AnySystem, cohort: Cohort, options: TrainOptions, run: StageRun, encoding: Callable[[int, int], None]
 ) -> Trainer:
     if isinstance(config, MaskFirstConfig):
-        sources = np.array([not PHANTOM_NAME.fullmatch(case) for case in cohort.cases], np.float32)
+        sources = np.array([source == "real" for source in cohort.sources], np.float32)
         data = MaskFirstData(cohort, sources, options.masks)
         return MaskFirstTrainer(config, data, run, encoding, keep_stale=options.keep_stale)
     if options.masks is not None:
@@ -111,11 +113,20 @@ def _trainer(
     return SystemTrainer(config, cohort, run, encoding, keep_stale=options.keep_stale)
 
 
+def _require_tissues(config: AnySystem, cohort: Cohort, data: Path) -> None:
+    if config.classes > 2 and np.isnan(cohort.conditions).any():
+        raise InvalidInputError(
+            f"{data}: its masks tell one tumour label, the preset {config.preset} learns {', '.join(config.tissues)}; "
+            "take a preset with tissues: [wt], or say what the numbers mean: --labels "
+            '"necrosis=1,oedema=2,enhancing=3"'
+        )
+
+
 def run_training(config: AnySystem, options: TrainOptions) -> None:
     """Prepare the cohort and train the planned stages.
 
     Raises:
-        InvalidInputError: faults of the cohort, or a directory of another configuration.
+        InvalidInputError: faults of the cohort, phantoms that do not fit it, or a directory of another configuration.
         UsageError: a precision or device that is not there, or the directory cannot be written or is being trained in.
         IncompleteRunError: the disk is full; what was saved can be gone on with.
     """
@@ -124,6 +135,9 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
         planned_stages(config, name)
     if options.precision not in PRECISIONS:
         raise UsageError(f"--precision {options.precision}: allowed {', '.join(PRECISIONS)}")
+    check_phantoms_fit(
+        options.data, config.modalities, options.add_phantoms, options.read, one_tissue=config.classes == 2
+    )
     with disk_errors(options.out):
         cohort = _training_cases(config, options)
     with writing_to(options.out):
@@ -133,14 +147,18 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
 def _training_cases(config: AnySystem, options: TrainOptions) -> Cohort:
     cohort = prepare_cohort(
         options.data, options.cache, config.grid,
-        modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid,
+        modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid, options=options.read,
     )  # fmt: skip
+    read_as = f"{options.data}: {len(cohort)} cases, read as {cohort.convention}"
+    Console(stderr=True).print(read_as, highlight=False, markup=False)
+    _require_tissues(config, cohort, options.data)
     kept = len(cohort) - options.held_out
     if kept < 1:
         raise InvalidInputError(
             f"{options.data}: {len(cohort)} cases leave none to train on after --held-out {options.held_out}"
         )
-    return cohort.subset(range(kept))
+    cases = cohort.subset(range(kept))
+    return add_phantoms(cases, options.cache, options.add_phantoms, options.seed, workers=options.workers)
 
 
 def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], training: Cohort) -> None:

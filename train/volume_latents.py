@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..engine.files import sha256_file
+from ..engine.scans.prepare import to_unit
 from .checkpoint import read_tensors, weights_path, write_json, write_tensors
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
-from .data.prepare import to_unit
 from .latents import MIRRORS
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from .objectives.slab_autoencoder import to_slabs

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..bundle.load import Bundle
 from ..decode import decode
 from ..errors import InvalidInputError
-from ..files import write_atomic
+from ..files import make_directory, write_atomic
 from ..portable import cache_home
 from ..processor import cpu_flags, cpu_name
 from ..versions import installed
@@ -56,6 +56,6 @@ def stored_choice(bundle: Bundle, threads: int) -> Choice | None:
 def store_choice(bundle: Bundle, threads: int, choice: Choice) -> Path:
     """Keep a choice for `auto`; OSError where the cache cannot be written."""
     path = choice_path(bundle, threads)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     write_atomic(path, (json.dumps(asdict(choice), indent=1, allow_nan=False) + "\n").encode())
     return path

@@ -6,16 +6,17 @@ import hashlib
 import os
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ..errors import InvalidInputError
-from ..files import sha256_file
+from ..files import Folder, sha256_file
 from .manifest import MANIFEST_NAME, BundleManifest, FileRecord, parse_manifest
 from .onnx_scan import check_onnx_file
 
 MAX_MANIFEST_BYTES = 8 * 2**20
 MAX_BUNDLE_BYTES = 16 * 2**30
-BUNDLES = Path(__file__).parents[1] / "bundles"
+MAX_FILES = 10_000
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 DEFAULT_BUNDLE = "phantom"
 
 
@@ -63,15 +64,12 @@ def load_bundle(name_or_path: str | os.PathLike[str] = DEFAULT_BUNDLE) -> Bundle
     path = bundle_directory(name_or_path)
     manifest_path = path / MANIFEST_NAME
     try:
-        if manifest_path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise InvalidInputError(
-                f"{manifest_path}: larger than {MAX_MANIFEST_BYTES} bytes, this is no bundle manifest"
-            )
-        raw = manifest_path.read_bytes()
+        with Folder(path) as folder:
+            raw = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
+            manifest = parse_manifest(raw, str(manifest_path))
+            _verify_files(folder, manifest)
     except OSError as error:
         raise InvalidInputError(f"{manifest_path}: cannot be read ({error.strerror}); is this a bundle?") from error
-    manifest = parse_manifest(raw, str(manifest_path))
-    _verify_files(path, manifest)
     for component in manifest.components.values():
         check_onnx_file(path / component.file)
     return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
@@ -89,35 +87,35 @@ def provenance_date() -> str:
     return (date.fromtimestamp(int(epoch)) if epoch else date.today()).isoformat()
 
 
-def _verify_files(path: Path, manifest: BundleManifest) -> None:
-    present = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir() or p.is_symlink()}
-    unlisted = sorted(present - manifest.files.keys() - {MANIFEST_NAME})
-    if unlisted:
-        raise InvalidInputError(
-            f"{path / unlisted[0]}: not listed in {MANIFEST_NAME}; remove it or export the bundle again"
-        )
+def _verify_files(folder: Folder, manifest: BundleManifest) -> None:
+    path = folder.root
+    for count, name in enumerate(folder.walk()):
+        if name not in manifest.files and name != MANIFEST_NAME:
+            raise InvalidInputError(
+                f"{path / name}: not listed in {MANIFEST_NAME}; remove it or export the bundle again"
+            )
+        if count > MAX_FILES:
+            raise InvalidInputError(f"{path}: holds more than {MAX_FILES} files")
     total = sum(record.bytes for record in manifest.files.values())
     if total > MAX_BUNDLE_BYTES:
         raise InvalidInputError(f"{path}: lists {total} bytes, at most {MAX_BUNDLE_BYTES} are allowed")
     for name, record in manifest.files.items():
-        _verify_file(path, name, record)
+        _verify_file(folder, name, record)
 
 
-def _verify_file(path: Path, name: str, record: FileRecord) -> None:
-    pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not pure.parts:
-        raise InvalidInputError(f"{path / MANIFEST_NAME}: file name {name!r} leaves the bundle")
-    file = path / name
-    if not file.resolve().is_relative_to(path.resolve()):
-        raise InvalidInputError(f"{file}: links out of the bundle")
-    if not file.is_file():
+def _verify_file(folder: Folder, name: str, record: FileRecord) -> None:
+    file, status = folder.root / name, folder.status(name)
+    if status is None:
+        if folder.has(name):
+            raise InvalidInputError(f"{file}: is a link or no regular file; a bundle holds plain files alone")
         raise InvalidInputError(f"{file}: listed in {MANIFEST_NAME} but missing; get the bundle again")
-    size = file.stat().st_size
-    if size != record.bytes:
+    if status.st_nlink > 1 and not folder.root.resolve().is_relative_to(BUNDLES):  # installers link what is shipped
+        raise InvalidInputError(f"{file}: has another name elsewhere (a hard link); copy the bundle with its content")
+    if status.st_size != record.bytes:
         raise InvalidInputError(
-            f"{file}: has {size} bytes where {MANIFEST_NAME} says {record.bytes}; get the bundle again"
+            f"{file}: has {status.st_size} bytes where {MANIFEST_NAME} says {record.bytes}; get the bundle again"
         )
-    if sha256_file(file) != record.sha256:
+    if folder.sha256(name) != record.sha256:
         raise InvalidInputError(
             f"{file}: its sha256 differs from {MANIFEST_NAME}; it was changed, get the bundle again"
         )

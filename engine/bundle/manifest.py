@@ -24,7 +24,7 @@ from ..errors import InvalidInputError
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
-MAX_VOXELS = 1024**3
+MAX_VOXELS = 512**3
 SPACING_MM = (0.1, 20.0)  # of a voxel, smallest and largest
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # of modalities, labels and components: they become parts of file names
 MAX_NAMES, MAX_FILE_NAME = 64, 200

@@ -17,8 +17,14 @@ MAX_DEPTH = 32
 MAX_ELEMENTS = 1 << 32
 # onnx.proto3: bytes of one element, by TensorProto.DataType
 ITEM_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
-MODEL_GRAPH, GRAPH_NODE, GRAPH_INITIALIZER = 7, 1, 5
-NODE_ATTRIBUTE, ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 5, 5, 6, 10, 11
+# field numbers of onnx.proto3
+MODEL_GRAPH, MODEL_TRAINING, MODEL_FUNCTION = 7, 20, 25
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
+FUNCTION_NODE, FUNCTION_ATTRIBUTE = 7, 11
+TRAINING_GRAPHS = (1, 2)
+NODE_ATTRIBUTE = 5
+ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+SPARSE_TENSORS = (1, 2)  # values and indices
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW, TENSOR_EXTERNAL, TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
@@ -50,10 +56,18 @@ class _Scanner:
         self.path, self.data = path, data
 
     def model(self) -> None:
-        graphs = [value for number, value in self._fields((0, len(self.data))) if number == MODEL_GRAPH]
+        fields = list(self._fields((0, len(self.data))))
+        graphs = [value for number, value in fields if number == MODEL_GRAPH]
         if len(graphs) != 1 or isinstance(graphs[0], int):
             raise _Malformed("it holds no graph")
         self._graph(graphs[0], depth=0)
+        for number, value in fields:
+            if number == MODEL_FUNCTION:
+                self._function(_message(value))
+            elif number == MODEL_TRAINING:
+                for inner, part in self._fields(_message(value)):
+                    if inner in TRAINING_GRAPHS:
+                        self._graph(_message(part), depth=0)
 
     def _graph(self, span: Span, depth: int) -> None:
         if depth > MAX_DEPTH:
@@ -63,16 +77,34 @@ class _Scanner:
                 self._node(_message(value), depth)
             elif number == GRAPH_INITIALIZER:
                 self._tensor(_message(value))
+            elif number == GRAPH_SPARSE:
+                self._sparse(_message(value))
+
+    def _function(self, span: Span) -> None:
+        for number, value in self._fields(span):
+            if number == FUNCTION_NODE:
+                self._node(_message(value), depth=0)
+            elif number == FUNCTION_ATTRIBUTE:
+                self._attribute(_message(value), depth=0)
 
     def _node(self, span: Span, depth: int) -> None:
         for number, value in self._fields(span):
-            if number != NODE_ATTRIBUTE:
-                continue
-            for inner, part in self._fields(_message(value)):
-                if inner in (ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS):
-                    self._tensor(_message(part))
-                elif inner in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
-                    self._graph(_message(part), depth + 1)
+            if number == NODE_ATTRIBUTE:
+                self._attribute(_message(value), depth)
+
+    def _attribute(self, span: Span, depth: int) -> None:
+        for number, value in self._fields(span):
+            if number in ATTRIBUTE_TENSORS:
+                self._tensor(_message(value))
+            elif number in ATTRIBUTE_GRAPHS:
+                self._graph(_message(value), depth + 1)
+            elif number in ATTRIBUTE_SPARSE:
+                self._sparse(_message(value))
+
+    def _sparse(self, span: Span) -> None:
+        for number, value in self._fields(span):
+            if number in SPARSE_TENSORS:
+                self._tensor(_message(value))
 
     def _tensor(self, span: Span) -> None:
         dims: list[int] = []

@@ -9,10 +9,12 @@ from typing import Any
 
 from ..conditions.columns import ConditionColumn
 from ..errors import InvalidInputError
+from ..files import read_bounded
 from .load import Bundle
 from .manifest import TensorSpec, manifest_summary
 
 PARITY_NAME = "parity.json"
+MAX_PARITY_BYTES = 16 * 2**20
 USUAL = 1.96  # deviations: 95 % of a normal cohort
 LARGEST_EXPONENT = 700.0
 
@@ -35,7 +37,7 @@ def read_parity(bundle: Bundle) -> dict[str, Any] | None:
         return None
     path = bundle.path / PARITY_NAME
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_bounded(path, MAX_PARITY_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path}: not readable JSON ({error})") from error
     if not isinstance(data, dict):

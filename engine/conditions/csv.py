@@ -5,19 +5,24 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InvalidInputError
+from ..files import read_bounded
 from .columns import SHARE_COLUMNS, Conditions
 from .faults import Faults
 from .rules import FieldOfView, column_ranges, violations
+
+log = logging.getLogger(__name__)
 
 ID = "id"
 MAX_BYTES = 256 * 2**20
@@ -60,19 +65,17 @@ def parse_conditions(data: bytes, source: str, columns: Sequence[str], field_of_
 
 
 def read_condition_bytes(path: Path) -> bytes:
-    """The bytes of a condition file; InvalidInputError when it cannot be read or is far too large."""
+    """The bytes of a condition file; InvalidInputError when it cannot be read, is no regular file or far too large."""
     try:
-        with path.open("rb") as handle:
-            data = handle.read(MAX_BYTES + 1)
+        return read_bounded(path, MAX_BYTES)
     except IsADirectoryError as error:
         raise InvalidInputError(f"{path}: a directory; give a CSV file of conditions") from error
     except FileNotFoundError as error:
         raise InvalidInputError(f"{path}: no such file; give a CSV file of conditions") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
         raise InvalidInputError(f"{path}: cannot be read ({error})") from error
-    if len(data) > MAX_BYTES:
-        raise InvalidInputError(f"{path}: larger than {MAX_BYTES // 2**20} MiB; this is no table of conditions")
-    return data
 
 
 def format_number(value: float) -> str:
@@ -114,7 +117,7 @@ def _line_of(before: bytes) -> int:
 
 
 def _records(text: str, faults: Faults) -> Iterator[tuple[int, list[str]]]:
-    """First line and cells of every record that is not blank; a broken quote ends the file there."""
+    """First line and cells of every record; a broken quote ends the file there."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     while True:
         line = reader.line_num + 1
@@ -125,14 +128,13 @@ def _records(text: str, faults: Faults) -> Iterator[tuple[int, list[str]]]:
         except csv.Error as error:
             faults.add(line, "quotes", str(error), "a cell in quotes ends with \", then a comma or the line's end")
             return
-        if cells and not (len(cells) == 1 and not cells[0].strip()):
-            yield line, cells
+        yield line, cells
 
 
 def _split(text: str, columns: tuple[str, ...], faults: Faults) -> _Table:
     """Cells of the columns that are known; header and ragged rows are checked on the way."""
     records = _records(text, faults)
-    first = next(records, None)
+    first = next((record for record in records if _says_something(record[1])), None)
     if first is None:
         faults.add(1, "header", "empty file", f"a header row with some of {ID}, {', '.join(columns)}")
         faults.raise_if_any()
@@ -143,18 +145,36 @@ def _split(text: str, columns: tuple[str, ...], faults: Faults) -> _Table:
     cells: dict[str, list[str]] = {name: [] for name in known}
     if len(header) > MAX_HEADER:
         return _Table(lines, cells)
-    rows, before = 0, faults.total
+    rows, before, skipped = 0, faults.total, 0
     for line, row in records:
+        if not _says_something(row):
+            skipped += len(row) > 1
+            continue
         rows += 1
         if len(row) != len(header):
-            faults.add(line, "row", f"{len(row)} cells", f"{len(header)} cells, as the header has (empty ones count)")
+            allowed = f"{len(header)} cells, as the header has (empty ones count)"
+            faults.add(line, "row", f"{len(row)} cells", allowed + _comma_hint(row, len(header)))
             continue
         lines.append(line)
         for name, k in known.items():
             cells[name].append(row[k].strip())
     if rows == 0 and faults.total == before:
         faults.add(first[0], "rows", "no data rows", "at least one row below the header")
+    if skipped:
+        log.warning("%s: %d row%s of nothing but separators skipped", faults.source, skipped, "s" * (skipped > 1))
     return _Table(lines, cells)
+
+
+def _says_something(row: list[str]) -> bool:
+    return any(cell.strip() for cell in row)
+
+
+def _comma_hint(row: list[str], cells: int) -> str:
+    """What to do where a decimal comma, or a thousands separator, has split a cell."""
+    for whole, part in pairwise(row) if len(row) > cells else ():
+        if re.fullmatch(r"[+-]?\d+", whole.strip(), re.ASCII) and re.fullmatch(r"\d+", part, re.ASCII):
+            return f"; is {whole.strip()},{part} one number? write {whole.strip()}.{part} with a decimal point"
+    return ""
 
 
 def _check_header(line: int, header: list[str], columns: tuple[str, ...], faults: Faults) -> dict[str, int]:
@@ -218,9 +238,19 @@ def _numbers(name: str, table: _Table, allowed: str, faults: Faults) -> NDArray[
     return values
 
 
+def _alone(number: str, cell: str) -> str:
+    return f"{float(number) / 100:.6g} for {cell}" if cell.endswith("%") else number
+
+
 def _number_hint(cell: str) -> str:
+    plain = cell.replace(" ", ",").replace("\u00a0", ",").replace("\u202f", ",")
+    if re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?", plain, re.ASCII):
+        either = f", or {plain.replace(',', '.')} if the comma is a decimal one" if plain.count(",") == 1 else ""
+        return f"; write {plain.replace(',', '')} without a thousands separator{either}"
     if re.fullmatch(r"[+-]?\d+,\d+", cell):
-        return "; write a decimal point"
+        return f"; write a decimal point: {cell.replace(',', '.')}"
+    if with_unit := re.fullmatch(rf"({_NUMBER.pattern})\s*([^\W\d]\w*|%|\u00b5\w+)[\u00b2\u00b3]?", cell):
+        return f"; write the number alone: {_alone(with_unit[1], cell)}"
     return (
         "; leave the cell empty to have it drawn" if cell.lower() in ("nan", "na", "n/a", "none", "null", "-") else ""
     )

@@ -26,6 +26,11 @@ class Faults:
         self._told: list[tuple[int, int, str]] = []  # line, order of arrival, message
 
     @property
+    def source(self) -> str:
+        """The file's name, for messages."""
+        return self._source
+
+    @property
     def total(self) -> int:
         """How many faults there are by now."""
         return self._count

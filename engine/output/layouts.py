@@ -182,14 +182,20 @@ def make_layout(name: str, modalities: Sequence[str], labels: Sequence[str], nam
     if names not in ("2021", "2023"):
         raise UsageError(f"--names {names}: allowed: 2021, 2023")
     if name == "brats":
-        return BratsLayout(tuple(modalities), tuple(labels), names)  # type: ignore[arg-type]
+        return _distinct(BratsLayout(tuple(modalities), tuple(labels), names))  # type: ignore[arg-type]
     if names != "2021":
         raise UsageError(f"--names {names} belongs to --layout brats, not to {name}")
     if name == "nnunet":
-        return NnunetLayout(tuple(modalities), tuple(labels))
+        return _distinct(NnunetLayout(tuple(modalities), tuple(labels)))
     if name == "bids":
-        return BidsLayout(tuple(modalities), tuple(labels))
+        return _distinct(BidsLayout(tuple(modalities), tuple(labels)))
     raise UsageError(f"--layout {name}: allowed: brats, nnunet, bids")
+
+
+def _distinct(layout: Layout) -> Layout:
+    if len(set(layout.paths(0).values())) != len(layout.roles):
+        raise UsageError(f"two of the modalities {', '.join(layout.modalities)} get one file name in this layout")
+    return layout
 
 
 def _json(data: dict[str, Any]) -> bytes:

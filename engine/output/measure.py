@@ -54,7 +54,7 @@ def measure_tumour(
 ) -> TumourMeasurement:
     """Measure the whole tumour (labels 1 to 3 together) of a label volume.
 
-    All voxels count, specks included, as they do in PyRadiomics (shape features of `label > 0`): `pieces` and
+    All voxels count, small components included, as they do in PyRadiomics (shape features of `label > 0`): `pieces` and
     `largest_piece_share` tell how scattered the mask is. Surface and sphericity follow PyRadiomics: mesh of the padded
     mask (marching cubes of Lorensen and Cline 1987) on the physical grid, V by the divergence theorem.
 

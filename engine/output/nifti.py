@@ -35,6 +35,17 @@ def nifti_bytes(data: NDArray[np.int16] | NDArray[np.uint8], affine: NDArray[np.
     return igzip.compress(image.to_bytes(), _LEVEL, mtime=0)
 
 
+def renumbered(data: bytes, table: NDArray[np.uint8]) -> bytes:
+    """A mask file of ours (uint8, written by `nifti_bytes`) with other values; `table` (256,): value -> new value."""
+    plain = igzip.decompress(data)
+    header = nib.Nifti1Header(plain[: nib.Nifti1Header.template_dtype.itemsize])
+    start, voxels = int(header["vox_offset"]), header.get_data_dtype()
+    if voxels != np.uint8:
+        raise InvalidInputError(f"a mask of {voxels}, must be uint8")
+    changed = table[np.frombuffer(plain, np.uint8, offset=start)]
+    return igzip.compress(plain[:start] + changed.tobytes(), _LEVEL, mtime=0)
+
+
 def read_nifti(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """A scan turned to RAS+: (x, y, z) float32 and its affine (4, 4) in millimetres.
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from ..bundle.load import Bundle
 from ..bundle.manifest import NAME, Grid
+from ..conditions.columns import COLUMNS
+from ..conditions.csv import read_condition_bytes
 from ..decode import decode
 from ..errors import InvalidInputError
 from ..files import read_bounded
@@ -138,8 +140,8 @@ def describe(
 
 
 def digest_conditions(file: Path) -> ConditionsDigest:
-    """Digest of a conditions file; OSError when it cannot be read."""
-    data = file.read_bytes()
+    """Digest of a conditions file; InvalidInputError when it cannot be read."""
+    data = read_condition_bytes(file)
     lines = "".join(format(zlib.crc32(line.rstrip(b"\r")), "08x") for line in data.split(b"\n"))
     return ConditionsDigest(hashlib.sha256(data).hexdigest(), lines)
 
@@ -183,6 +185,8 @@ def _check(run: RunDescription, where: str) -> None:
     for name in (*run.bundle.modalities, *run.bundle.labels, *run.bundle.columns):
         if not NAME.fullmatch(name):
             raise InvalidInputError(f"{where}: bundle: name {name!r} must match {NAME.pattern}")
+    if not set(run.bundle.columns) <= set(COLUMNS):
+        raise InvalidInputError(f"{where}: bundle: columns must be among {', '.join(COLUMNS)}")
     problems = run.bundle.grid.problems()
     if problems:
         raise InvalidInputError(f"{where}: bundle: {problems[0]}")

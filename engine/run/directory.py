@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import IncompleteRunError, UsageError
-from ..files import FULL, Folder, LockedFile, make_directory
+from ..events import every_few_seconds
+from ..files import FULL, Folder, make_directory
+from ..locked_files import LockedFile
 from .description import RUN_NAME, NotARunError, RunDescription, differences, read_description
 from .ledger import Ledger, LedgerIndex, SampleRecord, Shard, ledger_names, lock_ledger
 from .manifest import MANIFEST_CSV, write_manifest
 from .owned import OwnNames, comes_before_the_run
-from .selection import Selection
+from .selection import Remaining, Selection
 
 
 def recorded_run(directory: Path, resume: bool, shard: Shard) -> RunDescription | None:
@@ -85,7 +87,7 @@ class RunDirectory:
         self.done = 0
         self.changed: list[int] = []  # samples whose files are missing or changed since they were recorded
         self.ledger_faults: list[str] = []  # ledger lines that count as not written, each with its reason
-        self.todo: list[int] = []
+        self.todo = Remaining(selection, frozenset())
 
     def __enter__(self) -> RunDirectory:
         with disk_faults(self.directory, started=False):
@@ -124,15 +126,15 @@ class RunDirectory:
             self.clear_leftovers()  # of workers that died in this run
             self._ledger.tidy()
             index = LedgerIndex.of_folder(self.folder, self.run)
-            wanted = set(self.selection)
-            if absent := sorted(wanted - index.places.keys()):
+            made = self._selected(index)
+            if absent := len(self.selection) - len(made):
+                first = next(sample for sample in self.selection if sample not in index.places)
                 raise IncompleteRunError(
-                    f"{self.directory}: {len(absent)} samples were not made, the first is {absent[0]}; "
-                    "go on with --resume"
+                    f"{self.directory}: {absent} samples were not made, the first is {first}; go on with --resume"
                 )
             if self.selection.shard.count == 1:
                 write_manifest(self.folder, self.run, index)
-            return sum(r.fault is not None for r in index.records(sorted(wanted)))
+            return sum(r.fault is not None for r in index.records(made))
 
     def clear_leftovers(self) -> None:
         """Remove the temporary files of this shard's samples."""
@@ -161,19 +163,24 @@ class RunDirectory:
         self.clear_leftovers()
         index = LedgerIndex.of_folder(self.folder, self.run)
         self.ledger_faults = index.told_faults()
-        wanted = list(self.selection)
-        recorded = [s for s in wanted if s in index.places]
-        written = self._closed_at(index, len(recorded) == len(wanted))
+        tell = every_few_seconds()
+        recorded = self._selected(index)
+        written = self._closed_at(index, len(recorded) == len(self.selection))
         good: set[int] = set()
-        for record in index.records(recorded):
+        for number, record in enumerate(index.records(recorded)):
+            tell(f"looked at {number} of {len(recorded)} samples that were made before")
             if record.fault is None and not damaged_files(self.folder, self.run, record, written):
                 good.add(record.sample)
             elif record.fault is None:
                 self.changed.append(record.sample)
-        self.todo = [s for s in wanted if s not in good]
+        self.todo = Remaining(self.selection, good)
         self.done = len(good)
         if self.todo:
             self.folder.remove(MANIFEST_CSV)
+
+    def _selected(self, index: LedgerIndex) -> list[int]:
+        """The recorded samples of the selection, sorted."""
+        return sorted(sample for sample in index.places if sample in self.selection)
 
     def _closed_at(self, index: LedgerIndex, all_recorded: bool) -> int | None:
         """When a complete run was closed, ns of its manifest's time; None for one whose files must be hashed."""

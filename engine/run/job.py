@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
 from ..conditions.distribution import unusual_rows
 from ..conditions.table import read_table
-from ..errors import IncompleteRunError, InvalidInputError, SbldmError, UsageError
+from ..errors import DeviceMemoryError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
 from ..processes import require_children
 from ..sampling.types import BatchLoop
@@ -21,6 +21,7 @@ from ..telemetry import Telemetry
 from .description import Loop, Resolved, RunDescription, SourceDigest, describe, digest_conditions
 from .directory import RunDirectory, disk_faults, recorded_run, require_same
 from .ledger import SampleRecord
+from .memory import require_memory
 from .open_loop import fit_batch, load_networks, measured_batch_size, open_loop, reopen_loop
 from .options import RunOptions
 from .pipeline import Pipeline
@@ -127,6 +128,8 @@ def execute(
                     _with_workers(job, directory, record, telemetry, stop)
                 elif directory.todo:
                     _in_process(job, directory, record, telemetry, stop)
+        except DeviceMemoryError as error:
+            raise IncompleteRunError(f"{error}; make room in memory and go on with --resume") from error
         except KeyboardInterrupt:
             interrupted = True
             directory.clear_leftovers()
@@ -211,7 +214,7 @@ def _record_lost(
         telemetry.count("failed")
 
 
-def groups(job: Job, samples: list[int]) -> Iterator[list[SampleTask]]:
+def groups(job: Job, samples: Iterable[int]) -> Iterator[list[SampleTask]]:
     """The tasks of `samples`, those of one batch together."""
     return job.requests.groups(samples, job.run.resolved.batch_size)
 
@@ -237,6 +240,8 @@ def _resolve(
         workers=1 if request.ray is not None else request.workers, shards=parse_shard(request.shard).count,
     )  # fmt: skip
     kind = backend.device.partition(":")[0]
+    if kind == "cpu" and given > 1:
+        require_memory(bundle, given)
     measured = size == _AUTO or (size is None and kind != "cpu")
     wanted = measured_batch_size(bundle, backend, options, request.source) if measured else given
     opened = fit_batch(lambda n: open_loop(bundle, backend, options, n, request.source), wanted, warn)

@@ -18,7 +18,8 @@ from typing import BinaryIO
 
 from ..decode import decode
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
-from ..files import Folder, LockedFile
+from ..files import Folder
+from ..locked_files import LockedFile
 from ..locks import LockHeldError
 from .description import RUN_NAME, RunDescription, read_description
 
@@ -84,8 +85,12 @@ class Ledger:
 
     def __enter__(self) -> Ledger:
         self._file = lock_ledger(self.folder, self.name)
-        self._file.cut_torn_line()
-        self._file.sync_name()
+        try:
+            self._file.cut_torn_line()
+            self._file.sync_name()
+        except OSError:
+            self.__exit__()
+            raise
         self._end = self._file.size()
         return self
 
@@ -232,14 +237,16 @@ class LedgerIndex:
 
 
 @contextmanager
-def quiet_ledgers(folder: Folder) -> Iterator[None]:
-    """Hold the ledgers of a directory while nobody writes them.
+def quiet_ledgers(folder: Folder, but: str = "") -> Iterator[None]:
+    """Hold the ledgers of a directory, all `but` one, while nobody writes them.
 
     Raises:
         UsageError: a process is writing one of them.
     """
     with ExitStack() as stack:
         for name in ledger_names(folder):
+            if name == but:
+                continue
             try:
                 stack.enter_context(folder.held_for_reading(name))
             except LockHeldError as error:

@@ -101,11 +101,10 @@ def _check_out(out: Path, in_place: bool, run: RunDescription) -> None:
 
 
 def _open(path: Path, stack: ExitStack, out: Path) -> _Source:
-    """A source, with its ledgers held against writers; those of `out` itself are locked when it is written."""
+    """A source, with its ledgers held against writers; the one that is written in `out` is locked there."""
     try:
         folder = stack.enter_context(Folder(path))
-        if path != out:
-            stack.enter_context(quiet_ledgers(folder))
+        stack.enter_context(quiet_ledgers(folder, Shard().ledger_name if path == out else ""))
         run = read_description(path)
         return _Source(path, LedgerIndex.of_folder(folder, run), folder, run)
     except OSError as error:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..decode import decode
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
-from ..files import FULL, Folder, LockedFile, make_directory, read_bounded, temporary_of
+from ..files import FULL, Folder, make_directory, read_bounded, temporary_of
+from ..locked_files import LockedFile
 from ..locks import LockHeldError
 
 JOURNAL_NAME = "sbldm-add-to.json"
@@ -103,8 +104,16 @@ def open_journal(target: Folder) -> Iterator[LockedFile]:
         journal.close()
 
 
-def add_all(addition: PlannedAddition, journal: LockedFile, source: Folder, target: Folder, *, link: bool) -> None:
-    """Carry a plan out, or undo it where that fails.
+def add_all(
+    addition: PlannedAddition,
+    journal: LockedFile,
+    source: Folder,
+    target: Folder,
+    *,
+    link: bool,
+    rewritten: Callable[[str], bytes | None] = lambda name: None,
+) -> None:
+    """Carry a plan out, or undo it where that fails; `rewritten` gives the bytes of a file that is not taken as it is.
 
     Raises:
         IncompleteRunError: the disk is full or refuses.
@@ -117,7 +126,11 @@ def add_all(addition: PlannedAddition, journal: LockedFile, source: Folder, targ
         journal.append(addition.to_bytes())
         journal.sync_name()
         for name in addition.files:
-            target.bring(source, name, name, link=link)
+            data = rewritten(name)
+            if data is None:
+                target.bring(source, name, name, link=link)
+            else:
+                target.write(name, data)
         for change in changes:
             _put(target, change.path, change.after)
         target.remove(JOURNAL_NAME, sync=True)

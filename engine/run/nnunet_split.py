@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ import numpy as np
 
 from ..errors import InvalidInputError, UsageError
 from ..files import Folder, read_bounded
-from ..output.layouts import case_name
+from ..output.layouts import SEGMENTATION, case_name
+from ..output.nifti import renumbered
+from ..scans.names import modality_of
+from ..scans.target_labels import renumbering
 from .description import RunDescription, read_description
 from .directory import damaged_files
 from .ledger import LedgerIndex, SampleRecord
@@ -29,6 +33,7 @@ from .nnunet_journal import (
 )
 
 FOLDS = 5
+MAX_MASK_BYTES = 64 * 2**20
 _SEED = 12345  # of nnU-Net's own folds
 _PREFIX = "sbldm-"  # of synthetic cases
 
@@ -63,7 +68,9 @@ def add_to_dataset(run_directory: Path, dataset: Path, splits: Path | None = Non
     if not (run_directory / MANIFEST_CSV).exists():
         raise UsageError(f"{run_directory}: is not complete (no {MANIFEST_CSV}); finish or merge it first")
     place = (splits or _default_splits(dataset)).absolute()
-    _require_fit(_read_json(dataset / DATASET_NAME), json.loads(dataset_files(run, ())[DATASET_NAME]), dataset)
+    numbers = _fitting_numbers(
+        _read_json(dataset / DATASET_NAME), json.loads(dataset_files(run, ())[DATASET_NAME]), dataset
+    )
     with (
         Folder(run_directory) as source,
         Folder(dataset, owned_in_dataset) as target,
@@ -71,16 +78,23 @@ def add_to_dataset(run_directory: Path, dataset: Path, splits: Path | None = Non
     ):
         settle_interrupted(journal, target, place)
         records = _intact_records(source, run)
-        real = _real_cases(dataset)
+        described = _read_json(dataset / DATASET_NAME)
+        listed = described.get("dataset")
+        real = [case for case in (_cases(dataset) if listed is None else listed) if not case.startswith(_PREFIX)]
         names = [case_name(record.sample) for record in records]
         folds = _with_synthetic(_read_folds(place) if place.exists() else nnunet_folds(real), names)
-        described = _read_json(dataset / DATASET_NAME)
-        described["numTraining"] = len(real) + len({*_synthetic_cases(dataset), *names})
+        if listed is None:
+            described["numTraining"] = len(real) + len({*_synthetic_cases(dataset), *names})
+        else:
+            described["dataset"] = listed | {case_name(r.sample): _listing(run, r.sample) for r in records}
+            described["numTraining"] = len(described["dataset"])
         files = {entry.path: entry.sha256 for record in records for entry in record.files}
+        rewritten = _Renumbered(source, run, numbers)
+        files |= {name: hashlib.sha256(rewritten(name) or b"").hexdigest() for name in files if rewritten.changes(name)}
         addition = planned(
             target, run.id, files, place, json.dumps(folds, indent=4) + "\n", json.dumps(described, indent=2) + "\n"
         )
-        add_all(addition, journal, source, target, link=link)
+        add_all(addition, journal, source, target, link=link, rewritten=rewritten)
     return Addition(len(records), dataset, place)
 
 
@@ -127,20 +141,51 @@ def _with_synthetic(folds: list[Split], names: list[str]) -> list[Split]:
     return result
 
 
-def _require_fit(target: Any, ours: dict[str, Any], dataset: Path) -> None:
+class _Renumbered:
+    """The masks of a run with the numbers of another data set; other files are as they are."""
+
+    def __init__(self, source: Folder, run: RunDescription, numbers: dict[int, int]) -> None:
+        self._source = source
+        self._table = np.arange(256, dtype=np.uint8)
+        self._table[list(numbers)] = list(numbers.values())
+        self._folder = run.layout().path(0, SEGMENTATION).rpartition("/")[0] + "/"
+
+    def changes(self, name: str) -> bool:
+        """Whether the data set gets other bytes than the run has."""
+        return name.startswith(self._folder) and not np.array_equal(self._table, np.arange(256))
+
+    def __call__(self, name: str) -> bytes | None:
+        """The bytes that the data set gets, None for the run's own."""
+        if not self.changes(name):
+            return None
+        return renumbered(self._source.read(name, MAX_MASK_BYTES), self._table)
+
+
+def _listing(run: RunDescription, sample: int) -> dict[str, Any]:
+    """A case as `dataset` of dataset.json lists it."""
+    paths = run.layout().paths(sample)
+    return {"images": [path for role, path in paths.items() if role != SEGMENTATION], "label": paths[SEGMENTATION]}
+
+
+def _fitting_numbers(target: Any, ours: dict[str, Any], dataset: Path) -> dict[int, int]:
+    """Our label -> the data set's; UsageError where channels, labels or file endings do not fit."""
     if not isinstance(target, dict):
         raise InvalidInputError(f"{dataset / DATASET_NAME}: must be a JSON object, as nnU-Net has it")
-    for key in ("channel_names", "labels", "file_ending"):
+    listed = target.get("dataset")
+    if listed is not None and not isinstance(listed, dict):
+        raise InvalidInputError(f"{dataset / DATASET_NAME}: dataset: must be an object of cases, as nnU-Net has it")
+    for key in ("channel_names", "file_ending"):
         theirs = target.get(key)
         same = theirs == ours[key]
-        if key == "labels" and isinstance(theirs, dict):
-            same = {k.lower(): str(v) for k, v in theirs.items()} == {k: str(v) for k, v in ours[key].items()}
         if key == "channel_names" and isinstance(theirs, dict):
-            same = {k: str(v).lower() for k, v in theirs.items()} == {k: v.lower() for k, v in ours[key].items()}
+            same = {k: modality_of(str(v)) for k, v in theirs.items()} == {
+                k: modality_of(v) for k, v in ours[key].items()
+            }
         if not same:
             raise UsageError(
                 f"{dataset / DATASET_NAME}: {key} is {theirs}, the synthetic cases have {ours[key]}; they must agree"
             )
+    return renumbering(target, ours["labels"], dataset / DATASET_NAME)
 
 
 def _default_splits(dataset: Path) -> Path:
@@ -153,10 +198,6 @@ def _cases(dataset: Path) -> list[str]:
     if not folder.is_dir():
         raise InvalidInputError(f"{folder}: no such folder; give the raw data set of nnU-Net")
     return sorted(path.name.removesuffix(".nii.gz") for path in folder.iterdir() if path.name.endswith(".nii.gz"))
-
-
-def _real_cases(dataset: Path) -> list[str]:
-    return [case for case in _cases(dataset) if not case.startswith(_PREFIX)]
 
 
 def _synthetic_cases(dataset: Path) -> list[str]:

@@ -13,6 +13,7 @@ GRIDS: tuple[GridName, ...] = get_args(GridName)
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 MAX_STEPS = 65535  # draws of one attempt, less the initial one
 MAX_BATCH = 4096
+MAX_COUNT = 10**12  # samples of a run
 
 
 @dataclass(frozen=True)

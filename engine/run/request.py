@@ -25,7 +25,7 @@ from ..errors import UsageError
 from ..output.layouts import LayoutName, Names, make_layout
 from ..sampling.sdedit import SourceCase, check_source
 from ..sampling.types import SamplingOptions, check_options
-from .options import GRIDS, MAX_BATCH, SAMPLERS, GridName, RunOptions, most_steps
+from .options import GRIDS, MAX_BATCH, MAX_COUNT, SAMPLERS, GridName, RunOptions, most_steps
 from .rules import batch, choice, fault, flag, path, read_fields, real, text, tolerance, wanted, whole
 from .selection import parse_samples, parse_shard
 from .time_limit import SAMPLE_TIMEOUT_S
@@ -102,6 +102,7 @@ class GenerateRequest:
         """Checks that need more than one field, or the bundle: (fields, the first is told at fault; check)."""
         manifest, source = self.bundle.manifest, self.source
         yield ("count", "conditions"), self._asks_for_something
+        yield ("count",), self._count_has_an_end
         yield ("conditions", "out"), self._conditions_can_be_recorded
         yield ("steps",), self._steps_fit_the_schedule
         yield ("layout", "names"), lambda: make_layout(self.layout, manifest.modalities, manifest.labels, self.names)
@@ -114,6 +115,10 @@ class GenerateRequest:
     def _asks_for_something(self) -> None:
         if self.count is None and self.conditions is None:
             raise UsageError("give --count N, --conditions FILE or both")
+
+    def _count_has_an_end(self) -> None:
+        if self.count is not None and self.count > MAX_COUNT:
+            raise UsageError(fault("count", self.count, f"must be from 1 to {MAX_COUNT}"))
 
     def _conditions_can_be_recorded(self) -> None:
         if self.out is not None and not isinstance(self.conditions, Path | None):

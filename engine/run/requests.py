@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,7 @@ class Requests:
         name = id_of_sample(self.conditions, sample, self.ids)
         return SampleTask(sample, name, tuple(float(v) for v in complete), drawn)
 
-    def groups(self, samples: Sequence[int], batch_size: int) -> Iterator[list[SampleTask]]:
+    def groups(self, samples: Iterable[int], batch_size: int) -> Iterator[list[SampleTask]]:
         """The tasks of `samples` (sorted), those of one batch (sample // batch_size) together."""
         group: list[SampleTask] = []
         for sample in samples:

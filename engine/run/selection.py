@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 
 from ..errors import UsageError
 from .ledger import Shard
+
+MAX_LISTED = 10_000_000  # numbers that --samples names
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,38 @@ class Selection:
         wanted: Iterable[int] = range(self.count) if self.samples is None else self.samples
         return (s for s in wanted if self.owns(s))
 
+    def __len__(self) -> int:
+        if self.samples is not None:
+            return sum(self.owns(sample) for sample in self.samples)
+        turn = self.batch_size * self.shard.count
+        turns, rest = divmod(self.count, turn)
+        return turns * self.batch_size + min(max(rest - self.shard.index * self.batch_size, 0), self.batch_size)
+
+    def __contains__(self, sample: object) -> bool:
+        if not isinstance(sample, int) or not 0 <= sample < self.count or not self.owns(sample):
+            return False
+        if self.samples is None:
+            return True
+        place = bisect_left(self.samples, sample)
+        return place < len(self.samples) and self.samples[place] == sample
+
     def owns(self, sample: int) -> bool:
         """Whether the sample's batch belongs to this shard."""
         return sample // self.batch_size % self.shard.count == self.shard.index
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """The samples of a selection that are not done yet, in order; flat in the size of the selection."""
+
+    selection: Selection
+    done: Set[int]  # samples of the selection
+
+    def __iter__(self) -> Iterator[int]:
+        return (sample for sample in self.selection if sample not in self.done)
+
+    def __len__(self) -> int:
+        return len(self.selection) - len(self.done)
 
 
 def parse_samples(text: str, count: int) -> tuple[int, ...]:
@@ -44,6 +76,8 @@ def parse_samples(text: str, count: int) -> tuple[int, ...]:
             raise UsageError(
                 f"--samples {text}: {part.strip()} is not within 0-{count - 1} of this run, low number first"
             )
+        if high - low >= MAX_LISTED:
+            raise UsageError(f"--samples {text}: at most {MAX_LISTED} numbers; take a part of the run by --shard I/N")
         found.update(range(low, high + 1))
     return tuple(sorted(found))
 

@@ -285,6 +285,8 @@ def _work(setup: WorkerSetup, connection: Connection) -> None:
         return
     except SbldmError as error:
         send("error", (type(error).__name__, str(error)))
+    except MemoryError:
+        send("error", ("IncompleteRunError", "no memory left in a worker; go on with --resume and fewer --workers"))
     except Exception as error:  # noqa: BLE001 - the border of the process: the parent reports it
         send("error", ("SbldmError", f"unexpected {type(error).__name__} in a worker: {error}"))
 

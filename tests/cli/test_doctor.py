@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 from sbldm.cli.main import main
@@ -23,3 +25,31 @@ def test_no_backend_is_exit_code_4(
     monkeypatch.setattr("sbldm.engine.doctor.installed", lambda _name: None)
     assert main(["doctor", "--bundle", str(tiny_bundle.path)]) == 4
     assert 'pip install "sbldm-engine[cpu]"' in capsys.readouterr().out
+
+
+def test_the_support_bundle_names_no_place(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private = tmp_path / "Patient-Smith"
+    private.mkdir()
+    monkeypatch.chdir(private)
+    monkeypatch.setenv("HOME", str(private))
+    monkeypatch.setattr("sbldm.engine.doctor.CANDIDATES", (("openvino", "nowhere", ("numpy",), "cpu"),))
+    assert main(["doctor", "--bundle", str(tiny_bundle.path), "--json"]) == 4
+    told = capsys.readouterr().out
+    assert str(tiny_bundle.path) not in told
+    assert "Smith" not in told
+    assert json.loads(told)["cpu_limits"][0].keys() == {"threads", "rule"}
+
+
+def test_two_onnx_runtimes_and_one_that_does_not_load(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sbldm.engine import onnx_sessions
+
+    monkeypatch.setattr(onnx_sessions, "installed", lambda name: "1.9" if name in onnx_sessions.DISTRIBUTIONS else None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    main(["doctor", "--bundle", str(tiny_bundle.path)])
+    told = capsys.readouterr().out
+    assert "both installed: onnxruntime 1.9 and onnxruntime-gpu 1.9" in told
+    assert "cannot be loaded: import of onnxruntime halted" in told

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.files import Folder
 from sbldm.engine.run.ledger import LedgerIndex, lock_ledger
 
 KILLS = 20
@@ -122,7 +123,8 @@ def test_workers_end_with_their_parent_and_hold_no_lock(tiny_bundle: Bundle, tmp
     assert len(workers) >= 2
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
-    lock_ledger(out / "ledger.jsonl").release()
+    with Folder(out) as folder:
+        lock_ledger(folder, "ledger.jsonl").close()
 
 
 def test_a_worker_that_is_killed_is_replaced(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -75,7 +75,10 @@ def change_attempt(manifest: Path) -> None:
         (lambda out: (out / "sbldm-000000/sbldm-000000_t1.nii.gz").write_bytes(b""), "has 0 bytes"),
         (lambda out: (out / "manifest.csv.7.tmp").write_bytes(b""), "manifest.csv.7.tmp: left by"),
         (lambda out: (out / "x.tmp").write_bytes(b""), "x.tmp: foreign"),
-        (lambda out: shutil.copytree(out / "sbldm-000000", out / "sbldm-000009"), "sbldm-000009_t1.nii.gz: foreign"),
+        (
+            lambda out: shutil.copytree(out / "sbldm-000000", out / "sbldm-000009"),
+            "sbldm-000009/sbldm-000000_t1.nii.gz: foreign",
+        ),
         (lambda out: swap_mask(out), "volume_ml measures"),
         (lambda out: flip_in_ledger(out / "ledger.jsonl"), "ledger.jsonl:2: its checksum does not fit"),
         (lambda out: (out / "manifest.csv").write_text("a,b\n1,2\n"), "columns are not those"),

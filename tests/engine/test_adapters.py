@@ -55,7 +55,9 @@ def test_the_loader_of_pytorch(data: SyntheticDataset, workers: int) -> None:
 
     expected = {k: data[k]["image"] for k in range(4)}
     loaders = (
-        DataLoader(data, batch_size=2, num_workers=workers, multiprocessing_context="spawn" if workers else None),
+        DataLoader(
+            data, batch_size=2, num_workers=min(workers, 1), multiprocessing_context="spawn" if workers else None
+        ),
         DataLoader(
             StreamDataset(data), batch_size=1, num_workers=workers, multiprocessing_context="spawn" if workers else None
         ),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,7 +81,7 @@ def test_reject_keeps_the_draw_that_the_command_line_keeps(generator: Generator,
 
 
 class Growing:
-    """In the place of a sampler: the tumour grows with the attempt; sample 1 is broken at attempts 0 and 2."""
+    """In the place of a loop: the tumour grows with the attempt; sample 1 is broken at attempts 0 and 2."""
 
     in_flight = 1
 
@@ -244,3 +245,13 @@ def test_cases_that_do_not_fit_are_refused(generator: Generator) -> None:
         generator.augment(case.image[:, :8], case.label[:8], 0.5, 1)
     with pytest.raises(InvalidInputError, match="label 9"):
         generator.augment(case.image, np.full_like(case.label, 9), 0.5, 1)
+
+
+def test_a_generator_pickles_by_its_arguments(tiny_bundle: Bundle) -> None:
+    with Generator.load(tiny_bundle.path, threads=1, batch_size=2) as generator:
+        copy = pickle.loads(pickle.dumps(generator))
+        assert (copy.bundle.sha256, copy.backend.threads, copy.batch_size) == (tiny_bundle.sha256, 1, 2)
+        one, other = generator.sample(1, steps=1), copy.sample(1, steps=1)
+        np.testing.assert_array_equal(one.image, other.image)
+    with pytest.raises(UsageError, match="closed"):
+        pickle.dumps(generator)

@@ -11,11 +11,11 @@ import torch
 from sbldm.engine.bundle.manifest import BundleManifest
 from sbldm.export.bundle import ExportOptions, bundle_manifest
 from sbldm.export.components import Component, components_of
-from sbldm.export.onnx_graph import export_graph
 from sbldm.train.checkpoint import load_system
 from sbldm.train.config import SystemConfig
 from sbldm.train.trained import load_networks
 
+from tests.conftest import Trace
 from tests.support.tiny import write_tiny_checkpoint
 
 
@@ -30,7 +30,7 @@ class ExportedPreset:
 
 
 @pytest.fixture(scope="session", params=["phantom", "isbi2024", "cmig2025"])
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ExportedPreset:
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, trace: Trace) -> ExportedPreset:
     """All components of a preset with reduced widths, opset 22 (which carries every precision)."""
     torch.set_num_threads(1)  # faster at these sizes
     folder = Path(tmp_path_factory.mktemp(request.param))
@@ -40,5 +40,5 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     components = components_of(config, networks)
     manifest = bundle_manifest(checkpoint, config, components, networks, ExportOptions(), opset=22)
     depth = config.grid.shape[2]
-    models = {name: export_graph(component, depth, opset=22) for name, component in components.items()}
+    models = {name: trace(component, depth, 22) for name, component in components.items()}
     return ExportedPreset(config, manifest, components, models)

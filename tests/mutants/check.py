@@ -4,7 +4,8 @@ python tests/mutants/check.py [--jobs N] [NAME ...]
 
 A mutant changes one place of one file. It is made in a copy of the source, and its tests run there, in a process forked
 from one that has the libraries loaded. A mutant whose old text is not there exactly once is an error, so that the list
-follows the code; so is a test that fails on the unchanged source.
+follows the code; so is a test that fails on the unchanged source. SBLDM_TINY may name a folder with the tiny model that
+an earlier test session made (`checkpoint`, `bundle`); otherwise it is exported first.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("mutants.toml")
@@ -34,8 +36,9 @@ LIBRARIES = (
     "diffusers", "hypothesis", "lightning.fabric", "monai.losses", "nibabel", "onnxruntime", "onnxscript", "onnxslim",
     "pytest", "scipy.ndimage", "skimage.measure", "torch",
 )  # fmt: skip
-LONGEST_S = 120.0  # for the tests of a mutant; after that they hang
+LONGEST_S = 300.0  # for the tests of a mutant; after that they hang
 PASSED, FAILED = 0, 1  # pytest's exit codes
+BROKEN = 100  # a test could not start or end: that says nothing of the mutant
 ORIGINAL = "original"  # beside the trees
 MAKE_TINY = """
 from pathlib import Path
@@ -70,6 +73,16 @@ class Trial:
     def output(self) -> Path:
         """What pytest says."""
         return self.tree / "output.txt"
+
+
+class Watched:
+    """A plugin of pytest that tells tests that fail from tests that do not run."""
+
+    broken = False
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Note what went wrong outside of a test's own body."""
+        self.broken |= report.failed and report.when != "call"
 
 
 def read_mutants(path: Path = LIST) -> list[Mutant]:
@@ -110,10 +123,11 @@ def run_tests(trial: Trial, tiny: Path) -> None:
     descriptor = os.open(trial.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    first = ["-x"] if trial.mutant else []
-    code = pytest.main(["-q", "-p", "no:cacheprovider", f"--basetemp={trial.tree / 'tmp'}", *first, *trial.tests])
+    watched, first = Watched(), ["-x"] if trial.mutant else []
+    options = ["-q", "-p", "no:cacheprovider", f"--basetemp={trial.tree / 'tmp'}", *first]
+    code = int(pytest.main([*options, *trial.tests], plugins=[watched]))
     sys.stdout.flush()
-    os._exit(code)
+    os._exit(BROKEN if watched.broken else code)
 
 
 def try_all(mutants: Sequence[Mutant], trees: Sequence[Path], tiny: Path) -> list[str]:
@@ -181,13 +195,14 @@ def main() -> int:
         trees = [folder / f"tree-{k}" for k in range(min(given.jobs, len(chosen) + 1))]
         for tree in trees:
             shutil.copytree(folder / ORIGINAL, tree, symlinks=True)
-        found = {**os.environ, "PYTHONPATH": str(folder / ORIGINAL / ".links")}
-        subprocess.run(
-            [sys.executable, "-c", MAKE_TINY.format(tiny=folder)], cwd=folder / ORIGINAL, env=found, check=True
-        )
+        tiny = Path(os.environ.get("SBLDM_TINY", folder))
+        if tiny == folder:
+            found = {**os.environ, "PYTHONPATH": str(folder / ORIGINAL / ".links")}
+            script = MAKE_TINY.format(tiny=tiny)
+            subprocess.run([sys.executable, "-c", script], cwd=folder / ORIGINAL, env=found, check=True)
         for library in LIBRARIES:
             importlib.import_module(library)
-        faults = try_all(chosen, trees, folder)
+        faults = try_all(chosen, trees, tiny)
     print("\n\n".join(faults) or f"{len(chosen)} mutants, each of them killed")
     return 1 if faults else 0
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from sbldm.engine.bundle.manifest import Grid
 from sbldm.engine.errors import InvalidInputError
+from sbldm.engine.scans.plausible import robust_scale
+from sbldm.engine.scans.prepare import LEVELS, to_unit
 from sbldm.train.data.cohort import Cohort, prepare_cohort
-from sbldm.train.data.prepare import LEVELS, robust_scale, to_unit
 
 GRID = Grid((16, 16, 8), (1.5, 1.5, 2.4))
 SHAPE = (28, 26, 22)

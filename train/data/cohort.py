@@ -12,29 +12,38 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
-from ...engine.conditions.columns import COLUMNS
+from ...engine.conditions.columns import COLUMNS, SHARE_COLUMNS
 from ...engine.errors import InvalidInputError
 from ...engine.output.measure import measure_tumour
 from ...engine.processes import sharing_workers
-from . import prepare
-from .discover import CaseFiles, discover_cases
-from .prepare import prepare_case
-from .read import CaseError, decode_case, read_bytes
+from ...engine.scans import plausible
+from ...engine.scans.case import load_case, modalities_to_read
+from ...engine.scans.cases import CaseFiles
+from ...engine.scans.discover import discover_cases
+from ...engine.scans.measure import one_label_note
+from ...engine.scans.options import ReadOptions
+from ...engine.scans.prepare import prepare_case
+from ...engine.scans.read import CaseError, Contents, digest, read_contents
+from ..phantom import PHANTOM_DESCRIPTION
 
-CACHE_VERSION = 1  # raise it when the same input gives other stored values
+CACHE_VERSION = 3  # raise it when the same input gives other stored values
 MAX_FAULTS_SHOWN = 20
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Progress = Callable[[int, int], None]  # cases done, cases in all
+Source = Literal["real", "phantom"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +55,10 @@ class CachedCase:
     name: str
     path: Path  # .npy, uint8 (z, modality + 1, x, y): the images 0..255, then the label
     scales: tuple[float, ...]  # raw value that became +1, one a modality
-    conditions: tuple[float, ...]  # COLUMNS, measured on the grid
+    conditions: tuple[float, ...]  # COLUMNS, measured on the grid; NaN for shares that nobody knows
+    label_values: tuple[int, ...] = ()  # of the mask's file
+    warnings: tuple[str, ...] = ()
+    source: Source = "real"
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,7 @@ class Cohort:
     modalities: tuple[str, ...]
     entries: tuple[CachedCase, ...]
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)  # case -> its faults, with `skip_invalid`
+    convention: str = ""  # how its files are named
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -65,6 +78,11 @@ class Cohort:
     def cases(self) -> tuple[str, ...]:
         """Names of the cases, sorted."""
         return tuple(entry.name for entry in self.entries)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where each case comes from, in the order of the cases: a scan, or the phantom generator."""
+        return tuple(entry.source for entry in self.entries)
 
     @property
     def conditions(self) -> NDArray[np.float64]:
@@ -104,6 +122,7 @@ def prepare_cohort(
     workers: int = 1,
     skip_invalid: bool = False,
     progress: Progress | None = None,
+    options: ReadOptions | None = None,
 ) -> Cohort:
     """Bring every case below `data_dir` to the grid, once; what the cache holds for the same bytes is not made again.
 
@@ -111,15 +130,18 @@ def prepare_cohort(
     several grids can share `cache_dir`.  `workers` processes share the cases.  Raises `InvalidInputError` that lists
     every fault of every case; with `skip_invalid` those cases are left out with a warning.
     """
-    chosen = tuple(modalities)
-    found = discover_cases(Path(data_dir), chosen)
+    chosen, options = tuple(modalities), options or ReadOptions()
+    found = discover_cases(Path(data_dir), chosen, options)
+    log.info("%s: read as %s", data_dir, found.convention)
+    for note in found.notes:
+        log.warning("%s: %s", data_dir, note)
     sound = [files for files in found.cases if files.name not in found.faults]
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    work = partial(_cached_case, cache_dir=cache_dir, grid=grid, modalities=chosen)
+    work = partial(_cached_case, cache_dir=cache_dir, grid=grid, modalities=chosen, options=options)
     entries: list[CachedCase] = []
     faults = dict(found.faults)
-    for done, (files, result) in enumerate(zip(sound, _map(work, sound, workers), strict=True), start=1):
+    for done, (files, result) in enumerate(zip(sound, in_processes(work, sound, workers), strict=True), start=1):
         if isinstance(result, CachedCase):
             entries.append(result)
         else:
@@ -129,7 +151,22 @@ def prepare_cohort(
     report_faults(Path(data_dir), faults, skip_invalid=skip_invalid)
     if not entries:
         raise InvalidInputError(f"{data_dir}: no sound case is left of {len(found.cases)}")
-    return Cohort(grid, chosen, tuple(sorted(entries, key=lambda entry: entry.name)), faults)
+    entries.sort(key=lambda entry: entry.name)
+    for entry in entries:
+        for warning in entry.warnings:
+            log.warning("%s: %s", entry.name, warning)
+    told = {files.name for files in found.cases if files.meaning.is_told}
+    note = None if any(e.name in told for e in entries) else one_label_note([e.label_values for e in entries])
+    if note is not None:
+        log.warning("%s: %s", data_dir, note)
+    unknown = {files.name for files in found.cases if files.meaning.is_binary or note is not None}
+    entries = [_without_shares(entry) if entry.name in unknown else entry for entry in entries]
+    return Cohort(grid, chosen, tuple(entries), faults, found.convention)
+
+
+def _without_shares(entry: CachedCase) -> CachedCase:
+    known = [np.nan if name in SHARE_COLUMNS else v for name, v in zip(COLUMNS, entry.conditions, strict=True)]
+    return replace(entry, conditions=tuple(known))
 
 
 def report_faults(data_dir: Path, faults: dict[str, list[str]], *, skip_invalid: bool) -> None:
@@ -150,9 +187,8 @@ def report_faults(data_dir: Path, faults: dict[str, list[str]], *, skip_invalid:
     )  # fmt: skip
 
 
-def _map(
-    work: Callable[[CaseFiles], CachedCase | list[str]], items: Sequence[CaseFiles], workers: int
-) -> Iterator[CachedCase | list[str]]:
+def in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+    """`work` of every item, in order, by `workers` processes of one thread each; here where one is enough."""
     workers = sharing_workers(min(workers, len(items)))
     if workers <= 1:
         yield from map(work, items)
@@ -183,40 +219,49 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _settings(grid: Grid, modalities: Sequence[str]) -> dict[str, Any]:
-    return {
+def settings_digest(grid: Grid, modalities: Sequence[str]) -> str:
+    """What the stored values depend on beside the files, as a short hash."""
+    settings = {
         "version": CACHE_VERSION,
         "shape": list(grid.shape),
         "spacing_mm": list(grid.spacing_mm),
         "modalities": list(modalities),
-        "percentile": prepare.SCALE_PERCENTILE,
-        "headroom": prepare.SCALE_HEADROOM,
-        "limit": prepare.SCALE_LIMIT,
+        "percentile": plausible.SCALE_PERCENTILE,
+        "headroom": plausible.SCALE_HEADROOM,
+        "limit": plausible.SCALE_LIMIT,
     }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _cached_case(
-    files: CaseFiles, *, cache_dir: Path, grid: Grid, modalities: tuple[str, ...]
+    files: CaseFiles, *, cache_dir: Path, grid: Grid, modalities: tuple[str, ...], options: ReadOptions
 ) -> CachedCase | list[str]:
     """The case from the cache, made if it is not there; its faults if it cannot be used."""
     try:
-        contents, inputs = read_bytes(files, modalities)
-        settings = hashlib.sha256(json.dumps(_settings(grid, modalities), sort_keys=True).encode()).hexdigest()
-        prefix = f"{files.name}.{settings[:12]}."
+        wanted = modalities_to_read(files, modalities)
+        contents = read_contents(files, wanted)
+        inputs = digest(files, wanted, contents, options)
+        prefix = f"{files.name}.{settings_digest(grid, modalities)}."
         stem = cache_dir / f"{prefix}{inputs[:20]}"
-        cached = _load_entry(files.name, stem)
+        cached = load_entry(files.name, stem)
         if cached is None:
-            cached = _make_case(files, modalities, contents, grid, stem)
-            _remove_outdated(cache_dir, prefix, stem.name, _source(files))
+            cached = make_case(files, modalities, contents, grid, stem, options)
+            _remove_outdated(cache_dir, prefix, stem.name, _file(files))
     except CaseError as error:
         return error.faults
     return cached
 
 
-def _make_case(
-    files: CaseFiles, modalities: Sequence[str], contents: Sequence[bytes], grid: Grid, stem: Path
+def make_case(
+    files: CaseFiles, modalities: Sequence[str], contents: Contents, grid: Grid, stem: Path, options: ReadOptions
 ) -> CachedCase:
-    made = prepare_case(decode_case(files, modalities, contents), grid)
+    """Bring a case to the grid, measure its tumour and write both beside `stem`.
+
+    Raises:
+        CaseError: every fault of the case, or no brain or tumour is left on the grid.
+    """
+    loaded = load_case(files, modalities, contents, options, grid.fov_mm)
+    made = prepare_case(loaded, grid)
     if not made.image.any():
         raise CaseError(["no brain is left on the grid"])
     if not made.label.any():
@@ -225,23 +270,29 @@ def _make_case(
     stacked = np.concatenate([made.image, made.label[None]]).transpose(3, 0, 1, 2)
     array_file = stem.with_name(stem.name + ".npy")
     _write_atomically(array_file, lambda path: _save(path, np.ascontiguousarray(stacked)))
+    source: Source = "phantom" if loaded.raw.header.description == PHANTOM_DESCRIPTION else "real"
     entry = {
         "case": files.name,
-        "source": _source(files),
+        "file": _file(files),
+        "source": source,
         "scales": made.scales,
         "conditions": dict(zip(COLUMNS, conditions, strict=True)),
+        "label_values": loaded.raw.mask.values,
+        "warnings": loaded.warnings,
     }
     _write_atomically(stem.with_name(stem.name + ".json"), lambda path: path.write_text(json.dumps(entry), "utf-8"))
-    return CachedCase(files.name, array_file, made.scales, conditions)
+    return CachedCase(files.name, array_file, made.scales, conditions, loaded.raw.mask.values, loaded.warnings, source)
 
 
-def _load_entry(name: str, stem: Path) -> CachedCase | None:
+def load_entry(name: str, stem: Path) -> CachedCase | None:
+    """The case whose files lie beside `stem`; None where they do not."""
     array_file, description = stem.with_name(stem.name + ".npy"), stem.with_name(stem.name + ".json")
     if not (array_file.is_file() and description.is_file()):
         return None
     entry = json.loads(description.read_text("utf-8"))
     conditions = tuple(float(entry["conditions"][name]) for name in COLUMNS)
-    return CachedCase(name, array_file, tuple(entry["scales"]), conditions)
+    values, warnings = tuple(entry["label_values"]), tuple(entry["warnings"])
+    return CachedCase(name, array_file, tuple(entry["scales"]), conditions, values, warnings, entry["source"])
 
 
 def _save(path: Path, array: NDArray[np.uint8]) -> None:
@@ -258,14 +309,14 @@ def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _source(files: CaseFiles) -> str:
+def _file(files: CaseFiles) -> str:
     """What tells this case from one of the same name in another folder."""
     return str(files.label.resolve()) if files.label is not None else ""
 
 
-def _remove_outdated(cache_dir: Path, prefix: str, kept: str, source: str) -> None:
+def _remove_outdated(cache_dir: Path, prefix: str, kept: str, file: str) -> None:
     """Delete what earlier contents of the same files left under the same settings."""
     for path in cache_dir.glob(f"{glob.escape(prefix)}*.json"):
-        if path.stem != kept and json.loads(path.read_text("utf-8"))["source"] == source:
+        if path.stem != kept and json.loads(path.read_text("utf-8"))["file"] == file:
             path.with_suffix(".npy").unlink(missing_ok=True)
             path.unlink(missing_ok=True)

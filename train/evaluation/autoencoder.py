@@ -11,8 +11,8 @@ from ...engine.bundle.manifest import BundleManifest
 from ...engine.sampling.decoding import decode_slices, encode_slices
 from ...engine.sampling.small_components import drop_small_components
 from ...engine.sampling.types import Backend
+from ...engine.scans.prepare import to_unit
 from ...kernels.assemble import is_background, one_hot_labels
-from ..data.prepare import to_unit
 
 Float = NDArray[np.float32]
 

@@ -88,9 +88,14 @@ def intensity_distances(real: Figures, synthetic: Figures, modalities: tuple[str
 
 
 def characteristic_distances(real: NDArray[np.float64], synthetic: NDArray[np.float64]) -> Figures:
-    """Wasserstein distance a tumour characteristic of two tables (cases, 12), in its unit and in real deviations."""
+    """Wasserstein distance a tumour characteristic of two tables (cases, 12), in its unit and in real deviations.
+
+    A characteristic that one side does not know (NaN: the shares of a cohort with one tumour label) is left out.
+    """
     distances: Figures = {}
     for k, name in enumerate(COLUMNS):
+        if np.isnan(real[:, k]).any() or np.isnan(synthetic[:, k]).any():
+            continue
         distance = float(wasserstein_distance(real[:, k], synthetic[:, k]))
         deviation = float(real[:, k].std())
         distances[name] = {"distance": distance, "in_deviations": distance / deviation if deviation > 0 else None}

@@ -47,10 +47,12 @@ def _characteristics(real: NDArray[np.float64], synthetic: NDArray[np.float64]) 
     figure, axes = _grid(3, 4, (14, 8))
     for k, name in enumerate(COLUMNS):
         ax = axes[k // 4, k % 4]
+        ax.set_title(name)
+        if np.isnan(real[:, k]).any() or np.isnan(synthetic[:, k]).any():
+            continue
         bins = np.histogram_bin_edges(np.concatenate([real[:, k], synthetic[:, k]]), 20)
         ax.hist(real[:, k], bins, density=True, alpha=0.6, color=REAL, label="real")
         ax.hist(synthetic[:, k], bins, density=True, alpha=0.6, color=SYNTHETIC, label="synthetic")
-        ax.set_title(name)
     axes[0, 0].legend()
     return figure
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
+from ...engine.scans.prepare import to_unit
 from ..data.cohort import Cohort
-from ..data.prepare import to_unit
 from .autoencoder import Autoencoder
 from .volumes import brain_of
 

@@ -12,6 +12,7 @@ from ...engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
 from ...engine.errors import InvalidInputError, UsageError
 from ...engine.run.manifest import MANIFEST_CSV
 from ...engine.sampling.types import Backend
+from ...engine.scans.options import ReadOptions
 from ..data.cohort import MAX_FAULTS_SHOWN, Cohort, prepare_cohort
 from .adherence import adherence, requested_and_measured
 from .autoencoder import Autoencoder
@@ -46,6 +47,7 @@ class EvaluationOptions:
     fid_network: Path | None
     workers: int
     skip_invalid: bool
+    read: ReadOptions  # of the real cases
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,13 @@ def load_cohorts(options: EvaluationOptions, bundle: Bundle | None) -> Cohorts:
     """Prepare the folders on the bundle's grid (the default one without bundle)."""
     grid = DEFAULT_GRID if bundle is None else bundle.manifest.grid
     modalities = MODALITIES if bundle is None else bundle.manifest.modalities
-    real = _prepare(options.real, options, grid, modalities, options.skip_invalid)
+    real = _prepare(options.real, options, grid, modalities, options.skip_invalid, options.read)
     train = None
     if options.train is not None:
         same = options.train.resolve() == options.real.resolve()
         if same and not options.held_out:
             raise UsageError("--real and --train are the same folder: say with --held-out N which cases were held out")
-        train = real if same else _prepare(options.train, options, grid, modalities, options.skip_invalid)
+        train = real if same else _prepare(options.train, options, grid, modalities, options.skip_invalid, options.read)
         if same:
             if options.held_out >= len(real):
                 raise UsageError(
@@ -116,7 +118,7 @@ def load_cohorts(options: EvaluationOptions, bundle: Bundle | None) -> Cohorts:
         real = real.subset(real.cases[-options.held_out :])
     synthetic = None
     if options.synthetic is not None:
-        synthetic = _prepare(options.synthetic, options, grid, modalities, True)
+        synthetic = _prepare(options.synthetic, options, grid, modalities, True, ReadOptions())
     refuse_shared_cases(real, synthetic, train)
     return Cohorts(real, synthetic, train)
 
@@ -147,12 +149,18 @@ def refuse_shared_cases(real: Cohort, synthetic: Cohort | None, train: Cohort | 
 
 
 def _prepare(
-    folder: Path, options: EvaluationOptions, grid: Grid, modalities: tuple[str, ...], skip_invalid: bool
+    folder: Path,
+    options: EvaluationOptions,
+    grid: Grid,
+    modalities: tuple[str, ...],
+    skip_invalid: bool,
+    read: ReadOptions,
 ) -> Cohort:
     log.info("preparing %s", folder)
     return prepare_cohort(
-        folder, options.cache, grid, modalities=modalities, workers=options.workers, skip_invalid=skip_invalid
-    )
+        folder, options.cache, grid,
+        modalities=modalities, workers=options.workers, skip_invalid=skip_invalid, options=read,
+    )  # fmt: skip
 
 
 def _inputs(options: EvaluationOptions, cohorts: Cohorts, bundle: Bundle | None) -> dict[str, Any]:

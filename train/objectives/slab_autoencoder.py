@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...engine.scans.prepare import to_unit
 from ..config import CropConfig
-from ..data.prepare import to_unit
 from ..networks.slab_autoencoder import BLOCK
 
 CHARBONNIER = 0.03  # sqrt(e^2 + c^2): least squares for smaller errors, least deviations for larger ones

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from monai.losses.ssim_loss import SSIMLoss
 from torch import Tensor, nn
 
+from ...engine.scans.prepare import to_unit
 from ..config import SystemConfig
 from ..data.classes import class_labels, one_hot
 from ..data.cohort import Cohort
-from ..data.prepare import to_unit
 
 CLASS_WEIGHT = 4.0  # of tumour voxels against background in the cross-entropy
 

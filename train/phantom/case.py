@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from .anatomy import draw_head, draw_tissue, push_aside
+from .anatomies import TRAINING
+from .contrast import draw_contrast, paint_healthy, paint_tumour
 from .fields import SHAPE
-from .signal import draw_image
+from .head import draw_head, draw_voxels, push_aside
+from .scanner import acquire, draw_edge, draw_protocol
 from .tumour import grow, mass_effect, plan_tumour
 
+VERSION = 2  # raise it when equal arguments give other voxels
+_LEAST_SIGNAL = 0.04  # of the edge's fading: what is darker is no part of a tumour
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 # voxel to mm in RAS+, the same field of view as BraTS's LPS files
 AFFINE = np.array([[1, 0, 0, -239], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], np.float64)
@@ -25,22 +30,25 @@ class Phantom:
     image: NDArray[np.int16]  # (4, 240, 240, 155): t1 t1ce t2 flair, background exactly 0
     label: NDArray[np.uint8]  # (240, 240, 155): 0, 1 NCR, 2 ED, 3 ET
     affine: NDArray[np.float64]  # (4, 4)
+    anatomy: int  # which of `anatomies.load_anatomy` it was made of
 
 
-def make_phantom(seed: int, case: int) -> Phantom:
-    """Make case number `case` of the cohort `seed` (both >= 0); the same arguments give the same voxels.
-
-    Raises InvalidInputError if nilearn, which carries the template, is not installed.
-    """
+def make_phantom(seed: int, case: int, anatomies: Sequence[int] = TRAINING) -> Phantom:
+    """Make case number `case` of the cohort `seed` (both >= 0) on one of `anatomies`; equal arguments, equal voxels."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, case])))
+    anatomy = int(anatomies[int(rng.integers(len(anatomies)))])
     with threadpool_limits(1, user_api="blas"):
-        head = draw_head(rng)
+        protocol = draw_protocol(rng)
+        contrast = draw_contrast(rng, protocol.thick)
+        head = draw_head(rng, anatomy)
         plan = plan_tumour(rng, head)
-        outward, effacement = mass_effect(plan, head)
-        tissue = draw_tissue(rng, push_aside(head, outward), effacement)
-        growth = grow(rng, plan, tissue)
+        voxels = draw_voxels(rng, push_aside(head, mass_effect(plan, head)), contrast.means)
+        growth = grow(rng, plan, voxels)
+        painted = paint_healthy(rng, contrast, voxels)
+        paint_tumour(rng, painted, growth, contrast, voxels)
         image = np.zeros((len(MODALITIES), *SHAPE), np.int16)
-        image[(slice(None), *tissue.box)] = draw_image(rng, tissue, growth, plan.kind)
+        edge = draw_edge(rng, voxels.brain)
+        image[(slice(None), *voxels.box)] = acquire(rng, protocol, painted, edge, voxels.box)
     label = np.zeros(SHAPE, np.uint8)
-    label[tissue.box][growth.box] = growth.labels
-    return Phantom(image, label, AFFINE.copy())
+    label[voxels.box][growth.box] = np.where(edge[growth.box] > _LEAST_SIGNAL, growth.labels, np.uint8(0))
+    return Phantom(image, label, AFFINE.copy(), anatomy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -53,6 +54,13 @@ def smooth_noise(rng: np.random.Generator, box: Box, spacing: float) -> FloatArr
     """
     shape = tuple(node_count(size, spacing) for size in SHAPE)
     return expand(rng.standard_normal(shape, dtype=np.float32) / np.float32(_SPLINE_DEVIATION), box, spacing)
+
+
+def spline_noise(rng: np.random.Generator, shape: tuple[int, int, int], spacing: Sequence[float]) -> FloatArray:
+    """Standard normal noise of any shape; `spacing` of its nodes in voxels along x, y, z."""
+    bases = [_basis(size, step) for size, step in zip(shape, spacing, strict=True)]
+    coefficients = rng.standard_normal([basis.shape[1] for basis in bases], dtype=np.float32)
+    return np.einsum("xi,yj,zk,ijk->xyz", *bases, coefficients / np.float32(_SPLINE_DEVIATION), optimize=True)
 
 
 def node_noise(rng: np.random.Generator, spacing: float) -> FloatArray:

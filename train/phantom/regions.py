@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_closing, binary_fill_holes, distance_transform_edt, gaussian_filter, label
+from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter, label
 
 Mask = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
@@ -17,9 +17,13 @@ def blurred(values: FloatArray, deviation: float) -> FloatArray:
     return cast(FloatArray, gaussian_filter(values, deviation))
 
 
-def closed(mask: Mask, times: int) -> Mask:
-    """`mask` dilated, then eroded, this many times."""
-    return cast(Mask, binary_closing(mask, iterations=times))
+def box_of(mask: Mask) -> tuple[slice, ...]:
+    """The smallest box around what is inside `mask`, an empty one where nothing is."""
+    parts = []
+    for axis in range(mask.ndim):
+        found = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        parts.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0))
+    return tuple(parts)
 
 
 def depth_of(mask: Mask) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BackendUnavailableError, InvalidInputError, UsageError
-from ...files import FULL, write_atomic
+from ...files import FULL, make_directory, write_atomic
 from ...portable import cache_home
 
 SIDECAR_SCHEMA = 1
@@ -160,7 +160,7 @@ class EngineCache:
             return found
         path = self.path_of(key)
         try:
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_directory(self.root, mode=0o700)
             with filelock.FileLock(path.with_suffix(".lock"), timeout=LOCK_SECONDS):
                 found = None if rebuild else self.lookup(key)
                 if found is not None:

@@ -42,7 +42,7 @@ def test_auto_follows_a_measured_choice_of_this_very_machine_and_bundle(tiny_bun
 
 def test_auto_without_openvino_stays_with_onnx_runtime(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     store_choice(tiny_bundle, 1, FASTER)
-    monkeypatch.setattr("sbldm.engine.backends.selection._version", lambda name: None if name == "openvino" else "1")
+    monkeypatch.setattr("sbldm.engine.backends.selection.installed", lambda name: None if name == "openvino" else "1")
     assert choose_backend(tiny_bundle, threads=1).name == "onnxruntime"
 
 

@@ -41,7 +41,7 @@ def on_device(tiny_bundle: Bundle, host_backend: Any, monkeypatch: pytest.Monkey
     """Makes `--device cuda` the given device, opened anew by every command."""
 
     def use(device: Callable[[], HostDevice], *networks: Any) -> None:
-        def choose(*_: Any) -> Any:
+        def choose(*_: Any, **_named: Any) -> Any:
             return host_backend(tiny_bundle, device(), *networks)
 
         for module in ("job", "open_loop"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.output.nifti import nifti_bytes
+from sbldm.engine.output.nifti import nifti_bytes, read_nifti
 from sbldm.engine.run.nnunet_split import nnunet_folds
 
 CASES = [f"BraTS_{k:03d}" for k in range(12)]
@@ -90,10 +90,48 @@ def test_what_does_not_fit_is_refused_before_a_file_is_added(tiny_bundle, tmp_pa
     assert generate(tiny_bundle, tmp_path / "bad", "--add-to", real, "--samples", "0") == 2
     assert generate(tiny_bundle, tmp_path / "bad", "--splits", real) == 2
     described = json.loads((real / "dataset.json").read_text())
-    (real / "dataset.json").write_text(json.dumps({**described, "labels": {"background": 0, "tumour": 1}}))
+    unknown = {"background": 0, "a": 1, "b": 2, "c": 3}
+    (real / "dataset.json").write_text(json.dumps({**described, "labels": unknown}))
     assert generate(tiny_bundle, tmp_path / "out", "--add-to", real) == 2
-    assert "labels is" in capsys.readouterr().err
+    assert "which label is which tissue" in capsys.readouterr().err
     (real / "dataset.json").unlink()
     assert generate(tiny_bundle, tmp_path / "out", "--add-to", real, "--resume") == 3
     assert len(list((real / "imagesTr").iterdir())) == 48
     assert not (real / "splits_final.json").exists()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "edema": 1, "necrosis": 2, "enhancing tumor": 3},
+        {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": [3]},
+    ],
+)
+def test_masks_get_the_numbers_of_the_data_set(tiny_bundle, tmp_path, real, labels: dict[str, object]) -> None:
+    described = json.loads((real / "dataset.json").read_text())
+    (real / "dataset.json").write_text(json.dumps({**described, "labels": labels}))
+    assert generate(tiny_bundle, tmp_path / "out", "--add-to", real) == 0
+    assert generate(tiny_bundle, tmp_path / "out", "--add-to", real, "--resume") == 0
+    for sample in range(3):
+        name = f"labelsTr/sbldm-{sample:06d}.nii.gz"
+        ours, theirs = (read_nifti(folder / name)[0] for folder in (tmp_path / "out", real))
+        assert np.array_equal(np.array([0, 2, 1, 3])[ours.astype(int)], theirs)
+        assert (theirs > 0).any()
+
+
+def test_the_list_of_cases_is_extended(tiny_bundle, tmp_path, real) -> None:
+    described = json.loads((real / "dataset.json").read_text())
+    listed = {
+        case: {"images": [f"imagesTr/{case}_{k:04d}.nii.gz" for k in range(4)], "label": f"labelsTr/{case}.nii.gz"}
+        for case in CASES[:8]
+    }
+    (real / "dataset.json").write_text(json.dumps({**described, "dataset": listed}))
+    for _ in range(2):
+        assert generate(tiny_bundle, tmp_path / "out", "--add-to", real, "--resume") == 0
+        described = json.loads((real / "dataset.json").read_text())
+        folds = json.loads((real / "splits_final.json").read_text())
+        in_folds = {case for fold in folds for case in fold["train"] + fold["val"]}
+        assert set(described["dataset"]) == in_folds == {*CASES[:8], *(f"sbldm-{k:06d}" for k in range(3))}
+        assert described["numTraining"] == 11
+        added = described["dataset"]["sbldm-000002"]
+        assert all((real / path).is_file() for path in [*added["images"], added["label"]])

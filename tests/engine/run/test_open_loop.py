@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,3 +78,21 @@ def test_auto_on_the_command_line_is_resolved_and_recorded(tiny_bundle: Bundle, 
     recorded = json.loads((tmp_path / "out/run.json").read_text())["resolved"]["batch_size"]
     assert recorded in {2**k for k in range(13)}
     assert main([*asked, "--resume"]) == 0
+
+
+def test_a_run_on_the_cpu_imports_nothing_of_cuda(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """In a process of its own, by the command line and by the Python interface."""
+    script = f"""
+import sys
+from sbldm.cli.main import main
+from sbldm.engine.generator import Generator
+
+asked = ["generate", "--bundle", {str(tiny_bundle.path)!r}, "--count", "1", "--steps", "1", "--threads", "1", "--quiet"]
+assert main([*asked, "--out", {str(tmp_path / "out")!r}]) == 0
+with Generator.load({str(tiny_bundle.path)!r}, threads=1) as generator:
+    generator.sample(0, steps=1)
+print([name for name in sys.modules if name.startswith("sbldm.engine.cuda")])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,52 +13,24 @@ from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.conditions.columns import blank
 from sbldm.engine.files import Folder
 from sbldm.engine.output.measure import measure_tumour
-from sbldm.engine.run.description import Resolved, RunDescription, describe
+from sbldm.engine.run.description import RunDescription
 from sbldm.engine.run.ledger import SampleRecord
 from sbldm.engine.run.pipeline import Pipeline
-from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.run.requests import Requests
 from sbldm.engine.run.writer import Finisher, miss
-from sbldm.engine.sampling.types import SampleRequest, Volume
+from sbldm.engine.sampling.types import SampleRequest
 from sbldm.engine.telemetry import Telemetry
 
-
-class Stub:
-    """Volumes whose tumour grows with the attempt; `bad` names the attempts that come out broken, by sample."""
-
-    def __init__(self, shape: tuple[int, ...], bad: dict[int, set[int]] | None = None) -> None:
-        self.shape, self.bad = shape, bad or {}
-        self.asked: list[tuple[int, int]] = []
-        self.in_flight, self.flying, self.most = 1, 0, 0
-
-    def start(
-        self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
-    ) -> Callable[[], list[Volume]]:
-        self.asked += [(r.number, r.attempt) for r in requests]
-        self.flying += 1
-        self.most = max(self.most, self.flying)
-        return lambda: self.land(requests)
-
-    def land(self, requests: Sequence[SampleRequest]) -> list[Volume]:
-        self.flying -= 1
-        return [self.volume(r) for r in requests]
-
-    def volume(self, request: SampleRequest) -> Volume:
-        image = np.full((4, *self.shape), 500, np.int16)
-        label = np.zeros(self.shape, np.uint8)
-        label[2 : 5 + request.attempt, 2:6, 2:6] = 2
-        fault = "blank" if request.attempt in self.bad.get(request.number, ()) else None
-        return Volume(request.number, request.attempt, image, label, fault)
+from tests.support.stub_runs import StubSampler, stub_plan
 
 
 @pytest.fixture
 def plan(tiny_bundle: Bundle) -> RunDescription:
-    options = GenerateRequest(bundle=tiny_bundle, count=12, steps=1).options()
-    return describe(tiny_bundle, options, Resolved("stub", "cpu", "fp32", 2, 1, "isal-1"), {"stub": "1"}, None)
+    return stub_plan(tiny_bundle, 12, batch_size=2)
 
 
 def run_all(
-    bundle: Bundle, plan: RunDescription, stub: Stub, out: Path, **options: int
+    bundle: Bundle, plan: RunDescription, stub: StubSampler, out: Path, **options: int
 ) -> tuple[list[SampleRecord], Telemetry]:
     records: list[SampleRecord] = []
     telemetry = Telemetry()
@@ -74,7 +45,7 @@ def run_all(
 
 
 def test_groups_are_batches_and_all_is_recorded(tiny_bundle, plan, tmp_path: Path) -> None:
-    stub = Stub(tiny_bundle.manifest.grid.shape)
+    stub = StubSampler(tiny_bundle.manifest.grid.shape)
     records, telemetry = run_all(tiny_bundle, plan, stub, tmp_path / "out", writers=3)
     assert [r.sample for r in records] == list(range(12))
     assert stub.asked == [(k, 0) for k in range(12)]
@@ -85,7 +56,7 @@ def test_groups_are_batches_and_all_is_recorded(tiny_bundle, plan, tmp_path: Pat
 
 
 def test_a_sampler_with_two_lanes_is_kept_busy(tiny_bundle, plan, tmp_path: Path) -> None:
-    stub = Stub(tiny_bundle.manifest.grid.shape)
+    stub = StubSampler(tiny_bundle.manifest.grid.shape)
     stub.in_flight = 2
     records, _ = run_all(tiny_bundle, plan, stub, tmp_path / "out")
     assert [r.sample for r in records] == list(range(12))
@@ -93,7 +64,7 @@ def test_a_sampler_with_two_lanes_is_kept_busy(tiny_bundle, plan, tmp_path: Path
 
 
 def test_broken_volumes_are_never_written(tiny_bundle, plan, tmp_path: Path) -> None:
-    stub = Stub(tiny_bundle.manifest.grid.shape, {3: {0}, 7: {0}})
+    stub = StubSampler(tiny_bundle.manifest.grid.shape, {3: {0}, 7: {0}})
     records, telemetry = run_all(tiny_bundle, plan, stub, tmp_path / "out")
     assert [(r.sample, r.fault) for r in records if r.fault] == [(3, "blank"), (7, "blank")]
     assert not (tmp_path / "out/sbldm-000003").exists()
@@ -103,7 +74,7 @@ def test_broken_volumes_are_never_written(tiny_bundle, plan, tmp_path: Path) -> 
 def test_reject_redraws_until_the_tumour_fits_or_keeps_the_best(tiny_bundle, plan, tmp_path: Path) -> None:
     """The stub's attempts 0, 1, 2 have 48, 64 and 80 voxels; tolerance and breakage decide which one is kept."""
     plan = replace(plan, options=replace(plan.options, count=2, reject=1e-9, attempts=2))
-    stub = Stub(tiny_bundle.manifest.grid.shape, {1: {0, 1, 2}})
+    stub = StubSampler(tiny_bundle.manifest.grid.shape, {1: {0, 1, 2}})
     records, telemetry = run_all(tiny_bundle, plan, stub, tmp_path / "out")
     assert sorted(stub.asked) == [(s, a) for s in (0, 1) for a in (0, 1, 2)]
     grid = tiny_bundle.manifest.grid
@@ -117,7 +88,7 @@ def test_reject_redraws_until_the_tumour_fits_or_keeps_the_best(tiny_bundle, pla
     assert records[1].fault == "blank"
     assert telemetry.snapshot()["redrawn"] == 4
     generous = replace(plan, options=replace(plan.options, reject=10.0 * max(misses)))
-    records, telemetry = run_all(tiny_bundle, generous, Stub(grid.shape), tmp_path / "generous")
+    records, telemetry = run_all(tiny_bundle, generous, StubSampler(grid.shape), tmp_path / "generous")
     assert [(r.attempt, r.within_tolerance) for r in records] == [(0, True), (0, True)]
 
 
@@ -132,7 +103,7 @@ def test_an_error_of_writing_ends_the_run_and_takes_back_the_sample(tiny_bundle,
 
     monkeypatch.setattr(Folder, "write", full)
     with pytest.raises(OSError, match="No space"):
-        run_all(tiny_bundle, plan, Stub(tiny_bundle.manifest.grid.shape), tmp_path / "out", writers=1)
+        run_all(tiny_bundle, plan, StubSampler(tiny_bundle.manifest.grid.shape), tmp_path / "out", writers=1)
     assert len(list((tmp_path / "out").rglob("*.nii.gz"))) == 5
 
 
@@ -140,7 +111,7 @@ def test_the_queue_is_bounded(tiny_bundle, plan, tmp_path, monkeypatch) -> None:
     """While the only writer is held up, sampling stops after as many volumes as there are slots."""
     plan = replace(plan, options=replace(plan.options, count=30), resolved=replace(plan.resolved, batch_size=1))
     gate, held = threading.Event(), threading.Event()
-    stub = Stub(tiny_bundle.manifest.grid.shape)
+    stub = StubSampler(tiny_bundle.manifest.grid.shape)
     measure = Finisher.measure
 
     def slow(self, task, volume):

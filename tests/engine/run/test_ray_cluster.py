@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -84,9 +85,9 @@ def test_a_cluster_makes_the_bytes_of_a_local_run_though_a_worker_is_killed(
 def test_faults_of_a_worker_reach_the_driver(cluster: ModuleType, tiny_bundle: Bundle, tmp_path: Path, capsys) -> None:
     """The run directory turns unwritable for the actors: they say so, the driver ends as it does without Ray."""
     asked = ["generate", "--bundle", str(tiny_bundle.path), "--threads", "1", "--count", "4", "--steps", "2", "--quiet"]
-    (tmp_path / "out").mkdir()
+    assert main([*asked, "--out", str(tmp_path / "out"), "--samples", "0"]) == 0
     (tmp_path / "out" / "sbldm-000001").write_text("in the way")
-    assert main([*asked, "--out", str(tmp_path / "out"), "--ray", "--resume"]) == 2
+    assert main([*asked, "--out", str(tmp_path / "out"), "--ray", "--resume"]) == 5
     assert "cannot be written" in capsys.readouterr().err
 
 
@@ -106,6 +107,54 @@ def test_a_sample_that_kills_its_actors_is_given_up_alone(
     assert main([*asked, "--batch-size", "2", "--out", str(out), "--ray"]) == 5
     faults = {record.sample: record.fault for record in LedgerIndex.of(out).records(range(4))}
     assert {sample for sample, fault in faults.items() if fault} == {2}
+
+
+@pytest.mark.slow
+def test_local_is_a_cluster_of_its_own_and_leaves_no_token(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    command = [sys.executable, "-m", "sbldm", "generate", "--bundle", str(tiny_bundle.path), "--count", "1"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    run = subprocess.run(
+        [*command, "--steps", "1", "--quiet", "--ray", "local", "--out", str(tmp_path / "run")],
+        env={**environment, "RAY_ADDRESS": "127.0.0.1:1", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    assert not (tmp_path / ".ray").exists()
+
+
+def test_a_stopped_actor_is_replaced(
+    cluster: ModuleType, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_cluster, "SILENT_S", 15.0)
+    metrics, out, codes = tmp_path / "m.prom", tmp_path / "out", list[int]()
+    asked = [
+        "generate",
+        "--bundle",
+        str(tiny_bundle.path),
+        "--threads",
+        "1",
+        "--count",
+        "12",
+        "--steps",
+        "2",
+        "--quiet",
+    ]
+    arguments = [*asked, "--out", str(out), "--ray", "--metrics-file", str(metrics)]
+    driver = threading.Thread(target=lambda: codes.append(main(arguments)))
+    driver.start()
+    stopped = False
+    while driver.is_alive() and not stopped:
+        time.sleep(0.01)
+        ledger = out / "ledger.jsonl"
+        if ledger.exists() and ledger.stat().st_size > 0 and (found := actors()):
+            found[0].send_signal(signal.SIGSTOP)
+            stopped = True
+    driver.join()
+    assert (codes, stopped) == ([0], True)
+    assert "sbldm_workers_lost_total" in metrics.read_text()
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,12 +45,12 @@ def test_no_gpu_is_an_unavailable_backend(tiny_bundle: Bundle, monkeypatch: pyte
 
 
 class Murderous(WorkerPool):
-    """Kills each process that is given the victim."""
+    """Kills each process that is given the victim, once it is ready."""
 
     def _hand_out(self, groups: Iterator[Group]) -> None:
         super()._hand_out(groups)
         for worker in self._workers:
-            if any(VICTIM in group for group in worker.groups):
+            if worker.ready and any(VICTIM in group for group in worker.groups):
                 worker.process.kill()
 
 

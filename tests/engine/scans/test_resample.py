@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sbldm.train.data.resample import GridSampler, axis_weights
+from sbldm.engine.scans.resample import GridSampler, axis_weights
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
@@ -38,7 +38,7 @@ def test_a_linear_ramp_in_world_coordinates_stays_what_it_is(
     affine = np.diag([*spacing, 1.0]) @ nib.orientations.inv_ornt_aff(to_ras, SHAPE)
     affine[:3, 3] += (13.0, -7.0, 2.0)
     sampler = GridSampler(SHAPE, affine, (6, 6, 4), target)
-    assert not sampler.is_oblique
+    assert not sampler.source.is_oblique
     expected = ramp((6, 6, 4), sampler.affine)
     got = sampler.image(sampler.to_ras(ramp(SHAPE, affine)))
     whole = sampler.image(np.ones(sampler.to_ras(np.empty(SHAPE)).shape)) > 1 - 1e-6
@@ -52,7 +52,7 @@ def test_an_oblique_ramp_stays_what_it_is() -> None:
     affine[:3, :3] = Rotation.from_euler("xyz", [12, -7, 20], degrees=True).as_matrix() * [1.0, 1.2, 0.9]
     affine[:3, 3] = (-4.0, 9.0, 1.0)
     sampler = GridSampler((40, 40, 40), affine, (8, 8, 6), (1.5, 1.5, 2.4))
-    assert sampler.is_oblique
+    assert sampler.source.is_oblique
     got = sampler.image(sampler.to_ras(ramp((40, 40, 40), affine)))
     np.testing.assert_allclose(got, ramp((8, 8, 6), sampler.affine), atol=1e-3)
 
@@ -65,7 +65,7 @@ def test_the_oblique_way_agrees_with_the_straight_one_for_a_slight_tilt() -> Non
     tilted[:3, :3] = Rotation.from_euler("z", 0.12, degrees=True).as_matrix()
     straight = GridSampler(smooth.shape, np.eye(4), (16, 16, 12), (1.5, 1.5, 2.4))
     oblique = GridSampler(smooth.shape, tilted, (16, 16, 12), (1.5, 1.5, 2.4))
-    assert oblique.is_oblique
+    assert oblique.source.is_oblique
     difference = oblique.image(smooth) - straight.image(smooth)
     assert np.abs(difference).mean() < 0.02 * smooth.std()
     assert (oblique.label(label, 4) == straight.label(label, 4)).mean() > 0.97

@@ -1,0 +1,54 @@
+"""The engine without the calls that only some systems have."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import sbldm
+from sbldm.engine.bundle.load import Bundle
+
+PACKAGE = Path(sbldm.__file__).parent
+ELSEWHERE_MISSING = {"fcntl", "resource", "pwd", "grp", "termios", "syslog"}
+
+WITHOUT = """
+import os, sys
+for name in ("fcntl", "pwd"):  # psutil needs resource where there is one
+    sys.modules[name] = None
+for name in ("sched_getaffinity", "sched_setaffinity", "O_PATH"):
+    if hasattr(os, name):
+        delattr(os, name)
+import signal
+if hasattr(signal, "SIGHUP"):
+    del signal.SIGHUP
+from sbldm.cli.main import main
+bundle, out = sys.argv[1:]
+made = ["generate", "--bundle", bundle, "--count", "2", "--steps", "1", "--quiet", "--out", out]
+assert main([*made, "--samples", "0"]) == 0
+assert main([*made, "--samples", "0", "--resume"]) == 0
+assert main(["doctor", "--bundle", bundle]) == 0
+"""
+
+
+def test_a_run_without_them(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT, str(tiny_bundle.path), str(tmp_path / "run")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert "no file locks" in run.stderr
+    assert (tmp_path / "run" / "manifest.csv").is_file()
+    assert not list((tmp_path / "run").glob("*.lock*"))
+
+
+def test_one_module_alone_makes_them() -> None:
+    found = set()
+    for folder in ("engine", "cli", "export", "train", "kernels"):
+        for path in (PACKAGE / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.Attribute) and node.attr.startswith("sched_"):
+                    names.append("sched")
+                if ELSEWHERE_MISSING.union({"sched"}) & set(names):
+                    found.add(path.relative_to(PACKAGE).as_posix())
+    assert found == {"engine/portable.py"}
