@@ -61,11 +61,11 @@ class Proof:
 def random_checkpoint(directory: Path, config: SystemConfig, seed: int = 0) -> None:
     """Write a training directory of random networks whose conditions are those of random ellipsoidal tumours."""
     names = condition_names(config)
-    rows = _tumours(config.grid.fov_mm, seed)[:, : len(names)]
+    rows = random_tumours(config.grid.fov_mm, seed)[:, : len(names)]
     save_random_system(directory, config, fit_columns(rows, names), fit(rows, names, config.grid.fov_mm), seed)
 
 
-def _tumours(fov_mm: tuple[float, float, float], seed: int) -> NDArray[np.float64]:
+def random_tumours(fov_mm: tuple[float, float, float], seed: int) -> NDArray[np.float64]:
     """Rows (CASES, 12) in the order of `engine.conditions.COLUMNS`."""
     random = np.random.default_rng(seed)
     semi_axes_mm = random.uniform(10, 25, (CASES, 1)) * random.uniform(0.8, 1.2, (CASES, 3))

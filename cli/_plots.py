@@ -17,11 +17,12 @@ def settle_matplotlib() -> None:
     if VARIABLE in os.environ:
         return
     from ..engine.errors import UsageError
+    from ..engine.files import make_directory
     from ..engine.portable import cache_home
 
     try:
         folder = cache_home() / "matplotlib"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_directory(folder)
         if not os.access(folder, os.W_OK):
             raise PermissionError
         os.environ[VARIABLE] = str(folder)

@@ -12,7 +12,7 @@ from .bundle.load import Bundle
 from .errors import BackendUnavailableError, UsageError
 from .onnx_sessions import both_installed
 from .portable import cache_home, has_flock, memory_bytes, process_limits
-from .processor import CpuLimit, available_threads, cpu_limits, cpu_name, has_bf16
+from .processor import CpuLimit, available_threads, cgroup_memory, cpu_limits, cpu_name, has_bf16
 from .run.open_loop import device_loops, open_loop
 from .run.request import GenerateRequest
 from .sampling.types import LoopKind
@@ -96,7 +96,7 @@ def diagnose(bundle: Bundle) -> Diagnosis:
         threads=limits[0].threads,
         cpu_limits=tuple(limits),
         startable_threads=startable_threads(_MOST_THREADS),
-        memory=memory_bytes(),
+        memory=memory_bytes() | ({} if (limit := cgroup_memory()) is None else {"cgroup": limit}),
         process_limits=process_limits(),
         file_locks=has_flock(),
         cache=_cache_is_writable(),

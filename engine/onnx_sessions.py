@@ -41,7 +41,7 @@ def import_onnxruntime() -> ModuleType:
         )
     raise BackendUnavailableError(
         f"{' and '.join(found)} cannot be loaded: {why}; "
-        f"pip uninstall {' '.join(DISTRIBUTIONS)}, then install one of them"
+        f'pip uninstall {" ".join(DISTRIBUTIONS)}, then pip install "sbldm-engine[cpu]" or "sbldm-engine[gpu]"'
     )
 
 

@@ -47,6 +47,17 @@ def slurm_cpus() -> int | None:
     return int(told) if told.isascii() and told.isdigit() and int(told) > 0 else None
 
 
+def cgroup_memory() -> int | None:
+    """Bytes that the cgroups of this process (v1 and v2) allow it together with its fellows; None without a limit."""
+    files = [folder / "memory.max" for folder in _cgroup_folders("", _CGROUPS)]
+    files += [folder / "memory.limit_in_bytes" for folder in _cgroup_folders("memory", _CGROUPS / "memory")]
+    limits: list[int] = []
+    for file in files:
+        with suppress(OSError, ValueError):  # "max" is no number
+            limits.append(int(file.read_text(encoding="ascii")))
+    return min(limits, default=None)
+
+
 def cpu_name() -> str:
     """The processor's model name."""
     return _first("model name") or platform.processor()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import threading
 import time
@@ -22,6 +23,8 @@ from .screen import shown
 STAGES = ("sample", "decode", "measure", "write")
 LogFormat = Literal["text", "json"]
 _PREFIX = "sbldm"
+_EXACT = re.compile(r" (\d+\.0|\d\.\d+e\+\d+)$", re.MULTILINE)
+"""Numbers that the library writes as 2.0 and 1.234567e+06: people want 2, and all digits."""
 _METRICS_INTERVAL_S = 2.0
 
 
@@ -157,7 +160,7 @@ def prometheus_text(figures: dict[str, Any]) -> str:
     metric("stage_seconds", "counter", "Seconds spent in each stage, over all threads.", figures["stage_seconds"])
     registry = CollectorRegistry()
     registry.register(_Collected(metrics))
-    return generate_latest(registry).decode()
+    return _EXACT.sub(lambda found: f" {float(found[1])!r}".removesuffix(".0"), generate_latest(registry).decode())
 
 
 class _Collected:

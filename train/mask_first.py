@@ -13,19 +13,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..engine.conditions.columns import COLUMNS, ConditionColumn
+from ..engine.conditions.distribution import CohortDistribution
 from ..engine.errors import InvalidInputError
-from .checkpoint import load_weights
-from .condition_file import load_conditions
+from .checkpoint import load_weights, save_system, weights_path, write_tensors
+from .condition_file import load_conditions, save_conditions
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
-from .mask_set import MaskSet, MaskVolumes, make_mask_set
+from .mask_set import MapScale, MaskSet, MaskVolumes, make_mask_set, save_map_scale
 from .networks.planar import ImageDenoiser, MaskDenoiser
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from .objectives.slab_autoencoder import CropSampler, SlabAutoencoderObjective, principal_blocks
 from .objectives.volumes import GuidedObjective, NoisyVolumes, VolumeObjective, Volumes
 from .stage import StageRun
+from .trained import randomised
 from .trainer import Trainer
-from .volume_latents import ImageVolumes, VolumeStore, encode_volumes, normalised_aggregator
+from .volume_latents import ImageVolumes, VolumeStore, encode_volumes, normalised_aggregator, save_normalisation
 
 Progress = Callable[[int, int], None]
 
@@ -163,3 +165,25 @@ def load_mask_first(directory: Path, config: MaskFirstConfig) -> dict[str, nn.Mo
         "mask_denoiser": mask_denoiser,
     }
     return {name: network.eval().requires_grad_(False) for name, network in networks.items()}
+
+
+def save_random_mask_first(
+    directory: Path, config: MaskFirstConfig, columns: Sequence[ConditionColumn], cohort: CohortDistribution, seed: int
+) -> None:
+    """Write a training directory of untrained networks, zero-initialised layers random too (export tests, sizing)."""
+    torch.manual_seed(seed)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_system(directory, config)
+    save_conditions(directory, columns, cohort)
+    modules: dict[str, nn.Module] = {
+        "autoencoder": make_slab_autoencoder(config),
+        "mask": make_mask_denoiser(config, columns),
+        "denoiser": make_image_denoiser(config),
+    }
+    if config.distillation is not None:
+        modules["distill"] = modules["denoiser"]
+    for stage, module in modules.items():
+        (directory / stage).mkdir(exist_ok=True)
+        write_tensors(weights_path(directory, stage), randomised(module))
+    save_normalisation(directory, torch.randn(config.latent_shape), torch.rand(config.latent_shape[0]) + 0.5)
+    save_map_scale(directory, MapScale((15.0, 17.0, 18.0), (9.0, 7.0, 5.0)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..engine.conditions.columns import COLUMNS, ConditionColumn, normalise
+from ..engine.decode import decode
 from ..engine.errors import InvalidInputError
 from ..engine.files import sha256_file
 from ..engine.output.measure import measure_tumour
@@ -22,6 +23,7 @@ from .data.cohort import Cohort
 from .data.mask_maps import MapVariation, distance_maps, varied_maps
 
 FOLDER = "masks"
+LEAST_DEVIATION_MM = 0.001  # where no mask has a tissue
 LEAST_ML = 0.3  # smaller tumours have no meaningful shape on the grid
 
 
@@ -84,11 +86,17 @@ def make_mask_set(
         np.save(folder / "maps.npy", maps)
         np.save(folder / "conditions.npy", conditions)
         values = maps.astype(np.float64).transpose(1, 0, 2, 3, 4).reshape(3, -1)
-        scale = {"mean": values.mean(axis=1).tolist(), "std": np.maximum(values.std(axis=1), 1e-3).tolist()}
-        write_json(folder / "maps.json", scale)
+        deviation = np.maximum(values.std(axis=1), LEAST_DEVIATION_MM)
+        save_map_scale(directory, MapScale(tuple(values.mean(axis=1).tolist()), tuple(deviation.tolist())))
         write_json(stamp, key)
     maps = np.load(folder / "maps.npy", mmap_mode="r")
     return MaskSet(maps, np.load(folder / "conditions.npy"), load_map_scale(directory))
+
+
+def save_map_scale(directory: Path, scale: MapScale) -> None:
+    """Store the maps' normalisation."""
+    (directory / FOLDER).mkdir(exist_ok=True)
+    write_json(directory / FOLDER / "maps.json", asdict(scale))
 
 
 def load_map_scale(directory: Path) -> MapScale:
@@ -97,8 +105,8 @@ def load_map_scale(directory: Path) -> MapScale:
     Raises:
         InvalidInputError: the masks were not made yet.
     """
-    data = read_json(directory / FOLDER / "maps.json")
-    return MapScale(tuple(data["mean"]), tuple(data["std"]))
+    path = directory / FOLDER / "maps.json"
+    return decode(MapScale, read_json(path), str(path))
 
 
 def _measured(

@@ -64,12 +64,19 @@ def encode_volumes(
                 store[case, mirror] = latent[0].float().cpu().numpy()
             progress(case + 1, len(cohort))
         store.flush()
-        _measure_normalisation(store, folder / "normalisation.safetensors")
+        save_normalisation(directory, *_measured_normalisation(store))
         write_json(stamp, key)
     return VolumeStore(np.load(array, mmap_mode="r"))
 
 
-def _measure_normalisation(store: NDArray[np.float16], path: Path) -> None:
+def save_normalisation(directory: Path, mean: Tensor, scale: Tensor) -> None:
+    """Store the mean training latent (C, S, h, w) and each channel's deviation (C,)."""
+    (directory / FOLDER).mkdir(exist_ok=True)
+    path = directory / FOLDER / "normalisation.safetensors"
+    write_tensors(path, {"mean": mean, "scale": scale[:, None, None, None]})
+
+
+def _measured_normalisation(store: NDArray[np.float16]) -> tuple[Tensor, Tensor]:
     """Mean training latent, and each channel's deviation around it."""
     mean = np.zeros(store.shape[2:], np.float64)
     for case in store:
@@ -77,8 +84,7 @@ def _measure_normalisation(store: NDArray[np.float16], path: Path) -> None:
     power = np.zeros(store.shape[2], np.float64)
     for case in store:
         power += np.square(np.asarray(case, np.float64) - mean).mean(axis=(0, 2, 3, 4)) / len(store)
-    scale = torch.from_numpy(np.sqrt(power)).float()[:, None, None, None]
-    write_tensors(path, {"mean": torch.from_numpy(mean).float(), "scale": scale})
+    return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(power)).float()
 
 
 def normalised_aggregator(

@@ -90,4 +90,7 @@ def _import_openvino() -> ModuleType:
     except (ImportError, OSError, AttributeError) as error:
         if (found := installed("openvino")) is None:
             raise BackendUnavailableError('openvino is not installed: pip install "sbldm-engine[openvino]"') from error
-        raise BackendUnavailableError(f"openvino {found} cannot be loaded: {error}; install it again") from error
+        raise BackendUnavailableError(
+            f"openvino {found} cannot be loaded: {error}; "
+            'pip uninstall openvino, then pip install "sbldm-engine[openvino]"'
+        ) from error

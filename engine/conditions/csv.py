@@ -72,7 +72,9 @@ def read_condition_bytes(path: Path) -> bytes:
         raise InvalidInputError(f"{path}: a directory; give a CSV file of conditions") from error
     except FileNotFoundError as error:
         raise InvalidInputError(f"{path}: no such file; give a CSV file of conditions") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
         raise InvalidInputError(f"{path}: cannot be read ({error})") from error
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from math import prod
 
 from ..bundle.load import Bundle
 from ..errors import UsageError
 from ..portable import free_memory
+from ..processor import cgroup_memory
 
 _FLOAT = 4  # bytes
 _LATENTS = 6  # at once: state, prediction, noise, the decoded slices and what a step needs
@@ -18,7 +20,7 @@ def require_memory(bundle: Bundle, batch_size: int) -> None:
     voxels = prod(manifest.grid.shape)
     volume = voxels * (2 * len(manifest.modalities) + 1)  # int16 images, uint8 labels
     each = volume + _LATENTS * _FLOAT * prod(manifest.latent.shape)
-    free = free_memory()
+    free = min(free_memory(), cgroup_memory() or sys.maxsize)
     if batch_size * each > free:
         raise UsageError(
             f"--batch-size {batch_size}: needs more than {batch_size * each / 1e9:.1f} GB of memory, "

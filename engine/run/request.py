@@ -45,7 +45,7 @@ class GenerateRequest:
     # The run
     conditions: Annotated[ConditionsLike, wanted()] = None  # wanted tumours; None: each one is drawn
     source: SourceCase | None = None  # of `augment`: the case that sampling starts from
-    count: Annotated[int | None, whole(1, MAX_COUNT)] = None  # samples; None: one a row of the conditions
+    count: Annotated[int | None, whole(1)] = None  # samples; None: one a row of the conditions
     seed: Annotated[int, whole(0, 2**64 - 1, "from 0 to 2^64 - 1")] = 0
     steps: Annotated[int | None, whole()] = None  # denoising steps, from 1 to `most_steps`; None: the bundle's
     sampler: Annotated[SamplerName | None, choice(SAMPLERS)] = None  # None: the bundle's
@@ -102,6 +102,7 @@ class GenerateRequest:
         """Checks that need more than one field, or the bundle: (fields, the first is told at fault; check)."""
         manifest, source = self.bundle.manifest, self.source
         yield ("count", "conditions"), self._asks_for_something
+        yield ("count",), self._count_has_an_end
         yield ("conditions", "out"), self._conditions_can_be_recorded
         yield ("steps",), self._steps_fit_the_schedule
         yield ("layout", "names"), lambda: make_layout(self.layout, manifest.modalities, manifest.labels, self.names)
@@ -114,6 +115,10 @@ class GenerateRequest:
     def _asks_for_something(self) -> None:
         if self.count is None and self.conditions is None:
             raise UsageError("give --count N, --conditions FILE or both")
+
+    def _count_has_an_end(self) -> None:
+        if self.count is not None and self.count > MAX_COUNT:
+            raise UsageError(fault("count", self.count, f"must be from 1 to {MAX_COUNT}"))
 
     def _conditions_can_be_recorded(self) -> None:
         if self.out is not None and not isinstance(self.conditions, Path | None):

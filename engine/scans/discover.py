@@ -44,7 +44,7 @@ def discover_cases(
     unknown = [name for name in modalities if name not in MODALITIES]
     if unknown:
         raise InvalidInputError(f"unknown modality {', '.join(unknown)}; there are {', '.join(MODALITIES)}")
-    if not data_dir.is_dir():
+    if not os.path.isdir(data_dir):
         raise InvalidInputError(f"{data_dir}: not a directory; give the folder that holds the cases")
     found = discover_nnunet(data_dir, options) if is_nnunet(data_dir) else _discover_named(data_dir, options)
     if not found.cases and not found.faults:

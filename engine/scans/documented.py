@@ -62,5 +62,7 @@ if __name__ == "__main__":
     import sys
     from pathlib import Path
 
+    from ..files import write_atomic
+
     path = Path(sys.argv[1])
-    path.write_text(with_conventions(path.read_text("utf-8")), "utf-8")
+    write_atomic(path, with_conventions(path.read_text("utf-8")).encode())

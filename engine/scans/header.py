@@ -130,11 +130,15 @@ def _affine(header: nib.Nifti1Header, shape: tuple[int, ...], orientation: Orien
     unit, unit_name = _UNITS.get(int(header["xyzt_units"]) & 7, (1.0, "an unknown unit"))
     sizes = np.asarray(header["pixdim"][1:4], np.float64) * unit
     sform = _in_mm(_sform(header), unit) if int(header["sform_code"]) > 0 or orientation == "sform" else None
-    qform = _in_mm(_qform(header), unit) if int(header["qform_code"]) > 0 or orientation == "qform" else None
-    ras = np.diag([*sizes, 1.0])
-    chosen = {"sform": sform, "qform": qform, "RAS": ras, None: None}[orientation]
+    qform, unreadable = None, None
+    if int(header["qform_code"]) > 0 or orientation == "qform":
+        try:
+            qform = _in_mm(_qform(header), unit)
+        except (HeaderDataError, ValueError) as error:
+            unreadable = f"its qform cannot be read ({error}); {_SETTLE} sform or RAS"
+    chosen = {"sform": sform, "qform": qform, "RAS": np.diag([*sizes, 1.0]), None: None}[orientation]
     affine = sform if sform is not None else qform
-    text = _unsettled(sform, qform, sizes, shape)
+    text = unreadable or _unsettled(sform, qform, sizes, shape)
     if text is not None:
         if chosen is None:
             raise HeaderFault(text)
@@ -148,11 +152,8 @@ def _qform(header: nib.Nifti1Header) -> Affine:
     """The qform, where a qfac of 0 means 1 as the standard says."""
     fixed = header.copy()
     fixed["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
-    try:
-        with np.errstate(all="ignore"):
-            return np.asarray(fixed.get_qform(), np.float64)
-    except (HeaderDataError, ValueError) as error:
-        raise HeaderFault(f"its qform cannot be read ({error}); {_SETTLE} sform or RAS") from error
+    with np.errstate(all="ignore"):
+        return np.asarray(fixed.get_qform(), np.float64)
 
 
 def _sform(header: nib.Nifti1Header) -> Affine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,9 +22,9 @@ _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 def is_nnunet(data_dir: Path) -> bool:
     """Whether the folder is a data set that its `dataset.json` describes."""
     description = data_dir / DATASET_JSON
-    if not description.exists():
+    if not os.path.lexists(description):
         return False
-    if (data_dir / IMAGES).is_dir() or (data_dir / LABELS).is_dir():
+    if os.path.isdir(data_dir / IMAGES) or os.path.isdir(data_dir / LABELS):
         return True
     return "dataset" in load_json(description)
 
@@ -57,7 +58,7 @@ def _add_listed(found: Discovery, data_dir: Path, described: DatasetDescription,
             }
         label = None if case.label is None else data_dir / case.label
         for path in [*(image.path for image in images.values()), *([label] if label else [])]:
-            if not path.exists():
+            if not os.path.exists(path):
                 found.add_fault(name, f"{path.relative_to(data_dir)}: is listed in dataset.json, but not there")
         found.cases.append(CaseFiles(name, _ordered(images), label, meaning))
     listed = {path.resolve() for case in found.cases for path in _paths(case)}
@@ -71,13 +72,13 @@ def _add_listed(found: Discovery, data_dir: Path, described: DatasetDescription,
 
 def _one_file(path: Path, described: DatasetDescription) -> dict[str, ImageFile]:
     """The channels of one listed file: 4D, or nnU-Net 1's name for `CASE_0000` and its fellows."""
-    if not path.exists():
+    if not os.path.exists(path):
         ending = ".nii.gz" if path.name.endswith(".gz") else ".nii"
         apart = {
             modality: path.with_name(f"{stem(path.name)}_{channel:04d}{ending}")
             for channel, modality in described.channels.items()
         }
-        if any(file.exists() for file in apart.values()):
+        if any(os.path.exists(file) for file in apart.values()):
             return {modality: ImageFile(file) for modality, file in apart.items()}
     return {modality: ImageFile(path, channel) for channel, modality in described.channels.items()}
 
@@ -138,7 +139,7 @@ def _has_ending(path: Path, endings: Sequence[str]) -> bool:
 
 def _files(folder: Path) -> list[Path]:
     """NIfTI files of a folder, sorted, without hidden ones; none where there is no such folder."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     try:
         return sorted(path for path in folder.iterdir() if is_nifti(path.name) and not path.name.startswith("."))

@@ -20,7 +20,6 @@ OBLIQUE_TOLERANCE = 1e-3  # off-axis share of a voxel step below which a scan co
 INSIDE = 0.005  # share of the brain that may lie outside of a field of view centred on the scan
 TRIMMED = 0.0005  # share of the brain's voxels that its box leaves out on each side
 MAX_TUMOUR_LOSS = 0.01
-TOLD_BRAIN_LOSS = 0.001
 _EDGE_MM = 1e-3
 _SAMPLED = 200_000  # voxels of an oblique brain that place it
 
@@ -89,6 +88,7 @@ class Placement:
     moved_mm: Extent  # from the scan's centre
     brain_loss: float  # share of the brain's voxels outside
     tumour_loss: float
+    avoided: tuple[float, float]  # share of brain and tumour that would lie outside of a view on the scan's centre
 
     def faults(self, view_mm: Extent) -> list[str]:
         """What makes the case unusable."""
@@ -103,8 +103,11 @@ class Placement:
         """What the user should know."""
         told = []
         if self.is_on_brain:
-            told.append(f"the field of view is {self._where()}, else the brain would be cut")
-        if self.brain_loss > TOLD_BRAIN_LOSS:
+            told.append(
+                f"the field of view is {self._where()}, else {100 * self.avoided[0]:.3g} % of the brain and "
+                f"{100 * self.avoided[1]:.3g} % of the tumour would lie outside"
+            )
+        if self.brain_loss > INSIDE:
             told.append(
                 f"{100 * self.brain_loss:.3g} % of the brain lies outside the field of view of {_text(view_mm)} mm"
             )
@@ -175,10 +178,11 @@ def place(grid: RasGrid, brain: NDArray[np.bool_] | None, tumour: Cloud, view_mm
     """
     half = np.asarray(view_mm) / 2
     moved = np.zeros(3)
-    brain_loss = 0.0
+    brain_loss, avoided = 0.0, (0.0, 0.0)
     if brain is not None and can_cut(grid, view_mm) and brain.any():
         cloud = Cloud(grid, brain)
-        if cloud.share_outside(moved, half) > INSIDE or tumour.share_outside(moved, half) > 0:
+        avoided = cloud.share_outside(moved, half), tumour.share_outside(moved, half)
+        if avoided[0] > INSIDE or avoided[1] > 0:
             low, high = cloud.edges_mm(TRIMMED)
             moved = (low + high) / 2
             if (
@@ -189,7 +193,7 @@ def place(grid: RasGrid, brain: NDArray[np.bool_] | None, tumour: Cloud, view_mm
     x, y, z = (grid.centre_mm + moved).tolist()
     right, front, top = moved.tolist()
     loss = tumour.share_outside(moved, half)
-    return Placement((x, y, z), bool(moved.any()), (right, front, top), brain_loss, loss)
+    return Placement((x, y, z), bool(moved.any()), (right, front, top), brain_loss, loss, avoided)
 
 
 def _trimmed(counts: NDArray[np.int64], places: NDArray[np.float64], share: float) -> tuple[float, float]:

@@ -10,8 +10,11 @@ import sbldm.engine
 
 ROOT = Path(sbldm.engine.__file__).resolve().parents[1]
 CONTAINING = {"engine/files.py", "engine/new_files.py", "engine/locked_files.py"}
-LOCKS = {"engine/locks.py": {"os.mkdir", "os.rmdir", "os.unlink", "os.open for writing", "os.utime"}}
-"""Lock folders are made and removed beside what they lock, by the same descriptors."""
+ALLOWED = {
+    # lock folders are made and removed beside what they lock, by the same descriptors
+    "engine/locks.py": {"os.mkdir", "os.rmdir", "os.unlink", "os.open for writing", "os.utime"},
+    "cli/_plots.py": {"tempfile.mkdtemp"},  # for Matplotlib, where no cache can be written
+}
 OS_CALLS = {
     "unlink", "remove", "rmdir", "removedirs", "rename", "renames", "replace", "link", "symlink", "mkdir", "makedirs",
     "mkfifo", "truncate", "ftruncate", "utime", "chmod", "chown",
@@ -56,7 +59,7 @@ def test_nothing_else_changes_a_file_system() -> None:
         name = path.relative_to(ROOT).as_posix()
         if name in CONTAINING:
             continue
-        allowed = LOCKS.get(name, set())
+        allowed = ALLOWED.get(name, set())
         found += [
             f"{name}:{line}: {what}" for line, what in changes(ast.parse(path.read_text())) if what not in allowed
         ]

@@ -73,3 +73,15 @@ def test_slurm(machine: Path, told: str, threads: int, monkeypatch: pytest.Monke
 def test_affinity_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 4}, raising=False)
     assert portable.allowed_cpus() == 3
+
+
+def test_memory_of_the_cgroup(machine: Path) -> None:
+    assert processor.cgroup_memory() is None
+    quota(machine / "slice" / "pod", memory__max="max")
+    assert processor.cgroup_memory() is None
+    quota(machine / "slice", memory__max="3000000")
+    assert processor.cgroup_memory() == 3_000_000
+    (machine.parent / "own").write_text("5:memory:/docker/abc\n")
+    quota(machine / "memory" / "docker" / "abc", memory__limit_in_bytes="2000000")
+    quota(machine / "memory", memory__limit_in_bytes="9223372036854771712")
+    assert processor.cgroup_memory() == 2_000_000

@@ -74,7 +74,7 @@ def test_cubins_built_ahead_are_found_by_the_cache(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(kernel_compile, "compile_cubin", lambda *_: built)
     assert len(kernel_compile.build_cubins([80, 90], tmp_path)) == 2 * len(SOURCES)
     monkeypatch.setattr(kernel_compile, "compile_cubin", None)
-    assert kernel_compile.cached_cubin("measure", 80, tmp_path) == b"built ahead"
+    assert kernel_compile.cached_cubin("statistics", 80, tmp_path) == b"built ahead"
 
 
 def test_the_hash_covers_the_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ LIBRARIES = (
     "diffusers", "hypothesis", "lightning.fabric", "monai.losses", "nibabel", "onnxruntime", "onnxscript", "onnxslim",
     "pytest", "scipy.ndimage", "skimage.measure", "torch",
 )  # fmt: skip
-LONGEST_S = 120.0  # for the tests of a mutant; after that they hang
+LONGEST_S = 300.0  # for the tests of a mutant; after that they hang
 PASSED, FAILED = 0, 1  # pytest's exit codes
 BROKEN = 100  # a test could not start or end: that says nothing of the mutant
 ORIGINAL = "original"  # beside the trees

@@ -31,7 +31,7 @@ def test_the_papers_numbers() -> None:
 
 
 def test_unknown_preset_names_the_shipped_ones() -> None:
-    with pytest.raises(InvalidInputError, match="cmig2025, isbi2024, phantom"):
+    with pytest.raises(InvalidInputError, match="cmig2025, glioma, isbi2024, phantom"):
         load_preset("brats")
 
 

@@ -59,6 +59,7 @@ def open_everything(path: Path) -> None:
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(path.read_bytes()[:-2]),
         lambda path: path.write_bytes(path.read_bytes() + b" x"),
+        lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
         lambda path: (path.unlink(), path.mkdir()),
         lambda path: (path.unlink(), path.symlink_to("/etc/passwd")),
     ],

@@ -144,6 +144,12 @@ def test_options_change_nothing_that_is_settled() -> None:
     assert len(codes) == 1
 
 
+def test_a_qform_that_cannot_be_read_is_settled_by_the_sform() -> None:
+    content = changed(header_bytes(plain_affine(), 1, 1, 2), quatern_b=3.0)
+    for choice in ("sform", "RAS"):
+        assert decode(content, ReadOptions(orientation=choice))[0].codes == "RAS"
+
+
 def test_half_a_millimetre_between_sform_and_qform_is_no_contradiction() -> None:
     image = nib.Nifti1Image(blob(), plain_affine())
     moved = plain_affine()
@@ -167,6 +173,7 @@ def test_half_a_millimetre_between_sform_and_qform_is_no_contradiction() -> None
         ({"datatype": 128, "bitpix": 24}, "must be numbers"),
         ({"datatype": 7777}, "unknown type"),
         ({"vox_offset": np.nan}, "start at byte"),
+        ({"quatern_b": 3.0}, "qform cannot be read"),
         ({"scl_slope": 2.0, "scl_inter": np.inf}, "no number"),
         ({"magic": b"ni1"}, "no NIfTI"),
     ],

@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from sbldm.engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
 from sbldm.engine.conditions.columns import COLUMNS
 from sbldm.engine.errors import InvalidInputError
+from sbldm.engine.output.layouts import DatasetFacts, make_layout
 from sbldm.engine.scans.check import CaseReport, DataCheck
 from sbldm.engine.scans.measure import measure_cohort
 from sbldm.engine.scans.options import ReadOptions, read_options
@@ -167,8 +169,6 @@ def test_places_in_oblique_scans_are_those_of_the_patient(tmp_path: Path, axis: 
 
 @pytest.mark.parametrize("order", ["LPS", "SRA", "PIL", "IAR"])
 def test_a_mask_in_another_axis_order_is_the_same_mask(tmp_path: Path, order: str) -> None:
-    import nibabel as nib
-
     for name in ("straight", "turned"):
         write_case(tmp_path / name, "A")
     seg = nib.load(tmp_path / "turned" / "A" / "A_seg.nii.gz")
@@ -255,3 +255,45 @@ def test_one_faulty_case_ends_no_other(tmp_path: Path) -> None:
     cohort = prepare_cohort(tmp_path, tmp_path / "cache", COARSE, skip_invalid=True)
     assert cohort.cases == ("good",)
     assert {n: tuple(f) for n, f in cohort.left_out.items()} == {n: o.faults for n, o in found.items() if o.faults}
+
+
+@pytest.mark.parametrize(
+    ("name", "names"), [("brats", "2021"), ("brats", "2023"), ("nnunet", "2021"), ("bids", "2021")]
+)
+def test_our_own_layouts_are_read_back_alike(tmp_path: Path, name: str, names: str) -> None:
+    layout = make_layout(name, MODALITIES, ("background", "ncr", "ed", "et"), names)
+    case = arrays(numbers=(1, 2, 3))
+    for role, path in layout.paths(0).items():
+        save(tmp_path / "run" / path, layout.file_labels(case["seg"]) if role == "seg" else case[role])
+    for path, content in layout.dataset_files(DatasetFacts((0,), "tiny", "0" * 64, "0")).items():
+        (tmp_path / "run" / path).write_bytes(content)
+    write_case(tmp_path / "plain", "A")
+    ours = prepare_cohort(tmp_path / "run", tmp_path / "c1", COARSE)
+    plain = prepare_cohort(tmp_path / "plain", tmp_path / "c2", COARSE)
+    assert np.array_equal(ours.slices(0), plain.slices(0))
+    assert np.array_equal(ours.label(0), plain.label(0))
+    assert ours.conditions[0].tolist() == plain.conditions[0].tolist()
+
+
+@pytest.mark.parametrize(("units", "scale"), [(1, 1e-3), (3, 1e3), (0, 1.0)])
+def test_units_are_converted_and_what_is_left_is_a_fault_of_its_case(tmp_path: Path, units: int, scale: float) -> None:
+    for told in (units, 2):
+        write_case(tmp_path / "data", f"A{told}")
+    stored = affine()
+    stored[:3] *= scale
+
+    def declare(unit: int) -> None:
+        for part, array in arrays().items():
+            image = nib.Nifti1Image(array, stored)
+            image.header["xyzt_units"] = unit
+            nib.save(image, tmp_path / "data" / f"A{units}" / f"A{units}_{part}.nii.gz")
+
+    declare(units)
+    cohort = prepare_cohort(tmp_path / "data", tmp_path / "c1", COARSE)
+    apart = np.abs(cohort.slices(f"A{units}").astype(int) - cohort.slices("A2"))
+    assert apart.max() <= 1  # headers hold float32
+    assert np.array_equal(cohort.label(f"A{units}"), cohort.label("A2"))
+    declare(2)
+    skipped = prepare_cohort(tmp_path / "data", tmp_path / "c1", COARSE, skip_invalid=True)
+    assert set(skipped.left_out) == (set() if units == 0 else {f"A{units}"})
+    assert all("voxel size is" in fault for faults in skipped.left_out.values() for fault in faults)
