@@ -45,10 +45,10 @@ class CohortDistribution:
         size = self.basis.size
         shapes = {"mean": self._mean.shape, "low": np.shape(self.low), "high": np.shape(self.high)}
         found = [f"cohort.{name}: {size} numbers are needed" for name, shape in shapes.items() if shape != (size,)]
-        covariance = np.asarray([list(row) for row in self.covariance if len(row) == size])
-        if covariance.shape != (size, size) or not np.isfinite(covariance).all():
+        square = len(self.covariance) == size and all(len(row) == size for row in self.covariance)
+        if not square or not np.isfinite(self._covariance).all():
             found.append(f"cohort.covariance: {size} rows of {size} finite numbers are needed")
-        elif not np.allclose(covariance, covariance.T) or np.linalg.eigvalsh(covariance).min() <= 0:
+        elif not np.allclose(self._covariance, self._covariance.T) or np.linalg.eigvalsh(self._covariance).min() <= 0:
             found.append("cohort.covariance: must be symmetric and positive definite")
         if not (np.isfinite(self.distance_limit) and self.distance_limit > 0):
             found.append("cohort.distance_limit: must be a positive number")

@@ -21,12 +21,11 @@ from ..output.layouts import Layout, make_layout
 from ..output.nifti import SYNTHETIC
 from ..sampling.types import LoopKind
 from ..versions import installed
-from .options import RunOptions
+from .options import MAX_COUNT, RunOptions
 
 RUN_NAME = "run.json"
 SCHEMA_VERSION = 2
 MAX_RUN_BYTES = 64 * 2**20
-MAX_COUNT = 10**9
 CHECKSUM = "sha256"  # key of run.json: of all the rest of it, in canonical form
 NOTICE = "SYNTHETIC sbldm-engine: these volumes show no patient"
 NOTICE_AUGMENTED = "SYNTHETIC sbldm-engine: derived from the scan of a case, to be protected as that scan is"
@@ -154,7 +153,8 @@ def read_description(directory: Path) -> RunDescription:
     """
     path = directory / RUN_NAME
     try:
-        data = json.loads(read_bounded(path, MAX_RUN_BYTES))
+        written = read_bounded(path, MAX_RUN_BYTES)
+        data = json.loads(written)
     except OSError as error:
         raise InvalidInputError(
             f"{path}: cannot be read ({error.strerror}); is this the directory of a run?"
@@ -170,7 +170,7 @@ def read_description(directory: Path) -> RunDescription:
         )
     recorded = data.pop(CHECKSUM, None)
     run = decode(RunDescription, data, str(path))
-    if run.id != recorded:
+    if run.id != recorded or run.to_bytes() != written:
         raise InvalidInputError(
             f"{path}: its {CHECKSUM} does not fit its content, so it was changed; restore it, or make the run elsewhere"
         )

@@ -79,6 +79,7 @@ def test_numbers_that_are_no_distribution_are_told() -> None:
     for broken in (
         replace(COHORT, mean=COHORT.mean[:-1]),
         replace(COHORT, covariance=COHORT.covariance[:-1]),
+        replace(COHORT, covariance=(*COHORT.covariance, (1.0,))),
         replace(COHORT, covariance=negative),
         replace(COHORT, distance_limit=0.0),
     ):
