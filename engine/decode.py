@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -52,10 +53,13 @@ def _decode(kind: Any, value: Any, where: str, faults: list[str]) -> Any:
     return _scalar(kind, value, where, faults)
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def _dataclass(kind: Any, value: Any, where: str, faults: list[str]) -> Any:
     if not isinstance(value, Mapping):
         return faults.append(_wrong(where, "an object", value))
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     names = [f.name for f in dataclasses.fields(kind)]
     before = len(faults)
     faults += [f"{where}: key {n!r} is missing" for n in names if n not in value]

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -58,7 +58,8 @@ class SampleRecord:
 
     def to_line(self, run_id: str) -> bytes:
         """The record as one line of JSON with its checksum."""
-        content = json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
+        data = {**vars(self), "files": [vars(entry) for entry in self.files]}
+        content = json.dumps(data, separators=(",", ":"), allow_nan=False)
         return f'{content[:-1]},"checksum":"{_checksum(run_id, content)}"}}\n'.encode()
 
 
@@ -231,7 +232,8 @@ class LedgerIndex:
                 try:
                     record = parse_line(line, run)
                 except InvalidInputError as error:
-                    self.faults.append(f"{name}:{count}: {error}; the sample of this line counts as not made")
+                    why = str(error).partition("\n")[0]
+                    self.faults.append(f"{name}:{count}: {why}; the sample of this line counts as not made")
                 else:
                     self.places[record.sample] = (number, offset)
 

@@ -49,11 +49,11 @@ def write_manifest(folder: Folder, run: RunDescription, index: LedgerIndex) -> i
     columns = run.bundle.columns
     samples: list[int] = []
     with folder.writing(MANIFEST_CSV) as handle:
-        handle.write(_line(header(columns)))
+        handle.write(line(header(columns)))
         for record in index.records():
             if record.fault is None:
                 samples.append(record.sample)
-                handle.write(_line(row(record, run.options.seed, columns)))
+                handle.write(line(row(record, run.options.seed, columns)))
         for name, data in dataset_files(run, tuple(samples)).items():
             folder.write(name, data)
     return len(samples)
@@ -85,7 +85,8 @@ def _number(values: Mapping[str, float | None], name: str) -> str:
     return "" if value is None or math.isnan(value) else format_number(value)
 
 
-def _line(cells: list[str]) -> bytes:
+def line(cells: list[str]) -> bytes:
+    """The bytes of one row."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue().encode()

@@ -264,18 +264,24 @@ def connected(address: str) -> Iterator[ModuleType]:
         import ray
     except ImportError as error:
         raise BackendUnavailableError('--ray needs Ray: pip install "sbldm-engine[ray]"') from error
+    token = False
     joined = not ray.is_initialized()
     if joined:
         options: dict[str, Any] = {"address": address}
         if address == LOCAL:
             options["include_dashboard"] = False
+            token = "RAY_AUTH_TOKEN" not in os.environ
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one in HOME
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
+            if token:
+                del os.environ["RAY_AUTH_TOKEN"]
             raise BackendUnavailableError(f"--ray {address}: no cluster answers ({error})") from error
     try:
         yield ray
     finally:
         if joined:
             ray.shutdown()
+        if token:
+            del os.environ["RAY_AUTH_TOKEN"]

@@ -15,7 +15,7 @@ from ..errors import InvalidInputError
 from ..files import Folder, temporary_of
 from .description import RunDescription, read_description
 from .ledger import LedgerIndex, SampleRecord
-from .manifest import MANIFEST_CSV, dataset_files, header, read_manifest, row
+from .manifest import MANIFEST_CSV, dataset_files, header, line, read_manifest, row
 from .owned import OwnNames
 from .remeasure import measurement_faults
 
@@ -110,7 +110,16 @@ class _Verifier:
                 found += [f"{where}: {name} of sample {sample} differs from the ledger" for name in changed]
         except (ValueError, csv.Error) as error:
             return [*found, f"{MANIFEST_CSV}: not a readable table ({error})"]
-        return found + [f"{MANIFEST_CSV}: sample {sample} is missing" for sample in sorted(self.expected.keys() - seen)]
+        found += [f"{MANIFEST_CSV}: sample {sample} is missing" for sample in sorted(self.expected.keys() - seen)]
+        if not found and not self._same_bytes(names):
+            found.append(f"{MANIFEST_CSV}: differs from what the run writes there")
+        return found
+
+    def _same_bytes(self, names: list[str]) -> bool:
+        """Whether the manifest is what the run writes, order and line ends included."""
+        rows = (names, *(self.expected[sample] for sample in sorted(self.expected)))
+        with self.folder.reading(MANIFEST_CSV) as handle:
+            return all(handle.read(len(wanted)) == wanted for wanted in map(line, rows)) and not handle.read(1)
 
     def _dataset_faults(self) -> Iterator[str]:
         for name, data in dataset_files(self.run, tuple(sorted(self.expected))).items():

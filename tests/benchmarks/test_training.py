@@ -37,7 +37,7 @@ def test_every_stage_has_a_rate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 def test_an_unknown_preset_is_an_error_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert training_speed.main(["--preset", "brats"]) == 3
-    assert "cmig2025, isbi2024, phantom" in capsys.readouterr().err
+    assert "cmig2025, glioma, isbi2024, phantom" in capsys.readouterr().err
 
 
 def test_random_cases_hold_every_tissue(tmp_path: Path) -> None:

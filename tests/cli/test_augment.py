@@ -74,7 +74,7 @@ def test_it_has_every_option_of_generate_but_those_of_a_training_set(capsys: pyt
     generate, own = options_of("generate", capsys), options_of("augment", capsys)
     assert {"--batch-size", "--workers", "--shard", "--reject", "--metrics-file"} <= own
     assert generate - own == {"--add-to", "--splits", "--link"}
-    assert own - generate == {"--strength"}
+    assert own - generate == {"--strength", "--labels", "--cavity", "--orientation"}
 
 
 def test_the_options_of_a_run_do_what_they_do_in_generate(

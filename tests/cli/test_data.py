@@ -105,7 +105,7 @@ def test_any_dataset_json_is_read_or_refused_by_file(
 ) -> None:
     folder = tmp_path_factory.mktemp("d")
     labels = {"background": 0, "necrosis": 1, "edema": 2, "enhancing": 3}
-    write_nnunet(folder, labels, images=False, **changes)
+    write_nnunet(folder, **{"labels": labels, "images": False, **changes})  # type: ignore[arg-type]
     code = main(["conditions", "measure", str(folder)])
     told = capsys.readouterr()
     assert code in (0, 3)

@@ -11,6 +11,9 @@ pytest.importorskip("torch")
 
 from sbldm.cli.main import main
 
+from tests.support.scans import arrays
+from tests.support.scans import write_case as write_scan
+
 
 def test_a_dry_run_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
@@ -38,3 +41,13 @@ def test_an_interrupt_says_what_is_saved_and_how_to_go_on(
     assert "interrupted" in said
     assert "denoiser 12/30" in said
     assert "the same command goes on" in said
+
+
+def test_one_tumour_label_cannot_teach_several_tissues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scan(tmp_path / "data", "A", arrays(numbers=(1, 1, 1)))
+    out = tmp_path / "out"
+    assert main(["train", "--data", str(tmp_path / "data"), "--out", str(out), "--workers", "1"]) == 3
+    told = capsys.readouterr().err
+    assert "one tumour label" in told
+    assert "--labels" in told
+    assert not list(out.glob("*.json"))

@@ -50,7 +50,7 @@ def draw_edge(rng: np.random.Generator, brain: NDArray[np.bool_]) -> FloatArray:
     rim = rng.random() < _RIM_SHARE
     start = rng.uniform(0.72, 0.86) if rim else 0.42
     least = rng.uniform(0.01, 0.03) if rim else rng.uniform(0.05, 0.4)
-    return (least + (1 - least) * np.clip((cover - start) / np.float32(0.22), 0, 1)) * brain
+    return (least + (1 - least) * np.clip((cover - start) / min(0.22, 0.98 - start), 0, 1)) * brain
 
 
 def acquire(
