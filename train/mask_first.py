@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ..engine.conditions.columns import COLUMNS, ConditionColumn
 from ..engine.conditions.distribution import CohortDistribution
@@ -27,7 +27,7 @@ from .objectives.volumes import GuidedObjective, NoisyVolumes, VolumeObjective, 
 from .stage import StageRun
 from .trained import randomised
 from .trainer import Trainer
-from .volume_latents import ImageVolumes, VolumeStore, encode_volumes, normalised_aggregator, save_normalisation
+from .volume_latents import ImageVolumes, encode_volumes, normalised_aggregator, save_normalisation
 
 Progress = Callable[[int, int], None]
 
@@ -104,7 +104,8 @@ class MaskFirstTrainer(Trainer):
 
     def _denoiser(self) -> None:
         stage = self.config.stages["denoiser"]
-        objective = VolumeObjective(self._noisy(self._images()), stage.batch_size)
+        images, weights = self._images()
+        objective = VolumeObjective(self._noisy(images), stage.batch_size, weights)
         self._run("denoiser", make_image_denoiser(self.config), objective)
 
     def _distill(self) -> None:
@@ -115,7 +116,7 @@ class MaskFirstTrainer(Trainer):
         load_weights(teacher, self.directory, "denoiser")
         student = copy.deepcopy(teacher)
         teacher = teacher.eval().requires_grad_(False).to(self.run.fabric.device)
-        volumes = self._noisy(self._images())
+        volumes = self._noisy(self._images()[0])
         objective = GuidedObjective(volumes, stage.batch_size, teacher, guidance, self.run.fabric.autocast)
         self._run("distill", student, objective)
 
@@ -125,16 +126,22 @@ class MaskFirstTrainer(Trainer):
     def _masks(self) -> MaskSet:
         return make_mask_set(self.cohort, self.data.extra_masks, self.config, self.directory, self.progress)
 
-    def _images(self) -> ImageVolumes:
-        store, aggregator = self._latents()
-        return ImageVolumes(self.cohort, store, aggregator, self.data.sources)
-
-    def _latents(self) -> tuple[VolumeStore, NormalisedAggregator]:
+    def _images(self) -> tuple[ImageVolumes, Tensor]:
+        """The encoded cases, and how much each latent channel shows in the image."""
         autoencoder = make_slab_autoencoder(self.config)
         load_weights(autoencoder, self.directory, "autoencoder")
         autoencoder = autoencoder.eval().requires_grad_(False).to(self.run.fabric.device)
         store = encode_volumes(autoencoder, self.cohort, self.config, self.directory, self.progress)
-        return store, normalised_aggregator(autoencoder, self.config, self.directory)
+        aggregator = normalised_aggregator(autoencoder, self.config, self.directory)
+        images = ImageVolumes(self.cohort, store, aggregator, self.data.sources)
+        return images, channel_weights(autoencoder, aggregator)
+
+
+@torch.no_grad()
+def channel_weights(autoencoder: SlabAutoencoder, aggregator: NormalisedAggregator) -> Tensor:
+    """(C,) of mean 1: the amplitude that a unit of each normalised channel has in the image by the linear shortcut."""
+    amplitude = autoencoder.decoder.expand.weight.flatten(1).square().sum(dim=0).sqrt() * aggregator.scale.flatten()  # pyright: ignore[reportCallIssue]
+    return amplitude / amplitude.mean()
 
 
 def balanced(sources: NDArray[np.float32]) -> list[float]:

@@ -29,8 +29,9 @@ from sbldm.train.config import (
 )
 from sbldm.train.data.mask_maps import REACH_MM, MapVariation, distance_maps, varied_maps
 from sbldm.train.logbook import read_metrics
-from sbldm.train.mask_first import balanced, load_mask_first
+from sbldm.train.mask_first import balanced, channel_weights, load_mask_first
 from sbldm.train.networks.planar import ImageDenoiser, MaskDenoiser, from_blocks, to_blocks
+from sbldm.train.networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from sbldm.train.phantom import write_cohort
 from sbldm.train.run import plan
 from sbldm.train.stage import StageRun, train_stage
@@ -234,3 +235,14 @@ def test_the_mask_denoiser_sees_the_condition_and_blocks_go_back() -> None:
 def test_real_scans_and_phantoms_take_half_of_the_draws_each() -> None:
     assert balanced(np.array([1, 0, 0, 0], np.float32)) == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6])
     assert balanced(np.zeros(3, np.float32)) == [1.0] * 3
+
+
+def test_channels_that_show_most_weigh_most() -> None:
+    autoencoder = SlabAutoencoder(tiny_mask_first().autoencoder, 4)
+    aggregator = NormalisedAggregator(autoencoder.aggregator, (8, 4, 4, 4))
+    aggregator.scale[2] = 3.0
+    with torch.no_grad():
+        autoencoder.decoder.expand.weight.fill_(1.0)
+    weights = channel_weights(autoencoder, aggregator)
+    assert weights.mean() == pytest.approx(1.0)
+    assert torch.allclose(weights / weights[0], torch.where(torch.arange(8) == 2, 3.0, 1.0))

@@ -56,17 +56,23 @@ class NoisyVolumes:
 
 
 class VolumeObjective:
-    """Mean squared error of what the schedule predicts, at uniform timesteps."""
+    """Mean squared error of what the schedule predicts, at uniform timesteps, channels weighted by (C,) of mean 1.
 
-    def __init__(self, volumes: NoisyVolumes, batch_size: int) -> None:
-        self.volumes, self.batch_size = volumes, batch_size
+    A channel's optimum does not depend on its weight; what the network attends to first does.
+    """
+
+    def __init__(self, volumes: NoisyVolumes, batch_size: int, weights: Tensor | None = None) -> None:
+        self.volumes, self.batch_size, self.weights = volumes, batch_size, weights
 
     def __call__(
         self, module: nn.Module, step: int, generator: np.random.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         batch = self.volumes.draw(self.batch_size, next(module.parameters()).device, generator)
         predicted = module(batch.noisy, batch.timestep, *batch.told, batch.keep).float()
-        return F.mse_loss(predicted, batch.wanted), {}
+        error = (predicted - batch.wanted).square()
+        if self.weights is None:
+            return error.mean(), {}
+        return (error * self.weights.to(error.device)[:, None, None, None]).mean(), {"plain": error.detach().mean()}
 
 
 class GuidedObjective:
