@@ -13,7 +13,7 @@ from ...kernels.ddim import ddim_coefficients
 from ...kernels.dpmpp import dpmpp_2m_coefficients
 from ...kernels.step import StepCoefficients
 from ..bundle.manifest import NoiseSchedule, PredictionType, SamplerName
-from .schedule import NoiseLevel, noise_levels
+from .schedule import SMALLEST_SIGNAL, NoiseLevel, noise_levels
 from .types import SamplingOptions, check_options
 
 
@@ -68,11 +68,16 @@ def _ddim_rows(kind: PredictionType, levels: Sequence[NoiseLevel], eta: float) -
 
 
 def _dpmpp_2m_rows(kind: PredictionType, levels: Sequence[NoiseLevel]) -> tuple[StepCoefficients, ...]:
-    """First and last step are of first order."""
+    """First and last step are of first order, and so is one whose past lies at the same noise level.
+
+    Levels with less signal than a logarithm bears share one level, which a step between them leaves as it is.
+    """
     rows: list[StepCoefficients] = []
     before: tuple[float, float] | None = None
     for now, then in pairwise(levels):
-        history = before if then.sigma > 0.0 else None
-        rows.append(dpmpp_2m_coefficients(kind, history, now.log_safe, (then.alpha, then.sigma)))
-        before = now.log_safe
+        here = now.log_safe
+        history = before if then.sigma > 0.0 and before != here else None
+        there = then.log_safe if then.alpha**2 < SMALLEST_SIGNAL else (then.alpha, then.sigma)
+        rows.append(dpmpp_2m_coefficients(kind, history, here, there))
+        before = here
     return tuple(rows)

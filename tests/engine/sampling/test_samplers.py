@@ -182,3 +182,17 @@ def test_what_a_sampler_cannot_do_is_refused() -> None:
         plan_of(table, 5, "dpmpp-2m", eta=0.5)
     with pytest.raises(UsageError, match=r"allowed 1\.\.1000"):
         plan_of(table, 1001, "ddim")
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp-2m"])
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+def test_every_number_of_steps_is_finite(sampler: SamplerName, kind: PredictionType) -> None:
+    """Near the end of a zero-SNR schedule neighbouring levels hold less signal than a logarithm bears."""
+    levels = schedule(kind, "trailing", True)
+    largest = max(
+        abs(value)
+        for steps in range(1, 1001)
+        for row in plan_of(levels, steps, sampler).coefficients
+        for value in (row.x0_from_sample, row.x0_from_prediction, row.from_sample, row.from_x0, row.from_previous_x0)
+    )
+    assert largest < 10
