@@ -31,17 +31,19 @@ def run_job(request: GenerateRequest, flags: RunFlags, log: EventLog) -> int:
     if flags.preview and not summary.interrupted:
         with disk_faults(job.out):
             write_preview(job.out)
-    return _report(job, summary, log, flags.as_json)
+    return _report(job, summary, log, flags)
 
 
-def _report(job: Job, summary: Summary, log: EventLog, as_json: bool) -> int:
+def _report(job: Job, summary: Summary, log: EventLog, flags: RunFlags) -> int:
     code = 130 if summary.interrupted else 5 if summary.failed else 0
-    if as_json:
+    if flags.as_json:
         result = {"out": str(job.out), **dataclasses.asdict(summary), "seed": job.run.options.seed, "exit_code": code}
         print(json.dumps({**result, "resolved": dataclasses.asdict(job.run.resolved)}))
     else:
         already = f", {summary.already_done} were there" if summary.already_done else ""
         print(f"{summary.made} samples made{already}, {summary.failed} failed: {job.out}")
+    for line in () if flags.quiet else summary.told:
+        log.event(line, "warning")
     if summary.interrupted:
         log.event("interrupted; go on with --resume", "warning")
     elif summary.failed:

@@ -14,6 +14,7 @@ from ..locked_files import LockedFile
 from .description import RUN_NAME, NotARunError, RunDescription, differences, read_description
 from .ledger import Ledger, LedgerIndex, SampleRecord, Shard, ledger_names, lock_ledger
 from .manifest import MANIFEST_CSV, write_manifest
+from .outcomes import Outcomes
 from .owned import OwnNames, comes_before_the_run
 from .selection import Remaining, Selection
 
@@ -116,8 +117,8 @@ class RunDirectory:
         """Append to the ledger; OSError when the disk is full."""
         self._ledger.append(record)
 
-    def close_complete(self) -> int:
-        """Tidy the ledger, write the manifest of a run that is not split; the number of failed samples selected.
+    def close_complete(self) -> Outcomes:
+        """Tidy the ledger, write the manifest of a run that is not split; how the selected samples came out.
 
         Raises:
             IncompleteRunError: a selected sample is recorded nowhere, or the disk refuses.
@@ -134,7 +135,7 @@ class RunDirectory:
                 )
             if self.selection.shard.count == 1:
                 write_manifest(self.folder, self.run, index)
-            return sum(r.fault is not None for r in index.records(made))
+            return Outcomes.of(index.records(made))
 
     def clear_leftovers(self) -> None:
         """Remove the temporary files of this shard's samples."""

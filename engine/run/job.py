@@ -24,6 +24,7 @@ from .ledger import SampleRecord
 from .memory import require_memory
 from .open_loop import fit_batch, load_networks, measured_batch_size, open_loop, reopen_loop
 from .options import RunOptions
+from .outcomes import Outcomes
 from .pipeline import Pipeline
 from .request import GenerateRequest
 from .requests import Requests, SampleTask
@@ -62,7 +63,10 @@ class Summary:
     made: int
     failed: int
     changed: int  # recorded samples whose files had to be made again
+    without_tumour: int  # of the selected samples, their masks are empty; 0 where the run was interrupted
+    off_volume: int  # of the selected samples, see `outcomes.VOLUME_TOLERANCE`
     interrupted: bool
+    told: tuple[str, ...]  # what a user should know of the samples
 
 
 def prepare(request: GenerateRequest) -> Job:
@@ -119,7 +123,7 @@ def execute(
             made, failed = made + (sample.fault is None), failed + (sample.fault is not None)
             recorded(sample)
 
-        interrupted = False
+        interrupted, outcomes = False, Outcomes()
         try:
             with disk_faults(job.out):
                 if directory.todo and job.request.ray is not None:
@@ -135,10 +139,14 @@ def execute(
             directory.clear_leftovers()
         interrupted = interrupted or stop.is_set()
         if not interrupted:
-            failed = directory.close_complete()
+            outcomes = directory.close_complete()
+            failed = outcomes.failed
         telemetry.write_metrics()
         selected = directory.done + len(directory.todo)
-        return Summary(selected, directory.done, made, failed, len(directory.changed), interrupted)
+        return Summary(
+            selected, directory.done, made, failed, len(directory.changed), outcomes.without_tumour,
+            outcomes.off_volume, interrupted, tuple(outcomes.told()),
+        )  # fmt: skip
 
 
 def _in_process(

@@ -79,6 +79,6 @@ def make_run(
             for group in requests.groups(opened.todo, plan.resolved.batch_size):
                 pipeline.feed(group)
             pipeline.drain()
-        failed = opened.close_complete()
+        failed = opened.close_complete().failed
     said("done")
     return failed

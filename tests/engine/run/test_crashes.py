@@ -237,7 +237,8 @@ def test_an_addition_is_whole_or_absent_after_a_power_cut_at_any_moment(
         print(f"{tried} states after {len(stand_in.log)} operations of an addition ({scenario})")
         for site in sync_sites(stand_in.log):
             states = crash_states(stand_in.log, there, stand_in.contents, without=site)
-            needed[site] = needed.get(site, False) or any(broken(state, said) for state, said in states)
+            place = tuple(part for part in site if not part.startswith("test_"))  # whichever scenario came by
+            needed[place] = needed.get(place, False) or any(broken(state, said) for state, said in states)
     unneeded = [site for site, is_needed in needed.items() if not is_needed]
     # the folders of a data set are there before; that the names of new ones are synced, a merge needs
     assert [site for site in unneeded if not any(part.startswith("files.py:_parent:") for part in site)] == []

@@ -115,6 +115,7 @@ def test_a_process_that_is_stuck_in_foreign_code_ends_on_a_signal(number: signal
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
+    time.sleep(0.5)  # from the word to the lock that is never given
     began = time.monotonic()
     process.send_signal(number)
     _, told = process.communicate(timeout=60)
