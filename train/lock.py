@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ..engine.errors import IncompleteRunError, UsageError
 from ..engine.files import FULL
+from ..engine.locks import LockHeldError, lock_file
 
 LOCK_NAME, HOLDER_NAME = "train.lock", "train.holder"
 REFUSED = frozenset(
@@ -63,10 +62,10 @@ def training_lock(directory: Path) -> Iterator[None]:
         yield
         return
     holder = directory / HOLDER_NAME
-    lock = FileLock(directory / LOCK_NAME)
+    path = directory / LOCK_NAME
     try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
+        lock = lock_file(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), path)
+    except LockHeldError as error:
         who = holder.read_text(encoding="utf-8").strip() if holder.is_file() else "another process"
         raise UsageError(
             f"--out {directory}: {who} trains in it already; wait for it, or give another --out"

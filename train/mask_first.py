@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..engine.conditions.columns import COLUMNS, ConditionColumn
 from ..engine.conditions.distribution import CohortDistribution
 from ..engine.errors import InvalidInputError
-from .checkpoint import load_weights, save_system, weights_path, write_tensors
+from .checkpoint import load_weights, save_system
 from .condition_file import load_conditions, save_conditions
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
@@ -25,7 +25,7 @@ from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from .objectives.slab_autoencoder import CropSampler, SlabAutoencoderObjective, principal_blocks
 from .objectives.volumes import GuidedObjective, NoisyVolumes, VolumeObjective, Volumes
 from .stage import StageRun
-from .trained import randomised
+from .trained import write_randomised
 from .trainer import Trainer
 from .volume_latents import ImageVolumes, encode_volumes, normalised_aggregator, save_normalisation
 
@@ -189,8 +189,6 @@ def save_random_mask_first(
     }
     if config.distillation is not None:
         modules["distill"] = modules["denoiser"]
-    for stage, module in modules.items():
-        (directory / stage).mkdir(exist_ok=True)
-        write_tensors(weights_path(directory, stage), randomised(module))
+    write_randomised(directory, modules)
     save_normalisation(directory, torch.randn(config.latent_shape), torch.rand(config.latent_shape[0]) + 0.5)
     save_map_scale(directory, MapScale((15.0, 17.0, 18.0), (9.0, 7.0, 5.0)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -61,6 +61,11 @@ def save_random_system(
         modules["refiner"] = RefinerStage(make_refiner(config), len(config.modalities))
     if config.distillation is not None:
         modules["distill"] = modules["denoiser"]
+    write_randomised(directory, modules)
+
+
+def write_randomised(directory: Path, modules: Mapping[str, nn.Module]) -> None:
+    """Store the weights of untrained stages, by name, without a record of training."""
     for stage, module in modules.items():
         (directory / stage).mkdir(exist_ok=True)
         write_tensors(weights_path(directory, stage), randomised(module))

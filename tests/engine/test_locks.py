@@ -131,6 +131,7 @@ def test_a_number_that_another_process_has_now_is_no_holder(tmp_path: Path, monk
     take(path)
     pretend(path, started=1.0)
     take(path).release()
+    assert os.listdir(tmp_path) == ["ledger"]  # the lock of nobody was taken over, and given back
 
 
 def test_the_holder_touches_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
