@@ -20,7 +20,7 @@ W, H = 1.72, 0.86  # of a box
 # x, y, title, file or folder, colour; y grows downward
 BOXES = {
     "cohort": (0, 0, "cohort", "BraTS, nnU-Net, BIDS", DATA),
-    "cache": (1, 0, "read, resample,\nmeasure", "engine/scans/", TORCH),
+    "cache": (1, 0, "read, resample,\nmeasure", "engine/scans/", ENGINE),
     "autoencoder": (2, 0, "slice VAE", "train/objectives/\nslice_autoencoder.py", TORCH),
     "aggregator": (3, 0, "aggregator", "train/objectives/\naggregator.py", TORCH),
     "denoiser": (4, 0, "denoiser,\ndistilled", "train/objectives/\ndenoiser.py distill.py", TORCH),
