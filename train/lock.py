@@ -14,6 +14,7 @@ from ..engine.files import FULL
 from ..engine.locks import LockHeldError, lock_file
 
 LOCK_NAME, HOLDER_NAME = "train.lock", "train.holder"
+RANKS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")  # of a process beside others, set by whoever started it
 REFUSED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}
 )
@@ -58,7 +59,7 @@ def training_lock(directory: Path) -> Iterator[None]:
     Raises:
         UsageError: naming the process that holds it.
     """
-    if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("RANK", 0)):
+    if any(os.environ.get(name, "0") != "0" for name in RANKS):
         yield
         return
     holder = directory / HOLDER_NAME

@@ -174,7 +174,7 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], tr
 
     for warning in cohort_warnings(training, config):
         log.warning("%s: %s", options.data, warning)
-    half = isinstance(config, MaskFirstConfig) and fabric.device.type == "cpu" and options.precision == "bf16-mixed"
+    half = isinstance(config, MaskFirstConfig) and _has_half_weights(fabric, options)
     run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training), half_weights=half)
     trainer = _trainer(config, training, options, run, encoding)
     trainer.start()
@@ -182,6 +182,10 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], tr
         trainer.restart(name)
     for stage in stages:
         trainer.train(stage)
+
+
+def _has_half_weights(fabric: Fabric, options: TrainOptions) -> bool:
+    return fabric.device.type == "cpu" and fabric.world_size == 1 and options.precision == "bf16-mixed"
 
 
 def launched(options: TrainOptions) -> Fabric:
