@@ -165,14 +165,19 @@ def outdated_upstream(directory: Path, record: StageRecord) -> list[str]:
     return found
 
 
+def was_trained(directory: Path) -> bool:
+    """Whether any stage of a directory has a record of training; untrained weights that were only written have none."""
+    return any((directory / stage / STATE_NAME).is_file() for stage in STAGES)
+
+
 def lineage_faults(directory: Path, config: AnySystem) -> list[str]:
     """What keeps the stages of a training directory from being one system, a line each; empty where they fit.
 
     Weights without any record (made by no training) have no lineage to be wrong.
     """
-    stages = [stage for stage in STAGES if stage in config.stages and weights_path(directory, stage).is_file()]
-    if not any((directory / stage / STATE_NAME).is_file() for stage in stages):
+    if not was_trained(directory):
         return []
+    stages = [stage for stage in STAGES if stage in config.stages and weights_path(directory, stage).is_file()]
     faults: list[str] = []
     for stage in stages:
         record = read_record(directory, stage)

@@ -13,15 +13,15 @@ from sbldm.train.config import SystemConfig, config_to_json
 from tests.support.scans import affine, arrays, write_case
 from tests.support.tiny import tiny_system_config
 
+SMALL_SHAPE, SMALL_SPACING = (24, 24, 16), (8.0, 8.0, 9.6)  # mm
 PLACES = ((32.0, 20.0, 10.0), (-30.0, 25.0, 5.0), (20.0, -30.0, -10.0), (-25.0, -20.0, 15.0))  # of tumours, mm
 
 
 def write_small_cohort(folder: Path, cases: int = 3) -> Path:
     """Cases of 24 x 24 x 16 voxels over the usual field of view, each with its tumour elsewhere."""
-    shape, spacing = (24, 24, 16), (8.0, 8.0, 9.6)
     for number in range(cases):
-        case = arrays(shape, spacing, tumour=PLACES[number % len(PLACES)])
-        write_case(folder, f"S{number}", case, affine(spacing, shape))
+        case = arrays(SMALL_SHAPE, SMALL_SPACING, tumour=PLACES[number % len(PLACES)])
+        write_case(folder, f"S{number}", case, affine(SMALL_SPACING, SMALL_SHAPE))
     return folder
 
 
