@@ -50,6 +50,11 @@ def disk_errors(directory: Path) -> Iterator[None]:
         raise
 
 
+def is_beside_others() -> bool:
+    """Whether whoever started this process says that it is not the first of several."""
+    return any(os.environ.get(name, "0") != "0" for name in RANKS)
+
+
 @contextmanager
 def training_lock(directory: Path) -> Iterator[None]:
     """One training a directory; the lock ends with its process, however that ends.
@@ -59,7 +64,7 @@ def training_lock(directory: Path) -> Iterator[None]:
     Raises:
         UsageError: naming the process that holds it.
     """
-    if any(os.environ.get(name, "0") != "0" for name in RANKS):
+    if is_beside_others():
         yield
         return
     holder = directory / HOLDER_NAME

@@ -11,13 +11,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from sbldm.cli.main import main
 from sbldm.engine.errors import UsageError
 from sbldm.engine.scans.options import ReadOptions
 from sbldm.train.run import TrainOptions, launched
 
 from tests.support.tiny_cohort import short_config, write_preset, write_small_cohort
 
-RUN = "import sys; from sbldm.cli.main import run; sys.argv[0] = {name!r}; run()"
 SLURM = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
          "SLURM_NODEID": "0", "SLURM_NNODES": "1", "SLURM_NODELIST": "node1"}  # fmt: skip
 
@@ -66,6 +66,7 @@ def options(devices: int = 1, precision: str = "32-true") -> TrainOptions:
     [
         {"SLURM_NTASKS": "1"},
         {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "bash"},  # an interactive allocation
+        {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"},  # a batch script that starts one process itself
         {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29511"},
     ],
 )
@@ -77,11 +78,24 @@ def test_one_process_starts_in_the_environment_of_a_batch_system(
     assert launched(options()).world_size == 1
 
 
-@pytest.mark.parametrize("variables", [{"SLURM_NTASKS": "4"}, {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}])
-def test_a_batch_system_that_asks_for_other_processes_is_told_of(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"SLURM_NTASKS": "4"}, "--devices 1, --precision 32-true: .*ntasks"),
+        ({"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4", "SLURM_PROCID": "2"}, "would train alone"),
+        ({"LOCAL_RANK": "1"}, "would train alone"),
+    ],
+)
+def test_processes_that_do_not_fit_the_options_are_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], told: str
 ) -> None:
     for name, value in (SLURM | variables).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=r"--devices 1, --precision 32-true: .*ntasks"):
+    with pytest.raises(UsageError, match=f"(?s){told}"):
         launched(options())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16-true", "64-true", "half"])
+def test_precisions_that_are_not_trained_in_are_refused(precision: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--data", "none", "--out", "out", "--precision", precision]) == 2
+    assert f"--precision {precision}: allowed bf16-mixed, 32-true, 16-mixed" in capsys.readouterr().err

@@ -8,31 +8,26 @@ looks: hashes of the files, and, where no stage was changed on its way, a traini
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from sbldm.cli.main import main
 from sbldm.engine.errors import InvalidInputError
 from sbldm.export.bundle import held_together, training_summary
 from sbldm.train.checkpoint import load_system
 from sbldm.train.config import SystemConfig, slice_form
-from sbldm.train.stage import StageRun
 from sbldm.train.trained import load_networks
 
+from tests.support.killed_training import Moments, final_weights, sha256, train
 from tests.support.scans import affine, arrays, save
 from tests.support.tiny_cohort import SMALL_SHAPE, SMALL_SPACING, short_config, write_preset, write_small_cohort
 
@@ -48,47 +43,14 @@ SETTINGS: dict[str, Callable[[SystemConfig, float], SystemConfig]] = {
 SHAPES: dict[str, set[str]] = {"dropout": {"denoiser", "distill"}, **{stage: {stage} for stage in STAGES}}
 
 
-class Killed(BaseException):
-    """Stands for kill -9: nothing of the program runs after it."""
-
-
 def with_stage(config: SystemConfig, stage: str, **changes: Any) -> SystemConfig:
     return dataclasses.replace(config, stages={**config.stages, stage: dataclasses.replace(config.stages[stage], **changes)})
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def machine_config() -> SystemConfig:
     config = dataclasses.replace(short_config(steps=2), refiner=None)
     stages = {name: stage for name, stage in config.stages.items() if name != "refiner"}
     return with_stage(dataclasses.replace(config, stages=stages), "aggregator", steps=1)
-
-
-class Moments:
-    """Raises Killed at one of the moments that pass: the start of a step, or before or after a file is written."""
-
-    def __init__(self, kill_at: int | None) -> None:
-        self.left = kill_at
-
-    def __call__(self) -> None:
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                raise Killed
-
-    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(*arguments: Any, **named: Any) -> Any:
-            self()
-            result = function(*arguments, **named)
-            self()
-            return result
-
-        return watched
-
-
-PLACES = ("stage.step_generator", "stage.write_tensors", "lineage.write_json", "latents.write_json", "checkpoint.write_json")
 
 
 class TrainingMachine(RuleBasedStateMachine):
@@ -124,25 +86,12 @@ class TrainingMachine(RuleBasedStateMachine):
         dropout = self.config.condition_dropout if stage in SHAPES["dropout"] else None
         return repr((config, dropout, self.changed))
 
-    def run(self, out: Path, *arguments: str, kill_at: int | None = None) -> int | None:
+    def run(self, out: Path, *more: str, kill_at: int | None = None) -> int | None:
         preset = write_preset(self.config, self.folder / "preset.yaml")
-        command = ["train", "--data", str(self.folder / "data"), "--out", str(out), "--preset", str(preset)]
-        command += ["--cache", str(self.folder / "cache"), "--workers", "1", "--precision", "32-true", *arguments]
-        moments = Moments(kill_at)
-        with ExitStack() as stack:
-            stack.enter_context(patch("sbldm.train.run.StageRun", partial(StageRun, previews=False, save_seconds=0.0)))
-            for place in PLACES:
-                target = f"sbldm.train.{place}"
-                module, _, name = target.rpartition(".")
-                function = getattr(__import__(module, fromlist=[name]), name)
-                stack.enter_context(patch(target, moments.around(function)))
-            try:
-                return main(command)
-            except Killed:
-                return None
+        return train(Moments(kill_at), self.folder / "data", out, preset, *more)
 
     @rule(stage=st.sampled_from(("all", "all", *STAGES)), kill_at=st.none() | st.integers(0, 60), stale=st.booleans())
-    def train(self, stage: str, kill_at: int | None, stale: bool) -> None:
+    def train_stages(self, stage: str, kill_at: int | None, stale: bool) -> None:
         before = {name: self.state(name) for name in STAGES}
         more = ["--keep-stale"] if stale else []
         code = self.run(self.folder / "out", "--stage", stage, *more, kill_at=kill_at)
@@ -217,7 +166,7 @@ class TrainingMachine(RuleBasedStateMachine):
             if key not in self.from_nothing:
                 fresh = self.folder / "fresh"
                 assert self.run(fresh) == 0
-                self.from_nothing[key] = {s: sha256(fresh / s / "weights.safetensors") for s in STAGES}
+                self.from_nothing[key] = final_weights(fresh)
                 shutil.rmtree(fresh)
             assert self.from_nothing[key] == found
 
@@ -236,6 +185,7 @@ def look_at(examples: int, steps: int) -> None:
         ),
     )  # fmt: skip
     assert TrainingMachine.accepted
+    assert TrainingMachine.from_nothing
     assert TrainingMachine.begun is not None
     shutil.rmtree(TrainingMachine.begun.parent)
 
