@@ -77,8 +77,8 @@ def require_same_inputs(directory: Path, stage: str, record: StageRecord, origin
         was, now = (str(side.inputs.get(option) or "none")[:12] for side in (record, origin))
         if was != now:
             raise InvalidInputError(
-                f"{directory}: stage {stage} was begun with another {option} (sha256 was {was}, is {now}); give the same, "
-                f"--restart-stage {stage} to make it again with this one, or a new --out"
+                f"{directory}: stage {stage} was begun with another {option} (sha256 was {was}, is {now}); give the "
+                f"same, --restart-stage {stage} to make it again with this one, or a new --out"
             )
 
 

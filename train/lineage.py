@@ -107,9 +107,7 @@ def new_record(origin: Origin, seed: int, cohort: str | None) -> StageRecord:
     )  # fmt: skip
 
 
-def origin_of(
-    directory: Path, config: AnySystem, stage: str, inputs: Mapping[str, str | None] | None = None
-) -> Origin:
+def origin_of(directory: Path, config: AnySystem, stage: str, inputs: Mapping[str, str | None] | None = None) -> Origin:
     """What `stage` would be made from now: the finished weights of the stages before it, and the settings.
 
     Raises:

@@ -49,7 +49,8 @@ class Outcomes:
         if self.without_tumour:
             lines.append(
                 f"{self.without_tumour} of {self.samples} failed because no tumour came out: "
-                f"{self._listed('without_tumour')}; ask for tumours like the training cases, or allow redraws by --reject"
+                f"{self._listed('without_tumour')}; ask for tumours like the training cases, or have them drawn again "
+                "by --reject"
             )
         if self.off_volume:
             lines.append(

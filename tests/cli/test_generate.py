@@ -270,7 +270,9 @@ def test_unusual_tumours_warn_and_strict_refuses(run, tmp_path: Path, capsys) ->
     assert "warning" in capsys.readouterr().err
 
 
-def test_an_empty_mask_fails_its_sample_and_is_told_by_row(run, table: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_an_empty_mask_fails_its_sample_and_is_told_by_row(
+    run, table: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
     """The second mask of the run comes out empty; gone on with, it is made again."""
     made = list[int]()
 

@@ -70,9 +70,7 @@ def one_modality(image: np.ndarray) -> np.ndarray:
     return np.concatenate([image[:, :1], -image[:, 1:2], image[:, 2:]], axis=1)
 
 
-@pytest.mark.parametrize(
-    ("spoilt", "faults", "modality"), [(collapsed, 8, "t1"), (one_modality, 2, "t1ce")]
-)
+@pytest.mark.parametrize(("spoilt", "faults", "modality"), [(collapsed, 8, "t1"), (one_modality, 2, "t1ce")])
 def test_what_does_not_come_back_is_told(
     directory: Path, config: SystemConfig, spoilt: Callable[[np.ndarray], np.ndarray], faults: int, modality: str
 ) -> None:

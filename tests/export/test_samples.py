@@ -53,9 +53,7 @@ def speck(volume: Volume) -> Volume:
         (lambda volume: replace(volume, fault="modality 0 is blank"), "modality 0 is blank"),
     ],
 )
-def test_a_sample_that_is_no_brain_with_a_tumour_is_told(
-    change: Callable[[Volume], Volume], fault: str | None
-) -> None:
+def test_a_sample_that_is_no_brain_with_a_tumour_is_told(change: Callable[[Volume], Volume], fault: str | None) -> None:
     assert sample_fault(change(sound()), SPACING) == fault
 
 

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import yaml
-from sbldm.engine.bundle.manifest import Grid
 from sbldm.train.config import SystemConfig, config_to_json
 
 from tests.support.scans import affine, arrays, write_case

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from sbldm.engine.errors import IncompleteRunError, UsageError
 from sbldm.train.checkpoint import read_tensors, write_tensors
 from sbldm.train.latents import new_array
@@ -36,7 +37,7 @@ def _limited(pipe, function, arguments) -> None:  # type: ignore[no-untyped-def]
         function(*arguments)
     except OSError as error:
         pipe.send(f"OSError {errno.errorcode[error.errno or 0]}")
-    except BaseException as error:
+    except SafetensorError as error:
         pipe.send(repr(error))
     else:
         pipe.send("nothing")

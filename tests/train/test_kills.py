@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sbldm.train.config import SystemConfig
 from safetensors.torch import load_file
+from sbldm.train.config import SystemConfig
 
 from tests.support.killed_training import Moments, final_weights, train
 from tests.support.tiny_cohort import short_config, write_preset, write_small_cohort

@@ -44,7 +44,9 @@ SHAPES: dict[str, set[str]] = {"dropout": {"denoiser", "distill"}, **{stage: {st
 
 
 def with_stage(config: SystemConfig, stage: str, **changes: Any) -> SystemConfig:
-    return dataclasses.replace(config, stages={**config.stages, stage: dataclasses.replace(config.stages[stage], **changes)})
+    return dataclasses.replace(
+        config, stages={**config.stages, stage: dataclasses.replace(config.stages[stage], **changes)}
+    )
 
 
 def machine_config() -> SystemConfig:

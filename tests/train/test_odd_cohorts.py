@@ -37,7 +37,7 @@ def test_a_tissue_that_no_case_has_is_told() -> None:
 
 
 def test_masks_of_one_tissue_cannot_teach_several() -> None:
-    with pytest.raises(InvalidInputError, match="holds one tissue only.*ncr, ed, et"):
+    with pytest.raises(InvalidInputError, match=r"holds one tissue only.*ncr, ed, et"):
         list(cohort_warnings(cohort_of([(1.0, 0.0, 0.0)] * FEW_CASES), CONFIG))
 
 

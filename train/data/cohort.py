@@ -128,7 +128,8 @@ def prepare_cohort(
     """Bring every case below `data_dir` to the grid, once; what the cache holds for the same bytes is not made again.
 
     The key of a case is the sha256 of its files and of the settings, so a changed file costs only its own case and
-    several grids can share `cache_dir`.  Files that the file system says are unchanged are not read again (known.py).  `workers` processes share the cases.  Raises `InvalidInputError` that lists
+    several grids can share `cache_dir`.  Files that are unchanged by what the file system says are not read again
+    (known.py).  `workers` processes share the cases.  Raises `InvalidInputError` that lists
     every fault of every case; with `skip_invalid` those cases are left out with a warning.
     """
     chosen, options = tuple(modalities), options or ReadOptions()

@@ -1,7 +1,7 @@
 """Cases whose files were read before: those that the file system says are as they were are not read again.
 
-A file counts as unchanged while its path, inode, size, and times of modification and of change are the same. The time of
-change is set by the system at every write, rename and change of times; what changed within `RECENT_NS` before it was
+A file counts as unchanged while its path, inode, size, and times of modification and of change are the same. The time
+of change is set by the system at every write, rename and change of times; what changed within `RECENT_NS` before it was
 read is not trusted, because clocks of file systems are coarse.
 """
 
