@@ -23,7 +23,7 @@ from .data.phantoms import add_phantoms, check_phantoms_fit
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
 from .latents import condition_names
-from .lock import RANKS, disk_errors, is_beside_others, writing_to
+from .lock import RANKS, disk_errors, is_beside_others, require_own, writing_to
 from .mask_first import MaskFirstData, MaskFirstTrainer
 from .stage import StageRun
 from .system import SystemTrainer, planned_stages
@@ -135,6 +135,7 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
         planned_stages(config, name)
     if options.precision not in PRECISIONS:
         raise UsageError(f"--precision {options.precision}: allowed {', '.join(PRECISIONS)}")
+    require_own(options.out)
     check_phantoms_fit(
         options.data, config.modalities, options.add_phantoms, options.read, one_tissue=config.classes == 2
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ...engine.conditions.columns import COLUMNS
+from ...engine.files import write_atomic
 from ..data.cohort import Cohort
 from .autoencoder import Autoencoder
 from .run import Evaluation
@@ -20,6 +22,8 @@ from .volumes import TISSUE_NAMES
 
 REAL, SYNTHETIC = "#3b6ea5", "#d1682c"
 CASES_SHOWN = 4
+PICTURES = ("samples", "characteristics", "intensities", "adherence", "memorisation", "reconstruction")
+"""Names of the files that `write_plots` may make, without `.png`."""
 _METADATA: dict[str, Any] = {"Software": None}
 
 
@@ -39,7 +43,9 @@ def write_plots(folder: Path, evaluation: Evaluation) -> list[Path]:
         drawn["reconstruction"] = _reconstruction(cohorts.real, evaluation.autoencoder)
     for name, figure in drawn.items():
         FigureCanvasAgg(figure)
-        figure.savefig(folder / f"{name}.png", dpi=110, metadata=_METADATA)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=110, metadata=_METADATA)
+        write_atomic(folder / f"{name}.png", picture.getvalue())
     return [folder / f"{name}.png" for name in drawn]
 
 
