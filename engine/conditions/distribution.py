@@ -123,14 +123,14 @@ class CohortDistribution:
         """
         distance, limit = np.zeros(len(rows)), np.full(len(rows), self.distance_limit)
         tail = max(float(chdtrc(self.basis.size, self.distance_limit**2)), 1 - PERCENTILE)
-        patterns, kinds = np.unique(np.isnan(rows), axis=0, return_inverse=True)
-        for kind in range(len(patterns)):
-            members = np.flatnonzero(kinds.ravel() == kind)
+        kinds = np.isnan(rows) @ (1 << np.arange(rows.shape[1]))
+        for kind in np.unique(kinds).tolist():
+            members = np.flatnonzero(kinds == kind)
             observed, values = self._linear(rows[members])
             if len(observed):
                 misfit = values - observed @ self._mean
                 inverse = np.linalg.inv(observed @ self._covariance @ observed.T)
-                distance[members] = np.sqrt(np.einsum("ni,ij,nj->n", misfit, inverse, misfit))
+                distance[members] = np.sqrt(np.einsum("ni,ni->n", misfit @ inverse, misfit))
                 if len(observed) < self.basis.size:
                     limit[members] = np.sqrt(chdtri(len(observed), tail))
         return distance, limit
@@ -222,18 +222,33 @@ def fit(rows: Vector, columns: Sequence[str], field_of_view_mm: FieldOfView) -> 
     )
 
 
-def unusual_rows(conditions: Conditions, cohort: CohortDistribution) -> list[str]:
-    """A message for each row that is farther from the cohort than its 99.9th percentile, at most MAX_WARNINGS."""
-    distance, limit = cohort.mahalanobis(conditions.values)
-    rows = np.flatnonzero(distance > limit).tolist()
-    messages = [
-        f"{conditions.place(row)}: {_named(conditions, row)}far from the {cohort.cases} training cases: Mahalanobis "
-        f"distance {distance[row]:.1f}, 99.9th percentile {limit[row]:.1f}; the model may not follow it"
-        for row in rows[:MAX_WARNINGS]
-    ]
-    if len(rows) > MAX_WARNINGS:
-        messages.append(f"{conditions.source}: {len(rows)} rows far from the training cases in all")
-    return messages
+class UnusualRows:
+    """Finds, while a table is read, the rows that are farther from the cohort than its 99.9th percentile."""
+
+    def __init__(self, cohort: CohortDistribution) -> None:
+        self._cohort = cohort
+        self._told: list[str] = []
+        self._count = 0
+
+    def measure(self, rows: Conditions) -> tuple[Vector, Vector]:
+        """Distance and limit of each row."""
+        return self._cohort.mahalanobis(rows.values)
+
+    def add(self, rows: Conditions, measured: tuple[Vector, Vector]) -> None:
+        """Take what `measure` said of the next rows."""
+        distance, limit = measured
+        far = np.flatnonzero(distance > limit).tolist()
+        self._count += len(far)
+        self._told += [
+            f"{rows.place(row)}: {_named(rows, row)}far from the {self._cohort.cases} training cases: Mahalanobis "
+            f"distance {distance[row]:.1f}, 99.9th percentile {limit[row]:.1f}; the model may not follow it"
+            for row in far[: MAX_WARNINGS - len(self._told)]
+        ]
+
+    def messages(self, source: str) -> list[str]:
+        """A message for each such row of the table `source`, at most MAX_WARNINGS, and their number."""
+        more = self._count > MAX_WARNINGS
+        return self._told + [f"{source}: {self._count} rows far from the training cases in all"] * more
 
 
 def _named(conditions: Conditions, row: int) -> str:
