@@ -13,13 +13,11 @@ from scipy.special import chdtrc, chdtri, ndtr
 from ...kernels.noise import CONDITION_DRAW, standard_normal
 from ..errors import InvalidInputError
 from .basis import SHARE_FLOOR, Basis, fill_third_share, ratios_along
-from .columns import Conditions
 from .repair import follow_surface, repair
 from .rules import FieldOfView, acceptable
 
 PERCENTILE = 0.999
 ATTEMPTS = 64  # candidates that a row with missing cells is chosen from
-MAX_WARNINGS = 20
 _LEAST_DEVIATION = 0.05  # of a coordinate, so that a cohort of equal cases still has a density
 _ENOUGH_CASES = 1000  # from here on the 99.9th percentile is the cohort's own
 _LOG_ODDS = np.linspace(-14, 14, 561)  # grid on which one given share splits the rest
@@ -220,39 +218,6 @@ def fit(rows: Vector, columns: Sequence[str], field_of_view_mm: FieldOfView) -> 
         tuple(points.max(axis=0).tolist()),
         limit,
     )
-
-
-class UnusualRows:
-    """Finds, while a table is read, the rows that are farther from the cohort than its 99.9th percentile."""
-
-    def __init__(self, cohort: CohortDistribution) -> None:
-        self._cohort = cohort
-        self._told: list[str] = []
-        self._count = 0
-
-    def measure(self, rows: Conditions) -> tuple[Vector, Vector]:
-        """Distance and limit of each row."""
-        return self._cohort.mahalanobis(rows.values)
-
-    def add(self, rows: Conditions, measured: tuple[Vector, Vector]) -> None:
-        """Take what `measure` said of the next rows."""
-        distance, limit = measured
-        far = np.flatnonzero(distance > limit).tolist()
-        self._count += len(far)
-        self._told += [
-            f"{rows.place(row)}: {_named(rows, row)}far from the {self._cohort.cases} training cases: Mahalanobis "
-            f"distance {distance[row]:.1f}, 99.9th percentile {limit[row]:.1f}; the model may not follow it"
-            for row in far[: MAX_WARNINGS - len(self._told)]
-        ]
-
-    def messages(self, source: str) -> list[str]:
-        """A message for each such row of the table `source`, at most MAX_WARNINGS, and their number."""
-        more = self._count > MAX_WARNINGS
-        return self._told + [f"{source}: {self._count} rows far from the training cases in all"] * more
-
-
-def _named(conditions: Conditions, row: int) -> str:
-    return f"id {conditions.ids[row]} is " if conditions.ids[row] else ""
 
 
 def _shrunk_covariance(points: Vector) -> Vector:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
-from ..conditions.distribution import UnusualRows
 from ..conditions.file import ConditionFile
 from ..conditions.table import read_table
+from ..conditions.unusual import UnusualRows
 from ..errors import DeviceMemoryError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
 from ..processes import require_children
