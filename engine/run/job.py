@@ -10,15 +10,16 @@ from pathlib import Path
 
 from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
+from ..conditions.file import ConditionFile
 from ..conditions.table import read_table
-from ..conditions.unusual import unusual_rows
+from ..conditions.unusual import UnusualRows
 from ..errors import DeviceMemoryError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
 from ..processes import require_children
 from ..sampling.types import BatchLoop
 from ..stopping import end_process
 from ..telemetry import Telemetry
-from .description import Loop, Resolved, RunDescription, SourceDigest, describe, digest_conditions
+from .description import ConditionsDigest, Loop, Resolved, RunDescription, SourceDigest, describe
 from .directory import RunDirectory, disk_faults, recorded_run, require_same
 from .ledger import SampleRecord
 from .memory import require_memory
@@ -81,15 +82,17 @@ def prepare(request: GenerateRequest) -> Job:
     if out is None:
         raise UsageError("--out: a run needs a directory")
     columns = [column.name for column in manifest.condition_columns]
-    given = read_table(request.conditions, columns, manifest.grid.fov_mm)
-    warnings = list(unusual_rows(given, manifest.cohort))
+    unusual = UnusualRows(manifest.cohort)
+    given = read_table(request.conditions, columns, manifest.grid.fov_mm, unusual)
+    warnings = unusual.messages(str(request.conditions))
     if warnings and request.strict:
         raise InvalidInputError("\n".join(warnings) + "\nrefused by --strict")
     options = request.options(len(given))
     shard = parse_shard(request.shard)
     samples = None if request.samples is None else parse_samples(request.samples, options.count)
     recorded = recorded_run(out, request.resume, shard)
-    run, loop = _resolve(request, out, options, recorded, warnings.append)
+    digest = ConditionsDigest.of(given) if isinstance(given, ConditionFile) else None
+    run, loop = _resolve(request, out, options, digest, recorded, warnings.append)
     selection = Selection(options.count, run.resolved.batch_size, shard, samples)
     return Job(request, out, run, Requests.of(given, manifest, options.seed), selection, tuple(warnings), loop)
 
@@ -231,13 +234,13 @@ def _resolve(
     request: GenerateRequest,
     out: Path,
     options: RunOptions,
+    digest: ConditionsDigest | None,
     recorded: RunDescription | None,
     warn: Callable[[str], None],
 ) -> tuple[RunDescription, BatchLoop | None]:
     """The run's description: the recorded one if it is the same run, else a new one and the loop that resolved it."""
     require_children(1 if request.ray is not None else request.workers)
     bundle, size = request.bundle, request.batch_size
-    digest = digest_conditions(request.conditions) if isinstance(request.conditions, Path) else None
     source = None if request.source is None else SourceDigest(request.source.sha256(), request.source.strength)
     if recorded is not None:
         require_same(out, recorded, describe(bundle, options, _overridden(request, recorded), {}, digest, source))
