@@ -49,7 +49,7 @@ class VolumePreviews:
         self.stored, stacked = cohort.slices(CASE), cohort.label(CASE)
         self.planes = tissue_planes(stacked)
         self.label = np.ascontiguousarray(stacked.transpose(1, 2, 0))
-        self.image = self.stored.transpose(1, 2, 3, 0).astype(np.float32) / LEVELS
+        self.image = self.stored.transpose(1, 2, 3, 0).astype(np.float32) / np.float32(LEVELS)
         self.condition, self.source = cohort.conditions[CASE], float(real_cases(cohort)[CASE])
 
     def reconstruction(self, autoencoder: SlabAutoencoder) -> Picture:

@@ -82,7 +82,7 @@ def warp(case: Case, spacing_mm: Spacing, rng: np.random.Generator, settings: Au
     return _stored(values, inside), found
 
 
-def _carried_outward(image: Image, brain: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _carried_outward(image: Image, brain: NDArray[np.bool_] | np.bool_) -> NDArray[np.float32]:
     """The image with each background voxel as its nearest brain voxel, so that edges neither fade nor ring."""
     nearest = distance_transform_edt(~brain, return_distances=False, return_indices=True)
     return image[(slice(None), *cast("NDArray[np.intp]", nearest))].astype(np.float32)

@@ -17,5 +17,6 @@ def without_faint_shell(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> N
     Only voxels that touch the background by a face go, and none of the tumour (label, (x, y, z), not 0).
     """
     brain = image.any(axis=0)
-    faint = brain & ~binary_erosion(brain) & (image.max(axis=0) < FAINT * LEVELS) & (label == 0)
+    inner = np.asarray(binary_erosion(brain), bool)
+    faint = brain & ~inner & (image.max(axis=0) < FAINT * LEVELS) & (label == 0)
     return np.where(faint, np.uint8(0), image)
