@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..engine.conditions.columns import COLUMNS, ConditionColumn
 from ..engine.conditions.distribution import CohortDistribution
 from ..engine.errors import InvalidInputError
+from ..engine.files import sha256_file
 from .checkpoint import load_weights, save_system
 from .condition_file import load_conditions, save_conditions
 from .config import MaskFirstConfig
@@ -96,6 +97,11 @@ class MaskFirstTrainer(Trainer):
         """Draws the first held-out case, or the first training case where none is held out."""
         shown = self.held_out if len(self.held_out) else self.cohort
         return VolumePreviews(self.config, shown, self.schedule, self.run.seed, self.run.fabric.autocast)
+
+    def inputs(self, stage: str) -> Mapping[str, str | None]:
+        """The masks of the mask stage."""
+        extra = self.data.extra_masks
+        return {"--masks": None if extra is None else sha256_file(extra)} if stage == "mask" else {}
 
     def _autoencoder(self) -> None:
         config, slices = self.config, self.config.autoencoder.slices
@@ -179,14 +185,16 @@ class MaskFirstTrainer(Trainer):
         return NoisyVolumes(volumes, self.schedule, self.config.condition_dropout if dropout is None else dropout)
 
     def _masks(self) -> MaskSet:
-        return make_mask_set(self.cohort, self.data.extra_masks, self.config, self.directory, self.progress)
+        with self.run.fabric.rank_zero_first():
+            return make_mask_set(self.cohort, self.data.extra_masks, self.config, self.directory, self.progress)
 
     def _images(self) -> _Images:
         config = self.config
         autoencoder = make_slab_autoencoder(config)
         load_weights(autoencoder, self.directory, "autoencoder")
         autoencoder = autoencoder.eval().requires_grad_(False).to(self.run.fabric.device)
-        latents = encode_volumes(autoencoder, self.cohort, config, self.directory, self.progress)
+        with self.run.fabric.rank_zero_first():
+            latents = encode_volumes(autoencoder, self.cohort, config, self.directory, self.progress)
         aggregator = normalised_aggregator(autoencoder, config, self.directory)
         unseen = None
         if len(self.held_out):

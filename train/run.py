@@ -26,7 +26,7 @@ from .data.phantoms import add_phantoms, check_phantoms_fit
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
 from .latents import condition_names
-from .lock import disk_errors, writing_to
+from .lock import RANKS, disk_errors, is_beside_others, writing_to
 from .mask_first import MaskFirstData, MaskFirstTrainer
 from .stage import StageRun
 from .system import SystemTrainer, planned_stages
@@ -199,7 +199,7 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], ca
 
     for warning in cohort_warnings(training.originals, config):
         log.warning("%s: %s", options.data, warning)
-    half = isinstance(config, MaskFirstConfig) and trains_in_half(fabric, options.precision)
+    half = isinstance(config, MaskFirstConfig) and _has_half_weights(fabric, options)
     run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training), half_weights=half)
     trainer = _trainer(config, cases, options, run, _counted(console, "encoded cases"))
     trainer.start()
@@ -209,16 +209,17 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], ca
         trainer.train(stage)
 
 
-def trains_in_half(fabric: Fabric, precision: str) -> bool:
-    """Whether weights may be bfloat16 with float32 masters: one process on a CPU that computes in bfloat16."""
-    return precision == "bf16-mixed" and fabric.device.type == "cpu" and fabric.world_size == 1 and has_bf16()
+def _has_half_weights(fabric: Fabric, options: TrainOptions) -> bool:
+    alone_on_cpu = fabric.device.type == "cpu" and fabric.world_size == 1
+    return alone_on_cpu and options.precision == "bf16-mixed" and has_bf16()
 
 
 def launched(options: TrainOptions) -> Fabric:
     """The devices, ready to train on; on a CPU no more threads than quotas and Slurm leave to this process.
 
     Raises:
-        UsageError: Lightning cannot have them so; its reason, and the option.
+        UsageError: Lightning cannot have them so; its reason, and the option. Or this is one of several processes that
+            each would train alone.
     """
     try:
         fabric = Fabric(accelerator="auto", devices=options.devices, precision=options.precision)  # pyright: ignore[reportArgumentType]
@@ -226,6 +227,11 @@ def launched(options: TrainOptions) -> Fabric:
         torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"--devices {options.devices}, --precision {options.precision}: {error}") from error
+    if fabric.world_size == 1 and is_beside_others():
+        raise UsageError(
+            f"--devices {options.devices}: this process was started as one of several ({', '.join(RANKS)} say so) but "
+            "would train alone; start one, or give --devices the number of processes on a machine"
+        )
     return fabric
 
 

@@ -16,7 +16,7 @@ from .checkpoint import read_tensors, weights_path, write_json, write_tensors
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import chances, real_cases
-from .latents import MIRRORS
+from .latents import MIRRORS, new_array
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from .slab_volumes import encoded
 
@@ -43,7 +43,7 @@ def encode_volumes(
     array, stamp = folder / "latents.npy", folder / "key.json"
     if not (array.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == key):
         stamp.unlink(missing_ok=True)
-        store = np.lib.format.open_memmap(array, "w+", np.float16, (len(cohort), MIRRORS, *config.latent_shape))
+        store = new_array(array, (len(cohort), MIRRORS, *config.latent_shape))
         for case in range(len(cohort)):
             store[case] = encoded_case(autoencoder, cohort.slices(case), config.autoencoder.slices)
             progress(case + 1, len(cohort))

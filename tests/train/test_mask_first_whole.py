@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from sbldm.cli.main import main
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.train.checkpoint import read_tensors, weights_path
-from sbldm.train.config import AugmentationConfig, DistillationConfig, MaskFirstConfig, PlanarConfig, config_to_json
+from sbldm.train.config import AugmentationConfig, DistillationConfig, MaskFirstConfig, PlanarConfig
 from sbldm.train.data.cohort import Cohort
 from sbldm.train.diffusion import make_schedule
 from sbldm.train.held_out import HeldOutLoss, looked_at
@@ -30,6 +29,7 @@ from sbldm.train.warm_start import begin_with, check_start
 from torch import Tensor, nn
 
 from tests.support.scans import arrays, write_case
+from tests.support.tiny_cohort import write_preset
 from tests.support.tiny_mask_first import tiny_mask_first, write_tiny_mask_first
 
 STAGES = ("autoencoder", "mask", "denoiser", "distill")
@@ -43,11 +43,6 @@ def distilled(steps: int = 2) -> MaskFirstConfig:
         config, stages=stages, augmentation=augmentation, distillation=DistillationConfig(3.0), sampling=sampling,
         mask_sampling=sampling,
     )  # fmt: skip
-
-
-def write_preset(config: MaskFirstConfig, path: Path) -> Path:
-    path.write_text(yaml.safe_dump(json.loads(json.dumps(config_to_json(config)))), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module", name="trained")
