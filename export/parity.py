@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.bundle.manifest import INT16_SCALE, BundleManifest
-from ..engine.conditions.columns import blank, normalise
-from ..engine.run.requests import Requests
+from ..engine.conditions.columns import blank
+from ..engine.run.requests import Requests, sample_requests
 from ..engine.sampling.host import HostLoop
-from ..engine.sampling.types import Arrays, RunComponent, SampledModel, SampleRequest, SamplingOptions, Volume
+from ..engine.sampling.model import model_of
+from ..engine.sampling.types import Arrays, RunComponent, SamplingOptions, Volume
 from .components import Component
 from .rewrite.precision import Precision
 
@@ -124,9 +125,8 @@ def sample_volume(
     """
     columns = manifest.condition_columns
     task = Requests.of(blank([column.name for column in columns]), manifest, seed).task(0)
-    request = SampleRequest(0, 0, normalise(np.array([task.requested]), columns)[0])
-    loop = HostLoop(SampledModel.of(manifest), run, options or SamplingOptions.default(manifest.defaults, seed))
-    return loop.start([request])()[0]
+    loop = HostLoop(model_of(manifest), run, options or SamplingOptions.default(manifest.defaults, seed))
+    return loop.start(sample_requests([task], columns))()[0]
 
 
 def compare_volumes(

@@ -10,17 +10,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
+from ..conditions.columns import blank
 from ..errors import UsageError
-from ..sampling.decoding import DECODER_SLICES
 from ..sampling.host import HostLoop
+from ..sampling.model import model_of
 from ..sampling.sdedit import AugmentLoop, SourceCase
-from ..sampling.types import Backend, Preloads, RunLoop, SampledModel, SampleRequest, SamplingOptions
+from ..sampling.types import Backend, Preloads, RunLoop, SamplingOptions
 from .description import RunDescription
 from .options import MAX_BATCH, RunOptions
+from .requests import Requests, sample_requests
 
 if TYPE_CHECKING:
     from ..cuda.loops import DeviceLoops
@@ -75,7 +75,7 @@ def open_loop(
 
         return CudaLoop(bundle, loops, settings)
     reason = f"{backend.name} on {backend.device}, one network after the other"
-    loop = HostLoop(SampledModel.of(bundle.manifest), backend.run, settings, reason)
+    loop = HostLoop(model_of(bundle.manifest), backend.run, settings, reason)
     return loop if source is None else AugmentLoop(loop, source)
 
 
@@ -95,17 +95,9 @@ def load_networks(bundle: Bundle, backend: Backend, batch_size: int) -> None:
     """
     if device_loops(backend) is not None or not isinstance(backend, Preloads):
         return
-    depth = bundle.manifest.grid.shape[2]
-    rows = {
-        "denoiser": {batch_size},
-        "aggregator": {batch_size},
-        "decoder": {min(depth, DECODER_SLICES), depth % DECODER_SLICES or DECODER_SLICES},
-        "refiner": {1},
-    }
-    for component in rows:
-        if bundle.has(component):
-            for count in sorted(rows[component]):
-                backend.load(component, count)
+    for component, rows in model_of(bundle.manifest).rows(batch_size).items():
+        for count in sorted(rows):
+            backend.load(component, count)
 
 
 def fit_batch(make: Callable[[int], T], batch: int, warn: Callable[[str], None]) -> T:
@@ -125,12 +117,11 @@ def fit_batch(make: Callable[[int], T], batch: int, warn: Callable[[str], None])
 
 def measured_batch_size(bundle: Bundle, backend: Backend, options: RunOptions, source: SourceCase | None = None) -> int:
     """The batch size with the shortest time a volume: doubled from 1 until it stops paying or memory runs out."""
-    columns = bundle.manifest.condition_columns
     short = replace(options, steps=min(options.steps, _TRIAL_STEPS))
     best, best_seconds, size = 1, float("inf"), 1
     while size <= MAX_BATCH:
         try:
-            seconds = _seconds_a_volume(open_loop(bundle, backend, short, size, source), len(columns))
+            seconds = _seconds_a_volume(open_loop(bundle, backend, short, size, source), bundle)
         except MemoryError:
             break
         if seconds > _WORTH_IT * best_seconds:
@@ -139,9 +130,10 @@ def measured_batch_size(bundle: Bundle, backend: Backend, options: RunOptions, s
     return best
 
 
-def _seconds_a_volume(loop: RunLoop, columns: int) -> float:
-    size = loop.options.batch_size
-    requests = [SampleRequest(number, 0, np.zeros(columns, np.float32)) for number in range(size)]
+def _seconds_a_volume(loop: RunLoop, bundle: Bundle) -> float:
+    size, columns = loop.options.batch_size, bundle.manifest.condition_columns
+    drawn = Requests.of(blank([column.name for column in columns]), bundle.manifest, loop.options.seed)
+    requests = sample_requests([drawn.task(number) for number in range(size)], columns)
     loop.start(requests)()
     start = time.perf_counter()
     loop.start(requests)()
