@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..engine.bundle.manifest import BundleManifest
 from ..engine.errors import InvalidInputError
 from ..engine.sampling.types import RunComponent
-from ..train.config import SystemConfig
+from ..train.config import AnySystem
 from .cases import Cases, random_cases, real_cases
 from .components import Component
 from .divergence import first_divergent_layer
@@ -35,9 +35,9 @@ SEED = 20260101
 class GateInputs:
     """What the gate compares on beside fresh random inputs."""
 
-    config: SystemConfig
+    config: AnySystem
     manifest: BundleManifest  # of the bundle to be
-    real_latents: NDArray[np.float32] | None  # (1, D, c, h, w)
+    real_latents: NDArray[np.float32] | None  # of one case, from `cohort_latents`
 
 
 def run_gate(
@@ -53,11 +53,11 @@ def run_gate(
     `engine` computes the volume's components: the backend of the bundle to be; None takes `models` as they are.
     """
     config, manifest, depth = inputs.config, inputs.manifest, inputs.config.grid.shape[2]
-    reference, made = torch_runner(components).run, OnnxRunner(models).run
+    reference, made = torch_runner(components, manifest.form).run, OnnxRunner(models).run
     figures: list[Figure] = []
     divergences: dict[str, str] = {}
     real: Mapping[str, Cases] = {}
-    if inputs.real_latents is not None:
+    if inputs.real_latents is not None and manifest.form == "slices":
         real = real_cases(components, reference, manifest.schedule, inputs.real_latents)
     for name, component in components.items():
         progress(f"parity of {name}")
@@ -69,7 +69,7 @@ def run_gate(
             where = first_divergent_layer(component, models[name], cases[bad[0].case], RMS_LIMIT[precision])
             divergences[name] = where
     volume = None
-    if not divergences:
+    if not divergences and manifest.form == "slices":
         progress("parity of a whole volume")
         expected, got = (sample_volume(run, manifest, SEED) for run in (reference, engine or made))
         volume = compare_volumes(expected, got, manifest.labels, manifest.defaults.steps, precision)
