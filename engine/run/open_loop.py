@@ -80,7 +80,10 @@ def open_loop(
 
 
 def device_loops(backend: Backend) -> DeviceLoops | None:
-    """The loops of a backend that runs them wholly on its device; None on a CPU, where nothing of CUDA is imported."""
+    """The loops of a backend that runs them wholly on its device; None on a CPU, where nothing of CUDA is imported.
+
+    None too for a model whose masks are solved on the host: there the backend computes one network after the other.
+    """
     if backend.device == "cpu":
         return None
     from ..cuda.loops import OnDevice
