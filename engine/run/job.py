@@ -11,14 +11,23 @@ from pathlib import Path
 from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
 from ..conditions.distribution import unusual_rows
-from ..conditions.table import read_table
 from ..errors import DeviceMemoryError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
 from ..processes import require_children
+from ..sampling.given_masks import GivenMasks
 from ..sampling.types import BatchLoop
 from ..stopping import end_process
 from ..telemetry import Telemetry
-from .description import Loop, Resolved, RunDescription, SourceDigest, describe, digest_conditions
+from .description import (
+    AnySource,
+    Loop,
+    MasksDigest,
+    Resolved,
+    RunDescription,
+    SourceDigest,
+    describe,
+    digest_conditions,
+)
 from .directory import RunDirectory, disk_faults, recorded_run, require_same
 from .ledger import SampleRecord
 from .memory import require_memory
@@ -26,7 +35,7 @@ from .open_loop import fit_batch, load_networks, measured_batch_size, open_loop,
 from .options import RunOptions
 from .outcomes import Outcomes
 from .pipeline import Pipeline
-from .request import GenerateRequest
+from .request import GenerateRequest, Source
 from .requests import Requests, SampleTask
 from .selection import Selection, parse_samples, parse_shard
 from .time_limit import TimeLimit
@@ -80,8 +89,7 @@ def prepare(request: GenerateRequest) -> Job:
     manifest, out = request.bundle.manifest, request.out
     if out is None:
         raise UsageError("--out: a run needs a directory")
-    columns = [column.name for column in manifest.condition_columns]
-    given = read_table(request.conditions, columns, manifest.grid.fov_mm)
+    given = request.table()
     warnings = list(unusual_rows(given, manifest.cohort))
     if warnings and request.strict:
         raise InvalidInputError("\n".join(warnings) + "\nrefused by --strict")
@@ -238,7 +246,7 @@ def _resolve(
     require_children(1 if request.ray is not None else request.workers)
     bundle, size = request.bundle, request.batch_size
     digest = digest_conditions(request.conditions) if isinstance(request.conditions, Path) else None
-    source = None if request.source is None else SourceDigest(request.source.sha256(), request.source.strength)
+    source = _source_digest(request.source)
     if recorded is not None:
         require_same(out, recorded, describe(bundle, options, _overridden(request, recorded), {}, digest, source))
         return recorded, None
@@ -263,6 +271,12 @@ def _resolve(
         return run, None
     load_networks(bundle, backend, fitting)
     return run, opened
+
+
+def _source_digest(source: Source | None) -> AnySource | None:
+    if isinstance(source, GivenMasks):
+        return MasksDigest(source.sha256(), len(source.packed))
+    return None if source is None else SourceDigest(source.sha256(), source.strength)
 
 
 def _overridden(request: GenerateRequest, run: RunDescription) -> Resolved:

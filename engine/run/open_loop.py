@@ -14,12 +14,14 @@ from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
 from ..conditions.columns import blank
 from ..errors import UsageError
+from ..sampling.given_masks import GivenMasks, MaskedLoop
 from ..sampling.host import HostLoop
 from ..sampling.model import model_of
-from ..sampling.sdedit import AugmentLoop, SourceCase
+from ..sampling.sdedit import AugmentLoop
 from ..sampling.types import Backend, Preloads, RunLoop, SamplingOptions
 from .description import RunDescription
 from .options import MAX_BATCH, RunOptions
+from .request import Source
 from .requests import Requests, sample_requests
 
 if TYPE_CHECKING:
@@ -36,10 +38,10 @@ def sampling_options(options: RunOptions, batch_size: int) -> SamplingOptions:
     return SamplingOptions(options.steps, options.sampler, options.eta, options.guidance, options.seed, batch_size)
 
 
-def reopen_loop(bundle: Bundle, run: RunDescription, device: str, source: SourceCase | None = None) -> RunLoop:
+def reopen_loop(bundle: Bundle, run: RunDescription, device: str, source: Source | None = None) -> RunLoop:
     """The loop of a recorded run; `device` may name one of several devices of its kind, such as cuda:1.
 
-    `source` is the case that `augment` starts from.
+    `source` is what the run starts from.
 
     Raises:
         BackendUnavailableError: the run's backend cannot run here.
@@ -62,7 +64,7 @@ def reopen_loop(bundle: Bundle, run: RunDescription, device: str, source: Source
 
 
 def open_loop(
-    bundle: Bundle, backend: Backend, options: RunOptions, batch_size: int, source: SourceCase | None = None
+    bundle: Bundle, backend: Backend, options: RunOptions, batch_size: int, source: Source | None = None
 ) -> RunLoop:
     """A loop on a backend that is at hand: wholly on the device where the backend has it there.
 
@@ -76,6 +78,8 @@ def open_loop(
         return CudaLoop(bundle, loops, settings)
     reason = f"{backend.name} on {backend.device}, one network after the other"
     loop = HostLoop(model_of(bundle.manifest), backend.run, settings, reason)
+    if isinstance(source, GivenMasks):
+        return MaskedLoop(loop, source)
     return loop if source is None else AugmentLoop(loop, source)
 
 
@@ -118,7 +122,7 @@ def fit_batch(make: Callable[[int], T], batch: int, warn: Callable[[str], None])
         batch //= 2
 
 
-def measured_batch_size(bundle: Bundle, backend: Backend, options: RunOptions, source: SourceCase | None = None) -> int:
+def measured_batch_size(bundle: Bundle, backend: Backend, options: RunOptions, source: Source | None = None) -> int:
     """The batch size with the shortest time a volume: doubled from 1 until it stops paying or memory runs out."""
     short = replace(options, steps=min(options.steps, _TRIAL_STEPS))
     best, best_seconds, size = 1, float("inf"), 1

@@ -110,9 +110,10 @@ def written_out(
     x, y, z = grid.shape
     image = made["image"].reshape(z // 4, 4, 4, x, y).transpose(2, 3, 4, 0, 1).reshape(4, x, y, z)
     brain = made["brain"].reshape(z, x, y).transpose(1, 2, 0)
-    pieces, _ = ndimage.label((brain > 0) | (label > 0))
-    brain = ndimage.binary_fill_holes(pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:]))
-    return np.where(brain, np.clip((image + 1) / 2, 1 / 255, 1), 0), label
+    pieces, _ = ndimage.label((brain > 0) | (label > 0))  # pyright: ignore[reportGeneralTypeIssues]
+    largest = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+    filled = np.asarray(ndimage.binary_fill_holes(largest), bool)
+    return np.where(filled, np.clip((image + 1) / 2, 1 / 255, 1), 0), label
 
 
 def test_a_volume_is_what_its_steps_written_out_give(
