@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
-from ..conditions.distribution import unusual_rows
+from ..conditions.unusual import unusual_rows
 from ..errors import DeviceMemoryError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
 from ..processes import require_children
