@@ -63,6 +63,14 @@ def _normalised(latents: Tensor, config: AnySystem, network: nn.Module) -> tuple
     return aggregator.encode(latents).float(), aggregator.get_buffer("normalisation.scale")
 
 
+def gate_latents(checkpoint: Path, config: AnySystem, networks: Mapping[str, nn.Module]) -> NDArray[np.float32] | None:
+    """Latents of one case for the gate: of slices as they are stored, of a mask-first system normalised."""
+    latents = cohort_latents(checkpoint, config, 1)
+    if latents is None or not isinstance(config, MaskFirstConfig):
+        return latents
+    return _normalised(torch.from_numpy(latents), config, networks["aggregator"])[0].numpy()
+
+
 def cohort_latents(checkpoint: Path, config: AnySystem, cases: int) -> NDArray[np.float32] | None:
     """Latents of the training cohort's first cases as the directory has them, float32; None where it has none.
 
