@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..engine.errors import InvalidInputError
+from ..train.checkpoint import read_tensors
 from ..train.config import AnySystem, MaskFirstConfig
 from ..train.networks.aggregator import Aggregator
 from ..train.networks.slab_autoencoder import NormalisedAggregator
@@ -53,6 +54,19 @@ def latent_faults(checkpoint: Path, config: AnySystem, networks: Mapping[str, nn
     return faults
 
 
+def decodable_latents(checkpoint: Path, config: AnySystem, cases: int) -> NDArray[np.float32] | None:
+    """The cohort's latents as the decoding components take them: slice latents as stored, Z normalised.
+
+    Raises:
+        InvalidInputError: the files cannot be read, or are of another system.
+    """
+    latents = cohort_latents(checkpoint, config, cases)
+    if latents is None or not isinstance(config, MaskFirstConfig):
+        return latents
+    found = read_tensors(checkpoint / "latents" / "normalisation.safetensors")
+    return ((latents - found["mean"].numpy()) / found["scale"].numpy()).astype(np.float32)
+
+
 @torch.no_grad()
 def _normalised(latents: Tensor, config: AnySystem, network: nn.Module) -> tuple[Tensor, Tensor]:
     """The cohort's latents as normalised Z, and the deviations that the normalisation divides by."""
@@ -61,14 +75,6 @@ def _normalised(latents: Tensor, config: AnySystem, network: nn.Module) -> tuple
         return (latents - volumes.mean) / volumes.scale, volumes.scale
     aggregator = cast(Aggregator, network)
     return aggregator.encode(latents).float(), aggregator.get_buffer("normalisation.scale")
-
-
-def gate_latents(checkpoint: Path, config: AnySystem, networks: Mapping[str, nn.Module]) -> NDArray[np.float32] | None:
-    """Latents of one case for the gate: of slices as they are stored, of a mask-first system normalised."""
-    latents = cohort_latents(checkpoint, config, 1)
-    if latents is None or not isinstance(config, MaskFirstConfig):
-        return latents
-    return _normalised(torch.from_numpy(latents), config, networks["aggregator"])[0].numpy()
 
 
 def cohort_latents(checkpoint: Path, config: AnySystem, cases: int) -> NDArray[np.float32] | None:
