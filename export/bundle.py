@@ -45,7 +45,7 @@ from .components import Component, components_of
 from .gate import GateInputs, require_passed, run_gate
 from .model_card import model_card
 from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
-from .plausibility import cohort_latents, latent_faults
+from .plausibility import decodable_latents, latent_faults
 from .reconstruction import reconstruction_faults
 from .rewrite.conv3d import write_fast_graph
 from .rewrite.precision import PRECISIONS, STORED_AS_FP16_FROM, Precision, reduce_precision, store_weights_as_fp16
@@ -117,7 +117,7 @@ def export_bundle(
         progress(f"exporting {name}")
         models[name] = _graph(component, config, options, opset)
     manifest = bundle_manifest(checkpoint, config, components, networks, options, opset)
-    inputs = GateInputs(config, manifest, cohort_latents(checkpoint, config, 1))
+    inputs = GateInputs(config, manifest, decodable_latents(checkpoint, config, 1))
     with staged_directory(out) as staging:
         _write_graphs(staging, manifest, models)
         made = _record_files(staging, manifest)

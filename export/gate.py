@@ -16,12 +16,15 @@ from ..train.config import AnySystem
 from .cases import Cases, random_cases, real_cases
 from .components import Component
 from .divergence import first_divergent_layer
+from .mask_first_cases import mask_first_cases
 from .parity import (
     DICE_LIMIT,
     RMS_LIMIT,
     Figure,
     ParityReport,
+    VolumeFigure,
     check_component,
+    compare_maps,
     compare_volumes,
     sample_volume,
 )
@@ -37,7 +40,7 @@ class GateInputs:
 
     config: AnySystem
     manifest: BundleManifest  # of the bundle to be
-    real_latents: NDArray[np.float32] | None  # of one case, from `cohort_latents`
+    real_latents: NDArray[np.float32] | None  # of one case, from `plausibility.gate_latents`
 
 
 def run_gate(
@@ -56,12 +59,10 @@ def run_gate(
     reference, made = torch_runner(components, manifest.form).run, OnnxRunner(models).run
     figures: list[Figure] = []
     divergences: dict[str, str] = {}
-    real: Mapping[str, Cases] = {}
-    if inputs.real_latents is not None and manifest.form == "slices":
-        real = real_cases(components, reference, manifest.schedule, inputs.real_latents)
+    meaningful = _meaningful_cases(components, reference, inputs)
     for name, component in components.items():
         progress(f"parity of {name}")
-        cases = random_cases(component, depth, config.schedule.steps) | real.get(name, {})
+        cases = random_cases(component, depth, config.schedule.steps) | meaningful.get(name, {})
         found = check_component(component, reference, made, cases, precision)
         figures += found
         bad = [figure for figure in found if figure.fault]
@@ -69,11 +70,33 @@ def run_gate(
             where = first_divergent_layer(component, models[name], cases[bad[0].case], RMS_LIMIT[precision])
             divergences[name] = where
     volume = None
-    if not divergences and manifest.form == "slices":
+    if not divergences:
         progress("parity of a whole volume")
-        expected, got = (sample_volume(run, manifest, SEED) for run in (reference, engine or made))
-        volume = compare_volumes(expected, got, manifest.labels, manifest.defaults.steps, precision)
+        made = engine or made
+        if manifest.form == "mask-first":
+            figures.append(compare_maps(reference, made, manifest, SEED, precision))
+        volume = _compared_volume(reference, made, manifest, precision)
     return ParityReport(precision, RMS_LIMIT[precision], DICE_LIMIT, tuple(figures), volume, divergences)
+
+
+def _meaningful_cases(
+    components: Mapping[str, Component], reference: RunComponent, inputs: GateInputs
+) -> Mapping[str, Cases]:
+    """Inputs that belong together, by component and name."""
+    manifest, real = inputs.manifest, inputs.real_latents
+    if manifest.form == "mask-first":
+        return mask_first_cases(reference, manifest, real)
+    return {} if real is None else real_cases(components, reference, manifest.schedule, real)
+
+
+def _compared_volume(
+    reference: RunComponent, made: RunComponent, manifest: BundleManifest, precision: Precision
+) -> VolumeFigure:
+    """A whole volume of both; in the mask-first form on the reference's mask, so that its image is compared alone."""
+    expected = sample_volume(reference, manifest, SEED)
+    given = expected.label if manifest.form == "mask-first" else None
+    got = sample_volume(made, manifest, SEED, label=given)
+    return compare_volumes(expected, got, manifest.labels, manifest.defaults.steps, precision)
 
 
 def require_passed(report: ParityReport) -> None:

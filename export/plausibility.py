@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..engine.errors import InvalidInputError
+from ..train.checkpoint import read_tensors
 from ..train.config import AnySystem, MaskFirstConfig
 from ..train.networks.aggregator import Aggregator
 from ..train.networks.slab_autoencoder import NormalisedAggregator
@@ -51,6 +52,19 @@ def latent_faults(checkpoint: Path, config: AnySystem, networks: Mapping[str, nn
         if value < COLLAPSED
     ]
     return faults
+
+
+def decodable_latents(checkpoint: Path, config: AnySystem, cases: int) -> NDArray[np.float32] | None:
+    """The cohort's latents as the decoding components take them: slice latents as stored, Z normalised.
+
+    Raises:
+        InvalidInputError: the files cannot be read, or are of another system.
+    """
+    latents = cohort_latents(checkpoint, config, cases)
+    if latents is None or not isinstance(config, MaskFirstConfig):
+        return latents
+    found = read_tensors(checkpoint / "latents" / "normalisation.safetensors")
+    return ((latents - found["mean"].numpy()) / found["scale"].numpy()).astype(np.float32)
 
 
 @torch.no_grad()

@@ -75,7 +75,7 @@ class MaskFirstModel:
         labels = np.zeros((batch.size, x, y, z), np.uint8)
         failed = np.zeros(batch.size, np.bool_)
         wanted = [request for request in batch.requests if request.label is None]
-        maps = self._maps(run, Batch(wanted, batch.size, batch.seed), on_step) if wanted else None
+        maps = self.maps(run, Batch(wanted, batch.size, batch.seed), on_step) if wanted else None
         for request in batch.requests:
             slot = batch.slot(request)
             if request.label is not None:
@@ -108,8 +108,8 @@ class MaskFirstModel:
         features = encode_slabs(run, image, self.form.slab_slices)
         return run("aggregator_encode", {"features": features[None]})["latent"][0]
 
-    def _maps(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> NDArray[np.float32]:
-        """Distance maps (batch size, map, z, x, y) in mm."""
+    def maps(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> NDArray[np.float32]:
+        """Distance maps (batch size, map, z, x, y) in mm, from which the masks are made."""
         chosen, maps = self.form.mask_sampling, self.form.mask_maps
         plan = sampling_plan(self.schedule, SamplingOptions.default(chosen, batch.seed, batch.size))
         told = {"condition": batch.filled((self.condition_columns,), lambda request: request.condition)}
