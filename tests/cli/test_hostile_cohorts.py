@@ -7,6 +7,7 @@ import os
 import shutil
 import tracemalloc
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.errors import InvalidInputError
 from sbldm.engine.scans.dataset_json import MAX_NAME
+from sbldm.engine.scans.masks import read_masks
+from sbldm.engine.scans.options import ReadOptions
 from sbldm.train.data.cohort import prepare_cohort
 
 from tests.support.crash import snapshot
@@ -117,7 +121,7 @@ def test_wounded_headers_are_told_by_every_reader(
     wounds: list[tuple[int, bytes]],
     keep: int | None,
 ) -> None:
-    """`data check`, `conditions measure`, `augment`, what `train` and `evaluate` prepare: nothing unexpected or large.
+    """`data check`, `conditions measure`, `augment`, `--masks`, what `train` and `evaluate` prepare: told, and small.
 
     The bytes are those of integers and floats at their limits, zero, infinite and not a number.
     """
@@ -136,6 +140,10 @@ def test_wounded_headers_are_told_by_every_reader(
         [*made, "--steps", "1", "--threads", "1", "--quiet", "--backend", "onnxruntime"],
     ):
         assert main(command) in TOLD
+    with suppress(InvalidInputError):
+        read_masks(
+            case, [c.name for c in tiny_bundle.manifest.condition_columns], tiny_bundle.manifest.grid, ReadOptions()
+        )
     prepare_cohort(write_and_keep(case, place), place / "cache", tiny_bundle.manifest.grid, skip_invalid=True)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
