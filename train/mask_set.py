@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO
 
 import numpy as np
@@ -34,16 +35,10 @@ FOLDER = "masks"
 LEAST_DEVIATION_MM = 0.001  # where no mask has a tissue
 MOST_MASKS = 8192  # of a file
 _UNREADABLE = (
-    UnusableFileError,
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)  # fmt: skip - RuntimeError: encrypted, or compressed in an unknown way
+    UnusableFileError, OSError, ValueError, KeyError, EOFError,
+    RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,  # RuntimeError: encrypted, an unknown compression
+    SyntaxError, TokenError,  # NumPy reads headers as Python's literals
+)  # fmt: skip
 LEAST_ML = 0.3  # smaller tumours have no meaningful shape on the grid
 
 
