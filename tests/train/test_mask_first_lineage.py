@@ -68,8 +68,9 @@ def test_stages_behind_one_that_was_trained_on_are_made_again(run: Run, tmp_path
     assert lineage_faults(tmp_path / "out", config) == []
     longer = with_stage(config, "autoencoder", steps=2)
     assert run("--stage", "autoencoder", config=longer) == 0
-    (fault,) = lineage_faults(tmp_path / "out", longer)
-    assert fault.startswith("stage denoiser: was made from stage autoencoder ")
+    stage, latents = lineage_faults(tmp_path / "out", longer)
+    assert stage.startswith("stage denoiser: was made from stage autoencoder ")
+    assert latents.startswith("latents: were made by stage autoencoder ")
     assert run(config=longer) == 0
     assert lineage_faults(tmp_path / "out", longer) == []
     after = weights(tmp_path)
