@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
+from typing import ClassVar
 
 from ..bundle.load import Bundle
 from ..bundle.manifest import NAME, Grid
@@ -28,6 +29,7 @@ SCHEMA_VERSION = 2
 MAX_RUN_BYTES = 64 * 2**20
 CHECKSUM = "sha256"  # key of run.json: of all the rest of it, in canonical form
 NOTICE = "SYNTHETIC sbldm-engine: these volumes show no patient"
+NOTICE_MASKS = "SYNTHETIC sbldm-engine: images of no patient around given masks, to be protected as those masks are"
 NOTICE_AUGMENTED = "SYNTHETIC sbldm-engine: derived from the scan of a case, to be protected as that scan is"
 
 
@@ -94,6 +96,29 @@ class SourceDigest:
     sha256: str
     strength: float
 
+    notice: ClassVar[str] = NOTICE_AUGMENTED
+    origin: ClassVar[str] = "from a real case"
+
+    def __str__(self) -> str:
+        return f"case {self.sha256[:12]} at strength {self.strength}"
+
+
+@dataclass(frozen=True)
+class MasksDigest:
+    """The masks that were given to a run."""
+
+    sha256: str
+    masks: int  # how many
+
+    notice: ClassVar[str] = NOTICE_MASKS
+    origin: ClassVar[str] = "given mask"
+
+    def __str__(self) -> str:
+        return f"{self.masks} given masks {self.sha256[:12]}"
+
+
+AnySource = SourceDigest | MasksDigest
+
 
 @dataclass(frozen=True)
 class RunDescription:
@@ -107,7 +132,7 @@ class RunDescription:
     resolved: Resolved
     loop: Loop | None
     conditions: ConditionsDigest | None
-    source: SourceDigest | None  # of `augment`
+    source: AnySource | None  # the case of `augment`, or the masks that were given
 
     @cached_property
     def id(self) -> str:
@@ -130,7 +155,7 @@ def describe(
     resolved: Resolved,
     backend: dict[str, str],
     conditions: ConditionsDigest | None,
-    source: SourceDigest | None = None,
+    source: AnySource | None = None,
     loop: Loop | None = None,
 ) -> RunDescription:
     """The description of a run; `backend` is name and version of its backend, `conditions` None where all are drawn."""
@@ -138,7 +163,7 @@ def describe(
     columns = tuple(column.name for column in manifest.condition_columns)
     return RunDescription(
         SCHEMA_VERSION,
-        NOTICE if source is None else NOTICE_AUGMENTED,
+        NOTICE if source is None else source.notice,
         BundleIdentity(manifest.id, bundle.sha256, manifest.modalities, manifest.labels, columns, manifest.grid),
         _versions() | backend,
         options,
@@ -204,7 +229,7 @@ def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
         old, new = recorded.bundle, wanted.bundle
         found.append(f"bundle: the run has {old.id} ({old.sha256[:12]}), asked for {new.id} ({new.sha256[:12]})")
     if recorded.source != wanted.source:
-        found.append(f"source: the run has {_source(recorded.source)}, asked for {_source(wanted.source)}")
+        found.append(f"source: the run has {recorded.source or 'none'}, asked for {wanted.source or 'none'}")
     for part in ("options", "resolved"):
         old, new = asdict(getattr(recorded, part)), asdict(getattr(wanted, part))
         found += [f"{k.replace('_', '-')}: the run has {old[k]}, asked for {new[k]}" for k in old if old[k] != new[k]]
@@ -212,10 +237,6 @@ def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
         if recorded.versions[name] != wanted.versions[name]:
             found.append(f"version of {name}: the run has {recorded.versions[name]}, here is {wanted.versions[name]}")
     return found + _conditions_difference(recorded.conditions, wanted.conditions)
-
-
-def _source(source: SourceDigest | None) -> str:
-    return "no case" if source is None else f"case {source.sha256[:12]} at strength {source.strength}"
 
 
 def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest | None) -> list[str]:

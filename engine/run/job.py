@@ -11,15 +11,24 @@ from pathlib import Path
 from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
 from ..conditions.file import ConditionFile
-from ..conditions.table import read_table
 from ..conditions.unusual import UnusualRows
 from ..errors import DeviceMemoryError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
 from ..processes import require_children
+from ..sampling.given_masks import GivenMasks
 from ..sampling.types import BatchLoop
 from ..stopping import end_process
 from ..telemetry import Telemetry
-from .description import ConditionsDigest, Loop, Resolved, RunDescription, SourceDigest, describe
+from .description import (
+    AnySource,
+    ConditionsDigest,
+    Loop,
+    MasksDigest,
+    Resolved,
+    RunDescription,
+    SourceDigest,
+    describe,
+)
 from .directory import RunDirectory, disk_faults, recorded_run, require_same
 from .ledger import SampleRecord
 from .memory import require_memory
@@ -27,7 +36,7 @@ from .open_loop import fit_batch, load_networks, measured_batch_size, open_loop,
 from .options import RunOptions
 from .outcomes import Outcomes
 from .pipeline import Pipeline
-from .request import GenerateRequest
+from .request import GenerateRequest, Source
 from .requests import Requests, SampleTask
 from .selection import Selection, parse_samples, parse_shard
 from .time_limit import TimeLimit
@@ -81,10 +90,9 @@ def prepare(request: GenerateRequest) -> Job:
     manifest, out = request.bundle.manifest, request.out
     if out is None:
         raise UsageError("--out: a run needs a directory")
-    columns = [column.name for column in manifest.condition_columns]
     unusual = UnusualRows(manifest.cohort)
-    given = read_table(request.conditions, columns, manifest.grid.fov_mm, unusual)
-    warnings = unusual.messages(str(request.conditions))
+    given = request.table(unusual)
+    warnings = unusual.messages(str(request.conditions or "masks"))
     if warnings and request.strict:
         raise InvalidInputError("\n".join(warnings) + "\nrefused by --strict")
     options = request.options(len(given))
@@ -241,7 +249,7 @@ def _resolve(
     """The run's description: the recorded one if it is the same run, else a new one and the loop that resolved it."""
     require_children(1 if request.ray is not None else request.workers)
     bundle, size = request.bundle, request.batch_size
-    source = None if request.source is None else SourceDigest(request.source.sha256(), request.source.strength)
+    source = _source_digest(request.source)
     if recorded is not None:
         require_same(out, recorded, describe(bundle, options, _overridden(request, recorded), {}, digest, source))
         return recorded, None
@@ -266,6 +274,12 @@ def _resolve(
         return run, None
     load_networks(bundle, backend, fitting)
     return run, opened
+
+
+def _source_digest(source: Source | None) -> AnySource | None:
+    if isinstance(source, GivenMasks):
+        return MasksDigest(source.sha256(), len(source.packed))
+    return None if source is None else SourceDigest(source.sha256(), source.strength)
 
 
 def _overridden(request: GenerateRequest, run: RunDescription) -> Resolved:

@@ -56,6 +56,7 @@ class Requests:
 
 
 def sample_requests(tasks: Sequence[SampleTask], columns: Sequence[ConditionColumn]) -> list[SampleRequest]:
-    """What a loop is given for these tasks: their conditions normalised by the bundle's columns."""
-    rows = normalise(np.array([task.requested for task in tasks]), columns)
-    return [SampleRequest(task.sample, task.attempt, row) for task, row in zip(tasks, rows, strict=True)]
+    """What a loop is given for these tasks: their conditions, and the same normalised by the bundle's columns."""
+    wanted = np.array([task.requested for task in tasks])
+    rows = zip(tasks, normalise(wanted, columns), wanted, strict=True)
+    return [SampleRequest(task.sample, task.attempt, normalised, own) for task, normalised, own in rows]

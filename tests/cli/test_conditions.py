@@ -12,7 +12,7 @@ import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import record_files
 from sbldm.engine.bundle.manifest import (
-    COMPONENTS,
+    COMPONENT_OUTPUTS,
     DEFAULT_GRID,
     MANIFEST_NAME,
     MODALITIES,
@@ -45,6 +45,7 @@ def manifest(columns: tuple[str, ...]) -> BundleManifest:
     rows = np.column_stack([volume, surface, sphericity, centre, np.minimum(sides, 1), shares])[:, : len(columns)]
     return BundleManifest(
         schema_version=SCHEMA_VERSION,
+        form="slices",
         id="tiny",
         preset="phantom",
         grid=DEFAULT_GRID,
@@ -54,9 +55,10 @@ def manifest(columns: tuple[str, ...]) -> BundleManifest:
         latent=LatentSpec((4, 64, 16, 16), (1.0,) * 4, "nothing"),
         schedule=NoiseSchedule("two steps", "epsilon", "leading", (0.9, 0.1)),
         defaults=SamplingDefaults("ddim", 2, 0.0, 1.0),
+        mask_first=None,
         condition_columns=fit_columns(rows, columns),
         cohort=fit(rows, columns, VIEW),
-        components={name: ComponentSpec(f"{name}.onnx", (), ()) for name in COMPONENTS},
+        components={name: ComponentSpec(f"{name}.onnx", (), ()) for name in COMPONENT_OUTPUTS["slices"]},
         files={},
         opset=21,
         precision="fp32",
@@ -67,7 +69,7 @@ def manifest(columns: tuple[str, ...]) -> BundleManifest:
 
 def write_bundle(path: Path, columns: tuple[str, ...]) -> str:
     path.mkdir()
-    for name in COMPONENTS:
+    for name in COMPONENT_OUTPUTS["slices"]:
         graph = onnx.helper.make_graph([], name, [], [])
         (path / f"{name}.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
     (path / MANIFEST_NAME).write_bytes(manifest_bytes(replace(manifest(columns), files=record_files(path))))
