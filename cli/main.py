@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
@@ -118,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Entry point of the installed command."""
+    if getattr(sys, "frozen", False):  # a worker process is this program again
+        multiprocessing.freeze_support()
     from ..engine.stopping import stopped_by_signals
 
     settle_allocator(sys.argv[1:])
