@@ -12,8 +12,10 @@ from PIL import Image
 from sbldm.benchmarks import training_curves, training_speed
 from sbldm.engine.bundle.manifest import Grid
 from sbldm.train.config import SystemConfig
+from sbldm.train.stage import StageRun
 
 from tests.support.tiny import tiny_system_config
+from tests.support.tiny_mask_first import tiny_mask_first
 
 
 def small_system() -> SystemConfig:
@@ -33,6 +35,18 @@ def test_every_stage_has_a_rate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         "denoiser_volumes_per_second", "refiner_slices_per_second",
     }  # fmt: skip
     assert all(rate > 0 for rate in rates.values())
+
+
+@pytest.mark.slow
+def test_every_stage_of_the_mask_first_form_has_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(training_speed, "has_half_weights", lambda *_: True)
+    monkeypatch.setattr(training_speed, "StageRun", lambda *a, **k: seen.append(k["half_weights"]) or StageRun(*a, **k))
+    rates = training_speed.stage_rates(tiny_mask_first(), tmp_path / "half", 1, "bf16-mixed")
+    assert rates.keys() == {"autoencoder_crops_per_second", "mask_volumes_per_second", "denoiser_volumes_per_second"}
+    assert all(rate > 0 for rate in rates.values())
+    training_speed.stage_rates(tiny_mask_first(), tmp_path / "autocast", 1, "bf16-mixed", autocast=True)
+    assert seen == [True, False]
 
 
 def test_an_unknown_preset_is_an_error_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
