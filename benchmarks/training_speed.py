@@ -120,7 +120,7 @@ def stage_rates(
         "autoencoder": (crops, batch["autoencoder"]),
         "mask": ("volumes", batch.get("mask", 0)),
         "encode": ("volumes", MIRRORS),
-        "aggregator": ("volumes", batch["aggregator"]),
+        "aggregator": ("volumes", batch.get("aggregator", 0)),
         "denoiser": ("volumes", batch["denoiser"]),
         "distill": ("volumes", batch.get("distill", 0)),
         "refiner": ("slices", batch.get("refiner", 0) * min(REFINER_SLICES, config.grid.shape[2])),

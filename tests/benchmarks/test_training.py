@@ -64,7 +64,9 @@ def test_random_cases_hold_every_tissue(tmp_path: Path) -> None:
 
 def test_a_figure_a_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [{"stage": s, "step": 20 * k, "loss": 1 / (k + 1)} for s in ("denoiser", "refiner") for k in range(30)]
-    lines += [{"stage": "refiner", "step": 580, "loss": 0.5}]  # made again after a resume: this one counts
+    lines += [
+        {"stage": "refiner", "step": 580, "loss": 0.5, "held_out_loss": 0.7}
+    ]  # made again after a resume: this one counts
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert training_curves.main([str(tmp_path), "--to", str(tmp_path / "docs")]) == 0
     drawn = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -72,6 +74,8 @@ def test_a_figure_a_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert drawn["denoiser"]["steps"] == 581
     assert drawn["denoiser"]["loss"] == pytest.approx(np.mean([1 / 28, 1 / 29, 1 / 30]))
     assert drawn["refiner"]["loss"] == pytest.approx(np.mean([1 / 28, 1 / 29, 0.5]))
+    assert drawn["refiner"]["held_out_loss"] == 0.7
+    assert "held_out_loss" not in drawn["denoiser"]
     for stage in drawn.values():
         picture = Image.open(stage["file"])
         assert picture.width > 300
