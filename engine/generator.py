@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from .backends.choose import choose_backend
 from .bundle.load import DEFAULT_BUNDLE, Bundle, load_bundle
-from .conditions.table import ConditionsLike, read_table
+from .conditions.table import ConditionsLike
 from .errors import InvalidInputError, SbldmError, UsageError
 from .output.measure import TumourMeasurement, measure_tumour
 from .run.arguments import MachineArguments, SamplingArguments, python_call
@@ -203,8 +203,7 @@ class Generator:
         if stop is not None and not callable(getattr(stop, "is_set", None)):
             raise UsageError(f"--stop {stop!r}: must be an event such as threading.Event")
         manifest = self.bundle.manifest
-        columns = [column.name for column in manifest.condition_columns]
-        table = read_table(request.conditions, columns, manifest.grid.fov_mm)
+        table = request.table()
         options = request.options(len(table))
         with self._turn:
             loop = fit_batch(

@@ -229,6 +229,12 @@ class MaskFirstConfig:
         return self.autoencoder.latent_channels, z // self.autoencoder.slices, x // 8, y // 8
 
     @property
+    def features_shape(self) -> tuple[int, int, int]:
+        """Shape (F, X/4, Y/4) of what encoder, aggregator and decoder exchange of a slab."""
+        x, y, _ = self.grid.shape
+        return self.autoencoder.widths[1] + self.autoencoder.latent_channels // 4, x // 4, y // 4
+
+    @property
     def maps_shape(self) -> tuple[int, int, int, int]:
         """Shape (map, z, x, y) of the distance maps."""
         x, y, z = self.mask_grid

@@ -105,7 +105,7 @@ class Finisher:
             image, label = to_brats(image, label, len(self.bundle.labels), self.bundle.grid)
             affine = BRATS_AFFINE
         sample = candidate.task.sample
-        origin = "" if self.run.source is None else "from a real case, "
+        origin = "" if self.run.source is None else f"{self.run.source.origin}, "
         description = (
             f"{SYNTHETIC} {self.run.versions['sbldm-engine']} {origin}seed {self.run.options.seed} sample {sample}"
         )
