@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from ._allocator import settle_allocator
 from ._faults import explained
 from ._plots import settle_matplotlib
 from ._streams import settle_streams
@@ -119,6 +120,7 @@ def run() -> None:
     """Entry point of the installed command."""
     from ..engine.stopping import stopped_by_signals
 
+    settle_allocator(sys.argv[1:])
     settle_streams()
     with stopped_by_signals():
         code = main()

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import zlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar
 
 from ..bundle.load import Bundle
 from ..bundle.manifest import NAME, Grid
 from ..conditions.columns import COLUMNS
-from ..conditions.csv import read_condition_bytes
+from ..conditions.file import ConditionFile
 from ..decode import decode
 from ..errors import InvalidInputError
 from ..files import read_bounded
@@ -63,7 +63,18 @@ class ConditionsDigest:
     """Enough of a conditions file to tell whether, and where, it was changed."""
 
     sha256: str
-    lines: str  # CRC-32 of each line, 8 hex digits each
+    lines: str  # CRC-32 of each line, 8 hex digits each; after `N*` of every N lines together
+
+    @staticmethod
+    def of(file: ConditionFile) -> ConditionsDigest:
+        """The digest of a file as it was read."""
+        return ConditionsDigest(file.digest.sha256(), file.digest.lines())
+
+    def sums(self) -> tuple[int, list[str]]:
+        """How many lines are summed together, and the sums."""
+        each, star, digits = self.lines.partition("*")
+        each, digits = (int(each), digits) if star and each.isdecimal() else (1, each)
+        return each, [digits[k : k + 8] for k in range(0, len(digits), 8)]
 
 
 @dataclass(frozen=True)
@@ -163,13 +174,6 @@ def describe(
     )
 
 
-def digest_conditions(file: Path) -> ConditionsDigest:
-    """Digest of a conditions file; InvalidInputError when it cannot be read."""
-    data = read_condition_bytes(file)
-    lines = "".join(format(zlib.crc32(line.rstrip(b"\r")), "08x") for line in data.split(b"\n"))
-    return ConditionsDigest(hashlib.sha256(data).hexdigest(), lines)
-
-
 def read_description(directory: Path) -> RunDescription:
     """The description in a run directory.
 
@@ -241,9 +245,14 @@ def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest |
     has, asked = ("a file" if digest else "none" for digest in (old, new))
     if old is None or new is None:
         return [f"conditions: the run has {has}, asked for {asked}"]
-    width, length = 8, max(len(old.lines), len(new.lines))
-    changed = [i // width + 1 for i in range(0, length, width) if old.lines[i : i + width] != new.lines[i : i + width]]
-    where = f"first in line {changed[0]}, {len(changed)} in all" if changed else "in its line ends"
+    (each, old_sums), (other, new_sums) = old.sums(), new.sums()
+    changed = [k for k, (was, now) in enumerate(zip_longest(old_sums, new_sums)) if was != now]
+    if each != other:
+        where = "in its size"
+    elif each > 1 and changed:
+        where = f"first within lines {changed[0] * each + 1} to {(changed[0] + 1) * each}"
+    else:
+        where = f"first in line {changed[0] + 1}, {len(changed)} in all" if changed else "in its line ends"
     return [f"conditions: the file is not the one that the run was started with; it differs {where}"]
 
 

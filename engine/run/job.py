@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
-from ..conditions.unusual import unusual_rows
+from ..conditions.file import ConditionFile
+from ..conditions.unusual import UnusualRows
 from ..errors import DeviceMemoryError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
 from ..processes import require_children
@@ -20,13 +21,13 @@ from ..stopping import end_process
 from ..telemetry import Telemetry
 from .description import (
     AnySource,
+    ConditionsDigest,
     Loop,
     MasksDigest,
     Resolved,
     RunDescription,
     SourceDigest,
     describe,
-    digest_conditions,
 )
 from .directory import RunDirectory, disk_faults, recorded_run, require_same
 from .ledger import SampleRecord
@@ -89,15 +90,17 @@ def prepare(request: GenerateRequest) -> Job:
     manifest, out = request.bundle.manifest, request.out
     if out is None:
         raise UsageError("--out: a run needs a directory")
-    given = request.table()
-    warnings = list(unusual_rows(given, manifest.cohort))
+    unusual = UnusualRows(manifest.cohort)
+    given = request.table(unusual)
+    warnings = unusual.messages(str(request.conditions or "masks"))
     if warnings and request.strict:
         raise InvalidInputError("\n".join(warnings) + "\nrefused by --strict")
     options = request.options(len(given))
     shard = parse_shard(request.shard)
     samples = None if request.samples is None else parse_samples(request.samples, options.count)
     recorded = recorded_run(out, request.resume, shard)
-    run, loop = _resolve(request, out, options, recorded, warnings.append)
+    digest = ConditionsDigest.of(given) if isinstance(given, ConditionFile) else None
+    run, loop = _resolve(request, out, options, digest, recorded, warnings.append)
     selection = Selection(options.count, run.resolved.batch_size, shard, samples)
     return Job(request, out, run, Requests.of(given, manifest, options.seed), selection, tuple(warnings), loop)
 
@@ -239,13 +242,13 @@ def _resolve(
     request: GenerateRequest,
     out: Path,
     options: RunOptions,
+    digest: ConditionsDigest | None,
     recorded: RunDescription | None,
     warn: Callable[[str], None],
 ) -> tuple[RunDescription, BatchLoop | None]:
     """The run's description: the recorded one if it is the same run, else a new one and the loop that resolved it."""
     require_children(1 if request.ray is not None else request.workers)
     bundle, size = request.bundle, request.batch_size
-    digest = digest_conditions(request.conditions) if isinstance(request.conditions, Path) else None
     source = _source_digest(request.source)
     if recorded is not None:
         require_same(out, recorded, describe(bundle, options, _overridden(request, recorded), {}, digest, source))

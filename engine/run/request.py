@@ -20,7 +20,8 @@ import numpy as np
 
 from ..bundle.load import Bundle
 from ..bundle.manifest import SamplerName
-from ..conditions.columns import Conditions
+from ..conditions.columns import ConditionRows
+from ..conditions.csv import RowWatch
 from ..conditions.table import ConditionsLike, read_table
 from ..errors import UsageError
 from ..output.layouts import LayoutName, Names, make_layout
@@ -102,16 +103,20 @@ class GenerateRequest:
         asked |= {name: value for name, value in defaults.items() if asked[name] is None}
         return RunOptions(**asked)
 
-    def table(self) -> Conditions:
-        """The wanted tumours in the order of the bundle's columns.
+    def table(self, watch: RowWatch | None = None) -> ConditionRows:
+        """The wanted tumours in the order of the bundle's columns; `watch` is shown those of a file or of given masks.
 
         Raises:
             InvalidInputError: all faults of the conditions.
         """
         if isinstance(self.source, GivenMasks):
-            return self.source.conditions
+            given = self.source.conditions
+            if watch is not None:
+                watch.add(given, watch.measure(given))
+            return given
         manifest = self.bundle.manifest
-        return read_table(self.conditions, [column.name for column in manifest.condition_columns], manifest.grid.fov_mm)
+        columns = [column.name for column in manifest.condition_columns]
+        return read_table(self.conditions, columns, manifest.grid.fov_mm, watch)
 
     def _relations(self) -> Iterator[tuple[tuple[str, ...], Callable[[], object]]]:
         """Checks that need more than one field, or the bundle: (fields, the first is told at fault; check)."""
