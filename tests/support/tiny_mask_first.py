@@ -7,9 +7,6 @@ from pathlib import Path
 
 from sbldm.benchmarks.full_width import random_checkpoint
 from sbldm.engine.bundle.manifest import Grid
-<<<<<<< HEAD
-from sbldm.engine.conditions.columns import COLUMNS, fit_columns
-from sbldm.engine.conditions.distribution import fit
 from sbldm.train.config import (
     AugmentationConfig,
     CropConfig,
@@ -18,10 +15,6 @@ from sbldm.train.config import (
     SlabAutoencoderConfig,
     load_preset,
 )
-from sbldm.train.mask_first import save_random_mask_first
-=======
-from sbldm.train.config import CropConfig, MaskFirstConfig, PlanarConfig, SlabAutoencoderConfig, load_preset
->>>>>>> form-export
 
 
 def tiny_mask_first(steps: int = 2) -> MaskFirstConfig:
