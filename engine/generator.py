@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,8 +31,10 @@ from .run.redraw import Redraws
 from .run.request import GenerateRequest, require_fields
 from .run.requests import Requests, SampleTask, sample_requests
 from .run.writer import NO_TUMOUR, miss
+from .sampling.given_masks import GivenMasks, require_mask_first
 from .sampling.sdedit import SourceCase
 from .sampling.types import Backend, RunLoop, Volume
+from .scans.masks import masks_of_arrays
 
 
 class Cancelled(SbldmError):
@@ -112,6 +114,7 @@ class Generator:
         count: int | None = None,
         *,
         conditions: ConditionsLike = None,
+        masks: Sequence[NDArray[np.integer]] | None = None,
         stop: threading.Event | None = None,
         **options: Unpack[SamplingArguments],
     ) -> Iterator[Sample]:
@@ -121,15 +124,18 @@ class Generator:
             count: number of samples.
             conditions: path of a CSV, rows as mappings of column to value, or None to draw everything. Rows are reused
                 in order; what a row leaves out is drawn given what it holds.
+            masks: labels (x, y, z) as a `Sample` has them, on the model's grid: images are made around them, in order,
+                and `count` defaults to their number. A bundle of the mask-first form is needed, `conditions` are not.
             stop: ends the iteration by `Cancelled`, at the next denoising step; on a GPU at the next batch.
             options: `seed`, `steps`, `sampler`, `eta`, `guidance`, `reject` and `attempts` as on the command line.
 
         Raises:
             UsageError: an argument does not exist, is mistyped or out of range, or the generator is closed.
-            InvalidInputError: the conditions contradict themselves.
+            InvalidInputError: the conditions contradict themselves, a mask is none.
             Cancelled: see `stop` and `cancel`.
         """
-        request = GenerateRequest(bundle=self.bundle, count=count, conditions=conditions, **options)
+        source = None if masks is None else self._given(masks)
+        request = GenerateRequest(bundle=self.bundle, count=count, conditions=conditions, source=source, **options)
         return self._samples(request, stop)
 
     @python_call(SamplingArguments)
@@ -193,6 +199,11 @@ class Generator:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _given(self, masks: Sequence[NDArray[np.integer]]) -> GivenMasks:
+        require_mask_first(self.bundle)
+        manifest = self.bundle.manifest
+        return masks_of_arrays(masks, [column.name for column in manifest.condition_columns], manifest.grid)
 
     def _samples(
         self, request: GenerateRequest, stop: threading.Event | None, only: int | None = None

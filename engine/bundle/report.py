@@ -11,7 +11,7 @@ from ..conditions.columns import ConditionColumn
 from ..errors import InvalidInputError
 from ..files import read_bounded
 from .load import Bundle
-from .manifest import TensorSpec, manifest_summary
+from .manifest import MaskFirst, SamplingDefaults, TensorSpec, manifest_summary
 
 PARITY_NAME = "parity.json"
 MAX_PARITY_BYTES = 16 * 2**20
@@ -65,7 +65,7 @@ def report_text(bundle: Bundle) -> str:
     provenance = manifest.provenance
     lines = [
         f"{manifest.id}  ({bundle.path})",
-        f"preset {manifest.preset}, precision {manifest.precision}, opset {manifest.opset}",
+        f"preset {manifest.preset}, form {manifest.form}, precision {manifest.precision}, opset {manifest.opset}",
         f"grid {_times(grid.shape)} voxels of {_times(grid.spacing_mm)} mm; {', '.join(manifest.modalities)}; "
         f"labels {', '.join(manifest.labels)}",
         f"latent {_times(manifest.latent.shape)}",
@@ -76,8 +76,8 @@ def report_text(bundle: Bundle) -> str:
         *_components(bundle),
         "",
         f"schedule  {manifest.schedule.name}; predicts {manifest.schedule.prediction_type}",
-        f"default   {manifest.defaults.sampler}, {manifest.defaults.steps} steps, eta {manifest.defaults.eta:g}, "
-        f"guidance {manifest.defaults.guidance:g}",
+        f"default   {sampling_text(manifest.defaults)}",
+        *_mask_first(manifest.mask_first),
         "",
         f"conditions (95 % of {manifest.cohort.cases} training cases)",
         *_conditions(bundle),
@@ -90,6 +90,25 @@ def report_text(bundle: Bundle) -> str:
         *_parity(bundle),
     ]
     return "\n".join(lines)
+
+
+def sampling_text(sampling: SamplingDefaults) -> str:
+    """A sampler and its settings in words."""
+    return f"{sampling.sampler}, {sampling.steps} steps, eta {sampling.eta:g}, guidance {sampling.guidance:g}"
+
+
+def source_text(said: MaskFirst) -> str:
+    """What a mask-first model's samples are drawn as, in words."""
+    return "real scans" if said.source == 1.0 else "phantoms"
+
+
+def _mask_first(said: MaskFirst | None) -> list[str]:
+    if said is None:
+        return []
+    return [
+        f"mask      first, {sampling_text(said.mask_sampling)}, maps {_times(said.mask_maps.shape)}",
+        f"images    drawn as {source_text(said)}, {said.slab_slices} slices a slab",
+    ]
 
 
 def _components(bundle: Bundle) -> list[str]:
@@ -121,6 +140,10 @@ def _parity_lines(parity: Mapping[str, Any]) -> list[str]:
     for figure in parity.get("components", []):
         where = f"{figure['component']}.{figure['output']} ({figure['case']})"
         lines.append(f"  {figure['max_relative']:.1e}   {figure['rms_relative']:.1e}   {where}")
+    rounding = parity.get("rounding")
+    if rounding:
+        worst = max(figure["rms_relative"] for figure in rounding)
+        lines.append(f"  {worst:.1e}   RMS, at most, by which rounding weights to fp16 changed outputs")
     volume = parity.get("volume")
     if volume:
         dice = ", ".join(f"{name} {value:.4f}" for name, value in volume["dice"].items())

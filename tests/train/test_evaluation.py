@@ -19,7 +19,7 @@ from sbldm.engine.errors import InvalidInputError
 from sbldm.engine.output.measure import measure_tumour
 from sbldm.train.data.cohort import CachedCase, Cohort
 from sbldm.train.evaluation.adherence import adherence, requested_and_measured
-from sbldm.train.evaluation.autoencoder import Autoencoder
+from sbldm.train.evaluation.autoencoder import Autoencoder, SliceAutoencoder
 from sbldm.train.evaluation.fid import FeatureNetwork, frechet_distance, gaussian_distance
 from sbldm.train.evaluation.fidelity import (
     characteristic_distances,
@@ -111,7 +111,7 @@ def autoencoder(*, refiner: bool = True) -> Autoencoder:
     manifest = SimpleNamespace(
         labels=("background", "ncr", "ed", "et"), background_threshold=0.04, components=components
     )
-    return Autoencoder(Pooling(), manifest)  # type: ignore[arg-type]
+    return SliceAutoencoder(Pooling(), manifest)  # type: ignore[arg-type]
 
 
 def test_the_brain_is_the_largest_piece_with_its_holes() -> None:
