@@ -31,6 +31,7 @@ from ..engine.bundle.manifest import (
 )
 from ..engine.bundle.report import PARITY_NAME
 from ..engine.errors import InvalidInputError
+from ..engine.files import sha256_file
 from ..engine.processor import available_threads
 from ..engine.sampling.types import RunComponent
 from ..train.build import system_latent_shape
@@ -102,12 +103,7 @@ def export_bundle(
         UsageError: `out` holds files or cannot be written.
     """
     options = options or ExportOptions()
-    if options.precision not in PRECISIONS:
-        raise InvalidInputError(f"precision {options.precision!r}: allowed {', '.join(PRECISIONS)}")
-    if options.store == "fp16" and options.precision == "bf16":
-        raise InvalidInputError("store fp16 keeps fp32 weights as fp16; a bf16 bundle stores bf16 weights already")
-    opset = options.opset or DEFAULT_OPSET[options.precision]
-    check_opset(opset, options.precision)
+    opset = _opset(options)
     require_free(out)
     config = load_system(checkpoint)
     networks = system_networks(checkpoint, config)
@@ -138,6 +134,17 @@ def export_bundle(
         (staging / "README.md").write_text(model_card(manifest, parity, accepted), encoding="utf-8")
         _record_files(staging, manifest)
     return load_bundle(out)
+
+
+def _opset(options: ExportOptions) -> int:
+    """The opset that the options mean; InvalidInputError where they do not fit each other."""
+    if options.precision not in PRECISIONS:
+        raise InvalidInputError(f"precision {options.precision!r}: allowed {', '.join(PRECISIONS)}")
+    if options.store == "fp16" and options.precision == "bf16":
+        raise InvalidInputError("store fp16 keeps fp32 weights as fp16; a bf16 bundle stores bf16 weights already")
+    opset = options.opset or DEFAULT_OPSET[options.precision]
+    check_opset(opset, options.precision)
+    return opset
 
 
 def system_networks(checkpoint: Path, config: AnySystem) -> dict[str, nn.Module]:
@@ -273,7 +280,8 @@ def training_summary(checkpoint: Path, config: AnySystem) -> str:
             continue
         wanted, cohort = config.stages[stage].steps, record.cohort or cohort
         steps = f"{record.step} of {wanted} steps" if record.step < wanted else f"{record.step} steps"
-        parts.append(f"{stage} {steps} (weights {str(record.weights)[:12]}, sbldm-engine {record.code_version})")
+        weights = record.weights or sha256_file(weights_path(checkpoint, stage))
+        parts.append(f"{stage} {steps} (weights {weights[:12]}, sbldm-engine {record.code_version})")
     return ", ".join(parts) + (f"; cohort {cohort[:12]}" if cohort else "")
 
 
