@@ -72,13 +72,17 @@ def id_of_sample(conditions: Conditions, sample: int, given: frozenset[str] | No
     that is an id which the file itself gives to a row, underscores are appended until it is not; all ids of a run
     therefore differ. `given` is `frozenset(conditions.ids)`, for callers that ask for many samples.
     """
-    uses, row = divmod(sample, len(conditions))
-    own = conditions.ids[row]
+    return id_of_use(conditions.ids, sample, frozenset(conditions.ids) if given is None else given)
+
+
+def id_of_use(ids: Sequence[str], sample: int, given: frozenset[str]) -> str:
+    """`id_of_sample` from the ids of the rows alone."""
+    uses, row = divmod(sample, len(ids))
+    own = ids[row]
     if own and uses == 0:
         return own
     name = f"{own}-{uses + 1}" if own else str(sample)
-    taken = frozenset(conditions.ids) if given is None else given
-    while name in taken:
+    while name in given:
         name += "_"
     return name
 

@@ -17,6 +17,7 @@ from ..conditions.csv import read_condition_bytes
 from ..decode import decode
 from ..errors import InvalidInputError
 from ..files import read_bounded
+from ..output.case_tags import IdTags, NumberTags, id_faults
 from ..output.layouts import Layout, make_layout
 from ..output.nifti import SYNTHETIC
 from ..sampling.types import LoopKind
@@ -24,7 +25,7 @@ from ..versions import installed
 from .options import MAX_COUNT, RunOptions
 
 RUN_NAME = "run.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_RUN_BYTES = 64 * 2**20
 CHECKSUM = "sha256"  # key of run.json: of all the rest of it, in canonical form
 NOTICE = "SYNTHETIC sbldm-engine: these volumes show no patient"
@@ -97,6 +98,7 @@ class RunDescription:
     loop: Loop | None
     conditions: ConditionsDigest | None
     source: SourceDigest | None  # of `augment`
+    row_ids: tuple[str, ...] | None  # of the conditions, where files are named by id
 
     @cached_property
     def id(self) -> str:
@@ -110,7 +112,13 @@ class RunDescription:
 
     def layout(self) -> Layout:
         """The layout of the run's files."""
-        return make_layout(self.options.layout, self.bundle.modalities, self.bundle.labels, self.options.names)
+        return self._layout
+
+    @cached_property
+    def _layout(self) -> Layout:
+        tags = NumberTags() if self.row_ids is None else IdTags(self.row_ids)
+        options, bundle = self.options, self.bundle
+        return make_layout(options.layout, bundle.modalities, bundle.labels, options.names, tags)
 
 
 def describe(
@@ -121,8 +129,13 @@ def describe(
     conditions: ConditionsDigest | None,
     source: SourceDigest | None = None,
     loop: Loop | None = None,
+    row_ids: tuple[str, ...] | None = None,
 ) -> RunDescription:
-    """The description of a run; `backend` is name and version of its backend, `conditions` None where all are drawn."""
+    """The description of a run.
+
+    `backend` is name and version of its backend, `conditions` None where all are drawn, `row_ids` None where files are
+    named by number.
+    """
     manifest = bundle.manifest
     columns = tuple(column.name for column in manifest.condition_columns)
     return RunDescription(
@@ -135,6 +148,7 @@ def describe(
         loop,
         conditions,
         source,
+        row_ids,
     )
 
 
@@ -187,6 +201,10 @@ def _check(run: RunDescription, where: str) -> None:
             raise InvalidInputError(f"{where}: bundle: name {name!r} must match {NAME.pattern}")
     if not set(run.bundle.columns) <= set(COLUMNS):
         raise InvalidInputError(f"{where}: bundle: columns must be among {', '.join(COLUMNS)}")
+    if (run.row_ids is None) != (run.options.name_by == "sample") or run.row_ids == ():
+        raise InvalidInputError(f"{where}: row_ids: must be there where name_by is id, and only there")
+    for row, allowed in id_faults(run.row_ids or ()):
+        raise InvalidInputError(f"{where}: row_ids[{row}]: must be {allowed}")
     problems = run.bundle.grid.problems()
     if problems:
         raise InvalidInputError(f"{where}: bundle: {problems[0]}")

@@ -28,6 +28,7 @@ from .outcomes import Outcomes
 from .pipeline import Pipeline
 from .request import GenerateRequest
 from .requests import Requests, SampleTask
+from .row_ids import row_ids
 from .selection import Selection, parse_samples, parse_shard
 from .time_limit import TimeLimit
 from .workers import WorkerPool, WorkerSetup
@@ -89,7 +90,7 @@ def prepare(request: GenerateRequest) -> Job:
     shard = parse_shard(request.shard)
     samples = None if request.samples is None else parse_samples(request.samples, options.count)
     recorded = recorded_run(out, request.resume, shard)
-    run, loop = _resolve(request, out, options, recorded, warnings.append)
+    run, loop = _resolve(request, out, options, row_ids(given, options), recorded, warnings.append)
     selection = Selection(options.count, run.resolved.batch_size, shard, samples)
     return Job(request, out, run, Requests.of(given, manifest, options.seed), selection, tuple(warnings), loop)
 
@@ -231,6 +232,7 @@ def _resolve(
     request: GenerateRequest,
     out: Path,
     options: RunOptions,
+    ids: tuple[str, ...] | None,
     recorded: RunDescription | None,
     warn: Callable[[str], None],
 ) -> tuple[RunDescription, BatchLoop | None]:
@@ -240,7 +242,8 @@ def _resolve(
     digest = digest_conditions(request.conditions) if isinstance(request.conditions, Path) else None
     source = None if request.source is None else SourceDigest(request.source.sha256(), request.source.strength)
     if recorded is not None:
-        require_same(out, recorded, describe(bundle, options, _overridden(request, recorded), {}, digest, source))
+        asked = describe(bundle, options, _overridden(request, recorded), {}, digest, source, row_ids=ids)
+        require_same(out, recorded, asked)
         return recorded, None
     given = size if isinstance(size, int) else 1
     backend = choose_backend(
@@ -258,7 +261,7 @@ def _resolve(
         warn(f"sampling by plain launches: {opened.reason}")
     resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)
     loop = Loop(opened.kind, opened.reason, None if fitting == wanted else wanted)
-    run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source, loop)
+    run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source, loop, ids)
     if request.workers > 1 or request.ray is not None:
         return run, None
     load_networks(bundle, backend, fitting)

@@ -24,7 +24,7 @@ JOURNAL_NAME = "sbldm-add-to.json"
 DATASET_NAME, SPLITS_NAME = "dataset.json", "splits_final.json"
 MAX_JSON_BYTES = 256 * 2**20
 _CHECKSUM = "sha256"
-_CASE_FILE = re.compile(r"imagesTr/sbldm-\d{6,}_\d{4}\.nii\.gz|labelsTr/sbldm-\d{6,}\.nii\.gz")
+_CASE_FILE = re.compile(r"imagesTr/sbldm-[\w-]+_\d{4}\.nii\.gz|labelsTr/sbldm-[\w-]+\.nii\.gz", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InvalidInputError, UsageError
 from ..files import Folder, read_bounded
-from ..output.layouts import SEGMENTATION, case_name
+from ..output.layouts import PREFIX, SEGMENTATION
 from ..output.nifti import renumbered
 from ..scans.names import modality_of
 from ..scans.target_labels import renumbering
@@ -35,7 +35,6 @@ from .nnunet_journal import (
 FOLDS = 5
 MAX_MASK_BYTES = 64 * 2**20
 _SEED = 12345  # of nnU-Net's own folds
-_PREFIX = "sbldm-"  # of synthetic cases
 
 Split = dict[str, list[str]]
 
@@ -80,13 +79,14 @@ def add_to_dataset(run_directory: Path, dataset: Path, splits: Path | None = Non
         records = _intact_records(source, run)
         described = _read_json(dataset / DATASET_NAME)
         listed = described.get("dataset")
-        real = [case for case in (_cases(dataset) if listed is None else listed) if not case.startswith(_PREFIX)]
-        names = [case_name(record.sample) for record in records]
+        real = [case for case in (_cases(dataset) if listed is None else listed) if not case.startswith(PREFIX)]
+        case = run.layout().case
+        names = [case(record.sample) for record in records]
         folds = _with_synthetic(_read_folds(place) if place.exists() else nnunet_folds(real), names)
         if listed is None:
             described["numTraining"] = len(real) + len({*_synthetic_cases(dataset), *names})
         else:
-            described["dataset"] = listed | {case_name(r.sample): _listing(run, r.sample) for r in records}
+            described["dataset"] = listed | {case(r.sample): _listing(run, r.sample) for r in records}
             described["numTraining"] = len(described["dataset"])
         files = {entry.path: entry.sha256 for record in records for entry in record.files}
         rewritten = _Renumbered(source, run, numbers)
@@ -134,7 +134,7 @@ def nnunet_folds(cases: list[str]) -> list[Split]:
 def _with_synthetic(folds: list[Split], names: list[str]) -> list[Split]:
     result = []
     for number, fold in enumerate(folds):
-        if leaked := [case for case in fold["val"] if case.startswith(_PREFIX)]:
+        if leaked := [case for case in fold["val"] if case.startswith(PREFIX)]:
             raise InvalidInputError(f"fold {number} validates on the synthetic case {leaked[0]}; take it out")
         known = set(fold["train"])
         result.append({**fold, "train": [*fold["train"], *(name for name in names if name not in known)]})
@@ -201,7 +201,7 @@ def _cases(dataset: Path) -> list[str]:
 
 
 def _synthetic_cases(dataset: Path) -> list[str]:
-    return [case for case in _cases(dataset) if case.startswith(_PREFIX)]
+    return [case for case in _cases(dataset) if case.startswith(PREFIX)]
 
 
 def _read_folds(path: Path) -> list[Split]:

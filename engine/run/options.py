@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..bundle.manifest import BundleManifest, SamplerName
+from ..output.case_tags import NameBy
 from ..output.layouts import LayoutName, Names
 
 GridName = Literal["native", "brats"]
@@ -31,6 +32,7 @@ class RunOptions:
     guidance: float
     layout: LayoutName
     names: Names
+    name_by: NameBy
     grid: GridName
     reject: float | None  # tolerance; None keeps every tumour
     attempts: int  # redraws at most, with reject

@@ -22,6 +22,7 @@ from ..bundle.load import Bundle
 from ..bundle.manifest import SamplerName
 from ..conditions.table import ConditionsLike
 from ..errors import UsageError
+from ..output.case_tags import NAME_BY, NameBy
 from ..output.layouts import LayoutName, Names, make_layout
 from ..sampling.sdedit import SourceCase, check_source
 from ..sampling.types import SamplingOptions, check_options
@@ -53,6 +54,7 @@ class GenerateRequest:
     guidance: Annotated[float | None, real(0, 100)] = None  # classifier-free guidance, 1 is none; None: the bundle's
     layout: Annotated[LayoutName, text()] = "brats"  # those of `output.layouts`
     names: Annotated[Names, text()] = "2021"  # BraTS file names of that year
+    name_by: Annotated[NameBy, choice(NAME_BY)] = "sample"  # what file names hold: the sample's number, or its id
     grid: Annotated[GridName, choice(GRIDS)] = "native"  # the model's, or 240x240x155 at 1 mm
     reject: Annotated[float | None, tolerance(10)] = None  # miss that is redrawn (`writer.miss`); None: never
     attempts: Annotated[int, whole(1, 100)] = 4  # redraws at most, with reject
