@@ -14,9 +14,7 @@ Labels = Annotated[
 ]
 Cavity = Annotated[
     str,
-    typer.Option(
-        "--cavity", help="What a resection cavity counts as.", **choices("background", "necrosis", "refuse")
-    ),
+    typer.Option("--cavity", help="What a resection cavity counts as.", **choices("background", "necrosis", "refuse")),
 ]
 Orientation = Annotated[
     str | None,

@@ -29,7 +29,7 @@ def bench(
     reference_steps: Annotated[int, typer.Option(help="Steps that quality is told against.")] = 250,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: all.")] = None,
     select: Annotated[bool, typer.Option("--select", help="Keep the fastest choice for --backend auto.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, not as tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Also write that object to this file.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Picture of quality against speed.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,

@@ -11,7 +11,9 @@ import typer
 from ._commands import Command, Group
 from ._scans import Cavity, Labels, Orientation, escaped
 
-app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, help="Check, measure or draw tumour characteristics.")
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, add_completion=False, help="Check, measure or draw tumour characteristics."
+)
 
 Out = Annotated[Path | None, typer.Option(help="Write the CSV here instead of to stdout.")]
 

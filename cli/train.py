@@ -19,7 +19,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Training directory; a run that is there is gone on with.")],
     preset: Annotated[
         str,
-        typer.Option(help="A preset, or a YAML file.", metavar="|".join((*PRESETS, "FILE")), autocompletion=offered(PRESETS)),
+        typer.Option(help="Or a YAML file.", metavar="|".join((*PRESETS, "FILE")), autocompletion=offered(PRESETS)),
     ] = "phantom",
     stage: Annotated[str, typer.Option(help="What to train.", **choices(*STAGES))] = "all",
     cache: Annotated[Path | None, typer.Option(help="Folder of the prepared cohort (default: OUT/cache).")] = None,

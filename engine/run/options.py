@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from ..bundle.manifest import BundleManifest, SamplerName
+from ..output.case_files import GridName
 from ..output.case_tags import NameBy
 from ..output.layouts import LayoutName, Names
 
-GridName = Literal["native", "brats"]
-GRIDS: tuple[GridName, ...] = get_args(GridName)
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 MAX_STEPS = 65535  # draws of one attempt, less the initial one
 MAX_BATCH = 4096

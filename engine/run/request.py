@@ -22,11 +22,12 @@ from ..bundle.load import Bundle
 from ..bundle.manifest import SamplerName
 from ..conditions.table import ConditionsLike
 from ..errors import UsageError
+from ..output.case_files import GRIDS, GridName
 from ..output.case_tags import NAME_BY, NameBy
 from ..output.layouts import LayoutName, Names, make_layout
 from ..sampling.sdedit import SourceCase, check_source
 from ..sampling.types import SamplingOptions, check_options
-from .options import GRIDS, MAX_BATCH, MAX_COUNT, SAMPLERS, GridName, RunOptions, most_steps
+from .options import MAX_BATCH, MAX_COUNT, SAMPLERS, RunOptions, most_steps
 from .rules import batch, choice, fault, flag, path, read_fields, real, text, tolerance, wanted, whole
 from .selection import parse_samples, parse_shard
 from .time_limit import SAMPLE_TIMEOUT_S

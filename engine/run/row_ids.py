@@ -35,8 +35,8 @@ def _check_subjects(given: Conditions, count: int, faults: Faults) -> None:
     """BIDS allows nothing but letters and digits in the name of a subject."""
     if count > len(given):
         raise UsageError(
-            f"--name-by id: {count} samples of {len(given)} rows; a reused id ends in -2, and BIDS subjects are letters "
-            "and digits alone; leave --name-by id away, or give each sample a row"
+            f"--name-by id: {count} samples of {len(given)} rows; a reused id ends in -2, and BIDS subjects are "
+            "letters and digits alone; leave --name-by id away, or give each sample a row"
         )
     tags = IdTags(given.ids)
     for row in range(count):

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from sbldm.engine.output.case_tags import IdTags, NumberTags, id_faults, is_tag
 from sbldm.engine.output.layouts import make_layout
 
-IDS = st.lists(st.one_of(st.just(""), st.from_regex(r"[a-c0-2][a-b0-2_-]{0,4}", fullmatch=True)), min_size=1, max_size=6)
+IDS = st.lists(
+    st.one_of(st.just(""), st.from_regex(r"[a-c0-2][a-b0-2_-]{0,4}", fullmatch=True)), min_size=1, max_size=6
+)
 
 
 @given(ids=IDS.filter(lambda ids: len({i for i in ids if i}) == len([i for i in ids if i])), count=st.integers(1, 40))
@@ -29,10 +31,12 @@ def test_numbers_are_tags_of_one_form() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["../x", "a/b", "", ".a", "-a", "a b", "ä", "a\n", "a" * 65, "a.b", "\N{DIGIT ONE}\u0661"])
+@pytest.mark.parametrize(
+    "text", ["../x", "a/b", "", ".a", "-a", "a b", "ä", "a\n", "a" * 65, "a.b", "\N{DIGIT ONE}\u0661"]
+)
 def test_what_no_file_name_takes_is_no_tag(text: str) -> None:
     assert not is_tag(text)
-    assert text == "" or list(id_faults([text]))[0][0] == 0
+    assert text == "" or next(iter(id_faults([text])))[0] == 0
 
 
 def test_ids_that_differ_by_capitals_alone_are_faults() -> None:

@@ -1,0 +1,42 @@
+"""The files of one case as bytes: what `generate` writes and what `Sample.save` writes are the same."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.manifest import Grid
+from .layouts import Layout
+from .nifti import SYNTHETIC, nifti_bytes
+from .regrid import BRATS_AFFINE, to_brats
+
+GridName = Literal["native", "brats"]
+GRIDS: tuple[GridName, ...] = get_args(GridName)
+
+
+def description(version: str, seed: int, sample: int, *, derived: bool) -> str:
+    """`descrip` of a sample's NIfTI files; `derived`: from a real case."""
+    return f"{SYNTHETIC} {version} {'from a real case, ' if derived else ''}seed {seed} sample {sample}"
+
+
+def case_files(
+    image: NDArray[np.int16], label: NDArray[np.uint8], grid: Grid, layout: Layout, sample: int, on: GridName, text: str
+) -> list[tuple[str, bytes]]:
+    """Path and bytes of each file of a sample.
+
+    Args:
+        image: (modality, x, y, z) RAS+ on `grid`; `label`: (x, y, z), 0..classes-1.
+        on: the grid of the files: `native`, or `brats` for 240x240x155 voxels of 1 mm.
+        text: `descrip` of the files.
+    """
+    affine = grid.affine
+    if on == "brats":
+        image, label = to_brats(image, label, len(layout.labels), grid)
+        affine = BRATS_AFFINE
+    arrays: list[NDArray[np.int16] | NDArray[np.uint8]] = [*image, layout.file_labels(label)]
+    return [
+        (layout.path(sample, role), nifti_bytes(array, affine, text))
+        for role, array in zip(layout.roles, arrays, strict=True)
+    ]
