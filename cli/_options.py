@@ -98,8 +98,13 @@ class RunFlags:
         _files("--name-by", "Cases are called by number, or by the id of their row.", **choices("sample", "id")),
     ] = "sample"
     grid: Annotated[
-        str, _files("--grid", "The model's, or 240x240x155 voxels of 1 mm.", **choices("native", "brats"))
-    ] = "native"
+        str | None,
+        _files(
+            "--grid",
+            "The model's (default), or 240x240x155 voxels of 1 mm; with --add-to by default the data set's.",
+            **choices("native", "brats"),
+        ),
+    ] = None
     preview: Annotated[bool, _files("--preview", "Write a contact sheet, preview.png.")] = False
     as_json: Annotated[bool, _show("--json", "Print the result as one JSON object.")] = False
     quiet: Annotated[bool, _show("--quiet", "No progress; warnings and errors only.")] = False

@@ -42,3 +42,5 @@ def merge(
 
         added = add_to_dataset(out, add_to, splits, link=link)
         print(f"{added.samples} cases added to {added.dataset}, training only by {added.splits}", file=sys.stderr)
+        for note in added.notes():
+            print(f"warning: {note}", file=sys.stderr)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .bundle.manifest import INT16_SCALE, Grid
 from .errors import SbldmError, UsageError
 from .files import make_directory, write_atomic
-from .output.case_files import GRIDS, GridName, case_files, description
+from .output.case_files import GRIDS, GridName, case_files, description, grid_of_files
 from .output.case_tags import ALLOWED, NAME_BY, IdTags, NameBy, NumberTags, is_tag
 from .output.layouts import Layout, LayoutName, Names, make_layout
 from .output.measure import TumourMeasurement
@@ -97,7 +97,7 @@ class Sample:
             raise UsageError(f"grid {grid!r}: allowed: {', '.join(GRIDS)}")
         text = description(installed("sbldm-engine") or "unknown", self.seed, self.index, derived=self.derived)
         sample = self.index if name_by == "sample" else 0
-        files = case_files(self.image, self.label, self.grid, made, sample, grid, text)
+        files = case_files(self.image, self.label, self.grid, made, sample, grid_of_files(grid), text)
         try:
             for name, data in files:
                 if (folder / name).exists() and (folder / name).read_bytes() != data:

@@ -10,10 +10,15 @@ from numpy.typing import NDArray
 from ..bundle.manifest import Grid
 from .layouts import Layout
 from .nifti import SYNTHETIC, nifti_bytes
-from .regrid import BRATS_AFFINE, to_brats
+from .regrid import BRATS_FILES, FileGrid, to_files
 
 GridName = Literal["native", "brats"]
 GRIDS: tuple[GridName, ...] = get_args(GridName)
+
+
+def grid_of_files(name: GridName) -> FileGrid | None:
+    """The voxels of files; None where they are the model's."""
+    return BRATS_FILES if name == "brats" else None
 
 
 def description(version: str, seed: int, sample: int, *, derived: bool) -> str:
@@ -22,19 +27,25 @@ def description(version: str, seed: int, sample: int, *, derived: bool) -> str:
 
 
 def case_files(
-    image: NDArray[np.int16], label: NDArray[np.uint8], grid: Grid, layout: Layout, sample: int, on: GridName, text: str
+    image: NDArray[np.int16],
+    label: NDArray[np.uint8],
+    grid: Grid,
+    layout: Layout,
+    sample: int,
+    on: FileGrid | None,
+    text: str,
 ) -> list[tuple[str, bytes]]:
     """Path and bytes of each file of a sample.
 
     Args:
         image: (modality, x, y, z) RAS+ on `grid`; `label`: (x, y, z), 0..classes-1.
-        on: the grid of the files: `native`, or `brats` for 240x240x155 voxels of 1 mm.
+        on: the voxels of the files; None: those of `grid`.
         text: `descrip` of the files.
     """
     affine = grid.affine
-    if on == "brats":
-        image, label = to_brats(image, label, len(layout.labels), grid)
-        affine = BRATS_AFFINE
+    if on is not None:
+        image, label = to_files(image, label, len(layout.labels), grid, on)
+        affine = np.array(on.affine)
     arrays: list[NDArray[np.int16] | NDArray[np.uint8]] = [*image, layout.file_labels(label)]
     return [
         (layout.path(sample, role), nifti_bytes(array, affine, text))

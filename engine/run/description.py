@@ -17,9 +17,11 @@ from ..conditions.csv import read_condition_bytes
 from ..decode import decode
 from ..errors import InvalidInputError
 from ..files import read_bounded
+from ..output.case_files import grid_of_files
 from ..output.case_tags import IdTags, NumberTags, id_faults
 from ..output.layouts import Layout, make_layout
 from ..output.nifti import SYNTHETIC
+from ..output.regrid import FileGrid
 from ..sampling.types import LoopKind
 from ..versions import installed
 from .options import MAX_COUNT, RunOptions
@@ -99,6 +101,7 @@ class RunDescription:
     conditions: ConditionsDigest | None
     source: SourceDigest | None  # of `augment`
     row_ids: tuple[str, ...] | None  # of the conditions, where files are named by id
+    dataset_grid: FileGrid | None  # where `options.grid` is dataset
 
     @cached_property
     def id(self) -> str:
@@ -113,6 +116,10 @@ class RunDescription:
     def layout(self) -> Layout:
         """The layout of the run's files."""
         return self._layout
+
+    def file_grid(self) -> FileGrid | None:
+        """The voxels of the run's files; None where they are the model's."""
+        return self.dataset_grid if self.options.grid == "dataset" else grid_of_files(self.options.grid)
 
     @cached_property
     def _layout(self) -> Layout:
@@ -130,11 +137,12 @@ def describe(
     source: SourceDigest | None = None,
     loop: Loop | None = None,
     row_ids: tuple[str, ...] | None = None,
+    dataset_grid: FileGrid | None = None,
 ) -> RunDescription:
     """The description of a run.
 
     `backend` is name and version of its backend, `conditions` None where all are drawn, `row_ids` None where files are
-    named by number.
+    named by number, `dataset_grid` None where files have no data set's voxels.
     """
     manifest = bundle.manifest
     columns = tuple(column.name for column in manifest.condition_columns)
@@ -149,6 +157,7 @@ def describe(
         conditions,
         source,
         row_ids,
+        dataset_grid,
     )
 
 
@@ -205,6 +214,10 @@ def _check(run: RunDescription, where: str) -> None:
         raise InvalidInputError(f"{where}: row_ids: must be there where name_by is id, and only there")
     for row, allowed in id_faults(run.row_ids or ()):
         raise InvalidInputError(f"{where}: row_ids[{row}]: must be {allowed}")
+    if (run.dataset_grid is None) != (run.options.grid != "dataset"):
+        raise InvalidInputError(f"{where}: dataset_grid: must be there where grid is dataset, and only there")
+    if run.dataset_grid is not None and (wrong := run.dataset_grid.problems()):
+        raise InvalidInputError(f"{where}: dataset_grid: {wrong[0]}")
     problems = run.bundle.grid.problems()
     if problems:
         raise InvalidInputError(f"{where}: bundle: {problems[0]}")
@@ -219,6 +232,8 @@ def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
         found.append(f"bundle: the run has {old.id} ({old.sha256[:12]}), asked for {new.id} ({new.sha256[:12]})")
     if recorded.source != wanted.source:
         found.append(f"source: the run has {_source(recorded.source)}, asked for {_source(wanted.source)}")
+    if recorded.dataset_grid != wanted.dataset_grid:
+        found.append(f"grid: the run has {_voxels(recorded)}, asked for {_voxels(wanted)}")
     for part in ("options", "resolved"):
         old, new = asdict(getattr(recorded, part)), asdict(getattr(wanted, part))
         found += [f"{k.replace('_', '-')}: the run has {old[k]}, asked for {new[k]}" for k in old if old[k] != new[k]]
@@ -226,6 +241,14 @@ def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
         if recorded.versions[name] != wanted.versions[name]:
             found.append(f"version of {name}: the run has {recorded.versions[name]}, here is {wanted.versions[name]}")
     return found + _conditions_difference(recorded.conditions, wanted.conditions)
+
+
+def _voxels(run: RunDescription) -> str:
+    grid = run.dataset_grid
+    if grid is None:
+        return f"no data set's ({run.options.grid})"
+    sides = " x ".join(f"{side:g}" for side in grid.turned.spacing_mm)
+    return f"{' x '.join(map(str, grid.shape))} voxels of {sides} mm"
 
 
 def _source(source: SourceDigest | None) -> str:

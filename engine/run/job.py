@@ -48,6 +48,7 @@ class Job:
     selection: Selection
     warnings: tuple[str, ...]
     loop: BatchLoop | None  # the one that resolved the options, where there was need of one
+    is_resumed: bool  # the directory holds this run already
 
     @property
     def bundle(self) -> Bundle:
@@ -92,7 +93,8 @@ def prepare(request: GenerateRequest) -> Job:
     recorded = recorded_run(out, request.resume, shard)
     run, loop = _resolve(request, out, options, row_ids(given, options), recorded, warnings.append)
     selection = Selection(options.count, run.resolved.batch_size, shard, samples)
-    return Job(request, out, run, Requests.of(given, manifest, options.seed), selection, tuple(warnings), loop)
+    requests = Requests.of(given, manifest, options.seed)
+    return Job(request, out, run, requests, selection, tuple(warnings), loop, recorded is not None)
 
 
 def execute(
@@ -242,7 +244,8 @@ def _resolve(
     digest = digest_conditions(request.conditions) if isinstance(request.conditions, Path) else None
     source = None if request.source is None else SourceDigest(request.source.sha256(), request.source.strength)
     if recorded is not None:
-        asked = describe(bundle, options, _overridden(request, recorded), {}, digest, source, row_ids=ids)
+        asked = describe(bundle, options, _overridden(request, recorded), {}, digest, source,
+                         row_ids=ids, dataset_grid=request.dataset_grid)  # fmt: skip
         require_same(out, recorded, asked)
         return recorded, None
     given = size if isinstance(size, int) else 1
@@ -261,7 +264,9 @@ def _resolve(
         warn(f"sampling by plain launches: {opened.reason}")
     resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)
     loop = Loop(opened.kind, opened.reason, None if fitting == wanted else wanted)
-    run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source, loop, ids)
+    run = describe(
+        bundle, options, resolved, {backend.name: backend.version}, digest, source, loop, ids, request.dataset_grid
+    )
     if request.workers > 1 or request.ray is not None:
         return run, None
     load_networks(bundle, backend, fitting)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidInputError, UsageError
-from ..files import Folder, read_bounded
-from ..output.layouts import PREFIX, SEGMENTATION
+from ..files import Folder
+from ..output.layouts import PREFIX, SEGMENTATION, Layout
 from ..output.nifti import renumbered
-from ..scans.names import modality_of
-from ..scans.target_labels import renumbering
 from .description import RunDescription, read_description
 from .directory import damaged_files
 from .ledger import LedgerIndex, SampleRecord
-from .manifest import MANIFEST_CSV, dataset_files
-from .nnunet_journal import (
-    DATASET_NAME,
-    MAX_JSON_BYTES,
-    SPLITS_NAME,
-    add_all,
-    open_journal,
-    owned_in_dataset,
-    planned,
-    settle_interrupted,
-)
+from .manifest import MANIFEST_CSV
+from .nnunet_journal import SPLITS_NAME, add_all, open_journal, owned_in_dataset, planned, settle_interrupted
+from .nnunet_target import Target, cases_of, read_json, read_target
 
 FOLDS = 5
 MAX_MASK_BYTES = 64 * 2**20
@@ -47,14 +36,34 @@ class Addition:
     dataset: Path
     splits: Path
 
+    def notes(self) -> list[str]:
+        """What a user should know, a line each."""
+        if self.splits != (self.dataset / SPLITS_NAME).absolute():
+            return []
+        return [
+            f"{self.splits}: nnU-Net reads folds in $nnUNet_preprocessed/{self.dataset.resolve().name} alone; "
+            "copy them there before you train, or it validates on synthetic cases"
+        ]
+
+
+def check_addition(dataset: Path, splits: Path | None, layout: Layout) -> Target:
+    """What `add_to_dataset` would refuse of a data set, found out before a run is made; nothing is written.
+
+    Raises:
+        UsageError, InvalidInputError: see `add_to_dataset`.
+    """
+    target = read_target(dataset, splits, layout)
+    _folds(target, [])
+    return target
+
 
 def add_to_dataset(run_directory: Path, dataset: Path, splits: Path | None = None, *, link: bool = False) -> Addition:
     """Add a complete run in nnU-Net layout to the raw data set `dataset`: all of its cases, or, on an error, none.
 
     `splits` is the data set's `splits_final.json`, by default that in $nnUNet_preprocessed, else one in `dataset`.
-    Folds that are there keep their cases; without a file they are those nnU-Net would make of the real cases. The
-    cases are copies, or with `link` hard links where the file system has them. What a killed call left is undone or
-    finished first.
+    Folds that are there keep their cases; without a file they are those nnU-Net would make of the real cases. Labels
+    and channels go by their names in `dataset.json`. The cases are copies, or with `link` hard links where the file
+    system has them. What a killed call left is undone or finished first.
 
     Raises:
         UsageError: the run is not in nnU-Net layout or not complete, or the data sets do not fit.
@@ -66,36 +75,41 @@ def add_to_dataset(run_directory: Path, dataset: Path, splits: Path | None = Non
         raise UsageError(f"{run_directory}: is in {run.options.layout} layout; make the run with --layout nnunet")
     if not (run_directory / MANIFEST_CSV).exists():
         raise UsageError(f"{run_directory}: is not complete (no {MANIFEST_CSV}); finish or merge it first")
-    place = (splits or _default_splits(dataset)).absolute()
-    numbers = _fitting_numbers(
-        _read_json(dataset / DATASET_NAME), json.loads(dataset_files(run, ())[DATASET_NAME]), dataset
-    )
+    layout = run.layout()
+    place = read_target(dataset, splits, layout).splits
     with (
         Folder(run_directory) as source,
-        Folder(dataset, owned_in_dataset) as target,
-        open_journal(target) as journal,
+        Folder(dataset, owned_in_dataset) as folder,
+        open_journal(folder) as journal,
     ):
-        settle_interrupted(journal, target, place)
+        settle_interrupted(journal, folder, place)
         records = _intact_records(source, run)
-        described = _read_json(dataset / DATASET_NAME)
-        listed = described.get("dataset")
-        real = [case for case in (_cases(dataset) if listed is None else listed) if not case.startswith(PREFIX)]
-        case = run.layout().case
-        names = [case(record.sample) for record in records]
-        folds = _with_synthetic(_read_folds(place) if place.exists() else nnunet_folds(real), names)
-        if listed is None:
-            described["numTraining"] = len(real) + len({*_synthetic_cases(dataset), *names})
-        else:
-            described["dataset"] = listed | {case(r.sample): _listing(run, r.sample) for r in records}
-            described["numTraining"] = len(described["dataset"])
-        files = {entry.path: entry.sha256 for record in records for entry in record.files}
-        rewritten = _Renumbered(source, run, numbers)
-        files |= {name: hashlib.sha256(rewritten(name) or b"").hexdigest() for name in files if rewritten.changes(name)}
-        addition = planned(
-            target, run.id, files, place, json.dumps(folds, indent=4) + "\n", json.dumps(described, indent=2) + "\n"
-        )
-        add_all(addition, journal, source, target, link=link, rewritten=rewritten)
+        target = read_target(dataset, splits, layout)
+        folds = _folds(target, [layout.case(record.sample) for record in records])
+        theirs = {record.sample: target.names(layout, record.sample) for record in records}
+        origins = {name: layout.path(sample, role) for sample, names in theirs.items() for role, name in names.items()}
+        hashes = {entry.path: entry.sha256 for record in records for entry in record.files}
+        rewritten = _Renumbered(source, target.numbers)
+        files = {name: rewritten.sha256(name) or hashes[origin] for name, origin in origins.items()}
+        text = json.dumps(_described(target, {layout.case(k): names for k, names in theirs.items()}), indent=2) + "\n"
+        addition = planned(folder, run.id, files, place, json.dumps(folds, indent=4) + "\n", text)
+        add_all(addition, journal, source, folder, link=link, origins=origins, rewritten=rewritten)
     return Addition(len(records), dataset, place)
+
+
+def _described(target: Target, cases: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """The content of dataset.json with `cases`: names of their files by modality and "seg"."""
+    if target.listed is None:
+        ours = {case for case in cases_of(target.dataset) if case.startswith(PREFIX)}
+        return {**target.described, "numTraining": len(target.real_cases()) + len(ours | cases.keys())}
+    listed = target.listed | {case: _listing(names) for case, names in cases.items()}
+    return {**target.described, "dataset": listed, "numTraining": len(listed)}
+
+
+def _folds(target: Target, names: list[str]) -> list[Split]:
+    """The data set's folds with `names` in the training part of each."""
+    there = target.splits.exists()
+    return _with_synthetic(_read_folds(target.splits) if there else nnunet_folds(target.real_cases()), names)
 
 
 def _intact_records(source: Folder, run: RunDescription) -> list[SampleRecord]:
@@ -144,68 +158,32 @@ def _with_synthetic(folds: list[Split], names: list[str]) -> list[Split]:
 class _Renumbered:
     """The masks of a run with the numbers of another data set; other files are as they are."""
 
-    def __init__(self, source: Folder, run: RunDescription, numbers: dict[int, int]) -> None:
+    def __init__(self, source: Folder, numbers: dict[int, int]) -> None:
         self._source = source
         self._table = np.arange(256, dtype=np.uint8)
         self._table[list(numbers)] = list(numbers.values())
-        self._folder = run.layout().path(0, SEGMENTATION).rpartition("/")[0] + "/"
+        self._same = np.array_equal(self._table, np.arange(256))
 
-    def changes(self, name: str) -> bool:
-        """Whether the data set gets other bytes than the run has."""
-        return name.startswith(self._folder) and not np.array_equal(self._table, np.arange(256))
+    def sha256(self, name: str) -> str | None:
+        """Of what the data set gets; None where that is the run's own file."""
+        data = self(name)
+        return None if data is None else hashlib.sha256(data).hexdigest()
 
     def __call__(self, name: str) -> bytes | None:
-        """The bytes that the data set gets, None for the run's own."""
-        if not self.changes(name):
+        """The bytes that the data set gets, None for the run's own; masks have one name in both."""
+        if self._same or not name.startswith("labelsTr/"):
             return None
         return renumbered(self._source.read(name, MAX_MASK_BYTES), self._table)
 
 
-def _listing(run: RunDescription, sample: int) -> dict[str, Any]:
-    """A case as `dataset` of dataset.json lists it."""
-    paths = run.layout().paths(sample)
-    return {"images": [path for role, path in paths.items() if role != SEGMENTATION], "label": paths[SEGMENTATION]}
-
-
-def _fitting_numbers(target: Any, ours: dict[str, Any], dataset: Path) -> dict[int, int]:
-    """Our label -> the data set's; UsageError where channels, labels or file endings do not fit."""
-    if not isinstance(target, dict):
-        raise InvalidInputError(f"{dataset / DATASET_NAME}: must be a JSON object, as nnU-Net has it")
-    listed = target.get("dataset")
-    if listed is not None and not isinstance(listed, dict):
-        raise InvalidInputError(f"{dataset / DATASET_NAME}: dataset: must be an object of cases, as nnU-Net has it")
-    for key in ("channel_names", "file_ending"):
-        theirs = target.get(key)
-        same = theirs == ours[key]
-        if key == "channel_names" and isinstance(theirs, dict):
-            same = {k: modality_of(str(v)) for k, v in theirs.items()} == {
-                k: modality_of(v) for k, v in ours[key].items()
-            }
-        if not same:
-            raise UsageError(
-                f"{dataset / DATASET_NAME}: {key} is {theirs}, the synthetic cases have {ours[key]}; they must agree"
-            )
-    return renumbering(target, ours["labels"], dataset / DATASET_NAME)
-
-
-def _default_splits(dataset: Path) -> Path:
-    root = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112 - the name is nnU-Net's
-    return (Path(root) / dataset.resolve().name if root else dataset) / SPLITS_NAME
-
-
-def _cases(dataset: Path) -> list[str]:
-    folder = dataset / "labelsTr"
-    if not folder.is_dir():
-        raise InvalidInputError(f"{folder}: no such folder; give the raw data set of nnU-Net")
-    return sorted(path.name.removesuffix(".nii.gz") for path in folder.iterdir() if path.name.endswith(".nii.gz"))
-
-
-def _synthetic_cases(dataset: Path) -> list[str]:
-    return [case for case in _cases(dataset) if case.startswith(PREFIX)]
+def _listing(names: dict[str, str]) -> dict[str, Any]:
+    """A case as `dataset` of dataset.json lists it; `names` of its files by modality and "seg"."""
+    images = [path for role, path in names.items() if role != SEGMENTATION]
+    return {"images": sorted(images), "label": names[SEGMENTATION]}
 
 
 def _read_folds(path: Path) -> list[Split]:
-    folds = _read_json(path)
+    folds = read_json(path)
     shaped = isinstance(folds, list) and all(isinstance(f, dict) and _names_cases(f) for f in folds)
     if not shaped:
         raise InvalidInputError(f'{path}: must be a list of folds with "train" and "val"')
@@ -215,12 +193,3 @@ def _read_folds(path: Path) -> list[Split]:
 def _names_cases(fold: dict[str, Any]) -> bool:
     parts = (fold.get("train"), fold.get("val"))
     return all(isinstance(part, list) and all(isinstance(case, str) for case in part) for part in parts)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(read_bounded(path, MAX_JSON_BYTES))
-    except OSError as error:
-        raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{path}: not valid JSON ({error})") from error

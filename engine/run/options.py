@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from ..bundle.manifest import BundleManifest, SamplerName
-from ..output.case_files import GridName
 from ..output.case_tags import NameBy
 from ..output.layouts import LayoutName, Names
 
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+RunGrid = Literal["native", "brats", "dataset"]  # `case_files.GridName`, or that of the data set which gets the cases
 MAX_STEPS = 65535  # draws of one attempt, less the initial one
 MAX_BATCH = 4096
 MAX_COUNT = 10**12  # samples of a run
@@ -32,7 +32,7 @@ class RunOptions:
     layout: LayoutName
     names: Names
     name_by: NameBy
-    grid: GridName
+    grid: RunGrid
     reject: float | None  # tolerance; None keeps every tumour
     attempts: int  # redraws at most, with reject
 

@@ -25,6 +25,7 @@ from ..errors import UsageError
 from ..output.case_files import GRIDS, GridName
 from ..output.case_tags import NAME_BY, NameBy
 from ..output.layouts import LayoutName, Names, make_layout
+from ..output.regrid import FileGrid
 from ..sampling.sdedit import SourceCase, check_source
 from ..sampling.types import SamplingOptions, check_options
 from .options import MAX_BATCH, MAX_COUNT, SAMPLERS, RunOptions, most_steps
@@ -46,6 +47,7 @@ class GenerateRequest:
 
     # The run
     conditions: Annotated[ConditionsLike, wanted()] = None  # wanted tumours; None: each one is drawn
+    dataset_grid: FileGrid | None = None  # of --add-to: the data set's, in place of `grid`
     source: SourceCase | None = None  # of `augment`: the case that sampling starts from
     count: Annotated[int | None, whole(1)] = None  # samples; None: one a row of the conditions
     seed: Annotated[int, whole(0, 2**64 - 1, "from 0 to 2^64 - 1")] = 0
@@ -99,6 +101,8 @@ class GenerateRequest:
         defaults: dict[str, Any] = {"count": rows, **vars(self.bundle.manifest.defaults)}
         asked: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(RunOptions)}
         asked |= {name: value for name, value in defaults.items() if asked[name] is None}
+        if self.dataset_grid is not None:
+            asked["grid"] = "dataset"
         return RunOptions(**asked)
 
     def _relations(self) -> Iterator[tuple[tuple[str, ...], Callable[[], object]]]:

@@ -94,7 +94,7 @@ class Finisher:
         volume, sample, options = candidate.volume, candidate.task.sample, self.run.options
         version, derived = self.run.versions["sbldm-engine"], self.run.source is not None
         text = description(version, options.seed, sample, derived=derived)
-        return case_files(volume.image, volume.label, self.bundle.grid, self.layout, sample, options.grid, text)
+        return case_files(volume.image, volume.label, self.bundle.grid, self.layout, sample, self.run.file_grid(), text)
 
     def _requested(self, task: SampleTask) -> dict[str, float]:
         return dict(zip(self.columns, task.requested, strict=True))
