@@ -15,10 +15,18 @@ from ..files import Folder
 from ..output.layouts import PREFIX, SEGMENTATION, Layout
 from ..output.nifti import renumbered
 from .description import RunDescription, read_description
-from .directory import damaged_files
+from .directory import damaged_files, read_faults
 from .ledger import LedgerIndex, SampleRecord
 from .manifest import MANIFEST_CSV
-from .nnunet_journal import SPLITS_NAME, add_all, open_journal, owned_in_dataset, planned, settle_interrupted
+from .nnunet_journal import (
+    SPLITS_NAME,
+    PlannedAddition,
+    add_all,
+    open_journal,
+    owned_in_dataset,
+    planned,
+    settle_interrupted,
+)
 from .nnunet_target import Target, cases_of, read_json, read_target
 
 FOLDS = 5
@@ -83,18 +91,33 @@ def add_to_dataset(run_directory: Path, dataset: Path, splits: Path | None = Non
         open_journal(folder) as journal,
     ):
         settle_interrupted(journal, folder, place)
-        records = _intact_records(source, run)
-        target = read_target(dataset, splits, layout)
-        folds = _folds(target, [layout.case(record.sample) for record in records])
-        theirs = {record.sample: target.names(layout, record.sample) for record in records}
-        origins = {name: layout.path(sample, role) for sample, names in theirs.items() for role, name in names.items()}
-        hashes = {entry.path: entry.sha256 for record in records for entry in record.files}
-        rewritten = _Renumbered(source, target.numbers)
-        files = {name: rewritten.sha256(name) or hashes[origin] for name, origin in origins.items()}
-        text = json.dumps(_described(target, {layout.case(k): names for k, names in theirs.items()}), indent=2) + "\n"
-        addition = planned(folder, run.id, files, place, json.dumps(folds, indent=4) + "\n", text)
+        with read_faults(run_directory):
+            records = _intact_records(source, run)
+        with read_faults(dataset):
+            target = read_target(dataset, splits, layout)
+            theirs = {record.sample: target.names(layout, record.sample) for record in records}
+            rewritten = _Renumbered(source, target.numbers)
+            addition, origins = _plan(folder, run, target, records, theirs, rewritten)
         add_all(addition, journal, source, folder, link=link, origins=origins, rewritten=rewritten)
     return Addition(len(records), dataset, place)
+
+
+def _plan(
+    folder: Folder,
+    run: RunDescription,
+    target: Target,
+    records: list[SampleRecord],
+    theirs: dict[int, dict[str, str]],
+    rewritten: _Renumbered,
+) -> tuple[PlannedAddition, dict[str, str]]:
+    """What the data set, its description and its folds become; and the run's name of each file it gets."""
+    layout = run.layout()
+    folds = _folds(target, [layout.case(record.sample) for record in records])
+    origins = {name: layout.path(sample, role) for sample, names in theirs.items() for role, name in names.items()}
+    hashes = {entry.path: entry.sha256 for record in records for entry in record.files}
+    files = {name: rewritten.sha256(name) or hashes[origin] for name, origin in origins.items()}
+    text = json.dumps(_described(target, {layout.case(k): names for k, names in theirs.items()}), indent=2) + "\n"
+    return planned(folder, run.id, files, target.splits, json.dumps(folds, indent=4) + "\n", text), origins
 
 
 def _described(target: Target, cases: dict[str, dict[str, str]]) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def _straight_path(graph: onnx.GraphProto) -> frozenset[str]:
     constants = {tensor.name for tensor in graph.initializer}
     untouched = constants | {value.name for value in graph.input}  # no layer before them
     for node in graph.node:
-        first = all(name in untouched for name in node.input)
+        first = all(name in untouched for name in node.input if name)  # an input left out has no name
         if node.op_type == "Add" or (node.op_type == "Conv" and _is_pointwise(node)):
             kept.add(node.output[0])
         if first and node.op_type in COMPUTE_OPS:

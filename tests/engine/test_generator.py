@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import pickle
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,6 +134,16 @@ def test_a_faulty_sample_is_left_out_or_raises_and_trains_nothing(generator: Gen
     for call, value in ((generator.generate, "drop"), (generator.sample, "skip")):
         with pytest.raises(UsageError, match=f"faulty '{value}': allowed: raise, "):
             call(1, faulty=value)
+
+
+def test_a_sample_without_a_tumour_is_faulty(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = Growing(generator.bundle.manifest.grid.shape)
+    monkeypatch.setattr(stub, "volume", lambda number, attempt: replace(
+        Growing.volume(stub, number, attempt), label=np.zeros(stub.shape, np.uint8)
+    ))  # fmt: skip
+    monkeypatch.setattr("sbldm.engine.generator.open_loop", lambda *_: stub)
+    (sample,) = generator.generate(1, faulty="keep")
+    assert sample.fault == "its mask is empty, a tumour was asked for"
 
 
 def test_threads_share_a_generator(generator: Generator) -> None:

@@ -43,7 +43,8 @@ def test_presets_pass_the_gate_in_every_precision(exported: ExportedPreset, prec
     report = run_gate(exported.components, models, inputs, precision, lambda _message: None)
     assert not report.divergences, fault_table(report)
     assert report.volume is not None
-    assert {figure.component for figure in report.components if "real" in figure.case} == set(exported.components)
+    meaningful = {figure.component for figure in report.components if figure.case.startswith(("real", "a ball"))}
+    assert meaningful == set(exported.components)
     if precision != "bf16":
         assert report.passed, fault_table(report)
     else:  # untrained networks decide labels by a hair, so Dice says nothing; the components do
@@ -113,7 +114,7 @@ def test_products_are_reduced_and_the_rest_is_not(exported: ExportedPreset, prec
 
 
 def outer_products(model: onnx.ModelProto) -> set[str]:
-    """Products with none before them or none behind them, and 1x1 convolutions."""
+    """Products with none before them, products with a way to an output past all others, and 1x1 convolutions."""
     products = [node for node in model.graph.node if node.op_type in COMPUTE]
     made_by = {name: node for node in model.graph.node for name in node.output}
     reached: dict[str, set[str]] = {}  # node -> the products that it depends on
@@ -121,11 +122,14 @@ def outer_products(model: onnx.ModelProto) -> set[str]:
         makers = [made_by[name] for name in node.input if name in made_by]
         before = [reached[m.output[0]] | ({m.name} if m.op_type in COMPUTE else set()) for m in makers]
         reached[node.output[0]] = set().union(*before)
-    depended_on = set().union(*(reached[node.output[0]] for node in products))
+    free = {value.name for value in model.graph.output}  # tensors with such a way
+    for node in reversed(model.graph.node):
+        if free.intersection(node.output) and node.op_type not in COMPUTE:
+            free.update(node.input)
     weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     pointwise = {n.name for n in products if n.op_type == "Conv" and set(weights[n.input[1]][2:]) == {1}}
     first = {node.name for node in products if not reached[node.output[0]]}
-    return first | pointwise | {node.name for node in products if node.name not in depended_on}
+    return first | pointwise | {node.name for node in products if node.output[0] in free}
 
 
 def test_stored_fp16_is_lossless_and_small(exported: ExportedPreset) -> None:
