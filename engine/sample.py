@@ -171,7 +171,10 @@ class Sample:
     def require_sound(self) -> None:
         """FaultySampleError where the sample has a fault."""
         if self.fault is not None:
-            raise FaultySampleError(f"sample {self.index}: {self.fault}; it must not be used")
+            raise FaultySampleError(
+                f"sample {self.index}: {self.fault}; it must not be used. `generate` and `StreamDataset` leave such "
+                'samples out by faulty="skip"'
+            )
 
     def _layout(self, layout: str, names: str, name_by: str) -> Layout:
         if name_by not in NAME_BY:
