@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import CompletionItem
+from typer.core import CompletionItem  # pyright: ignore[reportPrivateImportUsage] - it has no other name
 from typer.exceptions import TyperException
 
 from ._commands import HELP, Command, Group

@@ -35,8 +35,8 @@ def page() -> str:
         *_class(TumourMeasurement, "TumourMeasurement"),
         *_class(adapters.SyntheticDataset, "sbldm.engine.adapters.SyntheticDataset"),
         "## sbldm.engine.adapters.StreamDataset\n",
-        "`StreamDataset(data: SyntheticDataset, faulty=\"raise\")`: a `SyntheticDataset` as PyTorch's IterableDataset. Of n "
-        "DataLoader workers, worker w makes the samples w, w + n, ... A sample with a fault ends the stream by "
+        '`StreamDataset(data: SyntheticDataset, faulty="raise")`: a `SyntheticDataset` as PyTorch\'s IterableDataset. '
+        "Of n DataLoader workers, worker w makes the samples w, w + n, ... A sample with a fault ends the stream by "
         "FaultySampleError (`raise`), or is left out (`skip`).\n",
         *_function(add_to_dataset, "sbldm.engine.run.nnunet_split.add_to_dataset", "##"),
         *_class(Addition, "Addition"),
@@ -48,7 +48,9 @@ def page() -> str:
 
 
 def _subclasses(kind: type[errors.SbldmError]) -> list[type[errors.SbldmError]]:
-    public = [e for e in kind.__subclasses__() if e in (Cancelled, sample.FaultySampleError) or hasattr(errors, e.__name__)]
+    public = [
+        e for e in kind.__subclasses__() if e in (Cancelled, sample.FaultySampleError) or hasattr(errors, e.__name__)
+    ]
     return sorted(public, key=lambda e: (e.exit_code, e.__name__))
 
 

@@ -62,7 +62,7 @@ class FileGrid:
     @property
     def orientation(self) -> NDArray[np.float64]:
         """(3, 2): the patient's axis of each voxel axis, and 1 or -1, as nibabel has it."""
-        return nib.io_orientation(np.array(self.affine))
+        return np.asarray(nib.io_orientation(np.array(self.affine)), np.float64)
 
     @property
     def turned(self) -> Grid:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ..scans.names import CHANNEL_NAMES, modality_of
 from ..scans.target_labels import renumbering
 from .nnunet_journal import DATASET_NAME, MAX_JSON_BYTES, SPLITS_NAME
 
+_CHANNEL = re.compile(r"[0-9]{1,4}")
 MAX_HEADERS = 200  # of real cases, that are looked at for the data set's voxels
 
 
@@ -86,7 +88,8 @@ def _channels(names: Any, modalities: Sequence[str], where: Path) -> dict[str, i
     found: dict[str, int] = {}
     for key, name in names.items():
         modality = modality_of(str(name))
-        if modality not in modalities or modality in found or not (key.isascii() and key.isdigit() and len(key) <= 4):
+        known = modality in modalities and modality not in found
+        if modality is None or not known or not _CHANNEL.fullmatch(key):
             spelled = "; ".join(f"{m}: {', '.join(CHANNEL_NAMES[m])}" for m in modalities if m in CHANNEL_NAMES)
             raise UsageError(
                 f"{where}: channel_names: {key} is {name!r}; synthetic cases have {', '.join(modalities)}, each once "

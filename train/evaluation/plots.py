@@ -108,7 +108,7 @@ def three_views(cohorts: Mapping[str, Cohort]) -> Figure:
     figure, axes = _grid(len(rows), len(modalities) + 3, (2.2 * (len(modalities) + 3), 2.2 * len(rows)), pictures=True)
     for line, (side, cohort, case) in zip(axes, rows, strict=True):
         scan = _scan(np.asarray(cohort.slices(case)) / 255, np.asarray(cohort.label(case)), cohort)
-        _show(line, panels(*cropped([scan])))
+        _show(line, panels(cropped([scan])[0]))
         line[0].set_title(f"{side}: {case}", fontsize=8)
     return figure
 
