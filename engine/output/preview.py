@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from .layouts import Layout
 
-_PIXELS_A_MM = 1.5
+PIXELS_A_MM = 1.5
 _MARGIN_MM = 8.0  # room for the letters
 _GAP, _CAPTION, _HEADER = 8, 26, 30
 _PAPER, _INK, _FAINT, _MARK = (18, 18, 22), (235, 235, 235), (150, 150, 158), (250, 204, 68)
@@ -80,23 +80,20 @@ def cropped(scans: list[Scan]) -> list[Scan]:
     return [Scan(scan.image[(slice(None), *box)], scan.label[box], scan.spacing_mm) for scan in scans]
 
 
-def panels(scan: Scan, cuts: Sequence[int] | None = None) -> list[Rgb]:
+def panels(scan: Scan, cuts: Sequence[int] | None = None, pixels_a_mm: float = PIXELS_A_MM) -> list[Rgb]:
     """The row of one sample: axial modalities, axial tissues, then coronal and sagittal of the last modality.
 
     `cuts`: index of the section across x, y and z; by default where the tumour is largest.
     """
-    cuts = cuts or widest_cuts(scan.label)
+    places = cuts or widest_cuts(scan.label)
     windows = [_window(modality) for modality in scan.image]
-    row = []
-    for modality, top in zip(scan.image, windows, strict=True):
-        grey, label = _section(modality, top, scan, 2, cuts[2])
-        row.append(_lettered(_outlined(grey, label), 2))
-    tissue_base = min(1, len(scan.image) - 1)
-    row.append(_lettered(_filled(*_section(scan.image[tissue_base], windows[tissue_base], scan, 2, cuts[2])), 2))
-    for axis in (1, 0):
-        section = _section(scan.image[-1], windows[-1], scan, axis, cuts[axis])
-        row.append(_lettered(_outlined(*section), axis))
-    return row
+
+    def section(number: int, axis: int) -> tuple[Rgb, NDArray[np.uint8]]:
+        return _section(scan.image[number], windows[number], scan, axis, places[axis], pixels_a_mm)
+
+    row = [_lettered(_outlined(*section(number, 2)), 2) for number in range(len(scan.image))]
+    row.append(_lettered(_filled(*section(min(1, len(scan.image) - 1), 2)), 2))
+    return row + [_lettered(_outlined(*section(-1, axis)), axis) for axis in (1, 0)]
 
 
 def row_titles(modalities: Sequence[str]) -> list[str]:
@@ -120,13 +117,13 @@ def _window(modality: NDArray[np.float32]) -> float:
 
 
 def _section(
-    modality: NDArray[np.float32], top: float, scan: Scan, axis: int, cut: int
+    modality: NDArray[np.float32], top: float, scan: Scan, axis: int, cut: int, pixels_a_mm: float
 ) -> tuple[Rgb, NDArray[np.uint8]]:
-    """Grey picture and labels (height, width) of one section at the sheet's resolution."""
+    """Grey picture and labels (height, width) of one section."""
     grey = np.clip(np.take(modality, cut, axis) / top, 0, 1) * 255
     label = np.take(scan.label, cut, axis)
     across, up = (i for i in range(3) if i != axis)
-    size = tuple(max(1, round(scan.label.shape[i] * scan.spacing_mm[i] * _PIXELS_A_MM)) for i in (across, up))
+    size = tuple(max(1, round(scan.label.shape[i] * scan.spacing_mm[i] * pixels_a_mm)) for i in (across, up))
     fine = _resized(_upright(grey), size, Image.Resampling.BICUBIC)
     shares = [
         _resized(_upright((label == v).astype(np.float32)), size, Image.Resampling.BILINEAR)

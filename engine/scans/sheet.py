@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..output.preview import Scan, cropped, panels, row_titles
+from ..output.preview import PIXELS_A_MM, Scan, cropped, panels, row_titles
 from .case import LoadedCase
 from .check import CaseReport
 
@@ -58,9 +58,7 @@ class Sheet:
 
 def _pictures(case: LoadedCase) -> list[Image.Image]:
     scan = Scan(np.stack(case.images).astype(np.float32), case.label, case.grid.spacing_mm)
-    found = []
-    for panel in panels(cropped([scan])[0]):
-        picture = Image.fromarray(np.rint(panel).astype(np.uint8))
-        picture.thumbnail((_CELL, _CELL))
-        found.append(picture)
-    return found
+    (scan,) = cropped([scan])
+    longest_mm = max(voxels * side for voxels, side in zip(scan.label.shape, scan.spacing_mm, strict=True))
+    drawn = panels(scan, pixels_a_mm=min(PIXELS_A_MM, _CELL / longest_mm))
+    return [Image.fromarray(np.rint(panel).astype(np.uint8)) for panel in drawn]
