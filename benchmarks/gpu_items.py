@@ -30,9 +30,10 @@ from ..engine.cuda.networks import OnnxRuntimeNetworks, open_generator
 from ..engine.errors import BackendUnavailableError
 from ..engine.processor import available_threads
 from ..engine.sampling.host import HostLoop
+from ..engine.sampling.model import model_of
 from ..engine.sampling.plan import SamplingPlan, sampling_plan
 from ..engine.sampling.small_components import drop_outside_brain, drop_small_components
-from ..engine.sampling.types import SampledModel, SampleRequest, SamplingOptions, Volume
+from ..engine.sampling.types import SampleRequest, SamplingOptions, Volume
 from ..kernels import compile as kernel_compile
 from .gpu_timing import (
     bandwidth_of_assemble,
@@ -268,7 +269,7 @@ def _settings(bundle: Bundle, batch: int) -> SamplingOptions:
 def _host_loop(bundle: Bundle, settings: SamplingOptions) -> HostLoop:
     """The CPU engine."""
     backend = OnnxRuntimeBackend(bundle, "cpu", available_threads())
-    return HostLoop(SampledModel.of(bundle.manifest), backend.run, settings)
+    return HostLoop(model_of(bundle.manifest), backend.run, settings)
 
 
 def _shape(bundle: Bundle, settings: SamplingOptions) -> LoopShape:

@@ -17,8 +17,7 @@ from ._commands import bundles, choices
 
 if TYPE_CHECKING:
     from ..engine.bundle.load import Bundle
-    from ..engine.run.request import GenerateRequest
-    from ..engine.sampling.sdedit import SourceCase
+    from ..engine.run.request import GenerateRequest, Source
     from ..engine.telemetry import EventLog
 
 RUN, MODEL, FILES, SHOW = "The run", "Sampling", "Files", "What is shown"
@@ -122,7 +121,7 @@ class RunFlags:
             raise UsageError(f"--log-format {self.log_format}: allowed: text, json")
         return EventLog(self.log_format)  # type: ignore[arg-type]
 
-    def request(self, bundle: Bundle, source: SourceCase | None = None) -> GenerateRequest:
+    def request(self, bundle: Bundle, source: Source | None = None) -> GenerateRequest:
         """The request that was typed.
 
         Raises:

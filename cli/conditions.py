@@ -36,13 +36,14 @@ def check(
     """Check a condition table against a model: all its faults, and rows far from the training cohort."""
     from ..engine.bundle.load import DEFAULT_BUNDLE, load_bundle
     from ..engine.conditions.csv import read_conditions
-    from ..engine.conditions.unusual import unusual_rows
+    from ..engine.conditions.unusual import UnusualRows
     from ..engine.errors import InvalidInputError
 
     manifest = load_bundle(bundle or DEFAULT_BUNDLE).manifest
     columns = tuple(column.name for column in manifest.condition_columns)
-    conditions = read_conditions(file, columns, manifest.grid.fov_mm)
-    unusual = unusual_rows(conditions, manifest.cohort)
+    watch = UnusualRows(manifest.cohort)
+    conditions = read_conditions(file, columns, manifest.grid.fov_mm, watch)
+    unusual = watch.messages(str(file))
     if unusual and strict:
         raise InvalidInputError("\n".join(unusual))
     for message in unusual:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._options import FILES, RunFlags, with_run_flags
+from ._options import FILES, RUN, RunFlags, with_run_flags
+from ._scans import Cavity, Labels, Orientation
 
 if TYPE_CHECKING:
     from ..engine.run.job import Job
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 @with_run_flags
 def generate(
     flags: RunFlags,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            "--masks",
+            help="Folder of label files: images are made around them, one a mask or --count in turn.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    labels: Labels = None,
+    cavity: Cavity = "refuse",
+    orientation: Orientation = None,
     add_to: Annotated[
         Path | None,
         typer.Option(
@@ -42,6 +54,9 @@ def generate(
     """Make synthetic 3D volumes with tumour masks; they show no patient and are not for diagnosis."""
     from ..engine.bundle.load import load_bundle
     from ..engine.errors import UsageError
+    from ..engine.sampling.given_masks import require_mask_first
+    from ..engine.scans.masks import read_masks
+    from ..engine.scans.options import read_options
     from ._job import run_job
 
     log = flags.event_log()
@@ -49,7 +64,16 @@ def generate(
         raise UsageError("--add-to: needs --layout nnunet and a whole run; add shards by merge --add-to")
     if (splits is not None or link) and add_to is None:
         raise UsageError("--splits and --link: belong to --add-to")
-    request = flags.request(load_bundle(flags.bundle))
+    bundle = load_bundle(flags.bundle)
+    source = None
+    if masks is not None:
+        require_mask_first(bundle)
+        columns = [column.name for column in bundle.manifest.condition_columns]
+        options = read_options(labels, cavity, orientation)
+        source, warnings = read_masks(masks, columns, bundle.manifest.grid, options)
+        for warning in warnings:
+            log.event(warning, "warning")
+    request = flags.request(bundle, source)
     if add_to is None:
         return run_job(request, flags, log)
     from ..engine.run.nnunet_split import add_to_dataset

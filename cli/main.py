@@ -13,6 +13,7 @@ import typer
 from typer.core import CompletionItem  # pyright: ignore[reportPrivateImportUsage] - it has no other name
 from typer.exceptions import TyperException
 
+from ._allocator import settle_allocator
 from ._commands import HELP, Command, Group
 from ._faults import explained
 from ._plots import settle_matplotlib
@@ -130,6 +131,7 @@ def run() -> None:
         typer.main.get_command(app).main(prog_name=_NAME)
     from ..engine.stopping import stopped_by_signals
 
+    settle_allocator(sys.argv[1:])
     settle_streams()
     with stopped_by_signals():
         code = main()

@@ -36,6 +36,9 @@ def train(
     masks: Annotated[
         Path | None, typer.Option(help="Masks without images for the mask stage: .npz with `label` on the grid.")
     ] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Training directory of equal networks: stages begin with its weights.")
+    ] = None,
     labels: Labels = None,
     cavity: Cavity = "refuse",
     orientation: Orientation = None,
@@ -75,6 +78,7 @@ def train(
         keep_stale,
         masks,
         add_phantoms,
+        start_from,
     )
     try:
         run_training(config, options)

@@ -13,7 +13,7 @@ from .errors import BackendUnavailableError, UsageError
 from .onnx_sessions import both_installed
 from .portable import cache_home, has_flock, memory_bytes, process_limits
 from .processor import CpuLimit, available_threads, cgroup_memory, cpu_limits, cpu_name, has_bf16
-from .run.open_loop import device_loops, open_loop
+from .run.open_loop import open_loop
 from .run.request import GenerateRequest
 from .sampling.types import LoopKind
 from .threads import startable_threads
@@ -146,7 +146,7 @@ def _try(bundle: Bundle, name: str, device: str, distributions: tuple[str, ...],
 def _offer(bundle: Bundle, name: str, device: str) -> str:
     """The backend's precision, and on a GPU how its sampling loop runs."""
     backend = choose_backend(bundle, name, device)
-    if device_loops(backend) is None:
+    if backend.device == "cpu":
         return backend.precision
     loop = open_loop(bundle, backend, GenerateRequest(bundle=bundle, count=1, steps=1).options(), 1)
     return f"{backend.precision}, sampling {_LOOPS[loop.kind]} ({loop.reason})"

@@ -321,8 +321,13 @@ def read_bounded(path: Path, most: int) -> bytes:
         InvalidInputError: it is larger.
         OSError: it cannot be read, or is no regular file.
     """
-    with _regular(os.open(path, _READ & ~os.O_NOFOLLOW), path) as handle:
+    with open_regular(path) as handle:
         return _bounded(handle, most, path)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file open for reading; links are followed, OSError for devices and pipes."""
+    return _regular(os.open(path, _READ & ~os.O_NOFOLLOW), path)
 
 
 def sha256_file(path: Path) -> str:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from .backends.choose import choose_backend
 from .bundle.load import DEFAULT_BUNDLE, Bundle, load_bundle
-from .conditions.table import ConditionsLike, read_table
+from .conditions.table import ConditionsLike
 from .errors import InvalidInputError, SbldmError, UsageError
 from .output.measure import measure_tumour
 from .run.arguments import MachineArguments, SamplingArguments, python_call
+from .run.description import SourceDigest
 from .run.open_loop import fit_batch, open_loop
 from .run.options import RunOptions
 from .run.redraw import Redraws
@@ -200,8 +201,7 @@ class Generator:
         if stop is not None and not callable(getattr(stop, "is_set", None)):
             raise UsageError(f"--stop {stop!r}: must be an event such as threading.Event")
         manifest = self.bundle.manifest
-        columns = [column.name for column in manifest.condition_columns]
-        table = read_table(request.conditions, columns, manifest.grid.fov_mm)
+        table = request.table()
         options = request.options(len(table))
         with self._turn:
             loop = fit_batch(
@@ -213,7 +213,11 @@ class Generator:
         numbers = range(options.count) if only is None else [only]
         stops = [self._cancelled] if stop is None else [self._cancelled, stop]
         return self._made(
-            loop, requests.groups(numbers, loop.options.batch_size), options, stops, request.source is not None
+            loop,
+            requests.groups(numbers, loop.options.batch_size),
+            options,
+            stops,
+            "" if request.source is None else SourceDigest.origin,
         )
 
     def _made(
@@ -222,7 +226,7 @@ class Generator:
         groups: Iterator[list[SampleTask]],
         options: RunOptions,
         stops: list[threading.Event],
-        derived: bool,
+        origin: str,
     ) -> Iterator[Sample]:
         def check() -> None:
             if any(stop.is_set() for stop in stops):
@@ -236,7 +240,7 @@ class Generator:
                 volumes = self._volumes(loop, tasks, check)
                 drawn = zip(tasks, volumes, strict=True)
                 judged = [
-                    redraws.judge(task, *self._finish(task, volume, options.seed, derived)) for task, volume in drawn
+                    redraws.judge(task, *self._finish(task, volume, options.seed, origin)) for task, volume in drawn
                 ]
                 kept |= {verdict.index: verdict for verdict in judged if isinstance(verdict, Sample)}
                 tasks = [verdict for verdict in judged if isinstance(verdict, SampleTask)]
@@ -248,7 +252,7 @@ class Generator:
         with self._turn:
             return loop.start(asked, check)()
 
-    def _finish(self, task: SampleTask, volume: Volume, seed: int, derived: bool) -> tuple[Sample, float | None]:
+    def _finish(self, task: SampleTask, volume: Volume, seed: int, origin: str) -> tuple[Sample, float | None]:
         manifest = self.bundle.manifest
         grid = manifest.grid
         columns = [column.name for column in manifest.condition_columns]
@@ -267,7 +271,7 @@ class Generator:
             manifest.modalities,
             manifest.labels,
             seed,
-            derived,
+            origin,
         )
         return sample, None if sample.fault else miss(requested, measured, grid.fov_mm)
 

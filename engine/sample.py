@@ -42,8 +42,8 @@ class Sample:
     `image` is (modality, x, y, z) in RAS+, 0..1000 with background 0; `label` (x, y, z) with 0 background, 1 NCR, 2 ED,
     3 ET; `affine` (4, 4) turns voxel indices to millimetres. `requested` holds the complete conditions that the model
     was given, `measured` what came out. `attempt` is the draw that was kept, 0 without `reject`. `fault` is None for a
-    good sample, else why it must not be used. `derived`: made from a real case by `augment`, to be
-    protected as that is.
+    good sample, else why it must not be used. `origin` is empty for noise alone; a sample `from a
+    real case`, as `augment` makes it, is to be protected as that is.
     """
 
     index: int
@@ -58,7 +58,7 @@ class Sample:
     modalities: tuple[str, ...]
     labels: tuple[str, ...]
     seed: int
-    derived: bool = False
+    origin: str = ""
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.label.shape))
@@ -95,7 +95,7 @@ class Sample:
         folder, made = Path(directory), self._layout(layout, names, name_by)
         if grid not in GRIDS:
             raise UsageError(f"grid {grid!r}: allowed: {', '.join(GRIDS)}")
-        text = description(installed("sbldm-engine") or "unknown", self.seed, self.index, derived=self.derived)
+        text = description(installed("sbldm-engine") or "unknown", self.seed, self.index, self.origin)
         sample = self.index if name_by == "sample" else 0
         files = case_files(self.image, self.label, self.grid, made, sample, grid_of_files(grid), text)
         try:

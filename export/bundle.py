@@ -23,6 +23,8 @@ from ..engine.bundle.manifest import (
     BundleManifest,
     ComponentSpec,
     LatentSpec,
+    MaskFirst,
+    MaskMaps,
     Provenance,
     manifest_bytes,
 )
@@ -33,15 +35,17 @@ from ..engine.sampling.types import RunComponent
 from ..train.build import system_latent_shape
 from ..train.checkpoint import STAGES, load_system, weights_path
 from ..train.condition_file import load_conditions
-from ..train.config import SystemConfig, slice_form
+from ..train.config import AnySystem, MaskFirstConfig
 from ..train.diffusion import make_schedule
 from ..train.lineage import lineage_faults, read_record, was_trained
+from ..train.mask_first import load_mask_first
+from ..train.mask_set import load_map_scale
 from ..train.trained import load_networks
 from .components import Component, components_of
 from .gate import GateInputs, require_passed, run_gate
 from .model_card import model_card
 from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
-from .plausibility import cohort_latents, latent_faults
+from .plausibility import decodable_latents, latent_faults
 from .reconstruction import reconstruction_faults
 from .rewrite.conv3d import write_fast_graph
 from .rewrite.precision import PRECISIONS, STORED_AS_FP16_FROM, Precision, reduce_precision, store_weights_as_fp16
@@ -54,6 +58,7 @@ INTENDED_USE = (
     "Check what you train with it on real data."
 )
 Storage = Literal["fp32", "fp16"]
+Source = Literal["real", "phantom"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class ExportOptions:
     licence: str = "not stated"
     intended_use: str = INTENDED_USE
     background_threshold: float = 0.02  # 0..1 of the normalised intensity
+    source: Source = "real"  # what a mask-first model's samples are drawn as
     force: bool = False  # export stages that do not fit each other, and say so in the card
 
 
@@ -100,8 +106,8 @@ def export_bundle(
     opset = options.opset or DEFAULT_OPSET[options.precision]
     check_opset(opset, options.precision)
     require_free(out)
-    config = slice_form(load_system(checkpoint), str(checkpoint))
-    networks = load_networks(checkpoint, config)
+    config = load_system(checkpoint)
+    networks = system_networks(checkpoint, config)
     accepted = held_together(checkpoint, config, networks, options.force)
     if options.store == "fp16":
         round_weights_to_fp16(networks)
@@ -111,7 +117,7 @@ def export_bundle(
         progress(f"exporting {name}")
         models[name] = _graph(component, config, options, opset)
     manifest = bundle_manifest(checkpoint, config, components, networks, options, opset)
-    inputs = GateInputs(config, manifest, cohort_latents(checkpoint, config, 1))
+    inputs = GateInputs(config, manifest, decodable_latents(checkpoint, config, 1))
     with staged_directory(out) as staging:
         _write_graphs(staging, manifest, models)
         made = _record_files(staging, manifest)
@@ -129,7 +135,18 @@ def export_bundle(
     return load_bundle(out)
 
 
-def held_together(checkpoint: Path, config: SystemConfig, networks: Mapping[str, nn.Module], force: bool) -> list[str]:
+def system_networks(checkpoint: Path, config: AnySystem) -> dict[str, nn.Module]:
+    """The trained networks of a directory of either form, in evaluation mode.
+
+    Raises:
+        InvalidInputError: a stage is missing or does not fit.
+    """
+    if isinstance(config, MaskFirstConfig):
+        return load_mask_first(checkpoint, config)
+    return load_networks(checkpoint, config)
+
+
+def held_together(checkpoint: Path, config: AnySystem, networks: Mapping[str, nn.Module], force: bool) -> list[str]:
     """Hold the stages of a training directory to each other; what is wrong and accepted by `force`.
 
     Raises:
@@ -170,14 +187,14 @@ def round_weights_to_fp16(networks: Mapping[str, nn.Module]) -> None:
             tensor.data.copy_(rounded)
 
 
-def _graph(component: Component, config: SystemConfig, options: ExportOptions, opset: int) -> onnx.ModelProto:
+def _graph(component: Component, config: AnySystem, options: ExportOptions, opset: int) -> onnx.ModelProto:
     model = reduce_precision(export_graph(component, config.grid.shape[2], opset), options.precision)
     return store_weights_as_fp16(model) if options.store == "fp16" else model
 
 
 def bundle_manifest(
     checkpoint: Path,
-    config: SystemConfig,
+    config: AnySystem,
     components: Mapping[str, Component],
     networks: Mapping[str, nn.Module],
     options: ExportOptions,
@@ -189,9 +206,11 @@ def bundle_manifest(
     digest = hashlib.sha256()
     for stage in stages:
         digest.update(weights_path(checkpoint, stage).read_bytes())
-    scale = networks["aggregator"].get_buffer("normalisation.scale")
+    mask_first = mask_first_of(checkpoint, config, options.source)
+    scale = networks["aggregator"].get_buffer("normalisation.scale" if mask_first is None else "scale")
     return BundleManifest(
         schema_version=SCHEMA_VERSION,
+        form="slices" if mask_first is None else "mask-first",
         id=options.identifier or f"{config.preset}-{digest.hexdigest()[:12]}",
         preset=config.preset,
         grid=config.grid,
@@ -205,6 +224,7 @@ def bundle_manifest(
         ),
         schedule=make_schedule(config.schedule),
         defaults=config.sampling,
+        mask_first=mask_first,
         condition_columns=columns,
         cohort=cohort,
         components={
@@ -225,7 +245,20 @@ def bundle_manifest(
     )
 
 
-def training_summary(checkpoint: Path, config: SystemConfig) -> str:
+def mask_first_of(checkpoint: Path, config: AnySystem, source: Source) -> MaskFirst | None:
+    """What only the mask-first form says; None for a system of slices.
+
+    Raises:
+        InvalidInputError: the normalisation of the maps is not there.
+    """
+    if not isinstance(config, MaskFirstConfig):
+        return None
+    scale = load_map_scale(checkpoint)
+    maps = MaskMaps(config.maps_shape, scale.mean, scale.std)
+    return MaskFirst(config.autoencoder.slices, maps, config.mask_sampling, 1.0 if source == "real" else 0.0)
+
+
+def training_summary(checkpoint: Path, config: AnySystem) -> str:
     """The chain of stages as text: each one's steps and weights, and the cohort's digest."""
     parts = []
     cohort = None

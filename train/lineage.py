@@ -40,12 +40,21 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {  # parts of the configuration that 
 
 
 @dataclass(frozen=True)
+class Start:
+    """The stage of another training directory whose weights a stage began with."""
+
+    weights: str  # sha256
+    cohort: str | None  # digest of what that stage was trained on
+
+
+@dataclass(frozen=True)
 class Origin:
     """What a stage is about to be made from."""
 
     upstream: dict[str, str] = field(default_factory=dict)  # stage -> sha256 of its weights
     settings: dict[str, Any] = field(default_factory=dict)  # key -> value, plain JSON
     inputs: dict[str, str | None] = field(default_factory=dict)  # option -> sha256 of what it reads beside the cohort
+    start: Start | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ class StageRecord:
     sound_step: int
     finished: bool
     weights: str | None  # sha256 of weights.safetensors once finished
+    start: Start | None  # None for one that began with random weights
 
 
 def read_record(directory: Path, stage: str) -> StageRecord | None:
@@ -90,7 +100,7 @@ def read_record(directory: Path, stage: str) -> StageRecord | None:
             f"{path}: was written by an earlier version, which did not record what the stage was made from; "
             "train in a new --out"
         )
-    return decode(StageRecord, {"inputs": {}, **data}, str(path))
+    return decode(StageRecord, {"start": None, "inputs": {}, **data}, str(path))
 
 
 def write_record(directory: Path, stage: str, record: StageRecord) -> None:
@@ -104,6 +114,7 @@ def new_record(origin: Origin, seed: int, cohort: str | None) -> StageRecord:
         step=0, seed=seed, cohort=cohort, upstream=origin.upstream, settings=origin.settings,
         inputs=origin.inputs, earlier_settings=(),
         code_version=version("sbldm-engine"), tensors=None, sound=None, sound_step=0, finished=False, weights=None,
+        start=origin.start,
     )  # fmt: skip
 
 

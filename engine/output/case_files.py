@@ -21,9 +21,9 @@ def grid_of_files(name: GridName) -> FileGrid | None:
     return BRATS_FILES if name == "brats" else None
 
 
-def description(version: str, seed: int, sample: int, *, derived: bool) -> str:
-    """`descrip` of a sample's NIfTI files; `derived`: from a real case."""
-    return f"{SYNTHETIC} {version} {'from a real case, ' if derived else ''}seed {seed} sample {sample}"
+def description(version: str, seed: int, sample: int, origin: str) -> str:
+    """`descrip` of a sample's NIfTI files; `origin`: what it was made from, "" for noise alone."""
+    return f"{SYNTHETIC} {version} {f'{origin}, ' if origin else ''}seed {seed} sample {sample}"
 
 
 def case_files(

@@ -65,7 +65,8 @@ class IdTags:
 
     def tag(self, sample: int) -> str:
         """The id of a sample."""
-        return id_of_use(self.ids, sample, self._given)
+        uses, row = divmod(sample, len(self.ids))
+        return id_of_use(self.ids[row], uses, sample, self._given.__contains__)
 
     def sample(self, tag: str) -> int | None:
         """The sample of an id: the inverse of `tag`."""

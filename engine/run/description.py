@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import zlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
+from typing import ClassVar
 
 from ..bundle.load import Bundle
 from ..bundle.manifest import NAME, Grid
 from ..conditions.columns import COLUMNS
-from ..conditions.csv import read_condition_bytes
+from ..conditions.file import ConditionFile
 from ..decode import decode
 from ..errors import InvalidInputError
 from ..files import read_bounded
@@ -31,6 +32,7 @@ SCHEMA_VERSION = 3
 MAX_RUN_BYTES = 64 * 2**20
 CHECKSUM = "sha256"  # key of run.json: of all the rest of it, in canonical form
 NOTICE = "SYNTHETIC sbldm-engine: these volumes show no patient"
+NOTICE_MASKS = "SYNTHETIC sbldm-engine: images of no patient around given masks, to be protected as those masks are"
 NOTICE_AUGMENTED = "SYNTHETIC sbldm-engine: derived from the scan of a case, to be protected as that scan is"
 
 
@@ -64,7 +66,18 @@ class ConditionsDigest:
     """Enough of a conditions file to tell whether, and where, it was changed."""
 
     sha256: str
-    lines: str  # CRC-32 of each line, 8 hex digits each
+    lines: str  # CRC-32 of each line, 8 hex digits each; after `N*` of every N lines together
+
+    @staticmethod
+    def of(file: ConditionFile) -> ConditionsDigest:
+        """The digest of a file as it was read."""
+        return ConditionsDigest(file.digest.sha256(), file.digest.lines())
+
+    def sums(self) -> tuple[int, list[str]]:
+        """How many lines are summed together, and the sums."""
+        each, star, digits = self.lines.partition("*")
+        each, digits = (int(each), digits) if star and each.isdecimal() else (1, each)
+        return each, [digits[k : k + 8] for k in range(0, len(digits), 8)]
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,29 @@ class SourceDigest:
     sha256: str
     strength: float
 
+    notice: ClassVar[str] = NOTICE_AUGMENTED
+    origin: ClassVar[str] = "from a real case"
+
+    def __str__(self) -> str:
+        return f"case {self.sha256[:12]} at strength {self.strength}"
+
+
+@dataclass(frozen=True)
+class MasksDigest:
+    """The masks that were given to a run."""
+
+    sha256: str
+    masks: int  # how many
+
+    notice: ClassVar[str] = NOTICE_MASKS
+    origin: ClassVar[str] = "given mask"
+
+    def __str__(self) -> str:
+        return f"{self.masks} given masks {self.sha256[:12]}"
+
+
+AnySource = SourceDigest | MasksDigest
+
 
 @dataclass(frozen=True)
 class RunDescription:
@@ -99,7 +135,7 @@ class RunDescription:
     resolved: Resolved
     loop: Loop | None
     conditions: ConditionsDigest | None
-    source: SourceDigest | None  # of `augment`
+    source: AnySource | None  # the case of `augment`, or the masks that were given
     row_ids: tuple[str, ...] | None  # of the conditions, where files are named by id
     dataset_grid: FileGrid | None  # where `options.grid` is dataset
 
@@ -134,7 +170,7 @@ def describe(
     resolved: Resolved,
     backend: dict[str, str],
     conditions: ConditionsDigest | None,
-    source: SourceDigest | None = None,
+    source: AnySource | None = None,
     loop: Loop | None = None,
     row_ids: tuple[str, ...] | None = None,
     dataset_grid: FileGrid | None = None,
@@ -148,7 +184,7 @@ def describe(
     columns = tuple(column.name for column in manifest.condition_columns)
     return RunDescription(
         SCHEMA_VERSION,
-        NOTICE if source is None else NOTICE_AUGMENTED,
+        NOTICE if source is None else source.notice,
         BundleIdentity(manifest.id, bundle.sha256, manifest.modalities, manifest.labels, columns, manifest.grid),
         _versions() | backend,
         options,
@@ -159,13 +195,6 @@ def describe(
         row_ids,
         dataset_grid,
     )
-
-
-def digest_conditions(file: Path) -> ConditionsDigest:
-    """Digest of a conditions file; InvalidInputError when it cannot be read."""
-    data = read_condition_bytes(file)
-    lines = "".join(format(zlib.crc32(line.rstrip(b"\r")), "08x") for line in data.split(b"\n"))
-    return ConditionsDigest(hashlib.sha256(data).hexdigest(), lines)
 
 
 def read_description(directory: Path) -> RunDescription:
@@ -231,7 +260,7 @@ def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
         old, new = recorded.bundle, wanted.bundle
         found.append(f"bundle: the run has {old.id} ({old.sha256[:12]}), asked for {new.id} ({new.sha256[:12]})")
     if recorded.source != wanted.source:
-        found.append(f"source: the run has {_source(recorded.source)}, asked for {_source(wanted.source)}")
+        found.append(f"source: the run has {recorded.source or 'none'}, asked for {wanted.source or 'none'}")
     if recorded.dataset_grid != wanted.dataset_grid:
         found.append(f"grid: the run has {_voxels(recorded)}, asked for {_voxels(wanted)}")
     for part in ("options", "resolved"):
@@ -251,19 +280,20 @@ def _voxels(run: RunDescription) -> str:
     return f"{' x '.join(map(str, grid.shape))} voxels of {sides} mm"
 
 
-def _source(source: SourceDigest | None) -> str:
-    return "no case" if source is None else f"case {source.sha256[:12]} at strength {source.strength}"
-
-
 def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest | None) -> list[str]:
     if old == new:
         return []
     has, asked = ("a file" if digest else "none" for digest in (old, new))
     if old is None or new is None:
         return [f"conditions: the run has {has}, asked for {asked}"]
-    width, length = 8, max(len(old.lines), len(new.lines))
-    changed = [i // width + 1 for i in range(0, length, width) if old.lines[i : i + width] != new.lines[i : i + width]]
-    where = f"first in line {changed[0]}, {len(changed)} in all" if changed else "in its line ends"
+    (each, old_sums), (other, new_sums) = old.sums(), new.sums()
+    changed = [k for k, (was, now) in enumerate(zip_longest(old_sums, new_sums)) if was != now]
+    if each != other:
+        where = "in its size"
+    elif each > 1 and changed:
+        where = f"first within lines {changed[0] * each + 1} to {(changed[0] + 1) * each}"
+    else:
+        where = f"first in line {changed[0] + 1}, {len(changed)} in all" if changed else "in its line ends"
     return [f"conditions: the file is not the one that the run was started with; it differs {where}"]
 
 

@@ -14,7 +14,7 @@ from ..errors import InvalidInputError, UsageError
 from ..files import Folder
 from ..output.layouts import PREFIX, SEGMENTATION, Layout
 from ..output.nifti import renumbered
-from .description import RunDescription, read_description
+from .description import MasksDigest, RunDescription, read_description
 from .directory import damaged_files, read_faults
 from .ledger import LedgerIndex, SampleRecord
 from .manifest import MANIFEST_CSV
@@ -61,7 +61,7 @@ def check_addition(dataset: Path, splits: Path | None, layout: Layout) -> Target
         UsageError, InvalidInputError: see `add_to_dataset`.
     """
     target = read_target(dataset, splits, layout)
-    _folds(target, [])
+    _folds(target, {})
     return target
 
 
@@ -112,7 +112,8 @@ def _plan(
 ) -> tuple[PlannedAddition, dict[str, str]]:
     """What the data set, its description and its folds become; and the run's name of each file it gets."""
     layout = run.layout()
-    folds = _folds(target, [layout.case(record.sample) for record in records])
+    real = frozenset(target.real_cases()) if isinstance(run.source, MasksDigest) else frozenset[str]()
+    folds = _folds(target, {layout.case(record.sample): _mask_of(record, real) for record in records})
     origins = {name: layout.path(sample, role) for sample, names in theirs.items() for role, name in names.items()}
     hashes = {entry.path: entry.sha256 for record in records for entry in record.files}
     files = {name: rewritten.sha256(name) or hashes[origin] for name, origin in origins.items()}
@@ -129,8 +130,16 @@ def _described(target: Target, cases: dict[str, dict[str, str]]) -> dict[str, An
     return {**target.described, "dataset": listed, "numTraining": len(listed)}
 
 
-def _folds(target: Target, names: list[str]) -> list[Split]:
-    """The data set's folds with `names` in the training part of each."""
+def _mask_of(record: SampleRecord, real: frozenset[str]) -> str | None:
+    """The case among `real` whose mask a sample was given by --masks."""
+    return next((name for name in (record.id, record.id.rpartition("-")[0]) if name in real), None)
+
+
+def _folds(target: Target, names: dict[str, str | None]) -> list[Split]:
+    """The data set's folds with the new cases `names` in training; a case of a mask is in no fold that validates it.
+
+    `names`: by new case, the real case whose mask it has, if any.
+    """
     there = target.splits.exists()
     return _with_synthetic(_read_folds(target.splits) if there else nnunet_folds(target.real_cases()), names)
 
@@ -168,13 +177,14 @@ def nnunet_folds(cases: list[str]) -> list[Split]:
     return folds
 
 
-def _with_synthetic(folds: list[Split], names: list[str]) -> list[Split]:
+def _with_synthetic(folds: list[Split], names: dict[str, str | None]) -> list[Split]:
     result = []
     for number, fold in enumerate(folds):
         if leaked := [case for case in fold["val"] if case.startswith(PREFIX)]:
             raise InvalidInputError(f"fold {number} validates on the synthetic case {leaked[0]}; take it out")
-        known = set(fold["train"])
-        result.append({**fold, "train": [*fold["train"], *(name for name in names if name not in known)]})
+        known, held_out = set(fold["train"]), set(fold["val"])
+        more = [name for name, mask in names.items() if name not in known and mask not in held_out]
+        result.append({**fold, "train": [*fold["train"], *more]})
     return result
 
 

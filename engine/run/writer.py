@@ -98,9 +98,10 @@ class Finisher:
         return SampleRecord(task.sample, task.id, task.attempt, self._requested(task), task.drawn, {}, fault=fault)
 
     def _encoded(self, candidate: Candidate) -> list[tuple[str, bytes]]:
-        volume, sample, options = candidate.volume, candidate.task.sample, self.run.options
-        version, derived = self.run.versions["sbldm-engine"], self.run.source is not None
-        text = description(version, options.seed, sample, derived=derived)
+        volume, sample, source = candidate.volume, candidate.task.sample, self.run.source
+        text = description(
+            self.run.versions["sbldm-engine"], self.run.options.seed, sample, "" if source is None else source.origin
+        )
         return case_files(volume.image, volume.label, self.bundle.grid, self.layout, sample, self.run.file_grid(), text)
 
     def _requested(self, task: SampleTask) -> dict[str, float]:

@@ -16,7 +16,7 @@ from sbldm.export.components import random_inputs
 from sbldm.export.gate import GateInputs, fault_table, run_gate
 from sbldm.export.parity import RMS_LIMIT, compare
 from sbldm.export.rewrite.precision import Precision, reduce_precision, store_weights_as_fp16
-from sbldm.export.runners import OnnxRunner, torch_runner
+from sbldm.export.runners import OnnxRunner
 
 from tests.export.conftest import ExportedPreset
 
@@ -38,7 +38,7 @@ def assert_equal_outputs(expected: Mapping[str, NDArray[Any]], got: Mapping[str,
 def test_presets_pass_the_gate_in_every_precision(exported: ExportedPreset, precision: Precision) -> None:
     models = {name: reduce_precision(model, precision) for name, model in exported.models.items()}
     config = exported.config
-    real = np.random.default_rng(4).standard_normal((1, config.grid.shape[2], *config.slice_shape), np.float32)
+    real = np.random.default_rng(4).standard_normal((1, *exported.latent_shape), np.float32)
     inputs = GateInputs(config, exported.manifest, real)
     report = run_gate(exported.components, models, inputs, precision, lambda _message: None)
     assert not report.divergences, fault_table(report)
@@ -52,7 +52,7 @@ def test_presets_pass_the_gate_in_every_precision(exported: ExportedPreset, prec
 
 
 def test_the_batch_axis_is_free(exported: ExportedPreset) -> None:
-    networks, graphs = torch_runner(exported.components), OnnxRunner(exported.models)
+    networks, graphs = exported.networks, OnnxRunner(exported.models)
     for name in exported.components:
         for batch in (1, 3):
             inputs = arrays(exported, name, batch)
@@ -62,7 +62,7 @@ def test_the_batch_axis_is_free(exported: ExportedPreset) -> None:
 def test_the_reference_evaluator_agrees(exported: ExportedPreset) -> None:
     for name in ("aggregator", "decoder", "denoiser"):
         inputs = arrays(exported, name, 1)
-        expected = torch_runner(exported.components).run(name, inputs)
+        expected = exported.networks.run(name, inputs)
         got = ReferenceEvaluator(exported.models[name]).run(None, inputs)
         assert isinstance(got, list)
         assert_equal_outputs(expected, dict(zip(expected, got, strict=True)), 1e-4)
@@ -74,7 +74,7 @@ def test_openvino_agrees(exported: ExportedPreset, precision: Precision) -> None
     core = openvino.Core()
     for name, model in exported.models.items():
         inputs = arrays(exported, name, 2)
-        expected = torch_runner(exported.components).run(name, inputs)
+        expected = exported.networks.run(name, inputs)
         data = reduce_precision(model, precision).SerializeToString()
         compiled = core.compile_model(core.read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         made = compiled(inputs)
@@ -88,7 +88,7 @@ def test_openvino_may_take_to_bf16_of_its_own_accord(exported: ExportedPreset) -
     core = openvino.Core()
     for name, model in exported.models.items():
         inputs = arrays(exported, name, 3)  # the denoiser first, middle and last
-        expected = torch_runner(exported.components).run(name, inputs)
+        expected = exported.networks.run(name, inputs)
         compiled = core.compile_model(
             core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}
         )

@@ -35,8 +35,9 @@ from ...engine.scans.prepare import prepare_case
 from ...engine.scans.read import CaseError, Contents, digest, read_contents
 from ..phantom import PHANTOM_DESCRIPTION
 from .known import KnownCases
+from .shell import without_faint_shell
 
-CACHE_VERSION = 3  # raise it when the same input gives other stored values
+CACHE_VERSION = 4  # raise it when the same input gives other stored values
 MAX_FAULTS_SHOWN = 20
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -60,6 +61,7 @@ class CachedCase:
     label_values: tuple[int, ...] = ()  # of the mask's file
     warnings: tuple[str, ...] = ()
     source: Source = "real"
+    copy: int = 0  # 0 the case itself, else which of its varied copies
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Cohort:
     def sources(self) -> tuple[Source, ...]:
         """Where each case comes from, in the order of the cases: a scan, or the phantom generator."""
         return tuple(entry.source for entry in self.entries)
+
+    @property
+    def originals(self) -> Cohort:
+        """The same cohort without varied copies."""
+        return self.subset([case for case, entry in enumerate(self.entries) if not entry.copy])
 
     @property
     def conditions(self) -> NDArray[np.float64]:
@@ -277,26 +284,36 @@ def make_case(
     """
     loaded = load_case(files, modalities, contents, options, grid.fov_mm)
     made = prepare_case(loaded, grid)
-    if not made.image.any():
+    image = without_faint_shell(made.image, made.label)
+    if not image.any():
         raise CaseError(["no brain is left on the grid"])
     if not made.label.any():
         raise CaseError(["empty mask: no voxel of the tumour is left on the grid"])
     conditions = tuple(measure_tumour(made.label, grid.spacing_mm).vector(COLUMNS).tolist())
-    stacked = np.concatenate([made.image, made.label[None]]).transpose(3, 0, 1, 2)
-    array_file = stem.with_name(stem.name + ".npy")
-    _write_atomically(array_file, lambda path: _save(path, np.ascontiguousarray(stacked)))
     source: Source = "phantom" if loaded.raw.header.description == PHANTOM_DESCRIPTION else "real"
-    entry = {
-        "case": files.name,
-        "file": _file(files),
-        "source": source,
-        "scales": made.scales,
-        "conditions": dict(zip(COLUMNS, conditions, strict=True)),
-        "label_values": loaded.raw.mask.values,
-        "warnings": loaded.warnings,
+    values, warnings, array_file = loaded.raw.mask.values, loaded.warnings, stem.with_name(stem.name + ".npy")
+    entry = CachedCase(files.name, array_file, made.scales, conditions, values, warnings, source)
+    store_entry(entry, image, made.label, _file(files))
+    return entry
+
+
+def store_entry(entry: CachedCase, image: NDArray[np.uint8], label: NDArray[np.uint8], file: str) -> None:
+    """Write a case, image (modality, x, y, z) and label (x, y, z), to its array file and what is known of it beside.
+
+    `file` tells the case from one of the same name in another folder.
+    """
+    stacked = np.concatenate([image, label[None]]).transpose(3, 0, 1, 2)
+    _write_atomically(entry.path, lambda path: _save(path, np.ascontiguousarray(stacked)))
+    known = {
+        "case": entry.name,
+        "file": file,
+        "source": entry.source,
+        "scales": entry.scales,
+        "conditions": dict(zip(COLUMNS, entry.conditions, strict=True)),
+        "label_values": entry.label_values,
+        "warnings": entry.warnings,
     }
-    _write_atomically(stem.with_name(stem.name + ".json"), lambda path: path.write_text(json.dumps(entry), "utf-8"))
-    return CachedCase(files.name, array_file, made.scales, conditions, loaded.raw.mask.values, loaded.warnings, source)
+    _write_atomically(entry.path.with_suffix(".json"), lambda path: path.write_text(json.dumps(known), "utf-8"))
 
 
 def load_entry(name: str, stem: Path) -> CachedCase | None:
