@@ -32,7 +32,7 @@ from ..engine.processor import available_threads
 from ..engine.sampling.host import HostLoop
 from ..engine.sampling.model import model_of
 from ..engine.sampling.plan import SamplingPlan, sampling_plan
-from ..engine.sampling.small_components import drop_small_components
+from ..engine.sampling.small_components import drop_outside_brain, drop_small_components
 from ..engine.sampling.types import SampleRequest, SamplingOptions, Volume
 from ..kernels import compile as kernel_compile
 from .gpu_timing import (
@@ -150,7 +150,8 @@ def against_cpu_engine(options: Options) -> dict[str, Any]:
     rms, limit = float(np.sqrt(np.mean((latents[0] - reference) ** 2))), LATENT_RMS_LIMIT[bundle.manifest.precision]
     figures |= {"latent_rms": rms}
     labels = np.stack([drop_small_components(label) for label in volumes[0].labels])
-    figures |= _compared(volumes[0].images, labels, engine.model.decode(engine.run, same, told, reference))
+    images = np.stack([drop_outside_brain(*made) for made in zip(volumes[0].images, labels, strict=True)])
+    figures |= _compared(images, labels, engine.model.decode(engine.run, same, told, reference))
     assert rms <= limit, f"latent RMS {rms:.2e} is above {limit}: {figures}"
     return figures
 

@@ -6,16 +6,23 @@ from typing import Annotated
 
 import typer
 
+from ._commands import choices
+
 Labels = Annotated[
     str | None,
     typer.Option("--labels", help='What a mask\'s numbers mean: "necrosis=1,oedema=2,enhancing=3[,cavity=4]".'),
 ]
 Cavity = Annotated[
-    str, typer.Option("--cavity", help="A resection cavity counts as background or necrosis, or is refused (refuse).")
+    str,
+    typer.Option("--cavity", help="What a resection cavity counts as.", **choices("background", "necrosis", "refuse")),
 ]
 Orientation = Annotated[
     str | None,
-    typer.Option("--orientation", help="sform, qform or RAS: what counts where a header is silent or contradicts."),
+    typer.Option(
+        "--orientation",
+        help="What counts where a header is silent or contradicts itself.",
+        **choices("sform", "qform", "RAS"),
+    ),
 ]
 
 
