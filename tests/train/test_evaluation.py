@@ -18,7 +18,8 @@ from sbldm.engine.conditions.columns import COLUMNS
 from sbldm.engine.errors import InvalidInputError
 from sbldm.engine.output.measure import measure_tumour
 from sbldm.train.data.cohort import CachedCase, Cohort
-from sbldm.train.evaluation.adherence import adherence, requested_and_measured
+from sbldm.engine.conditions.adherence import adherence
+from sbldm.train.evaluation.adherence import requested_and_measured
 from sbldm.train.evaluation.autoencoder import Autoencoder
 from sbldm.train.evaluation.fid import FeatureNetwork, frechet_distance, gaussian_distance
 from sbldm.train.evaluation.fidelity import (
