@@ -83,6 +83,7 @@ class RunFlags:
     names: Annotated[str, _files("--names", "BraTS file names of 2021 or 2023.")] = "2021"
     grid: Annotated[str, _files("--grid", "native, or brats (240x240x155 at 1 mm).")] = "native"
     preview: Annotated[bool, _files("--preview", "Write a contact sheet, preview.png.")] = False
+    report: Annotated[bool, _files("--report", "Write report.html: volumes in 3D, plots, faults, in one file.")] = False
     as_json: Annotated[bool, _show("--json", "Print the result as one JSON object.")] = False
     quiet: Annotated[bool, _show("--quiet", "No progress; warnings and errors only.")] = False
     log_format: Annotated[str, _show("--log-format", "text, or json: one object a line on stderr.")] = "text"

@@ -75,5 +75,7 @@ def write(directory: Path, out: Path | None, options: ReportOptions, advance=lam
     except OSError as error:
         where = out or directory
         if error.errno in FULL:
-            raise IncompleteRunError(f"{where}: no room left on the disk for the report; nothing was written") from error
+            raise IncompleteRunError(
+                f"{where}: no room left on the disk for the report; nothing was written"
+            ) from error
         raise UsageError(f"{where}: {error.strerror or error}; nothing was written") from error

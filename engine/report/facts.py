@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
 from ..files import Folder, temporary_of
 from ..run.description import RunDescription
 from ..run.directory import damaged_files

@@ -152,7 +152,7 @@ def _told(kind: Quantity, figures: dict[str, Any], plot: Markup | None) -> Adher
         kind,
         "–" if r is None else f"{r:.2f}",
         "–" if error is None else f"{error * kind.factor:.{kind.digits}f}",
-        "–" if relative is None else f"{relative:.0%}",
+        "–" if relative is None or kind.offset else f"{relative:.0%}",  # a place has no zero of its own
         figures["samples"],
         plot,
     )
@@ -206,5 +206,7 @@ def _case(record: SampleRecord, kinds: tuple[Quantity, ...], recipe: Recipe, vol
     if record.within_tolerance is not None:
         told.append(("within the tolerance", "yes" if record.within_tolerance else "no"))
     got = record.measured.get("volume_ml")
-    text = "no tumour was drawn" if not got else f"tumour of {got:.1f} ml, {record.requested['volume_ml']:.1f} requested"
+    text = (
+        "no tumour was drawn" if not got else f"tumour of {got:.1f} ml, {record.requested['volume_ml']:.1f} requested"
+    )
     return CaseView(record.sample, record.id, rows, told, recipe.of(record.sample), volumes, text)

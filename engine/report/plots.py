@@ -115,10 +115,10 @@ def _frame(across: _Axis, up: _Axis, below: str, beside: str) -> str:
         parts.append(f'<line class="grid" x1="{left}" y1="{y}" x2="{right}" y2="{y}"/>')
         parts.append(f'<text class="tick" x="{left - 5}" y="{y}" dy="3.5" text-anchor="end">{_number(tick)}</text>')
     middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
-    parts.append(
-        f'<text class="axis" x="{middle_x}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(below)}</text>'
-        f'<text class="axis" transform="translate(11 {middle_y}) rotate(-90)" text-anchor="middle">{escape(beside)}</text>'
-    )
+    turned = f'transform="translate(11 {middle_y}) rotate(-90)"'
+    place = f'x="{middle_x}" y="{_HEIGHT - 6}"'
+    parts.append(f'<text class="axis" {place} text-anchor="middle">{escape(below)}</text>')
+    parts.append(f'<text class="axis" {turned} text-anchor="middle">{escape(beside)}</text>')
     return "".join(parts)
 
 

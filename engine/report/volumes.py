@@ -29,7 +29,7 @@ _GREYS = 255
 _TOP_PERCENTILE, _WINDOW_PERCENTILE = 99.9, 99.7
 _LEAST_RATIO = 0.2  # of gzip on brains: a grid that is too fine even so is not tried
 _MARGIN_MM = 6.0
-_PREVIEW_WIDTH, _PREVIEW_COLOURS = 1100, 128
+_PREVIEW_WIDTH = 1100
 _GZIP_LEVEL = 6
 _VOXELS_START = 352  # of a NIfTI-1 file without extensions
 
@@ -106,11 +106,13 @@ def _flipped(
 
 
 def _cut(case: _Case, spacing: tuple[float, ...]) -> _Case:
-    """The case cut to the box of what is not 0, with a margin."""
-    filled = (case.image > 0).any(axis=0) | (case.label > 0)
-    found = ndimage.find_objects(filled.astype(np.uint8))
-    if not found:
+    """The case cut to the box of its brain (the largest piece of what is not 0) and its mask, with a margin."""
+    pieces, count = ndimage.label((case.image > 0).any(axis=0))  # pyright: ignore[reportGeneralTypeIssues]
+    if not count:
         return case
+    largest = int(np.bincount(pieces.ravel())[1:].argmax()) + 1
+    filled = (pieces == largest) | (case.label > 0)
+    found = ndimage.find_objects(filled.astype(np.uint8))
     margins = [round(_MARGIN_MM / s) for s in spacing]
     ends = zip(found[0], margins, filled.shape, strict=True)
     box = tuple(slice(max(part.start - m, 0), min(part.stop + m, n)) for part, m, n in ends)
@@ -181,5 +183,5 @@ def _preview(scan: Scan, layout: Layout, caption: str) -> str:
         height = round(sheet.height * _PREVIEW_WIDTH / sheet.width)
         sheet = sheet.resize((_PREVIEW_WIDTH, height), Image.Resampling.LANCZOS)
     data = io.BytesIO()
-    sheet.quantize(_PREVIEW_COLOURS, dither=Image.Dither.NONE).save(data, "PNG", optimize=True)
+    sheet.save(data, "PNG", optimize=True)
     return base64.b64encode(data.getvalue()).decode()

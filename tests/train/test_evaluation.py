@@ -14,11 +14,11 @@ import onnx.numpy_helper
 import pytest
 from numpy.typing import NDArray
 from sbldm.engine.bundle.manifest import MODALITIES, Grid
+from sbldm.engine.conditions.adherence import adherence
 from sbldm.engine.conditions.columns import COLUMNS
 from sbldm.engine.errors import InvalidInputError
 from sbldm.engine.output.measure import measure_tumour
 from sbldm.train.data.cohort import CachedCase, Cohort
-from sbldm.engine.conditions.adherence import adherence
 from sbldm.train.evaluation.adherence import requested_and_measured
 from sbldm.train.evaluation.autoencoder import Autoencoder
 from sbldm.train.evaluation.fid import FeatureNetwork, frechet_distance, gaussian_distance
