@@ -11,17 +11,20 @@ import numpy as np
 
 from ..engine.bundle.manifest import INT16_SCALE, BundleManifest
 from ..engine.output.measure import measure_tumour
+from ..engine.run.outcomes import VOLUME_TOLERANCE
 from ..engine.sampling.types import Volume
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Medians over the volumes of a point; None where there is nothing to say."""
+    """Medians and counts over the volumes of a point; None where there is nothing to say."""
 
     psnr_db: float | None  # of the images against the reference, peak = the written range; None: identical
     dice: Mapping[str, float]  # a label against the reference's; 1 where neither has it
     volume_error: float | None  # |measured / requested - 1| of the tumour's volume
     centre_error_mm: float | None
+    without_tumour: int
+    off_volume: int  # tumours that miss the requested volume by more than `VOLUME_TOLERANCE`
 
 
 def compare(
@@ -39,9 +42,12 @@ def compare(
         if label
     }
     misses = [_misses(volume, wanted, manifest) for volume, wanted in zip(volumes, requested, strict=True)]
+    empty = sum(not np.any(volume.label) for volume in volumes)
+    off = sum(volume > VOLUME_TOLERANCE for volume, _ in misses) - empty
     return Quality(
-        _median(psnr), dice, _median([volume for volume, _ in misses]), _median([centre for _, centre in misses])
-    )
+        _median(psnr), dice, _median([volume for volume, _ in misses]), _median([centre for _, centre in misses]),
+        empty, off,
+    )  # fmt: skip
 
 
 def _psnr(a: Volume, b: Volume) -> float | None:
@@ -55,7 +61,7 @@ def _dice(a: Volume, b: Volume, label: int) -> float:
     return 2 * int((first & second).sum()) / both if both else 1.0
 
 
-def _misses(volume: Volume, wanted: Mapping[str, float], manifest: BundleManifest) -> tuple[float | None, float | None]:
+def _misses(volume: Volume, wanted: Mapping[str, float], manifest: BundleManifest) -> tuple[float, float | None]:
     measured = measure_tumour(volume.label, manifest.grid.spacing_mm)
     if measured.volume_ml == 0:
         return 1.0, None

@@ -65,11 +65,13 @@ def _points(figures: Sequence[PointFigure]) -> str:
             " ".join(f"{name} {value:.3f}" for name, value in f.quality.dice.items()),
             _optional(f.quality.volume_error, "{:.1%}"),
             _optional(f.quality.centre_error_mm, "{:.1f}"),
+            str(f.quality.without_tumour),
+            str(f.quality.off_volume),
         ]
         for f in figures
     ]
     heads = ["backend", "sampler, steps", "batch", "s a volume", "spread", "volumes/s", "stages, s a volume"]
-    return _table([*heads, "PSNR dB", "Dice", "volume error", "centre error mm"], rows)
+    return _table([*heads, "PSNR dB", "Dice", "volume error", "centre error mm", "no tumour", "off by 20 %"], rows)
 
 
 def _processes(result: BenchResult) -> str:

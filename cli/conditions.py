@@ -33,7 +33,7 @@ def check(
     """Check a condition table against a model: all its faults, and rows far from the training cohort."""
     from ..engine.bundle.load import DEFAULT_BUNDLE, load_bundle
     from ..engine.conditions.csv import read_conditions
-    from ..engine.conditions.distribution import unusual_rows
+    from ..engine.conditions.unusual import unusual_rows
     from ..engine.errors import InvalidInputError
 
     manifest = load_bundle(bundle or DEFAULT_BUNDLE).manifest

@@ -30,7 +30,7 @@ from .run.options import RunOptions
 from .run.redraw import Redraws
 from .run.request import GenerateRequest, require_fields
 from .run.requests import Requests, SampleTask, sample_requests
-from .run.writer import miss
+from .run.writer import NO_TUMOUR, miss
 from .sampling.sdedit import SourceCase
 from .sampling.types import Backend, RunLoop, Volume
 
@@ -256,9 +256,9 @@ class Generator:
             requested,
             measured,
             task.attempt,
-            volume.fault,
+            volume.fault or (NO_TUMOUR if measured.volume_ml == 0 else None),
         )
-        return sample, None if volume.fault else miss(requested, measured, grid.fov_mm)
+        return sample, None if sample.fault else miss(requested, measured, grid.fov_mm)
 
 
 def _load_again(path: Path, sha256: str, machine: tuple[str, str, str, int], batch_size: int) -> Generator:

@@ -35,15 +35,18 @@ from ..train.checkpoint import STAGES, load_system, weights_path
 from ..train.condition_file import load_conditions
 from ..train.config import SystemConfig, slice_form
 from ..train.diffusion import make_schedule
-from ..train.lineage import lineage_faults, read_record
+from ..train.lineage import lineage_faults, read_record, was_trained
 from ..train.trained import load_networks
 from .components import Component, components_of
 from .gate import GateInputs, require_passed, run_gate
 from .model_card import model_card
 from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
 from .plausibility import cohort_latents, latent_faults
+from .reconstruction import reconstruction_faults
 from .rewrite.conv3d import write_fast_graph
 from .rewrite.precision import PRECISIONS, STORED_AS_FP16_FROM, Precision, reduce_precision, store_weights_as_fp16
+from .runners import OnnxRunner
+from .samples import sample_faults
 from .staging import require_free, staged_directory
 
 INTENDED_USE = (
@@ -112,8 +115,14 @@ def export_bundle(
     with staged_directory(out) as staging:
         _write_graphs(staging, manifest, models)
         made = _record_files(staging, manifest)
-        parity = run_gate(components, models, inputs, options.precision, progress, _engine(made))
+        engine = _engine(made)
+        parity = run_gate(components, models, inputs, options.precision, progress, engine)
         require_passed(parity)
+        if was_trained(checkpoint):
+            progress("reconstructions and samples")
+            run = engine or OnnxRunner(models).run
+            faults = reconstruction_faults(checkpoint, config, run) + sample_faults(run, manifest)
+            accepted += accepted_faults(checkpoint, faults, options.force)
         (staging / PARITY_NAME).write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
         (staging / "README.md").write_text(model_card(manifest, parity, accepted), encoding="utf-8")
         _record_files(staging, manifest)
@@ -127,11 +136,20 @@ def held_together(checkpoint: Path, config: SystemConfig, networks: Mapping[str,
         InvalidInputError: they are not one system, without `force`; all faults are named.
     """
     faults = lineage_faults(checkpoint, config) + latent_faults(checkpoint, config, networks)
+    return accepted_faults(checkpoint, faults, force)
+
+
+def accepted_faults(checkpoint: Path, faults: list[str], force: bool) -> list[str]:
+    """The faults, which `force` accepts.
+
+    Raises:
+        InvalidInputError: there are some, without `force`; all are named.
+    """
     if faults and not force:
         raise InvalidInputError(
             "\n".join(f"{checkpoint}: {fault}" for fault in faults)
-            + "\nrefused: train what is out of date (the same train command does), or give --force, "
-            "which writes this into the model card"
+            + "\nrefused: mend it (the train command makes what is out of date again), or give --force, which writes "
+            "this into the model card"
         )
     return faults
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ..engine.errors import InvalidInputError
 from .config import AnySystem, config_from_json, config_to_json
 
 FORMAT_VERSION = 1
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
 SYSTEM_NAME = "system.json"
 STAGES = ("autoencoder", "aggregator", "denoiser", "refiner", "distill", "mask")  # a stage's seed is its place
 
@@ -46,9 +48,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors atomically as safetensors."""
+    """Write named tensors atomically as safetensors.
+
+    Raises:
+        OSError: what the system said, which safetensors has in words.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary, metadata=dict(metadata or {}))
+    plain = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+    try:
+        save_file(plain, temporary, metadata=dict(metadata or {}))
+    except SafetensorError as error:
+        temporary.unlink(missing_ok=True)
+        if (number := OS_ERROR.search(str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     with temporary.open("rb") as handle:
         os.fsync(handle.fileno())
     temporary.replace(path)

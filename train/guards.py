@@ -67,6 +67,21 @@ def refuse_other_networks(directory: Path, config: AnySystem) -> None:
             )
 
 
+def require_same_inputs(directory: Path, stage: str, record: StageRecord, origin: Origin) -> None:
+    """Check that a begun stage goes on with the files that it began with.
+
+    Raises:
+        InvalidInputError: naming the option and both hashes.
+    """
+    for option in record.inputs:
+        was, now = (str(side.inputs.get(option) or "none")[:12] for side in (record, origin))
+        if was != now:
+            raise InvalidInputError(
+                f"{directory}: stage {stage} was begun with another {option} (sha256 was {was}, is {now}); give the "
+                f"same, --restart-stage {stage} to make it again with this one, or a new --out"
+            )
+
+
 def require_same_settings(directory: Path, stage: str, record: StageRecord, origin: Origin, seed: int) -> None:
     """Check that a finished stage was made with the settings that are asked for.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def encode_cohort(
     array, stamp = folder / "latents.npy", folder / "key.json"
     if not (array.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == key):
         stamp.unlink(missing_ok=True)
-        store = np.lib.format.open_memmap(array, "w+", np.float16, shape)
+        store = new_array(array, shape)
         device = next(encoder.parameters()).device
         position = torch.arange(shape[2], device=device)
         for case in range(len(cohort)):
@@ -85,6 +86,19 @@ def encode_cohort(
         store.flush()
         write_json(stamp, key)
     return LatentStore(np.load(array, mmap_mode="r"), both)
+
+
+def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A memory-mapped float16 file whose room on the disk is taken: a page that finds none would kill the process.
+
+    Raises:
+        OSError: there is no room.
+    """
+    array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return array
 
 
 def condition_names(config: AnySystem) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ class Origin:
 
     upstream: dict[str, str] = field(default_factory=dict)  # stage -> sha256 of its weights
     settings: dict[str, Any] = field(default_factory=dict)  # key -> value, plain JSON
+    inputs: dict[str, str | None] = field(default_factory=dict)  # option -> sha256 of what it reads beside the cohort
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class StageRecord:
     cohort: str | None  # digest of the prepared images and masks
     upstream: dict[str, str]
     settings: dict[str, Any]
+    inputs: dict[str, str | None]
     earlier_settings: tuple[EarlierSettings, ...]
     code_version: str
     tensors: str | None  # file to resume from; None where a stage has no optimisation
@@ -88,7 +90,7 @@ def read_record(directory: Path, stage: str) -> StageRecord | None:
             f"{path}: was written by an earlier version, which did not record what the stage was made from; "
             "train in a new --out"
         )
-    return decode(StageRecord, data, str(path))
+    return decode(StageRecord, {"inputs": {}, **data}, str(path))
 
 
 def write_record(directory: Path, stage: str, record: StageRecord) -> None:
@@ -99,19 +101,20 @@ def write_record(directory: Path, stage: str, record: StageRecord) -> None:
 def new_record(origin: Origin, seed: int, cohort: str | None) -> StageRecord:
     """The record of a stage that begins."""
     return StageRecord(
-        step=0, seed=seed, cohort=cohort, upstream=origin.upstream, settings=origin.settings, earlier_settings=(),
+        step=0, seed=seed, cohort=cohort, upstream=origin.upstream, settings=origin.settings,
+        inputs=origin.inputs, earlier_settings=(),
         code_version=version("sbldm-engine"), tensors=None, sound=None, sound_step=0, finished=False, weights=None,
     )  # fmt: skip
 
 
-def origin_of(directory: Path, config: AnySystem, stage: str) -> Origin:
+def origin_of(directory: Path, config: AnySystem, stage: str, inputs: Mapping[str, str | None] | None = None) -> Origin:
     """What `stage` would be made from now: the finished weights of the stages before it, and the settings.
 
     Raises:
         InvalidInputError: a stage before it is missing, unfinished, or not current itself.
     """
     upstream = {name: _finished_weights(directory, config, stage, name) for name in upstream_of(config, stage)}
-    return Origin(upstream, settings_of(config, stage))
+    return Origin(upstream, settings_of(config, stage), dict(inputs or {}))
 
 
 def upstream_of(config: AnySystem, stage: str) -> tuple[str, ...]:
@@ -160,14 +163,19 @@ def outdated_upstream(directory: Path, record: StageRecord) -> list[str]:
     return found
 
 
+def was_trained(directory: Path) -> bool:
+    """Whether any stage of a directory has a record of training; untrained weights that were only written have none."""
+    return any((directory / stage / STATE_NAME).is_file() for stage in STAGES)
+
+
 def lineage_faults(directory: Path, config: AnySystem) -> list[str]:
     """What keeps the stages of a training directory from being one system, a line each; empty where they fit.
 
     Weights without any record (made by no training) have no lineage to be wrong.
     """
-    stages = [stage for stage in STAGES if stage in config.stages and weights_path(directory, stage).is_file()]
-    if not any((directory / stage / STATE_NAME).is_file() for stage in stages):
+    if not was_trained(directory):
         return []
+    stages = [stage for stage in STAGES if stage in config.stages and weights_path(directory, stage).is_file()]
     faults: list[str] = []
     for stage in stages:
         record = read_record(directory, stage)

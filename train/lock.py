@@ -14,6 +14,7 @@ from ..engine.files import FULL
 from ..engine.locks import LockHeldError, lock_file
 
 LOCK_NAME, HOLDER_NAME = "train.lock", "train.holder"
+RANKS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")  # of a process beside others, set by whoever started it
 REFUSED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}
 )
@@ -49,6 +50,11 @@ def disk_errors(directory: Path) -> Iterator[None]:
         raise
 
 
+def is_beside_others() -> bool:
+    """Whether whoever started this process says that it is not the first of several."""
+    return any(os.environ.get(name, "0") != "0" for name in RANKS)
+
+
 @contextmanager
 def training_lock(directory: Path) -> Iterator[None]:
     """One training a directory; the lock ends with its process, however that ends.
@@ -58,7 +64,7 @@ def training_lock(directory: Path) -> Iterator[None]:
     Raises:
         UsageError: naming the process that holds it.
     """
-    if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("RANK", 0)):
+    if is_beside_others():
         yield
         return
     holder = directory / HOLDER_NAME

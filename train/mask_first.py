@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..engine.conditions.columns import COLUMNS, ConditionColumn
 from ..engine.conditions.distribution import CohortDistribution
 from ..engine.errors import InvalidInputError
+from ..engine.files import sha256_file
 from .checkpoint import load_weights, save_system
 from .condition_file import load_conditions, save_conditions
 from .config import MaskFirstConfig
@@ -84,6 +85,11 @@ class MaskFirstTrainer(Trainer):
             "distill": self._distill,
         }
 
+    def inputs(self, stage: str) -> Mapping[str, str | None]:
+        """The masks of the mask stage."""
+        extra = self.data.extra_masks
+        return {"--masks": None if extra is None else sha256_file(extra)} if stage == "mask" else {}
+
     def _autoencoder(self) -> None:
         config, stage = self.config, self.config.stages["autoencoder"]
         sampler = CropSampler(self.cohort, balanced(self.data.sources), config.crops)
@@ -124,14 +130,16 @@ class MaskFirstTrainer(Trainer):
         return NoisyVolumes(volumes, self.schedule, self.config.condition_dropout)
 
     def _masks(self) -> MaskSet:
-        return make_mask_set(self.cohort, self.data.extra_masks, self.config, self.directory, self.progress)
+        with self.run.fabric.rank_zero_first():
+            return make_mask_set(self.cohort, self.data.extra_masks, self.config, self.directory, self.progress)
 
     def _images(self) -> tuple[ImageVolumes, Tensor]:
         """The encoded cases, and how much each latent channel shows in the image."""
         autoencoder = make_slab_autoencoder(self.config)
         load_weights(autoencoder, self.directory, "autoencoder")
         autoencoder = autoencoder.eval().requires_grad_(False).to(self.run.fabric.device)
-        store = encode_volumes(autoencoder, self.cohort, self.config, self.directory, self.progress)
+        with self.run.fabric.rank_zero_first():
+            store = encode_volumes(autoencoder, self.cohort, self.config, self.directory, self.progress)
         aggregator = normalised_aggregator(autoencoder, self.config, self.directory)
         images = ImageVolumes(self.cohort, store, aggregator, self.data.sources)
         return images, channel_weights(autoencoder, aggregator)

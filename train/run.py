@@ -23,7 +23,7 @@ from .data.phantoms import add_phantoms, check_phantoms_fit
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
 from .latents import condition_names
-from .lock import disk_errors, writing_to
+from .lock import RANKS, disk_errors, is_beside_others, writing_to
 from .mask_first import MaskFirstData, MaskFirstTrainer
 from .stage import StageRun
 from .system import SystemTrainer, planned_stages
@@ -174,7 +174,7 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], tr
 
     for warning in cohort_warnings(training, config):
         log.warning("%s: %s", options.data, warning)
-    half = isinstance(config, MaskFirstConfig) and fabric.device.type == "cpu" and options.precision == "bf16-mixed"
+    half = isinstance(config, MaskFirstConfig) and _has_half_weights(fabric, options)
     run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training), half_weights=half)
     trainer = _trainer(config, training, options, run, encoding)
     trainer.start()
@@ -184,17 +184,27 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], tr
         trainer.train(stage)
 
 
+def _has_half_weights(fabric: Fabric, options: TrainOptions) -> bool:
+    return fabric.device.type == "cpu" and fabric.world_size == 1 and options.precision == "bf16-mixed"
+
+
 def launched(options: TrainOptions) -> Fabric:
     """The devices, ready to train on.
 
     Raises:
-        UsageError: Lightning cannot have them so; its reason, and the option.
+        UsageError: Lightning cannot have them so; its reason, and the option. Or this is one of several processes that
+            each would train alone.
     """
     try:
         fabric = Fabric(accelerator="auto", devices=options.devices, precision=options.precision)  # pyright: ignore[reportArgumentType]
         fabric.launch()
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"--devices {options.devices}, --precision {options.precision}: {error}") from error
+    if fabric.world_size == 1 and is_beside_others():
+        raise UsageError(
+            f"--devices {options.devices}: this process was started as one of several ({', '.join(RANKS)} say so) but "
+            "would train alone; start one, or give --devices the number of processes on a machine"
+        )
     return fabric
 
 

@@ -16,9 +16,9 @@ from .condition_file import save_conditions
 from .config import AnySystem
 from .data.cohort import Cohort
 from .diffusion import make_schedule
-from .guards import refuse_another_cohort, refuse_other_networks, require_same_settings
+from .guards import refuse_another_cohort, refuse_other_networks, require_same_inputs, require_same_settings
 from .latents import condition_names
-from .lineage import STATE_NAME, origin_of, outdated_upstream, read_record
+from .lineage import STATE_NAME, Origin, origin_of, outdated_upstream, read_record
 from .stage import Finish, Preview, StageRun, StepLoss, train_stage
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,10 @@ class Trainer(ABC):
     @abstractmethod
     def stages(self) -> Mapping[str, Callable[[], None]]:
         """What trains each stage."""
+
+    def inputs(self, stage: str) -> Mapping[str, str | None]:
+        """What a stage reads beside the cohort: option -> sha256, None where it is not given."""
+        return {}
 
     def start(self) -> None:
         """Write what the directory belongs to and what the cohort's conditions are.
@@ -72,10 +76,10 @@ class Trainer(ABC):
         again, unless `keep_stale` is set; that is said either way.
 
         Raises:
-            InvalidInputError: an earlier stage is missing, unfinished or outdated, or settings of the finished stage
-                were changed.
+            InvalidInputError: an earlier stage is missing, unfinished or outdated, settings of the finished stage were
+                changed, or it was begun with other files.
         """
-        origin = origin_of(self.directory, self.system, stage)
+        origin = self._origin(stage)
         record = read_record(self.directory, stage)
         if record is not None and (outdated := outdated_upstream(self.directory, record)):
             if self.keep_stale:
@@ -84,6 +88,8 @@ class Trainer(ABC):
                 log.warning("stage %s: %s; it is made again", stage, outdated[0])
                 self.restart(stage)
                 record = None
+        if record is not None:
+            require_same_inputs(self.directory, stage, record, origin)
         if record is not None and record.finished and record.step >= self.system.stages[stage].steps:
             require_same_settings(self.directory, stage, record, origin, self.run.seed)
             return
@@ -98,5 +104,10 @@ class Trainer(ABC):
         preview: Preview | None = None,
         finish: Finish | None = None,
     ) -> None:
-        origin, settings = origin_of(self.directory, self.system, stage), self.system.stages[stage]
-        train_stage(self.run, stage, module, objective, settings, preview, origin=origin, finish=finish)
+        settings = self.system.stages[stage]
+        train_stage(
+            self.run, stage, module, objective, settings, preview, origin=self._origin(stage), finish=finish
+        )  # fmt: skip
+
+    def _origin(self, stage: str) -> Origin:
+        return origin_of(self.directory, self.system, stage, self.inputs(stage))

@@ -17,7 +17,7 @@ from ..engine.scans.prepare import to_unit
 from .checkpoint import read_tensors, weights_path, write_json, write_tensors
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
-from .latents import MIRRORS
+from .latents import MIRRORS, new_array
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from .objectives.slab_autoencoder import to_slabs
 
@@ -52,7 +52,7 @@ def encode_volumes(
     array, stamp = folder / "latents.npy", folder / "key.json"
     if not (array.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == key):
         stamp.unlink(missing_ok=True)
-        store = np.lib.format.open_memmap(array, "w+", np.float16, (len(cohort), MIRRORS, *config.latent_shape))
+        store = new_array(array, (len(cohort), MIRRORS, *config.latent_shape))
         device = next(autoencoder.parameters()).device
         for case in range(len(cohort)):
             for mirror in range(MIRRORS):

@@ -13,13 +13,11 @@ from scipy.special import chdtrc, chdtri, ndtr
 from ...kernels.noise import CONDITION_DRAW, standard_normal
 from ..errors import InvalidInputError
 from .basis import SHARE_FLOOR, Basis, fill_third_share, ratios_along
-from .columns import Conditions
 from .repair import follow_surface, repair
 from .rules import FieldOfView, acceptable
 
 PERCENTILE = 0.999
 ATTEMPTS = 64  # candidates that a row with missing cells is chosen from
-MAX_WARNINGS = 20
 _LEAST_DEVIATION = 0.05  # of a coordinate, so that a cohort of equal cases still has a density
 _ENOUGH_CASES = 1000  # from here on the 99.9th percentile is the cohort's own
 _LOG_ODDS = np.linspace(-14, 14, 561)  # grid on which one given share splits the rest
@@ -220,24 +218,6 @@ def fit(rows: Vector, columns: Sequence[str], field_of_view_mm: FieldOfView) -> 
         tuple(points.max(axis=0).tolist()),
         limit,
     )
-
-
-def unusual_rows(conditions: Conditions, cohort: CohortDistribution) -> list[str]:
-    """A message for each row that is farther from the cohort than its 99.9th percentile, at most MAX_WARNINGS."""
-    distance, limit = cohort.mahalanobis(conditions.values)
-    rows = np.flatnonzero(distance > limit).tolist()
-    messages = [
-        f"{conditions.place(row)}: {_named(conditions, row)}far from the {cohort.cases} training cases: Mahalanobis "
-        f"distance {distance[row]:.1f}, 99.9th percentile {limit[row]:.1f}; the model may not follow it"
-        for row in rows[:MAX_WARNINGS]
-    ]
-    if len(rows) > MAX_WARNINGS:
-        messages.append(f"{conditions.source}: {len(rows)} rows far from the training cases in all")
-    return messages
-
-
-def _named(conditions: Conditions, row: int) -> str:
-    return f"id {conditions.ids[row]} is " if conditions.ids[row] else ""
 
 
 def _shrunk_covariance(points: Vector) -> Vector:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import IncompleteRunError, UsageError
+from ..errors import IncompleteRunError, InvalidInputError, UsageError
 from ..events import every_few_seconds
 from ..files import FULL, Folder, make_directory
 from ..locked_files import LockedFile
@@ -236,3 +236,16 @@ def disk_faults(directory: Path, *, started: bool = True) -> Iterator[None]:
                 f"{directory}: cannot be written ({reason}); mend that and go on with --resume"
             ) from error
         raise UsageError(f"{directory}: cannot be written ({reason}); give another --out") from error
+
+
+@contextmanager
+def read_faults(directory: Path) -> Iterator[None]:
+    """System errors of reading a directory that somebody gave as errors of ours.
+
+    Raises:
+        InvalidInputError: it cannot be read.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InvalidInputError(f"{directory}: cannot be read ({error.strerror or error})") from error

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
-from ..conditions.distribution import unusual_rows
 from ..conditions.table import read_table
+from ..conditions.unusual import unusual_rows
 from ..errors import DeviceMemoryError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
 from ..processes import require_children

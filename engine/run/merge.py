@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,8 @@ from pathlib import Path
 from ..errors import InvalidInputError, UsageError
 from ..files import Folder, make_directory
 from .description import RUN_NAME, NotARunError, RunDescription, differences, read_description
-from .directory import damaged_files, disk_faults, require_no_foreign, require_same
-from .ledger import LedgerIndex, Shard, lock_ledger, quiet_ledgers
+from .directory import damaged_files, disk_faults, read_faults, require_no_foreign, require_same
+from .ledger import LedgerIndex, SampleRecord, Shard, lock_ledger, quiet_ledgers
 from .manifest import write_manifest
 from .owned import OwnNames
 
@@ -102,20 +102,18 @@ def _check_out(out: Path, in_place: bool, run: RunDescription) -> None:
 
 def _open(path: Path, stack: ExitStack, out: Path) -> _Source:
     """A source, with its ledgers held against writers; the one that is written in `out` is locked there."""
-    try:
+    with read_faults(path):
         folder = stack.enter_context(Folder(path))
         stack.enter_context(quiet_ledgers(folder, Shard().ledger_name if path == out else ""))
         run = read_description(path)
         return _Source(path, LedgerIndex.of_folder(folder, run), folder, run)
-    except OSError as error:
-        raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _owners(sources: list[_Source]) -> dict[int, _Source]:
     owners: dict[int, _Source] = {}
     double: list[str] = []
     for source in sources:
-        for record in source.index.records():
+        for record in _records(source):
             if record.fault is not None:
                 continue
             if record.sample in owners:
@@ -138,7 +136,7 @@ def _check_complete(sources: list[_Source], owners: dict[int, _Source], count: i
         )
     changed: list[str] = []
     for source in sources:
-        for record in source.index.records(_owned(owners, source)):
+        for record in _records(source, _owned(owners, source)):
             changed += [
                 f"{source.path / path} is {how}" for path, how in damaged_files(source.folder, source.run, record)
             ]
@@ -153,6 +151,11 @@ def _first_missing(owners: dict[int, _Source], count: int) -> list[int]:
             if len(found) == _SHOWN:
                 break
     return found
+
+
+def _records(source: _Source, samples: list[int] | None = None) -> Iterator[SampleRecord]:
+    with read_faults(source.path):
+        yield from source.index.records(samples)
 
 
 def _owned(owners: dict[int, _Source], source: _Source) -> list[int]:

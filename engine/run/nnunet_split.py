@@ -18,13 +18,14 @@ from ..output.nifti import renumbered
 from ..scans.names import modality_of
 from ..scans.target_labels import renumbering
 from .description import RunDescription, read_description
-from .directory import damaged_files
+from .directory import damaged_files, read_faults
 from .ledger import LedgerIndex, SampleRecord
 from .manifest import MANIFEST_CSV, dataset_files
 from .nnunet_journal import (
     DATASET_NAME,
     MAX_JSON_BYTES,
     SPLITS_NAME,
+    PlannedAddition,
     add_all,
     open_journal,
     owned_in_dataset,
@@ -77,25 +78,35 @@ def add_to_dataset(run_directory: Path, dataset: Path, splits: Path | None = Non
         open_journal(target) as journal,
     ):
         settle_interrupted(journal, target, place)
-        records = _intact_records(source, run)
-        described = _read_json(dataset / DATASET_NAME)
-        listed = described.get("dataset")
-        real = [case for case in (_cases(dataset) if listed is None else listed) if not case.startswith(_PREFIX)]
-        names = [case_name(record.sample) for record in records]
-        folds = _with_synthetic(_read_folds(place) if place.exists() else nnunet_folds(real), names)
-        if listed is None:
-            described["numTraining"] = len(real) + len({*_synthetic_cases(dataset), *names})
-        else:
-            described["dataset"] = listed | {case_name(r.sample): _listing(run, r.sample) for r in records}
-            described["numTraining"] = len(described["dataset"])
-        files = {entry.path: entry.sha256 for record in records for entry in record.files}
+        with read_faults(run_directory):
+            records = _intact_records(source, run)
         rewritten = _Renumbered(source, run, numbers)
-        files |= {name: hashlib.sha256(rewritten(name) or b"").hexdigest() for name in files if rewritten.changes(name)}
-        addition = planned(
-            target, run.id, files, place, json.dumps(folds, indent=4) + "\n", json.dumps(described, indent=2) + "\n"
-        )
+        with read_faults(dataset):
+            addition = _plan(target, run, records, place, rewritten)
         add_all(addition, journal, source, target, link=link, rewritten=rewritten)
     return Addition(len(records), dataset, place)
+
+
+def _plan(
+    target: Folder, run: RunDescription, records: list[SampleRecord], splits: Path, rewritten: _Renumbered
+) -> PlannedAddition:
+    """What the data set, its description and its folds become."""
+    dataset = target.root
+    described = _read_json(dataset / DATASET_NAME)
+    listed = described.get("dataset")
+    real = [case for case in (_cases(dataset) if listed is None else listed) if not case.startswith(_PREFIX)]
+    names = [case_name(record.sample) for record in records]
+    folds = _with_synthetic(_read_folds(splits) if splits.exists() else nnunet_folds(real), names)
+    if listed is None:
+        described["numTraining"] = len(real) + len({*_synthetic_cases(dataset), *names})
+    else:
+        described["dataset"] = listed | {case_name(r.sample): _listing(run, r.sample) for r in records}
+        described["numTraining"] = len(described["dataset"])
+    files = {entry.path: entry.sha256 for record in records for entry in record.files}
+    files |= {name: hashlib.sha256(rewritten(name) or b"").hexdigest() for name in files if rewritten.changes(name)}
+    return planned(
+        target, run.id, files, splits, json.dumps(folds, indent=4) + "\n", json.dumps(described, indent=2) + "\n"
+    )
 
 
 def _intact_records(source: Folder, run: RunDescription) -> list[SampleRecord]:

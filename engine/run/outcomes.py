@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from .ledger import SampleRecord
+from .writer import NO_TUMOUR
 
 VOLUME_TOLERANCE = 0.2  # of the requested volume
 NAMED = 5  # ids that are kept of each kind
@@ -17,7 +18,7 @@ class Outcomes:
 
     samples: int = 0
     failed: int = 0
-    without_tumour: int = 0  # masks that are empty
+    without_tumour: int = 0  # of those that failed: their masks are empty
     off_volume: int = 0  # tumours farther from the requested volume than `VOLUME_TOLERANCE`
     named: dict[str, list[str]] = field(default_factory=lambda: {"without_tumour": [], "off_volume": []})
 
@@ -34,12 +35,11 @@ class Outcomes:
         self.samples += 1
         if record.fault is not None:
             self.failed += 1
+            if record.fault == NO_TUMOUR:
+                self.without_tumour += 1
+                self._name("without_tumour", record)
             return
-        wanted, made = record.requested["volume_ml"], record.measured["volume_ml"] or 0.0
-        if made == 0:
-            self.without_tumour += 1
-            self._name("without_tumour", record)
-        elif abs(made / wanted - 1) > VOLUME_TOLERANCE:
+        if abs((record.measured["volume_ml"] or 0.0) / record.requested["volume_ml"] - 1) > VOLUME_TOLERANCE:
             self.off_volume += 1
             self._name("off_volume", record)
 
@@ -47,7 +47,11 @@ class Outcomes:
         """What a user should know of the samples, a line each; empty where all came out as asked."""
         lines = []
         if self.without_tumour:
-            lines.append(f"{self.without_tumour} of {self.samples} have no tumour: {self._listed('without_tumour')}")
+            lines.append(
+                f"{self.without_tumour} of {self.samples} failed because no tumour came out: "
+                f"{self._listed('without_tumour')}; ask for tumours like the training cases, or have them drawn again "
+                "by --reject"
+            )
         if self.off_volume:
             lines.append(
                 f"{self.off_volume} of {self.samples} miss the requested volume by more than "

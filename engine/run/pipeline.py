@@ -140,7 +140,7 @@ class Pipeline:
             self._slots.release()
 
     def _judge(self, task: SampleTask, volume: Volume) -> None:
-        draw: Candidate | str = volume.fault or self._finisher.measure(task, volume)
+        draw = self._finisher.measure(task, volume)
         kept = self._redraws.judge(task, draw, None if isinstance(draw, str) else draw.miss)
         if isinstance(kept, SampleTask):
             self._finisher.telemetry.count("redrawn")

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InvalidInputError
 from ..files import Folder, temporary_of
 from .description import RunDescription, read_description
+from .directory import read_faults
 from .ledger import LedgerIndex, SampleRecord
 from .manifest import MANIFEST_CSV, dataset_files, header, line, read_manifest, row
 from .owned import OwnNames
@@ -39,12 +39,10 @@ def verify_run(directory: Path) -> Verification:
     Raises:
         InvalidInputError: the directory holds no run, or it cannot be read.
     """
-    try:
+    with read_faults(directory):
         run = read_description(directory)
         with Folder(directory) as folder:
             return _Verifier(folder, run).verify()
-    except OSError as error:
-        raise InvalidInputError(f"{directory}: cannot be read ({error.strerror or error})") from error
 
 
 class _Verifier:

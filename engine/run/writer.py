@@ -35,6 +35,9 @@ class Candidate:
     miss: float  # see `miss`; 0 is a perfect hit
 
 
+NO_TUMOUR = "its mask is empty, a tumour was asked for"
+
+
 class Finisher:
     """Measures and writes the volumes of one run; safe to use from several threads."""
 
@@ -48,11 +51,15 @@ class Finisher:
         """The run's directory, open for the files of this run alone."""
         return Folder(self.root, OwnNames(self.run))
 
-    def measure(self, task: SampleTask, volume: Volume) -> Candidate:
-        """Measure the tumour of a volume without fault."""
+    def measure(self, task: SampleTask, volume: Volume) -> Candidate | str:
+        """Measure the tumour of a volume; its fault, or that of a mask without a tumour, where it has one."""
+        if volume.fault is not None:
+            return volume.fault
         with self.telemetry.stage("measure"):
             brain = np.any(volume.image > 0, axis=0)
             measured = measure_tumour(volume.label, self.bundle.grid.spacing_mm, brain)
+            if measured.volume_ml == 0:
+                return NO_TUMOUR
             requested = dict(zip(self.columns, task.requested, strict=True))
             return Candidate(task, volume, measured, miss(requested, measured, self.bundle.grid.fov_mm))
 
@@ -117,13 +124,11 @@ class Finisher:
 
 
 def miss(requested: dict[str, float], measured: TumourMeasurement, fov_mm: tuple[float, float, float]) -> float:
-    """How far a tumour is from its request, 0 for a perfect hit, infinite without a tumour.
+    """How far a tumour (there is one) is from its request, 0 for a perfect hit.
 
     The larger of the relative error of the volume and of the distance between the centres in diameters of the sphere
     that has the requested volume; plus the part of the tumour that lies outside the brain.
     """
-    if measured.volume_ml == 0:
-        return math.inf
     wanted = requested["volume_ml"]
     offsets = [(getattr(measured, axis) - requested[axis]) * side for axis, side in zip("xyz", fov_mm, strict=True)]
     diameter_mm = 10 * (6 * wanted / math.pi) ** (1 / 3)

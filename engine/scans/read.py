@@ -79,7 +79,7 @@ def read_contents(files: CaseFiles, modalities: Sequence[str], known: Contents |
     """
     contents: dict[Path, bytes] = {}
     faults: list[str] = []
-    for image in _wanted(files, modalities):
+    for image in wanted_files(files, modalities):
         if image.path in contents:
             continue
         try:
@@ -93,14 +93,23 @@ def read_contents(files: CaseFiles, modalities: Sequence[str], known: Contents |
 
 def digest(files: CaseFiles, modalities: Sequence[str], contents: Contents, options: ReadOptions) -> str:
     """The sha256 over all files and over how they are to be read."""
-    told = (sorted(files.meaning.values.items()), files.meaning.is_binary, options.cavity, options.orientation)
-    summed = hashlib.sha256(repr(told).encode())
-    for image in _wanted(files, modalities):
+    summed = hashlib.sha256(repr(reading(files, options)).encode())
+    for image in wanted_files(files, modalities):
         summed.update(f"{image.channel}".encode() + hashlib.sha256(contents[image.path]).digest())
     return summed.hexdigest()
 
 
-def _wanted(files: CaseFiles, modalities: Sequence[str]) -> list[ImageFile]:
+def reading(files: CaseFiles, options: ReadOptions) -> tuple[object, ...]:
+    """How the files of a case are read: what their labels mean, and the options."""
+    return (sorted(files.meaning.values.items()), files.meaning.is_binary, options.cavity, options.orientation)
+
+
+def wanted_files(files: CaseFiles, modalities: Sequence[str]) -> list[ImageFile]:
+    """The files of these modalities and the mask.
+
+    Raises:
+        CaseError: there is no mask.
+    """
     if files.label is None:
         raise CaseError(["missing segmentation"])
     return [*(files.images[modality] for modality in modalities), ImageFile(files.label)]
@@ -108,7 +117,7 @@ def _wanted(files: CaseFiles, modalities: Sequence[str]) -> list[ImageFile]:
 
 def decode_case(files: CaseFiles, modalities: Sequence[str], contents: Contents, options: ReadOptions) -> RawCase:
     """Decode and check what `read_contents` read; raises `CaseError` with every fault of the case."""
-    wanted = _wanted(files, modalities)
+    wanted = wanted_files(files, modalities)
     decoded: dict[Path, tuple[ScanHeader, NDArray]] = {}
     faults: list[str] = []
     for path in contents:

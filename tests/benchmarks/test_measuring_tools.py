@@ -98,12 +98,18 @@ def test_quality_of_known_volumes(tiny_bundle: Bundle) -> None:
     assert same.dice == {"ncr": 1.0, "ed": 1.0, "et": 1.0}
     assert same.volume_error == pytest.approx(0.5)
     assert same.centre_error_mm == pytest.approx(0.0, abs=1e-9)
+    assert (same.without_tumour, same.off_volume) == (0, 1)
+    as_asked = compare(
+        [volume(image, label)], [volume(image, label)], [wanted | {"volume_ml": wanted["volume_ml"] / 2}], manifest
+    )
+    assert (as_asked.without_tumour, as_asked.off_volume) == (0, 0)
     other = compare([volume(image + 10, shifted)], [volume(image, label)], [wanted], manifest)
     assert other.psnr_db == pytest.approx(40.0)
     assert other.dice["ncr"] == pytest.approx(0.5)
     assert other.centre_error_mm == pytest.approx(2 * manifest.grid.spacing_mm[0])
     empty = compare([volume(image, 0 * label)], [volume(image, label)], [wanted], manifest)
     assert (empty.volume_error, empty.centre_error_mm) == (1.0, None)
+    assert (empty.without_tumour, empty.off_volume) == (1, 0)
 
 
 def test_the_gate_names_the_worst_component(tiny_bundle: Bundle) -> None:

@@ -270,6 +270,29 @@ def test_unusual_tumours_warn_and_strict_refuses(run, tmp_path: Path, capsys) ->
     assert "warning" in capsys.readouterr().err
 
 
+def test_an_empty_mask_fails_its_sample_and_is_told_by_row(
+    run, table: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    """The second mask of the run comes out empty; gone on with, it is made again."""
+    made = list[int]()
+
+    def second_empty(label: np.ndarray) -> np.ndarray:
+        made.append(1)
+        return np.zeros_like(label) if len(made) == 2 else label
+
+    arguments = ("--count", 3, "--conditions", table, "--out", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("sbldm.engine.sampling.decoding.drop_small_components", second_empty)
+        assert run(*arguments, "--json") == 5
+    told = capsys.readouterr()
+    assert {k: json.loads(told.out)[k] for k in ("made", "failed", "without_tumour")} == {
+        "made": 2, "failed": 1, "without_tumour": 1,
+    }  # fmt: skip
+    assert "1 of 3 failed because no tumour came out: b; " in told.err
+    assert [r["id"] for r in csv.DictReader((tmp_path / "out" / "manifest.csv").open())] == ["a", "c"]
+    assert run(*arguments, "--resume", "--quiet") == 0
+
+
 def test_directories_that_hold_files_are_refused(run, tmp_path: Path, capsys) -> None:
     (tmp_path / "out").mkdir()
     assert run("--count", 1, "--out", tmp_path / "out", "--quiet") == 0  # empty

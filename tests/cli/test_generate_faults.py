@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -22,46 +21,10 @@ from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.files import Folder
 from sbldm.engine.run.ledger import LedgerIndex, lock_ledger
 
+from tests.support.commands import child, command, hashes, worker_processes
+
 KILLS = 20
 ROOT = os.geteuid() == 0
-
-
-def hashes(directory: Path) -> dict[str, str]:
-    return {
-        p.relative_to(directory).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in directory.rglob("*")
-        if p.is_file()
-    }
-
-
-def command(bundle: Bundle, out: Path, *arguments: object) -> list[str]:
-    fixed = ["generate", "--bundle", str(bundle.path), "--threads", "1", "--quiet", "--out", str(out)]
-    return [*fixed, *map(str, arguments)]
-
-
-def in_group(arguments: list[str]) -> None:
-    """Run the command line in a process group of its own, in a child of the fork server."""
-    from sbldm.cli.main import run
-
-    os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children inherit it ignored
-    sys.argv = ["sbldm-engine", *arguments]
-    run()
-
-
-@contextmanager
-def child(arguments: list[str]) -> Iterator[multiprocessing.Process]:
-    """The command line in a process that starts fast: what it imports is there already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sbldm.engine.run.job", "sbldm.cli._job", "sbldm.cli.generate", "onnxruntime"])
-    process = context.Process(target=in_group, args=(arguments,))
-    process.start()
-    try:
-        yield process
-    finally:
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-        process.join()
 
 
 def wait_for_samples(out: Path, number: int, process: multiprocessing.Process) -> None:
@@ -132,8 +95,7 @@ def test_a_worker_that_is_killed_is_replaced(tiny_bundle: Bundle, tmp_path: Path
     metrics = tmp_path / "m.prom"
     with child(command(tiny_bundle, out, *asked, "--workers", 2, "--metrics-file", metrics)) as process:
         wait_for_samples(out, 1, process)
-        victims = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
-        victims[0].kill()
+        worker_processes(process.pid)[0].kill()
         process.join()
         assert process.exitcode == 0
     assert "sbldm_workers_lost_total 1" in metrics.read_text()

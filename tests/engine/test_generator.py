@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import pickle
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,6 +112,16 @@ def test_samples_that_miss_or_are_broken_are_drawn_again(generator: Generator, m
     plain = list(generator.generate(2, conditions=[row]))
     assert stub.asked == [(0, 0), (1, 0)]
     assert [(s.attempt, s.fault) for s in plain] == [(0, None), (0, "blank")]
+
+
+def test_a_sample_without_a_tumour_is_faulty(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = Growing(generator.bundle.manifest.grid.shape)
+    monkeypatch.setattr(stub, "volume", lambda number, attempt: replace(
+        Growing.volume(stub, number, attempt), label=np.zeros(stub.shape, np.uint8)
+    ))  # fmt: skip
+    monkeypatch.setattr("sbldm.engine.generator.open_loop", lambda *_: stub)
+    (sample,) = generator.generate(1)
+    assert sample.fault == "its mask is empty, a tumour was asked for"
 
 
 def test_threads_share_a_generator(generator: Generator) -> None:

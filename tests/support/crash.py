@@ -42,7 +42,7 @@ class RecordingOs:
     fault: Callable[[int, str], int | None] = lambda _number, _kind: None
     log: list[Operation] = field(default_factory=list)
     contents: dict[int, bytes] = field(default_factory=dict)  # of files that were there before
-    count: int = 0
+    kinds: list[str] = field(default_factory=list)  # of the operations that may fail, in their order
 
     def __post_init__(self) -> None:
         self._paths: dict[int, str] = {}  # by descriptor
@@ -64,6 +64,8 @@ class RecordingOs:
             known = self._exists(path, dir_fd)
             if flags & os.O_CREAT and not known:
                 self._step("create")
+            elif known and not flags & os.O_DIRECTORY:
+                self._step("open")
             descriptor = os.open(path, flags, mode, dir_fd=dir_fd)
             self._paths[descriptor] = name
             if not flags & os.O_DIRECTORY:
@@ -139,8 +141,8 @@ class RecordingOs:
         return True
 
     def _step(self, kind: str) -> int | None:
-        self.count += 1
-        return self.fault(self.count - 1, kind)
+        self.kinds.append(kind)
+        return self.fault(len(self.kinds) - 1, kind)
 
     def _new(self) -> int:
         self._next += 1
@@ -165,17 +167,21 @@ def recorded(monkeypatch: pytest.MonkeyPatch, stand_in: RecordingOs, work: Calla
     with monkeypatch.context() as patch:
         for module in (files, locked_files, new_files):
             patch.setattr(module, "os", stand_in)
+        patch.setattr(new_files, "clone_file", lambda *_: False)  # blocks that are shared, nobody would see written
         return work()
 
 
 def failing_at(number: int, code: int) -> Callable[[int, str], int | None]:
-    """A fault: operation `number` fails with this error; with 0, a write writes half and the next finds no room."""
+    """A fault: operation `number` fails with this error; with 0, a write writes half and the next finds no room.
+
+    A file that is there can always be opened unless the disk has an error: EIO alone.
+    """
     halved: list[int] = []
 
     def fault(now: int, kind: str) -> int | None:
         if halved and now == halved[0] + 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if now != number:
+        if now != number or (kind == "open" and code != errno.EIO):
             return None
         if code == 0:
             if kind == "write":

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +14,7 @@ from sbldm.engine.bundle.manifest import Grid
 from sbldm.engine.errors import InvalidInputError
 from sbldm.engine.scans.plausible import robust_scale
 from sbldm.engine.scans.prepare import LEVELS, to_unit
+from sbldm.engine.scans.read import read_contents
 from sbldm.train.data.cohort import Cohort, prepare_cohort
 
 GRID = Grid((16, 16, 8), (1.5, 1.5, 2.4))
@@ -79,6 +83,84 @@ def test_a_cohort_gives_slices_labels_and_conditions(data: Path) -> None:
         cohort.label("X")
 
 
+@pytest.fixture
+def nothing_is_recent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are trusted though they were written a moment ago."""
+    monkeypatch.setattr("sbldm.train.data.known.RECENT_NS", -1)
+
+
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the cases whose files are read from now on."""
+    seen: list[str] = []
+    monkeypatch.setattr(
+        "sbldm.train.data.cohort.read_contents",
+        lambda files, *more: seen.append(files.name) or read_contents(files, *more),
+    )
+    return seen
+
+
+def stems(cohort: Cohort) -> list[str]:
+    return [entry.path.name for entry in cohort.entries]
+
+
+def test_unchanged_files_are_not_read_again(data: Path, nothing_is_recent: None, monkeypatch: Any) -> None:
+    first, seen = prepared(data), reads(monkeypatch)
+    again = prepared(data)
+    assert (seen, stems(again)) == ([], stems(first))
+    assert np.array_equal(again.conditions, first.conditions)
+    assert prepared(data, modalities=("t1",)).cases == first.cases  # other settings: everything is read
+    assert len(seen) == 3
+
+
+def test_files_written_a_moment_ago_are_read_again(data: Path, monkeypatch: Any) -> None:
+    prepared(data)
+    seen = reads(monkeypatch)
+    prepared(data)
+    assert len(seen) == 3
+
+
+def exchanged(case: Path) -> None:
+    """T1 and T2 change names; no file is written."""
+    t1, t2, aside = case / "C1_t1.nii.gz", case / "C1_t2.nii.gz", case / "aside"
+    t1.rename(aside)
+    t2.rename(t1)
+    aside.rename(t2)
+
+
+def rewritten(case: Path) -> None:
+    """Other voxels in as many bytes, with the old times."""
+    path = case / "C1_t1.nii.gz"
+    status, content = path.stat(), bytearray(path.read_bytes())
+    other = bytearray((case / "C1_t2.nii.gz").read_bytes())
+    size = len(content)
+    path.write_bytes((other + bytes(size))[:size] if len(other) > size else other + bytes(size - len(other)))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [exchanged, rewritten])
+def test_changed_files_are_noticed_whatever_their_size_and_time(
+    data: Path, nothing_is_recent: None, monkeypatch: Any, change: Callable[[Path], None]
+) -> None:
+    prepared(data)
+    change(data / "C1")
+    seen = reads(monkeypatch)
+    with suppress(InvalidInputError):  # bytes that are cut off are no scan
+        prepared(data)
+    assert seen == ["C1"]
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"a": 1}', "{"])
+def test_a_damaged_list_of_known_files_costs_a_reading(
+    data: Path, nothing_is_recent: None, monkeypatch: Any, content: str
+) -> None:
+    first = prepared(data)
+    (kept,) = (data.parent / "cache").glob("known-*.json")
+    kept.write_text(content)
+    seen = reads(monkeypatch)
+    assert stems(prepared(data)) == stems(first)
+    assert len(seen) == 3
+
+
 def test_background_is_exactly_minus_one_and_brain_is_not(data: Path) -> None:
     image = to_unit(prepared(data).slices("C0"))
     assert image.dtype == np.float32
@@ -133,7 +215,7 @@ def test_only_a_changed_case_is_made_again(data: Path) -> None:
     ]
     assert after.entries[1].path != before.entries[1].path
     assert not before.entries[1].path.exists()
-    assert len(list((data.parent / "cache").iterdir())) == 6
+    assert len(list((data.parent / "cache").glob("C*"))) == 6
 
 
 def test_grids_share_a_cache_and_settings_are_part_of_the_key(data: Path) -> None:

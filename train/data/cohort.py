@@ -34,6 +34,7 @@ from ...engine.scans.options import ReadOptions
 from ...engine.scans.prepare import prepare_case
 from ...engine.scans.read import CaseError, Contents, digest, read_contents
 from ..phantom import PHANTOM_DESCRIPTION
+from .known import KnownCases
 
 CACHE_VERSION = 3  # raise it when the same input gives other stored values
 MAX_FAULTS_SHOWN = 20
@@ -127,7 +128,8 @@ def prepare_cohort(
     """Bring every case below `data_dir` to the grid, once; what the cache holds for the same bytes is not made again.
 
     The key of a case is the sha256 of its files and of the settings, so a changed file costs only its own case and
-    several grids can share `cache_dir`.  `workers` processes share the cases.  Raises `InvalidInputError` that lists
+    several grids can share `cache_dir`.  Files that are unchanged by what the file system says are not read again
+    (known.py).  `workers` processes share the cases.  Raises `InvalidInputError` that lists
     every fault of every case; with `skip_invalid` those cases are left out with a warning.
     """
     chosen, options = tuple(modalities), options or ReadOptions()
@@ -139,15 +141,22 @@ def prepare_cohort(
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
     work = partial(_cached_case, cache_dir=cache_dir, grid=grid, modalities=chosen, options=options)
-    entries: list[CachedCase] = []
+    known = KnownCases(cache_dir / f"known-{settings_digest(grid, chosen)}.json", chosen, options)
+    entries = [entry for files in sound if (entry := _unchanged_case(files, known, cache_dir)) is not None]
+    prepared = {entry.name for entry in entries}
+    unread = [files for files in sound if files.name not in prepared]
     faults = dict(found.faults)
-    for done, (files, result) in enumerate(zip(sound, in_processes(work, sound, workers), strict=True), start=1):
+    results = zip(unread, in_processes(work, unread, workers), strict=True)
+    for done, (files, result) in enumerate(results, start=len(entries) + 1):
         if isinstance(result, CachedCase):
             entries.append(result)
+            known.add(files, result.path.stem)
         else:
             faults[files.name] = result
         if progress is not None:
             progress(done, len(sound))
+    if unread:
+        known.save()
     report_faults(Path(data_dir), faults, skip_invalid=skip_invalid)
     if not entries:
         raise InvalidInputError(f"{data_dir}: no sound case is left of {len(found.cases)}")
@@ -231,6 +240,12 @@ def settings_digest(grid: Grid, modalities: Sequence[str]) -> str:
         "limit": plausible.SCALE_LIMIT,
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _unchanged_case(files: CaseFiles, known: KnownCases, cache_dir: Path) -> CachedCase | None:
+    """The prepared case of files that are as they were when it was made."""
+    stem = known.stem(files)
+    return None if stem is None else load_entry(files.name, cache_dir / stem)
 
 
 def _cached_case(

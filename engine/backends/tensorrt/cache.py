@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -160,31 +161,45 @@ class EngineCache:
             return found
         path = self.path_of(key)
         try:
-            make_directory(self.root, mode=0o700)
-            with filelock.FileLock(path.with_suffix(".lock"), timeout=LOCK_SECONDS):
-                found = None if rebuild else self.lookup(key)
-                if found is not None:
-                    return found
-                blob, figures = build()
-                self._store(path, key, blob, figures)
-                return CachedEngine(path, blob, figures, built=True)
+            with self._write_faults():
+                make_directory(self.root, mode=0o700)
+                with filelock.FileLock(path.with_suffix(".lock"), timeout=LOCK_SECONDS):
+                    found = None if rebuild else self.lookup(key)
+                    if found is not None:
+                        return found
+                    blob, figures = build()
+                    self._store(path, key, blob, figures)
+                    return CachedEngine(path, blob, figures, built=True)
         except filelock.Timeout as error:
             raise BackendUnavailableError(
                 f"another process has been building {path.name} for {LOCK_SECONDS / 60:.0f} minutes; "
                 f"end it or remove {error.lock_file}"
             ) from error
+
+    def update_figures(self, key: EngineKey, figures: Mapping[str, Any]) -> None:
+        """Add measured figures to the sidecar of a cached engine.
+
+        Raises:
+            InvalidInputError: it has no readable sidecar.
+            UsageError: the cache directory cannot be written.
+        """
+        path = self.path_of(key)
+        sidecar = read_sidecar(path)
+        sidecar["figures"] |= figures
+        with self._write_faults():
+            write_atomic(sidecar_of(path), _json_bytes(sidecar))
+
+    @contextmanager
+    def _write_faults(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError:  # of the lock, which is told otherwise
+            raise
         except OSError as error:
             reason = "the disk is full" if error.errno in FULL else str(error)
             raise UsageError(
                 f"engine cache {self.root} cannot be written: {reason}; choose another cache directory"
             ) from error
-
-    def update_figures(self, key: EngineKey, figures: Mapping[str, Any]) -> None:
-        """Add measured figures to the sidecar of a cached engine."""
-        path = self.path_of(key)
-        sidecar = read_sidecar(path)
-        sidecar["figures"] |= figures
-        write_atomic(sidecar_of(path), _json_bytes(sidecar))
 
     def _store(self, path: Path, key: EngineKey, blob: bytes, figures: Mapping[str, Any]) -> None:
         sidecar = {
@@ -193,7 +208,7 @@ class EngineCache:
             "engine": {"sha256": hashlib.sha256(blob).hexdigest(), "bytes": len(blob)},
             "figures": dict(figures),
         }
-        write_atomic(path, blob)
+        write_atomic(path, blob, sync=False)  # the sidecar's name and this one become lasting together
         write_atomic(sidecar_of(path), _json_bytes(sidecar))
 
 

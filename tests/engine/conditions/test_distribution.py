@@ -11,8 +11,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sbldm.engine.conditions.basis import Basis, log_ratios, ratios_along, shares_of
-from sbldm.engine.conditions.columns import BINARY_COLUMNS, COLUMNS, Conditions, sphere_surface_cm2
-from sbldm.engine.conditions.distribution import ATTEMPTS, CohortDistribution, fit, unusual_rows
+from sbldm.engine.conditions.columns import BINARY_COLUMNS, COLUMNS, sphere_surface_cm2
+from sbldm.engine.conditions.distribution import ATTEMPTS, CohortDistribution, fit
 from sbldm.engine.conditions.rules import acceptable
 from sbldm.engine.decode import decode
 from sbldm.engine.errors import InvalidInputError
@@ -195,15 +195,6 @@ def test_distance_of_one_number_is_its_deviation() -> None:
     assert distance == pytest.approx([*deviations, 0])
     assert limit[0] < COHORT.distance_limit
     assert (distance > limit).tolist() == [True, False, False]
-
-
-def test_unusual_rows_are_named() -> None:
-    values = np.array([asking(volume_ml=30.0), asking(volume_ml=900.0, w=0.9)] + [asking(x=0.001)] * 30)
-    conditions = Conditions(COLUMNS, ("a", "b", *[""] * 30), values, tuple(range(2, 34)), "cond.csv")
-    messages = unusual_rows(conditions, COHORT)
-    assert len(messages) == 21
-    assert messages[0].startswith("cond.csv:3: id b is far from the 400 training cases: Mahalanobis distance")
-    assert messages[-1] == "cond.csv: 31 rows far from the training cases in all"
 
 
 def test_the_limit_is_the_cohorts_own_percentile_once_there_are_enough_cases() -> None:

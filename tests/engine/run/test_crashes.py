@@ -9,9 +9,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sbldm.engine.backends.tensorrt.cache import EngineCache, EngineKey
@@ -37,6 +40,12 @@ from tests.support.crash import (
 from tests.support.stub_runs import make_run, stub_plan
 
 Broken = Callable[[State, list[str]], str | None]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is synced is recorded; that this disk does it as well would only take time."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +122,30 @@ def test_a_run_survives_a_power_cut_at_any_moment(
         assert any(broken(state, said) for state, said in states), f"nothing needs the sync of {site}"
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT, 0], ids=["EIO", "ENOSPC", "EDQUOT", "short"])
+FAULTS = pytest.mark.parametrize(
+    "code", [errno.EIO, errno.ENOSPC, errno.EDQUOT, 0], ids=["EIO", "ENOSPC", "EDQUOT", "short"]
+)
+
+
+def refused(
+    monkeypatch: pytest.MonkeyPatch, root: Path, at: tuple[int, str], code: int, work: Callable[[], Any]
+) -> bool:
+    """Whether work said what is wrong when its operation `at` (number, kind) failed; any other exception is a bug."""
+    faulty = RecordingOs(root, failing_at(at[0], code))
+    try:
+        recorded(monkeypatch, faulty, work)
+    except IncompleteRunError:
+        return True
+    except UsageError:
+        assert code == errno.EIO, "a full disk ends with 5"
+        return True
+    except InvalidInputError:
+        assert (code, at[1]) == (errno.EIO, "open"), "what cannot be read is bad input, what cannot be written is not"
+        return True
+    return False
+
+
+@FAULTS
 def test_a_fault_at_any_operation_of_a_run_is_told_and_can_be_gone_on_from(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
@@ -122,20 +154,85 @@ def test_a_fault_at_any_operation_of_a_run_is_told_and_can_be_gone_on_from(
     stand_in = RecordingOs(tmp_path)
     recorded(monkeypatch, stand_in, lambda: make_run(tiny_bundle, plan, tmp_path / "whole"))
     expected = finished(snapshot(tmp_path / "whole"))
-    for number in range(stand_in.count):
-        out = tmp_path / f"out{number}"
-        faulty = RecordingOs(tmp_path, failing_at(number, code))
-        try:
-            recorded(monkeypatch, faulty, lambda out=out: make_run(tiny_bundle, plan, out))
-        except IncompleteRunError:
-            pass
-        except UsageError:
-            assert code in (errno.EIO,)
-            assert not list(out.rglob("*.nii.gz"))
-        else:
-            assert code == 0  # operations that are no writes
+    for at in enumerate(stand_in.kinds):
+        out = tmp_path / f"out{at[0]}"
+        was_told = refused(monkeypatch, tmp_path, at, code, lambda out=out: make_run(tiny_bundle, plan, out))
+        if not was_told or (out / "manifest.csv").exists():
+            assert finished(snapshot(out)) == expected
         assert make_run(tiny_bundle, plan, out) == 0
         assert finished(snapshot(out)) == expected
+    print(f"{len(stand_in.kinds)} operations of a run failed")
+
+
+@FAULTS
+def test_a_fault_at_any_operation_of_a_merge_is_told_and_it_can_be_done_again(
+    tiny_bundle: Bundle, plan: RunDescription, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    shards = [tmp_path / f"s{k}" for k in range(2)]
+    for k, shard in enumerate(shards):
+        make_run(tiny_bundle, plan, shard, Shard(k, 2))
+    before = [snapshot(shard) for shard in shards]
+    stand_in = RecordingOs(tmp_path)
+    recorded(monkeypatch, stand_in, lambda: merge_runs(shards, tmp_path / "whole"))
+    expected = finished(snapshot(tmp_path / "whole"))
+    for at in enumerate(stand_in.kinds):
+        out = tmp_path / f"out{at[0]}"
+        was_told = refused(monkeypatch, tmp_path, at, code, lambda out=out: merge_runs(shards, out))
+        if not was_told or (out / "manifest.csv").exists():
+            assert finished(snapshot(out)) == expected
+        assert [snapshot(shard) for shard in shards] == before
+        merge_runs(shards, out)
+        assert finished(snapshot(out)) == expected
+    print(f"{len(stand_in.kinds)} operations of a merge failed")
+
+
+@FAULTS
+def test_a_fault_at_any_operation_of_an_addition_leaves_the_data_set_as_it_was(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """All of it is there or nothing; and the same command then adds all."""
+    source, plan = tmp_path / "run", stub_plan(tiny_bundle, 1, layout="nnunet")
+    make_run(tiny_bundle, plan, source)
+    untouched = snapshot(source)
+
+    def add(root: Path) -> None:
+        add_to_dataset(source, root / "Dataset500_Real", root / "preprocessed" / "splits_final.json")
+
+    def place(name: str) -> tuple[Path, State]:
+        root = tmp_path / name
+        make_dataset(root, plan)
+        return root, finished(snapshot(root))
+
+    whole, before = place("whole")
+    stand_in = RecordingOs(tmp_path)
+    recorded(monkeypatch, stand_in, lambda: add(whole))
+    after = finished(snapshot(whole))
+    for at in enumerate(stand_in.kinds):
+        root, _ = place(f"at{at[0]}")
+        was_told = refused(monkeypatch, tmp_path, at, code, lambda root=root: add(root))
+        assert finished(snapshot(root)) == (before if was_told else after)
+        add(root)
+        assert finished(snapshot(root)) == after
+        assert snapshot(source) == untouched
+    print(f"{len(stand_in.kinds)} operations of an addition failed")
+
+
+@FAULTS
+def test_a_fault_at_any_operation_of_the_engine_cache_is_told_and_leaves_no_wrong_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    stand_in = RecordingOs(tmp_path)
+    recorded(monkeypatch, stand_in, lambda: fill_cache(tmp_path / "whole"))
+    for number in range(len(stand_in.kinds)):
+        root, faulty = tmp_path / f"at{number}", RecordingOs(tmp_path, failing_at(number, code))
+        with suppress(UsageError):
+            recorded(monkeypatch, faulty, lambda root=root: fill_cache(root))
+        found = EngineCache(root).lookup(KEY)
+        assert found is None or found.blob == BLOB
+        assert not list(root.rglob("*.tmp"))
+        fill_cache(root)
+        assert finished(snapshot(root)) == finished(snapshot(tmp_path / "whole"))
+    print(f"{len(stand_in.kinds)} operations of the engine cache failed")
 
 
 def test_a_merge_survives_a_power_cut_at_any_moment(
@@ -201,11 +298,15 @@ def addition_promises(dataset: Path, before: State, after: State) -> Broken:
 def test_an_addition_is_whole_or_absent_after_a_power_cut_at_any_moment(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Added; undone after a fault, early and late; and where the files were there and the folds alone change."""
-    source, plan = tmp_path / "run", stub_plan(tiny_bundle, 2, layout="nnunet")
+    """Added; undone after a fault, early and late; and where the files were there and the folds alone change.
+
+    The early fault hits a scan, the late one the folder once its dataset.json is the new one.
+    """
+    source, plan = tmp_path / "run", stub_plan(tiny_bundle, 1, layout="nnunet")
     make_run(tiny_bundle, plan, source)
     needed: dict[tuple[str, ...], bool] = {}
-    for scenario, fails in (("added", None), ("undone early", 20), ("undone late", 31), ("files are there", None)):
+    kinds: list[str] = []
+    for scenario, fails in (("added", None), ("undone early", -29), ("undone late", -3), ("files are there", None)):
         root = tmp_path / scenario
         dataset = make_dataset(root, plan)
         splits = root / "preprocessed" / dataset.name / "splits_final.json"
@@ -214,17 +315,19 @@ def test_an_addition_is_whole_or_absent_after_a_power_cut_at_any_moment(
                 shutil.copytree(source / folder, dataset / folder, dirs_exist_ok=True)
         there = snapshot(root)
         before = finished(there)
-        stand_in = RecordingOs(root, (lambda _n, _k: None) if fails is None else failing_at(fails, errno.EIO))
+        fault = (lambda _n, _k: None) if fails is None else failing_at(len(kinds) + fails, errno.EIO)
+        stand_in = RecordingOs(root, fault)
         if fails is None:
             recorded(monkeypatch, stand_in, lambda d=dataset, s=splits: add_to_dataset(source, d, s))
             stand_in.said("added")
+            kinds = kinds or stand_in.kinds
         else:
             with pytest.raises(IncompleteRunError, match="as it was"):
                 recorded(monkeypatch, stand_in, lambda d=dataset, s=splits: add_to_dataset(source, d, s))
             assert finished(snapshot(root)) == before
             add_to_dataset(source, dataset, splits)
         after = finished(snapshot(root))
-        assert len(after) == 11 + 1 + 10
+        assert len(after) == 11 + 1 + 5
         broken = addition_promises(dataset, before, after)
         tried = 0
         for state, said in crash_states(stand_in.log, there, stand_in.contents):
@@ -244,25 +347,52 @@ def test_an_addition_is_whole_or_absent_after_a_power_cut_at_any_moment(
     assert [site for site in unneeded if not any(part.startswith("files.py:_parent:") for part in site)] == []
 
 
+KEY = EngineKey("denoiser", "ab" * 32, "tensorrt", "10.0", "13000", "90", "fp32", "1-1-1")
+BLOB = b"engine" * 100
+
+
+def fill_cache(root: Path, said: Callable[[str], None] = lambda _: None) -> None:
+    """Build an engine and note what was measured of it."""
+    cache = EngineCache(root)
+    cache.get_or_build(KEY, lambda: (BLOB, {"seconds": 1}))
+    said("built")
+    cache.update_figures(KEY, {"milliseconds": 2})
+    said("measured")
+
+
 def test_the_engine_cache_never_gives_a_wrong_engine_after_a_power_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = EngineKey("denoiser", "ab" * 32, "tensorrt", "10.0", "13000", "90", "fp32", "1-1-1")
-    base = tmp_path / "base"
+    """And what it said was built, and measured, is there."""
+    base, place = tmp_path / "base", tmp_path / "state"
     base.mkdir()
     stand_in = RecordingOs(base)
-    blob = b"engine" * 100
-    recorded(monkeypatch, stand_in, lambda: EngineCache(base).get_or_build(key, lambda: (blob, {"seconds": 1})))
-    tried = 0
-    for state, _ in crash_states(stand_in.log, {}, stand_in.contents):
-        place = tmp_path / "state"
+    recorded(monkeypatch, stand_in, lambda: fill_cache(base / "cache", stand_in.said))
+
+    def broken(state: State, said: list[str]) -> str | None:
         lay_out(state, place)
-        found = EngineCache(place).lookup(key)
-        assert found is None or found.blob == blob
-        assert EngineCache(place).get_or_build(key, lambda: (blob, {"seconds": 1})).blob == blob
+        found = EngineCache(place / "cache").lookup(KEY)
+        shutil.rmtree(place)
+        if found is None:
+            return "it was built and is not there" if said else None
+        if found.blob != BLOB:
+            return "another engine is there"
+        return (
+            "it was measured and that is lost" if "measured" in said and "milliseconds" not in found.figures else None
+        )
+
+    tried = 0
+    for state, said in crash_states(stand_in.log, {}, stand_in.contents):
+        assert broken(state, said) is None
+        lay_out(state, place)
+        fill_cache(place / "cache")
+        assert EngineCache(place / "cache").lookup(KEY) is not None
         shutil.rmtree(place)
         tried += 1
     print(f"{tried} states after {len(stand_in.log)} operations of the engine cache")
+    for site in sync_sites(stand_in.log):
+        states = crash_states(stand_in.log, {}, stand_in.contents, without=site)
+        assert any(broken(state, said) for state, said in states), f"nothing needs the sync of {site}"
 
 
 def test_a_run_after_a_crash_verifies(tiny_bundle: Bundle, plan: RunDescription, tmp_path: Path) -> None:

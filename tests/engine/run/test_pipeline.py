@@ -17,8 +17,8 @@ from sbldm.engine.run.description import RunDescription
 from sbldm.engine.run.ledger import SampleRecord
 from sbldm.engine.run.pipeline import Pipeline
 from sbldm.engine.run.requests import Requests
-from sbldm.engine.run.writer import Finisher, miss
-from sbldm.engine.sampling.types import SampleRequest
+from sbldm.engine.run.writer import NO_TUMOUR, Finisher, miss
+from sbldm.engine.sampling.types import SampleRequest, Volume
 from sbldm.engine.telemetry import Telemetry
 
 from tests.support.stub_runs import StubSampler, stub_plan
@@ -69,6 +69,27 @@ def test_broken_volumes_are_never_written(tiny_bundle, plan, tmp_path: Path) -> 
     assert [(r.sample, r.fault) for r in records if r.fault] == [(3, "blank"), (7, "blank")]
     assert not (tmp_path / "out/sbldm-000003").exists()
     assert telemetry.snapshot()["failed"] == 2
+
+
+class EmptyAtFirst(StubSampler):
+    """Sample 1 has no tumour at attempt 0, sample 2 never."""
+
+    def volume(self, request: SampleRequest) -> Volume:
+        volume = super().volume(request)
+        empty = request.number == 2 or (request.number == 1 and request.attempt == 0)
+        return replace(volume, label=np.zeros_like(volume.label)) if empty else volume
+
+
+@pytest.mark.parametrize(("reject", "failed", "attempts"), [(None, [1, 2], [0, 0, 0]), (1e6, [2], [0, 1, 2])])
+def test_a_mask_without_a_tumour_has_failed_once_its_redraws_are_spent(
+    tiny_bundle, plan, tmp_path: Path, reject: float | None, failed: list[int], attempts: list[int]
+) -> None:
+    plan = replace(plan, options=replace(plan.options, count=3, reject=reject, attempts=2))
+    records, telemetry = run_all(tiny_bundle, plan, EmptyAtFirst(tiny_bundle.manifest.grid.shape), tmp_path / "out")
+    assert [r.attempt for r in records] == attempts
+    assert [r.sample for r in records if r.fault == NO_TUMOUR] == failed
+    assert [(tmp_path / "out" / f"sbldm-00000{k}").exists() for k in range(3)] == [k not in failed for k in range(3)]
+    assert telemetry.snapshot()["failed"] == len(failed)
 
 
 def test_reject_redraws_until_the_tumour_fits_or_keeps_the_best(tiny_bundle, plan, tmp_path: Path) -> None:

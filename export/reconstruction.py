@@ -1,0 +1,51 @@
+"""Whether what the decoder makes of the training cases' latents is the training cases."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engine.sampling.decoding import decode_slices
+from ..engine.sampling.types import RunComponent
+from ..train.config import SystemConfig
+from .plausibility import cohort_latents
+
+CASES = 2
+LEAST_CORRELATION = 0.5  # of a modality within the brain, over a case
+CACHE = "cache"  # where `train` keeps the prepared cases unless told otherwise
+
+
+def reconstruction_faults(checkpoint: Path, config: SystemConfig, run: RunComponent) -> list[str]:
+    """Training cases whose decoded latents are unlike them, a line each.
+
+    Empty where they are like them, and where the directory has no latents or no prepared cases any more.
+    """
+    latents = cohort_latents(checkpoint, config, CASES)
+    key = checkpoint / "latents" / "key.json"
+    if latents is None or not key.is_file():
+        return []
+    faults = []
+    for slices, name in zip(latents, json.loads(key.read_text("utf-8"))["cases"], strict=False):
+        stored = checkpoint / CACHE / name
+        if not stored.is_file():
+            continue
+        images = np.load(stored, mmap_mode="r")[:, : len(config.modalities)]
+        made = decode_slices(run, slices, refined=False).coarse
+        for number, modality in enumerate(config.modalities):
+            found = correlation(made[:, number], images[:, number])
+            if found < LEAST_CORRELATION:
+                faults.append(
+                    f"training case {name.split('.')[0]}: its {modality} and what the decoder makes of it correlate by "
+                    f"{found:.2f}, must by {LEAST_CORRELATION:g} at least: the autoencoder is not trained enough"
+                )
+    return faults
+
+
+def correlation(made: NDArray[np.floating], stored: NDArray[np.uint8]) -> float:
+    """Of two images over the brain, which is what is stored above 0; 0 where either is constant."""
+    brain = stored > 0
+    a, b = made[brain].astype(np.float64), stored[brain].astype(np.float64)
+    return 0.0 if len(a) < 2 or a.std() == 0 or b.std() == 0 else float(np.corrcoef(a, b)[0, 1])

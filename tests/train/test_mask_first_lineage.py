@@ -1,0 +1,118 @@
+"""The mask-first form: what its stages are made from is held together as that of the slices' form is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sbldm.cli.main import main
+from sbldm.train.config import MaskFirstConfig
+from sbldm.train.lineage import lineage_faults, read_record
+
+from tests.support.tiny_cohort import write_preset, write_small_cohort
+from tests.support.tiny_mask_first import tiny_mask_first
+
+Run = Callable[..., int]
+STAGES = ("autoencoder", "mask", "denoiser", "distill")
+
+
+def masks_file(path: Path, size: int) -> Path:
+    label = np.zeros((2, 32, 32, 16), np.uint8)
+    label[:, 10 : 10 + size, 10:18, 4:10] = 2
+    np.savez(path, label=label)
+    return path
+
+
+def with_stage(config: MaskFirstConfig, stage: str, **changes: float) -> MaskFirstConfig:
+    changed = dataclasses.replace(config.stages[stage], **changes)  # pyright: ignore[reportArgumentType]
+    return dataclasses.replace(config, stages={**config.stages, stage: changed})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_cohort(tmp_path_factory.mktemp("cohort") / "data", 2)
+
+
+@pytest.fixture
+def run(data: Path, tmp_path: Path) -> Run:
+    """Train into `out` with these stages, settings and masks."""
+
+    def trained(*more: str, config: MaskFirstConfig | None = None, masks: Path | None = None) -> int:
+        preset = write_preset(config or short(), tmp_path / "preset.yaml")
+        command = ["train", "--data", str(data), "--out", str(tmp_path / "out"), "--cache", str(data.parent / "cache")]
+        command += ["--preset", str(preset), "--workers", "1", "--precision", "32-true", *more]
+        return main([*command, *([] if masks is None else ["--masks", str(masks)])])
+
+    return trained
+
+
+def short() -> MaskFirstConfig:
+    return tiny_mask_first(steps=1)
+
+
+def weights(folder: Path) -> dict[str, str | None]:
+    """The recorded weights of the stages that are there."""
+    records = {stage: read_record(folder / "out", stage) for stage in STAGES}
+    return {stage: record.weights for stage, record in records.items() if record is not None}
+
+
+def test_stages_behind_one_that_was_trained_on_are_made_again(run: Run, tmp_path: Path) -> None:
+    assert run() == 0
+    config, before = short(), weights(tmp_path)
+    assert lineage_faults(tmp_path / "out", config) == []
+    longer = with_stage(config, "autoencoder", steps=2)
+    assert run("--stage", "autoencoder", config=longer) == 0
+    (fault,) = lineage_faults(tmp_path / "out", longer)
+    assert fault.startswith("stage denoiser: was made from stage autoencoder ")
+    assert run(config=longer) == 0
+    assert lineage_faults(tmp_path / "out", longer) == []
+    after = weights(tmp_path)
+    assert after["mask"] == before["mask"]  # it is made from no other stage
+    assert after["denoiser"] != before["denoiser"]
+    denoiser = read_record(tmp_path / "out", "denoiser")
+    assert denoiser is not None
+    assert denoiser.upstream == {"autoencoder": after["autoencoder"]}
+
+
+def test_a_mask_stage_keeps_to_its_masks(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = masks_file(tmp_path / "a.npz", 8), masks_file(tmp_path / "b.npz", 6)
+    assert run("--stage", "mask", masks=first) == 0
+    kept, maps = weights(tmp_path), (tmp_path / "out" / "masks" / "maps.npy").read_bytes()
+    for more in ((), ("--steps", "mask=2")):
+        for masks in (second, None):
+            assert run("--stage", "mask", *more, masks=masks) == 3
+            told = " ".join(capsys.readouterr().err.split())
+            assert "stage mask was begun with another --masks" in told
+            assert "--restart-stage mask" in told
+    assert (tmp_path / "out" / "masks" / "maps.npy").read_bytes() == maps
+    assert weights(tmp_path) == kept
+    assert run("--stage", "mask", masks=first) == 0
+    assert weights(tmp_path) == kept
+    assert run("--stage", "mask", "--restart-stage", "mask", masks=second) == 0
+    assert weights(tmp_path) != kept
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda c: dataclasses.replace(c, condition_dropout=0.25), "condition_dropout: was 0.1, is 0.25"),
+        (lambda c: with_stage(c, "mask", learning_rate=0.5), "stages.mask.learning_rate: was 0.001, is 0.5"),
+    ],
+)
+def test_changed_settings_of_a_finished_stage_are_told(
+    run: Run, capsys: pytest.CaptureFixture[str], change: Callable[[MaskFirstConfig], MaskFirstConfig], told: str
+) -> None:
+    config = with_stage(short(), "mask", learning_rate=0.001)
+    assert run("--stage", "mask", config=config) == 0
+    assert run("--stage", "mask", config=change(config)) == 3
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_another_number_of_phantoms_is_another_cohort(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--stage", "mask", "--add-phantoms", "1") == 0
+    assert run("--stage", "mask", "--add-phantoms", "1") == 0
+    assert run("--stage", "mask") == 3
+    assert "trained on another cohort" in " ".join(capsys.readouterr().err.split())
