@@ -29,7 +29,7 @@ _GREYS = 255
 _TOP_PERCENTILE, _WINDOW_PERCENTILE = 99.9, 99.7
 _LEAST_RATIO = 0.2  # of gzip on brains: a grid that is too fine even so is not tried
 _MARGIN_MM = 6.0
-_PREVIEW_WIDTH = 1100
+_PREVIEW_PIXELS = (1100, 400)  # noise of that size still leaves room for volumes
 _GZIP_LEVEL = 6
 _VOXELS_START = 352  # of a NIfTI-1 file without extensions
 
@@ -55,13 +55,6 @@ class _Case:
     image: NDArray[np.float32]  # (modality, x, y, z) RAS+
     label: NDArray[np.uint8]  # (x, y, z), classes
     affine: NDArray[np.float64]
-
-
-def largest_case_bytes(run: RunDescription) -> int:
-    """What a case of this run adds to a page at most."""
-    grid = run.bundle.grid if run.options.grid == "native" else BRATS_GRID
-    volumes = math.prod(grid.shape) * (len(run.bundle.modalities) + 1) * 4 // 3
-    return min(MAX_CASE_BYTES, volumes + 200_000)
 
 
 def embed_case(folder: Folder, run: RunDescription, sample: int, caption: str) -> CaseVolumes:
@@ -179,9 +172,7 @@ def _nifti(voxels: NDArray[np.uint8], affine: NDArray[np.float64], slope: float)
 
 def _preview(scan: Scan, layout: Layout, caption: str) -> str:
     sheet = draw_sheet([(caption, scan)], layout)
-    if sheet.width > _PREVIEW_WIDTH:
-        height = round(sheet.height * _PREVIEW_WIDTH / sheet.width)
-        sheet = sheet.resize((_PREVIEW_WIDTH, height), Image.Resampling.LANCZOS)
+    sheet.thumbnail(_PREVIEW_PIXELS, Image.Resampling.LANCZOS)
     data = io.BytesIO()
     sheet.save(data, "PNG", optimize=True)
     return base64.b64encode(data.getvalue()).decode()

@@ -17,7 +17,7 @@ from .cohort import compare
 from .command import recipe
 from .facts import RunFacts, gather
 from .page import page
-from .volumes import largest_case_bytes
+from .volumes import MAX_CASE_BYTES
 from .words import quantities
 
 MAX_BYTES = 200_000_000
@@ -89,7 +89,7 @@ def write_report(
 
 
 def _require_size(facts: RunFacts, options: ReportOptions) -> None:
-    most = len(facts.shown) * largest_case_bytes(facts.run)
+    most = len(facts.shown) * MAX_CASE_BYTES
     if most > MAX_BYTES and not options.large:
         raise UsageError(
             f"--cases: {len(facts.shown)} cases may take {most / 1e6:.0f} MB; give fewer of them, or --large for a "

@@ -22,6 +22,7 @@ from sbldm.engine.run.description import read_description
 from sbldm.engine.run.ledger import LedgerIndex
 from sbldm.engine.run.manifest import write_manifest
 from sbldm.engine.run.remeasure import UnreadableError
+
 from tests.support import scans
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -214,9 +215,7 @@ def test_no_run(tmp_path: Path, capsys, content: str | None) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_file_that_spoils_on_the_way_leaves_the_old_page(
-    run: Path, capsys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_spoils_on_the_way_leaves_the_old_page(run: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / "report.html").write_text("the old page")
 
     def spoiled(*_: object) -> None:

@@ -12,16 +12,17 @@ from PIL import Image
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.output.nifti import nifti_bytes
-from sbldm.engine.run import directory
 from sbldm.engine.run.description import read_description
+
 from tests.support import scans
 from tests.support.chromium import Chromium, find_chromium
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"),
+    pytest.mark.skipif(
+        find_chromium() is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
+    ),
 ]
-TISSUES = {"ncr": (222, 73, 104), "ed": (72, 187, 120), "et": (250, 204, 68)}
 DRAWN = "document.documentElement?.dataset.drawn"
 
 
@@ -40,7 +41,6 @@ def page(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sbldm.engine.report.facts.damaged_files", lambda *_: [])
         assert main(["report", str(folder / "run"), "--out", str(folder / "page.html"), "--quiet"]) == 0
-    assert directory.damaged_files is not None
     return folder / "page.html"
 
 
@@ -61,7 +61,9 @@ def _quiet(request: pytest.FixtureRequest) -> Iterator[None]:
         browser = request.getfixturevalue("browser")
         page = request.getfixturevalue("page")
         assert browser.console == []
-        assert [url for url in browser.requests if not url.startswith(("data:", "blob:")) and url != page.as_uri()] == []
+        assert [
+            url for url in browser.requests if not url.startswith(("data:", "blob:")) and url != page.as_uri()
+        ] == []
 
 
 def canvas_of(browser: Chromium) -> np.ndarray:
@@ -120,7 +122,9 @@ def test_the_opacity_slider_by_keyboard(browser: Chromium) -> None:
     full = coloured(canvas_of(browser)[:, : 660 // 2])
     assert none < 30
     assert full > 500
-    browser.run("(() => { const o = document.getElementById('opacity'); o.value = 45; o.dispatchEvent(new Event('input')) })()")
+    browser.run(
+        "(() => { const o = document.getElementById('opacity'); o.value = 45; o.dispatchEvent(new Event('input')) })()"
+    )
 
 
 def test_modalities_by_keyboard(browser: Chromium) -> None:
