@@ -35,7 +35,16 @@ def run_job(
     if flags.preview and not summary.interrupted:
         with disk_faults(job.out):
             write_preview(job.out)
+    if flags.report and not summary.interrupted:
+        _write_report(job, flags)
     return _report(job, summary, log, flags)
+
+
+def _write_report(job: Job, flags: RunFlags) -> None:
+    from ..engine.report.write import ReportOptions, write_report
+
+    with disk_faults(job.out):
+        write_report(job.out, options=ReportOptions(bundle=flags.bundle))
 
 
 def _report(job: Job, summary: Summary, log: EventLog, flags: RunFlags) -> int:

@@ -105,6 +105,7 @@ class RunFlags:
         ),
     ] = None
     preview: Annotated[bool, _files("--preview", "Write a contact sheet, preview.png.")] = False
+    report: Annotated[bool, _files("--report", "Write report.html: volumes in 3D, plots, faults, in one file.")] = False
     as_json: Annotated[bool, _show("--json", "Print the result as one JSON object.")] = False
     quiet: Annotated[bool, _show("--quiet", "No progress; warnings and errors only.")] = False
     log_format: Annotated[

@@ -31,6 +31,7 @@ COMMANDS = {
     "augment": ("augment", "Bring a real case under new conditions."),
     "merge": ("merge", "Put the shards of a run together."),
     "verify": ("verify", "Hash every file of a run again."),
+    "report": ("report", "Show a run in one HTML file: 3D, plots, faults."),
     "inspect": ("inspect", "Show what a bundle holds."),
     "doctor": ("doctor", "Say what this machine can run, and why."),
     "bench": ("bench", "Measure throughput and quality on this machine."),

@@ -31,8 +31,8 @@ from .run.redraw import Redraws
 from .run.request import GenerateRequest, require_fields
 from .run.requests import Requests, SampleTask, sample_requests
 from .run.writer import NO_TUMOUR, miss
-from .sampling.given_masks import GivenMasks, require_mask_first
 from .sample import Faulty, Sample, require_faulty
+from .sampling.given_masks import GivenMasks, require_mask_first
 from .sampling.sdedit import SourceCase
 from .sampling.types import Backend, RunLoop, Volume
 from .scans.masks import masks_of_arrays

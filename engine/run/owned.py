@@ -11,7 +11,8 @@ from .manifest import MANIFEST_CSV
 from .preview import PREVIEW_NAME
 
 AUDIT_NAME = "audit.jsonl"
-_BESIDE = frozenset({RUN_NAME, MANIFEST_CSV, PREVIEW_NAME, AUDIT_NAME})
+REPORT_NAME = "report.html"
+_BESIDE = frozenset({RUN_NAME, MANIFEST_CSV, PREVIEW_NAME, REPORT_NAME, AUDIT_NAME})
 
 
 class OwnNames:

@@ -14,12 +14,13 @@ import onnx.numpy_helper
 import pytest
 from numpy.typing import NDArray
 from sbldm.engine.bundle.manifest import MODALITIES, Grid
+from sbldm.engine.conditions.adherence import adherence
 from sbldm.engine.conditions.columns import COLUMNS
 from sbldm.engine.errors import InvalidInputError
 from sbldm.engine.output.measure import measure_tumour
 from sbldm.engine.output.preview import Scan, cropped, panels
 from sbldm.train.data.cohort import CachedCase, Cohort
-from sbldm.train.evaluation.adherence import adherence, requested_and_measured
+from sbldm.train.evaluation.adherence import requested_and_measured
 from sbldm.train.evaluation.autoencoder import Autoencoder, SliceAutoencoder
 from sbldm.train.evaluation.fid import FeatureNetwork, frechet_distance, gaussian_distance
 from sbldm.train.evaluation.fidelity import (
