@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ._commands import choices
 from ._scans import Cavity, Labels, Orientation
 
 FIGURES_NAME, TABLES_NAME = "evaluation.json", "evaluation.md"
@@ -23,7 +24,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Directory of evaluation.json, evaluation.md and the plots.")] = Path(
         "evaluation"
     ),
-    device: Annotated[str, typer.Option(help="Where the bundle runs: auto, cpu, cuda or cuda:I.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where the bundle runs.", **choices("auto", "cpu", "cuda", "cuda:I"))
+    ] = "auto",
     reconstruct: Annotated[bool, typer.Option("--reconstruct", help="Also encode and decode the real cases.")] = False,
     held_out: Annotated[
         int, typer.Option(min=0, help="Only the last N cases of --real count; the rest is --train's.")

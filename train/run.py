@@ -202,7 +202,7 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], ca
 
     for warning in cohort_warnings(training.originals, config):
         log.warning("%s: %s", options.data, warning)
-    half = isinstance(config, MaskFirstConfig) and _has_half_weights(fabric, options)
+    half = has_half_weights(config, fabric, options.precision)
     run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training), half_weights=half)
     trainer = _trainer(config, cases, options, run, _counted(console, "encoded cases"))
     trainer.start()
@@ -212,9 +212,10 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], ca
         trainer.train(stage)
 
 
-def _has_half_weights(fabric: Fabric, options: TrainOptions) -> bool:
+def has_half_weights(config: AnySystem, fabric: Fabric, precision: str) -> bool:
+    """Whether weights are bfloat16 with float32 masters: mask first, one process on a CPU that computes in bfloat16."""
     alone_on_cpu = fabric.device.type == "cpu" and fabric.world_size == 1
-    return alone_on_cpu and options.precision == "bf16-mixed" and has_bf16()
+    return isinstance(config, MaskFirstConfig) and alone_on_cpu and precision == "bf16-mixed" and has_bf16()
 
 
 def launched(options: TrainOptions) -> Fabric:
