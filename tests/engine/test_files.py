@@ -128,7 +128,7 @@ def test_a_single_file_never_takes_the_place_of_something_else(tmp_path: Path) -
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "pipe", tmp_path / "folder", Path("/dev/null")):
-        with pytest.raises(OSError, match="not a regular file|Is a directory"):
+        with pytest.raises(OSError, match=r"not a regular file|Is a directory"):
             write_atomic(path, b"x")
         assert not path.is_file()
     (tmp_path / "old").write_bytes(b"old")
