@@ -6,9 +6,9 @@ import shlex
 from dataclasses import dataclass
 
 from ..bundle.load import Bundle, is_shipped
-from ..run.description import RunDescription
+from ..run.description import MasksDigest, RunDescription
 
-CONDITIONS, CASE, BUNDLE = "CONDITIONS.csv", "CASE", "BUNDLE"
+CONDITIONS, CASE, MASKS, BUNDLE = "CONDITIONS.csv", "CASE", "MASKS", "BUNDLE"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,10 @@ def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
     """How the samples of a run are made again; `bundle` is the run's, where it is at hand."""
     options, resolved = run.options, run.resolved
     words, notes = ["sbldm-engine", "generate"], []
-    if run.source is not None:
+    if isinstance(run.source, MasksDigest):
+        words += ["--masks", MASKS]
+        notes.append(f"{MASKS}: the folder of the {run.source.masks} masks that were given")
+    elif run.source is not None:
         words = ["sbldm-engine", "augment", CASE, "--strength", repr(run.source.strength)]
         notes.append(f"{CASE}: the folder of the case that the run starts from")
     words += ["--count", str(options.count)]
