@@ -10,6 +10,7 @@ from typing import Any
 from ..conditions.columns import ConditionColumn
 from ..errors import InvalidInputError
 from ..files import read_bounded
+from .card import read_evaluation
 from .load import Bundle
 from .manifest import MaskFirst, SamplingDefaults, TensorSpec, manifest_summary
 
@@ -46,7 +47,7 @@ def read_parity(bundle: Bundle) -> dict[str, Any] | None:
 
 
 def report_data(bundle: Bundle) -> dict[str, Any]:
-    """Manifest, usual ranges of the conditions, hash and parity as plain data."""
+    """Manifest, usual ranges of the conditions, hash, parity and the card's evaluation (Markdown) as plain data."""
     ranges = {column.name: list(usual_range(column)) for column in bundle.manifest.condition_columns}
     return {
         "path": str(bundle.path),
@@ -55,6 +56,7 @@ def report_data(bundle: Bundle) -> dict[str, Any]:
         "manifest": dict(manifest_summary(bundle.manifest)),
         "usual_ranges": ranges,
         "parity": read_parity(bundle),
+        "evaluation": read_evaluation(bundle),
     }
 
 
@@ -88,6 +90,8 @@ def report_text(bundle: Bundle) -> str:
         f"use       {manifest.intended_use}",
         "",
         *_parity(bundle),
+        "",
+        *_evaluation(bundle),
     ]
     return "\n".join(lines)
 
@@ -150,6 +154,13 @@ def _parity_lines(parity: Mapping[str, Any]) -> list[str]:
         psnr = "identical images" if volume["psnr_db"] is None else f"{volume['psnr_db']:.1f} dB"
         lines.append(f"  volume after {volume['steps']} steps: {psnr}, Dice {dice}")
     return lines
+
+
+def _evaluation(bundle: Bundle) -> list[str]:
+    section = read_evaluation(bundle)
+    if section is None:
+        return ["evaluation  none in this bundle's card; `evaluate --bundle PATH --card` writes one"]
+    return ["evaluation", *(f"  {line}".rstrip() for line in section.splitlines())]
 
 
 def _tensors(specs: tuple[TensorSpec, ...]) -> str:

@@ -138,7 +138,8 @@ def test_a_cohort_is_measured_in_ras_and_passes_check(
     out = tmp_path / "cond.csv"
     assert main(["conditions", "measure", str(tmp_path / "data"), "--fov", "scan", "--out", str(out)]) == 0
     assert capsys.readouterr().out == ""
-    first, second = read_conditions(out, COLUMNS, (40.0, 40.0, 40.0)).values
+    table = read_conditions(out, COLUMNS, (40.0, 40.0, 40.0))
+    first, second = (table.at(row)[1] for row in range(2))
     assert out.read_text().splitlines()[1].startswith("A,1.2,")
     assert first[3:6] == pytest.approx([1 - 10 / 40, 1 - 11 / 40, 14 / 40], abs=1e-5)
     assert second[3:6] == pytest.approx([10 / 40, 11 / 40, 14 / 40], abs=1e-5)
@@ -146,7 +147,7 @@ def test_a_cohort_is_measured_in_ras_and_passes_check(
     assert first[9:] == pytest.approx([64 / 1200, 1104 / 1200, 32 / 1200], rel=1e-5)
     assert main(["conditions", "measure", str(tmp_path / "data")]) == 0
     out.write_text(capsys.readouterr().out)
-    model = read_conditions(out, COLUMNS, VIEW).values[1]
+    model = read_conditions(out, COLUMNS, VIEW).at(1)[1]
     assert model[3:6] == pytest.approx([(76 + 10) / 192, (76 + 11) / 192, (56.8 + 14) / 153.6], rel=1e-5)
     assert main(["conditions", "check", str(out), "--bundle", bundle]) == 0
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from sbldm.benchmarks.full_width import random_checkpoint
 from sbldm.engine.bundle.manifest import Grid
-from sbldm.train.config import CropConfig, MaskFirstConfig, PlanarConfig, SlabAutoencoderConfig, load_preset
+from sbldm.train.config import (
+    AugmentationConfig,
+    CropConfig,
+    MaskFirstConfig,
+    PlanarConfig,
+    SlabAutoencoderConfig,
+    load_preset,
+)
 
 
 def tiny_mask_first(steps: int = 2) -> MaskFirstConfig:
@@ -21,6 +28,7 @@ def tiny_mask_first(steps: int = 2) -> MaskFirstConfig:
     return dataclasses.replace(
         config,
         grid=Grid((32, 32, 16), (6.0, 6.0, 9.6)),
+        augmentation=AugmentationConfig(0, 0.0, 0.0),
         autoencoder=SlabAutoencoderConfig(4, 8, (8, 8, 8), (1, 1, 1), (1, 1, 1), 8),
         crops=CropConfig((16, 16, 8), 0.5, 0.2, 0.1),
         mask_grid=(16, 16, 16),
