@@ -25,7 +25,7 @@ FREQUENCIES = 64  # sinusoids of the timestep
 class VolumeNorm(nn.Module):
     """Divides a volume's planes by the root mean square of them all, so that places keep their relative amplitudes.
 
-    The mean is that of the planes' means: a runtime that adds half a million numbers in a row in float32 loses six bits.
+    It is the mean of the planes' means: a runtime that adds half a million numbers in a row loses six bits of float32.
     """
 
     def __init__(self, channels: int) -> None:
