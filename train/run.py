@@ -26,7 +26,7 @@ from .data.phantoms import add_phantoms, check_phantoms_fit
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
 from .latents import condition_names
-from .lock import RANKS, disk_errors, is_beside_others, writing_to
+from .lock import RANKS, disk_errors, is_beside_others, require_own, writing_to
 from .mask_first import MaskFirstData, MaskFirstTrainer
 from .stage import StageRun
 from .system import SystemTrainer, planned_stages
@@ -138,6 +138,7 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
         planned_stages(config, name)
     if options.precision not in PRECISIONS:
         raise UsageError(f"--precision {options.precision}: allowed {', '.join(PRECISIONS)}")
+    require_own(options.out)
     if options.masks is not None and not isinstance(config, MaskFirstConfig):
         raise UsageError(f"--masks: preset {config.preset} has no mask stage")
     check_phantoms_fit(
