@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sbldm.engine.errors import InvalidInputError
 from sbldm.export.bundle import held_together, training_summary
 from sbldm.train.checkpoint import load_system
@@ -40,6 +40,7 @@ SETTINGS: dict[str, Callable[[SystemConfig, float], SystemConfig]] = {
         for stage in STAGES
     },
 }
+KILL = st.none() | st.integers(0, 60)  # moment
 SHAPES: dict[str, set[str]] = {"dropout": {"denoiser", "distill"}, **{stage: {stage} for stage in STAGES}}
 
 
@@ -92,7 +93,7 @@ class TrainingMachine(RuleBasedStateMachine):
         preset = write_preset(self.config, self.folder / "preset.yaml")
         return train(Moments(kill_at), self.folder / "data", out, preset, *more)
 
-    @rule(stage=st.sampled_from(("all", "all", *STAGES)), kill_at=st.none() | st.integers(0, 60), stale=st.booleans())
+    @rule(stage=st.sampled_from(("all", *STAGES)), kill_at=KILL, stale=st.booleans())
     def train_stages(self, stage: str, kill_at: int | None, stale: bool) -> None:
         before = {name: self.state(name) for name in STAGES}
         more = ["--keep-stale"] if stale else []
@@ -104,9 +105,12 @@ class TrainingMachine(RuleBasedStateMachine):
         if code == 0 and stage == "all" and not stale:
             assert self.accepts(), "a whole training that ended well can be exported"
 
-    @rule(stage=st.sampled_from(STAGES), steps=st.integers(1, 3))
-    def set_steps(self, stage: str, steps: int) -> None:
+    @rule(stage=st.sampled_from(STAGES), steps=st.integers(1, 3), kill_at=KILL, stale=st.booleans())
+    def extend(self, stage: str, steps: int, kill_at: int | None, stale: bool) -> None:
+        """A stage is asked for with another number of steps, then everything."""
         self.config = with_stage(self.config, stage, steps=1 if stage == "aggregator" else steps)
+        self.train_stages(stage, kill_at, stale)
+        self.train_stages("all", None, stale)
 
     @rule(name=st.sampled_from(sorted(SETTINGS)), value=st.sampled_from((0.0, 0.25)))
     def change_setting(self, name: str, value: float) -> None:
@@ -122,7 +126,7 @@ class TrainingMachine(RuleBasedStateMachine):
         for name in ("t1", "seg"):
             save(self.folder / "data" / "S0" / f"S0_{name}.nii.gz", case[name], affine(SMALL_SPACING, SMALL_SHAPE))
 
-    @rule(stage=st.sampled_from(STAGES), kill_at=st.none() | st.integers(0, 30))
+    @rule(stage=st.sampled_from(STAGES), kill_at=KILL)
     def restart(self, stage: str, kill_at: int | None) -> None:
         code = self.run(self.folder / "out", "--stage", stage, "--restart-stage", stage, kill_at=kill_at)
         if code == 0 or self.state(stage) is None:
@@ -130,9 +134,10 @@ class TrainingMachine(RuleBasedStateMachine):
         else:
             self.asked[stage].add(self.shape_of(stage))
 
-    @rule()
-    def export(self) -> None:
-        if self.accepts():
+    @invariant()
+    def exported(self) -> None:
+        """What the export would take belongs together, whenever it is asked."""
+        if hasattr(self, "folder") and self.accepts():
             TrainingMachine.accepted += 1
             self.look()
 
