@@ -57,7 +57,7 @@ class Truth:
 def fine(image: Image, spacing_mm: Sequence[float]) -> Image:
     """What is finer than `FINE_PIXELS`."""
     sigma = (0.0, *(FINE_PIXELS * spacing_mm[0] / mm for mm in spacing_mm))
-    return image - ndimage.gaussian_filter(image, sigma)
+    return image - np.asarray(ndimage.gaussian_filter(image, sigma), np.float32)
 
 
 def slopes(made: Image, original: Image, where: NDArray[np.bool_], spacing_mm: Sequence[float]) -> list[float]:
