@@ -37,13 +37,14 @@ def latent_faults(checkpoint: Path, config: AnySystem, networks: Mapping[str, nn
     z, scale = _normalised(torch.from_numpy(latents), config, networks["aggregator"])
     axes = (0, *range(2, z.dim()))
     centred = not isinstance(networks["aggregator"], MosaicAggregator)  # whose mean is learned, not subtracted
+    within = f" and within {MEAN:g} of 0" if centred else ""
     faults = []
     for channel, (deviation, mean) in enumerate(zip(z.std(dim=axes).tolist(), z.mean(dim=axes).tolist(), strict=True)):
         if not DEVIATION[0] <= deviation <= DEVIATION[1] or (centred and abs(mean) > MEAN):
             faults.append(
                 f"Z channel {channel} of the training cohort has deviation {deviation:.3g} and mean {mean:.3g} under "
-                f"the stored normalisation, must be {DEVIATION[0]:g} to {DEVIATION[1]:g}"
-                f"{f' and within {MEAN:g} of 0' if centred else ''}: the aggregator was not measured on this autoencoder"
+                f"the stored normalisation, must be {DEVIATION[0]:g} to {DEVIATION[1]:g}{within}: "
+                "the aggregator was not measured on this autoencoder"
             )
     kind = "Z" if isinstance(config, MaskFirstConfig) else "slice latent"
     faults += [
