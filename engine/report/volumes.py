@@ -69,12 +69,11 @@ def embed_case(folder: Folder, run: RunDescription, sample: int, caption: str) -
     spacing = tuple(float(s) for s in np.diag(case.affine)[:3])
     preview = _preview(Scan(case.image, case.label, spacing), layout, caption)  # type: ignore[arg-type]
     case = _cut(case, spacing)
-    coarser = _first_guess(case)
-    while True:
+    made, coarser = None, _first_guess(case)
+    while made is None or (made.bytes > MAX_CASE_BYTES and coarser <= max(case.label.shape)):
         made = _encode(_coarsened(case, coarser), run.bundle.modalities, coarser, preview)
-        if made.bytes <= MAX_CASE_BYTES:
-            return made
         coarser += 1
+    return made
 
 
 def _read_case(folder: Folder, run: RunDescription, layout: Layout, sample: int) -> _Case:
