@@ -19,10 +19,8 @@ from typing import Any
 
 from ..engine.bundle.load import Bundle
 from ..engine.errors import InvalidInputError
-from ..engine.sampling.decoding import DECODER_SLICES
 from ..engine.sampling.types import Backend, Volume
-from ..kernels.assemble import assemble
-from .component_calls import Arrays, Gate, calls_of, check
+from .component_calls import Calls, Gate, calls_of, check
 from .end_to_end import EndToEnd
 from .machine import Machine, describe_machine
 from .plan import BenchPlan, Point, points_of
@@ -37,13 +35,14 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ComponentFigure:
-    """One component of one backend. A call: the batch for denoiser and aggregator, 16 slices, one refined volume."""
+    """One component of one backend, or work of the host between components. A call: as a batch of volumes has it."""
 
     backend: str
     component: str
     timing: Timing
     gmac: float | None  # of a call
     fma_share: float | None  # of the machine's float32 multiply-add peak
+    a_volume: float  # calls, at the bundle's own steps
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def measure(bundle: Bundle, backends: dict[str, Backend], result: BenchResult, s
     reference = _reference(backends)
     calls = calls_of(bundle, reference, plan.batches[0])
     say(f"parity gate, against {reference.name}")
-    result.gates = [check(bundle, backend, reference, calls) for backend in backends.values()]
+    result.gates = [check(bundle, backend, reference, calls.inputs) for backend in backends.values()]
     passed = {name: backends[name] for name, gate in zip(backends, result.gates, strict=True) if gate.passed}
     if not passed:
         raise InvalidInputError("no backend is timed:\n" + "\n".join(f"{g.backend}: {g.reason}" for g in result.gates))
@@ -129,28 +128,19 @@ def _reference(backends: dict[str, Backend]) -> Backend:
     return next((b for b in backends.values() if b.name == "onnxruntime"), next(iter(backends.values())))
 
 
-def _measure_components(
-    bundle: Bundle, backends: dict[str, Backend], calls: dict[str, Arrays], result: BenchResult
-) -> None:
+def _measure_components(bundle: Bundle, backends: dict[str, Backend], calls: Calls, result: BenchResult) -> None:
     assert result.machine is not None
-    peak = result.machine.fma_peak.gflops
-    for component, inputs in calls.items():
+    peak, repeats = result.machine.fma_peak.gflops, result.plan.repeats
+    for component, inputs in calls.inputs.items():
         macs = count_macs(bundle.component_path(component), inputs)
         bound = {name: partial(backend.run, component, inputs) for name, backend in backends.items()}
-        timings = interleaved(bound, result.plan.repeats)
-        for name, timing in timings.items():
+        for name, timing in interleaved(bound, repeats).items():
             share = 2e-9 * macs / timing.seconds / peak if macs is not None and peak else None
             gmac = None if macs is None else macs / 1e9
-            result.components.append(ComponentFigure(name, component, timing, gmac, share))
-    depth = bundle.manifest.grid.shape[2]
-    decoded = next(iter(backends.values())).run("decoder", calls["decoder"])
-    image, logits = (
-        decoded[key].repeat(-(-depth // len(decoded[key])), 0)[:depth] for key in ("image", "label_logits")
-    )
-    timings = interleaved(
-        {"numpy": partial(assemble, image, logits, depth, bundle.manifest.background_threshold)}, result.plan.repeats
-    )
-    result.components.append(ComponentFigure("numpy", "assemble", timings["numpy"], None, None))
+            figure = ComponentFigure(name, component, timing, gmac, share, calls.a_volume[component])
+            result.components.append(figure)
+    for work, timing in interleaved(calls.host_work, repeats).items():
+        result.components.append(ComponentFigure("numpy", work, timing, None, None, 1 / result.plan.batches[0]))
 
 
 def _measure_points(
@@ -205,11 +195,6 @@ def _measure_process(bundle: Bundle, spelled: str, backend: Backend, plan: Bench
             f"generate with {spelled} ended with exit code {run.exit_code}: {run.errors.strip()[-500:]}"
         )
     return ProcessFigure(spelled, run.seconds, run.peak_bytes / 2**20, run.other_cores)
-
-
-def slices_calls(depth: int) -> int:
-    """Decoder calls of a volume."""
-    return -(-depth // DECODER_SLICES)
 
 
 def _version(distribution: str) -> str | None:

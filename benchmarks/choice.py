@@ -11,7 +11,7 @@ from ..engine.backends.selection import Choice
 from ..engine.bundle.load import Bundle
 from ..engine.bundle.manifest import COMPONENTS
 from ..engine.sampling.types import Backend
-from .bench import BenchResult, slices_calls
+from .bench import BenchResult
 
 EMBEDDED = "onnxruntime"
 
@@ -22,7 +22,7 @@ def choose(bundle: Bundle, backends: Mapping[str, Backend], result: BenchResult)
     Only backends that passed the gate and were timed count. A component goes to OpenVINO where that is faster.
     """
     seconds = _seconds(result)
-    weights = _calls_a_volume(bundle, result.plan.batches[0])
+    weights = {f.component: f.a_volume for f in result.components if f.component in COMPONENTS}
     own = seconds.get(EMBEDDED, {})
     best = (_total(own, weights), EMBEDDED, bundle.manifest.precision)
     for spelled, backend in backends.items():
@@ -44,17 +44,6 @@ def _seconds(result: BenchResult) -> dict[str, dict[str, float]]:
         backend: {f.component: f.timing.seconds for f in group}
         for backend, group in groupby(figures, key=lambda f: f.backend)
     }
-
-
-def _calls_a_volume(bundle: Bundle, batch: int) -> dict[str, float]:
-    defaults, depth = bundle.manifest.defaults, bundle.manifest.grid.shape[2]
-    passes = 2 if defaults.guidance != 1.0 else 1
-    weights = {
-        "denoiser": passes * defaults.steps / batch,
-        "aggregator": 1 / batch,
-        "decoder": float(slices_calls(depth)),
-    }
-    return weights | ({"refiner": 1.0} if bundle.has("refiner") else {})
 
 
 def _total(seconds: Mapping[str, float], weights: Mapping[str, float]) -> float:

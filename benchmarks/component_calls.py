@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.bundle.load import Bundle
-from ..engine.sampling.decoding import DECODER_SLICES
-from ..engine.sampling.types import Backend
-from ..kernels.assemble import one_hot
-from ..kernels.noise import standard_normal
+from ..engine.conditions.columns import blank
+from ..engine.run.requests import Requests, sample_requests
+from ..engine.sampling.host import HostLoop
+from ..engine.sampling.model import model_of
+from ..engine.sampling.types import Backend, RunComponent, SamplingOptions
 
 RMS_LIMIT = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 2e-2}  # as the export's parity gate
 Arrays = dict[str, NDArray[Any]]
@@ -47,43 +47,73 @@ class Gate:
     departures: tuple[Departure, ...]
 
 
-def calls_of(bundle: Bundle, backend: Backend, batch: int = 1) -> dict[str, Arrays]:
-    """Inputs of denoiser, aggregator, decoder (one micro-batch) and refiner as they follow from each other."""
-    manifest = bundle.manifest
-    shape, depth = manifest.latent.shape, manifest.grid.shape[2]
-    noise = [standard_normal(0, k, 0, prod(shape)).reshape(shape) for k in range(batch)]
-    calls: dict[str, Arrays] = {
-        "denoiser": {
-            "sample": np.stack(noise),
-            "timestep": np.full(batch, len(manifest.schedule.alphas_cumprod) // 2, np.float32),
-            "condition": np.zeros((batch, len(manifest.condition_columns)), np.float32),
-            "condition_mask": np.ones(batch, np.float32),
-        }
+class Recorder:
+    """Computes components by a backend, and keeps what was asked and answered."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.inputs: dict[str, Arrays] = {}  # of each component's last call of the most rows
+        self.outputs: dict[str, list[Mapping[str, NDArray[np.float32]]]] = {}  # of each component's calls
+
+    def run(self, component: str, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[np.float32]]:
+        """As a backend's."""
+        made = self._backend.run(component, inputs)
+        self.outputs.setdefault(component, []).append(made)
+        if _rows(inputs) >= _rows(self.inputs.get(component, {})):
+            self.inputs[component] = dict(inputs)
+        return made
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The calls by which a batch of volumes is made with the bundle's defaults."""
+
+    inputs: dict[str, Arrays]  # by component; of its last call of the most rows
+    a_volume: dict[str, float]  # calls
+    host_work: dict[
+        str, Callable[[], object]
+    ]  # what is computed between them, of a batch: "mask" before the denoiser's
+
+
+def calls_of(bundle: Bundle, backend: Backend, batch: int = 1) -> Calls:
+    """Calls of one batch, made by this backend."""
+    recorder, model, columns = Recorder(backend), model_of(bundle.manifest), bundle.manifest.condition_columns
+    loop = HostLoop(model, recorder.run, SamplingOptions.default(bundle.manifest.defaults, batch_size=batch))
+    drawn = Requests.of(blank([column.name for column in columns]), bundle.manifest, 0)
+    made = loop.batch(sample_requests([drawn.task(number) for number in range(batch)], columns))
+    told = model.tell(recorder.run, made, None)
+    latents = loop.denoise(made, told, made.noise(model.latent_shape, 0), loop.plan)
+    model.decode(recorder.run, made, told, latents)
+    work: dict[str, Callable[[], object]] = {
+        "assemble": lambda: model.decode(_replay(recorder), made, told, latents),
     }
-    calls["aggregator"] = {"latent": np.stack(noise)}
-    slices = backend.run("aggregator", calls["aggregator"])["slices"][0]
-    middle = slice(max(0, (depth - DECODER_SLICES) // 2), (depth + DECODER_SLICES) // 2)
-    position = np.arange(depth, dtype=np.int64)
-    calls["decoder"] = {"latent": slices[middle], "position": position[middle]}
-    if bundle.has("refiner"):
-        part = backend.run("decoder", calls["decoder"])
-        times = (-(-depth // len(part["image"])), 1, 1, 1)
-        image, logits = (np.tile(part[name], times)[:depth] for name in ("image", "label_logits"))
-        calls["refiner"] = {"image": np.clip(image, -1, 1)[None], "label": one_hot(logits)[None]}
-    return calls
+    if told.labels is not None:
+        work["mask"] = lambda: model.tell(_replay(recorder), made, None)
+    a_volume = {component: len(outputs) / batch for component, outputs in recorder.outputs.items()}
+    return Calls(recorder.inputs, a_volume, work)
+
+
+def _replay(recorder: Recorder) -> RunComponent:
+    """The recorded answers again, from the first."""
+    answers = {component: iter(outputs) for component, outputs in recorder.outputs.items()}
+    return lambda component, _: next(answers[component])
+
+
+def _rows(inputs: Mapping[str, NDArray[Any]]) -> int:
+    return len(next(iter(inputs.values()), ()))
 
 
 def check(bundle: Bundle, backend: Backend, reference: Backend, calls: Mapping[str, Arrays]) -> Gate:
     """Hold a backend to the reference on every component, and the reference to the bundle's own parity figures.
 
-    The denoiser is compared at the last training step too: there the prediction hangs on time and condition alone.
+    Denoisers are compared at the last training step too: there the prediction hangs on time and condition alone.
     """
     if backend is reference:
         passed, reason = recorded_parity(bundle)
         return Gate(backend.name, backend.precision, passed, reason, ())
     found = [
         departure
-        for component, inputs in [*calls.items(), ("denoiser", _earliest(bundle, calls["denoiser"]))]
+        for component, inputs in [*calls.items(), *_earliest(bundle, calls)]
         for departure in departures(component, backend, reference, inputs)
     ]
     worst = max(found, key=lambda d: np.inf if d.rms_relative is None else d.rms_relative / d.limit)
@@ -92,9 +122,13 @@ def check(bundle: Bundle, backend: Backend, reference: Backend, calls: Mapping[s
     return Gate(backend.name, backend.precision, all(d.passed for d in found), reason, tuple(found))
 
 
-def _earliest(bundle: Bundle, inputs: Arrays) -> Arrays:
+def _earliest(bundle: Bundle, calls: Mapping[str, Arrays]) -> list[tuple[str, Arrays]]:
     last = len(bundle.manifest.schedule.alphas_cumprod) - 1
-    return {**inputs, "timestep": np.full_like(inputs["timestep"], last)}
+    return [
+        (component, {**inputs, "timestep": np.full_like(inputs["timestep"], last)})
+        for component, inputs in calls.items()
+        if "timestep" in inputs
+    ]
 
 
 def departures(component: str, backend: Backend, reference: Backend, inputs: Arrays) -> list[Departure]:

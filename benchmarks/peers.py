@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ from ..engine.bundle.load import Bundle, load_bundle
 from ..engine.errors import SbldmError
 from ..engine.sampling.decoding import DECODER_SLICES
 from ..engine.sampling.host import HostLoop
-from ..engine.sampling.types import RunComponent, SampledModel, SampleRequest, SamplingOptions
+from ..engine.sampling.slices import SliceModel
+from ..engine.sampling.types import RunComponent, SampleRequest, SamplingOptions
 from ..export.components import components_of, random_inputs
 from ..train.checkpoint import load_system
 from ..train.config import slice_form
@@ -54,20 +55,21 @@ def peers_of(bundle: Bundle, checkpoint: Path, steps: int) -> list[Peer]:
     config = slice_form(load_system(checkpoint), str(checkpoint))
     components = components_of(config, load_networks(checkpoint, config))
     eager, bf16, compiled = (torch_peer(components, mode) for mode in ("eager", "bf16", "compile"))
-    depth, model = bundle.manifest.grid.shape[2], SampledModel.of(bundle.manifest)
+    depth, model = bundle.manifest.grid.shape[2], SliceModel.of(bundle.manifest)
     request = SampleRequest(0, 0, np.zeros(model.condition_columns, np.float32))
     options = SamplingOptions(steps, "ddim", 0.0, 1.0, 0, 1)
 
     def ours(run: RunComponent, slices: int) -> Callable[[], Images]:
-        loop = HostLoop(model, run, options, at_once=slices)
+        loop = HostLoop(replace(model, at_once=slices), run, options)
         return lambda: loop.start([request])()[0].image
 
     def schedulers(kind: Scheduler) -> Callable[[], Images]:
-        loop = HostLoop(model, eager.run, options, at_once=depth)
+        loop = HostLoop(replace(model, at_once=depth), eager.run, options)
+        batch = loop.batch([request])
 
         def volume() -> Images:
             latents = diffusers_latents(eager.run, bundle.manifest, request.condition, kind, steps, 0)
-            return loop.decode([request], latents)[0].image
+            return loop.model.decode(eager.run, batch, loop.model.tell(eager.run, batch, None), latents)[0].image
 
         return volume
 

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from ._commands import bundles
+
 
 def doctor(
-    bundle: Annotated[str, typer.Option(help="Shipped bundle's name, or a path.")] = "phantom",
+    bundle: Annotated[str, typer.Option(help="Shipped bundle's name, or a path.", autocompletion=bundles)] = "phantom",
     json_output: Annotated[
         bool,
         typer.Option(
@@ -18,14 +20,13 @@ def doctor(
 ) -> None:
     """Say what this machine can run, and why."""
     import json
-    from dataclasses import asdict
 
     from ..engine.bundle.load import load_bundle
-    from ..engine.doctor import diagnose
+    from ..engine.doctor import diagnose, support_bundle
 
     diagnosis = diagnose(load_bundle(bundle))
     if json_output:
-        typer.echo(json.dumps(asdict(diagnosis)))
+        typer.echo(json.dumps(support_bundle(diagnosis)))
     else:
         typer.echo(f"Python {diagnosis.python} on {diagnosis.system}")
         limit = diagnosis.cpu_limits[0]

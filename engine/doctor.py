@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+import re
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from .backends.choose import choose_backend
 from .backends.selection import stored_choice
@@ -13,7 +17,7 @@ from .errors import BackendUnavailableError, UsageError
 from .onnx_sessions import both_installed
 from .portable import cache_home, has_flock, memory_bytes, process_limits
 from .processor import CpuLimit, available_threads, cgroup_memory, cpu_limits, cpu_name, has_bf16
-from .run.open_loop import device_loops, open_loop
+from .run.open_loop import open_loop
 from .run.request import GenerateRequest
 from .sampling.types import LoopKind
 from .threads import startable_threads
@@ -37,6 +41,7 @@ _VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "LANG", "LC_ALL", "PYTHONIOENCODING", "TERM", "NO_COLOR",
     "FORCE_COLOR", "ORT_DISABLE_TELEMETRY", "RAY_USAGE_STATS_ENABLED",
 )  # fmt: skip
+_PATH = re.compile(r"(?<![\w.])(?:/[^\s/:;,'\"()]+)*/([^\s/:;,'\"()]+)")
 _LOOPS: dict[LoopKind, str] = {
     "host": "step by step from this process",
     "graph": "as one CUDA graph a batch",
@@ -109,6 +114,31 @@ def diagnose(bundle: Bundle) -> Diagnosis:
     )
 
 
+def support_bundle(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The diagnosis as plain data to send along: paths, which carry names of users and patients, are cut short."""
+    return _without_paths(asdict(diagnosis))
+
+
+def _without_paths(data: Any) -> Any:
+    """Every text with its absolute paths cut to their last part, and folders of ours, which may hold blanks, hidden."""
+    if isinstance(data, dict):
+        return {key: _without_paths(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_paths(value) for value in data]
+    if not isinstance(data, str):
+        return data
+    for folder in _own_folders():
+        data = data.replace(folder, "PATH")
+    return _PATH.sub(r"\1", data)
+
+
+def _own_folders() -> list[str]:
+    found = {os.path.expanduser("~"), sys.prefix, sys.base_prefix, *sys.path}
+    with suppress(OSError):
+        found.add(os.getcwd())
+    return sorted((folder for folder in found if folder.startswith("/") and len(folder) > 1), key=len, reverse=True)
+
+
 def _cache_is_writable() -> bool:
     try:
         folder = cache_home()
@@ -146,7 +176,7 @@ def _try(bundle: Bundle, name: str, device: str, distributions: tuple[str, ...],
 def _offer(bundle: Bundle, name: str, device: str) -> str:
     """The backend's precision, and on a GPU how its sampling loop runs."""
     backend = choose_backend(bundle, name, device)
-    if device_loops(backend) is None:
+    if backend.device == "cpu":
         return backend.precision
     loop = open_loop(bundle, backend, GenerateRequest(bundle=bundle, count=1, steps=1).options(), 1)
     return f"{backend.precision}, sampling {_LOOPS[loop.kind]} ({loop.reason})"

@@ -303,7 +303,13 @@ def make_directory(path: Path, mode: int = 0o777) -> None:
 
 @contextmanager
 def atomic_file(path: Path, *, sync: bool = True) -> Iterator[NewFile]:
-    """A single file that a user named, by `Folder.writing`; OSError when it cannot be written."""
+    """A single file that a user named, by `Folder.writing`; OSError where it cannot be written or is no file."""
+    with suppress(FileNotFoundError):
+        found = os.lstat(path).st_mode
+        if stat.S_ISDIR(found):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not (stat.S_ISREG(found) or stat.S_ISLNK(found)):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
     with Folder(path.parent) as folder, folder.writing(path.name, sync=sync) as handle:
         yield handle
 
@@ -321,8 +327,13 @@ def read_bounded(path: Path, most: int) -> bytes:
         InvalidInputError: it is larger.
         OSError: it cannot be read, or is no regular file.
     """
-    with _regular(os.open(path, _READ & ~os.O_NOFOLLOW), path) as handle:
+    with open_regular(path) as handle:
         return _bounded(handle, most, path)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file open for reading; links are followed, OSError for devices and pipes."""
+    return _regular(os.open(path, _READ & ~os.O_NOFOLLOW), path)
 
 
 def sha256_file(path: Path) -> str:

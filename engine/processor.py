@@ -74,20 +74,25 @@ def has_bf16() -> bool:
 
 
 def _quotas_v2() -> Iterator[tuple[float, str]]:
-    for folder in _cgroup_folders("", _CGROUPS):
+    for levels, folder in enumerate(_cgroup_folders("", _CGROUPS)):
         with suppress(OSError, ValueError, ZeroDivisionError):
             quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
             if quota != "max":
-                yield int(quota) / int(period), f"quota of the cgroup (v2, {folder / 'cpu.max'})"
+                yield int(quota) / int(period), _quota_rule("v2, cpu.max", levels)
 
 
 def _quotas_v1() -> Iterator[tuple[float, str]]:
-    for folder in _cgroup_folders("cpu", _CGROUPS / "cpu"):
+    for levels, folder in enumerate(_cgroup_folders("cpu", _CGROUPS / "cpu")):
         with suppress(OSError, ValueError, ZeroDivisionError):
             quota = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
             period = int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))
             if quota > 0:
-                yield quota / period, f"quota of the cgroup (v1, {folder / 'cpu.cfs_quota_us'})"
+                yield quota / period, _quota_rule("v1, cpu.cfs_quota_us", levels)
+
+
+def _quota_rule(file: str, levels: int) -> str:
+    """A quota without the folder of its cgroup, which may name a user or a job."""
+    return f"quota of the cgroup{f' {levels} above ours' if levels else ''} ({file})"
 
 
 def _cgroup_folders(controller: str, mount: Path) -> Iterator[Path]:

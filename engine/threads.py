@@ -11,7 +11,7 @@ from .errors import BackendUnavailableError
 from .processor import available_threads, slurm_cpus
 
 SHARD_THREADS = 2  # of a shard whose scheduler says nothing: the same on every node, so that `merge` finds equal runs
-_RESERVED_THREADS = 1  # beside those of the networks: the first writer of files
+_RESERVED_THREADS = 2  # beside those of the networks: the first writer of files, the watch of the time limit
 _THREAD_END_S = 1.0
 _OWN_TASKS = "/proc/self/task"
 
@@ -24,6 +24,9 @@ def default_threads(networks: int, workers: int = 1, shards: int = 1) -> int:
 
     Args:
         networks: that a process holds at once, each with threads of its own.
+
+    Raises:
+        BackendUnavailableError: not even one thread a network can be had.
     """
     if shards > 1:
         return slurm_cpus() or SHARD_THREADS
@@ -32,6 +35,11 @@ def default_threads(networks: int, workers: int = 1, shards: int = 1) -> int:
     fitting = wanted
     while fitting > 1 and _started_by(fitting, networks, workers) > room:
         fitting -= 1
+    if _started_by(fitting, networks, workers) > room:
+        raise BackendUnavailableError(
+            f"only {room} more threads can be started here (a limit on processes: ulimit -u, pids of a container), "
+            f"a run needs {_started_by(fitting, networks, workers)}; allow more"
+        )
     if fitting < wanted:
         logging.getLogger("sbldm").warning(
             f"only {room} more threads can be started here (a limit on processes: ulimit -u, pids of a container): "
@@ -41,13 +49,13 @@ def default_threads(networks: int, workers: int = 1, shards: int = 1) -> int:
 
 
 def require_threads(threads: int, networks: int, workers: int = 1) -> None:
-    """BackendUnavailableError where the threads of the networks cannot be started; nothing is tried for one thread."""
+    """BackendUnavailableError where the threads of the networks, and those beside them, cannot be started."""
     needed = _started_by(threads, networks, workers)
     room = startable_threads(needed)
-    if threads > 1 and room < needed:
+    if room < needed:
         raise BackendUnavailableError(
             f"--threads {threads}: {networks} networks need {needed} more threads, only {room} can be started here "
-            "(a limit on processes: ulimit -u, pids of a container); give fewer --threads"
+            "(a limit on processes: ulimit -u, pids of a container); give fewer --threads, or allow more"
         )
 
 

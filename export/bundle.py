@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import onnx
-import torch
 from torch import nn
 
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
@@ -22,29 +22,37 @@ from ..engine.bundle.manifest import (
     SCHEMA_VERSION,
     BundleManifest,
     ComponentSpec,
+    Form,
     LatentSpec,
+    MaskFirst,
+    MaskMaps,
     Provenance,
     manifest_bytes,
 )
 from ..engine.bundle.report import PARITY_NAME
 from ..engine.errors import InvalidInputError
+from ..engine.files import sha256_file
 from ..engine.processor import available_threads
 from ..engine.sampling.types import RunComponent
 from ..train.build import system_latent_shape
 from ..train.checkpoint import STAGES, load_system, weights_path
 from ..train.condition_file import load_conditions
-from ..train.config import SystemConfig, slice_form
+from ..train.config import AnySystem, MaskFirstConfig
 from ..train.diffusion import make_schedule
 from ..train.lineage import lineage_faults, read_record, was_trained
+from ..train.mask_first import load_mask_first
+from ..train.mask_set import load_map_scale
 from ..train.trained import load_networks
 from .components import Component, components_of
 from .gate import GateInputs, require_passed, run_gate
 from .model_card import model_card
 from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
-from .plausibility import cohort_latents, latent_faults
+from .parity import Figure
+from .plausibility import decodable_latents, latent_faults
 from .reconstruction import reconstruction_faults
 from .rewrite.conv3d import write_fast_graph
-from .rewrite.precision import PRECISIONS, STORED_AS_FP16_FROM, Precision, reduce_precision, store_weights_as_fp16
+from .rewrite.precision import PRECISIONS, Precision, reduce_precision, store_weights_as_fp16
+from .rounding import round_weights_to_fp16, rounding_figures
 from .runners import OnnxRunner
 from .samples import sample_faults
 from .staging import require_free, staged_directory
@@ -54,6 +62,7 @@ INTENDED_USE = (
     "Check what you train with it on real data."
 )
 Storage = Literal["fp32", "fp16"]
+Source = Literal["real", "phantom"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ class ExportOptions:
     licence: str = "not stated"
     intended_use: str = INTENDED_USE
     background_threshold: float = 0.02  # 0..1 of the normalised intensity
+    source: Source = "real"  # what a mask-first model's samples are drawn as
     force: bool = False  # export stages that do not fit each other, and say so in the card
 
 
@@ -93,30 +103,27 @@ def export_bundle(
         UsageError: `out` holds files or cannot be written.
     """
     options = options or ExportOptions()
-    if options.precision not in PRECISIONS:
-        raise InvalidInputError(f"precision {options.precision!r}: allowed {', '.join(PRECISIONS)}")
-    if options.store == "fp16" and options.precision == "bf16":
-        raise InvalidInputError("store fp16 keeps fp32 weights as fp16; a bf16 bundle stores bf16 weights already")
-    opset = options.opset or DEFAULT_OPSET[options.precision]
-    check_opset(opset, options.precision)
+    opset = _opset(options)
     require_free(out)
-    config = slice_form(load_system(checkpoint), str(checkpoint))
-    networks = load_networks(checkpoint, config)
+    config = load_system(checkpoint)
+    networks = system_networks(checkpoint, config)
     accepted = held_together(checkpoint, config, networks, options.force)
-    if options.store == "fp16":
-        round_weights_to_fp16(networks)
     components = components_of(config, networks)
+    rounding: tuple[Figure, ...] = ()
+    if options.store == "fp16":
+        components, rounding = _rounded(config, networks)
     models: dict[str, onnx.ModelProto] = {}
     for name, component in components.items():
         progress(f"exporting {name}")
         models[name] = _graph(component, config, options, opset)
     manifest = bundle_manifest(checkpoint, config, components, networks, options, opset)
-    inputs = GateInputs(config, manifest, cohort_latents(checkpoint, config, 1))
+    inputs = GateInputs(config, manifest, decodable_latents(checkpoint, config, 1))
     with staged_directory(out) as staging:
         _write_graphs(staging, manifest, models)
         made = _record_files(staging, manifest)
         engine = _engine(made)
         parity = run_gate(components, models, inputs, options.precision, progress, engine)
+        parity = dataclasses.replace(parity, rounding=rounding)
         require_passed(parity)
         if was_trained(checkpoint):
             progress("reconstructions and samples")
@@ -129,7 +136,29 @@ def export_bundle(
     return load_bundle(out)
 
 
-def held_together(checkpoint: Path, config: SystemConfig, networks: Mapping[str, nn.Module], force: bool) -> list[str]:
+def _opset(options: ExportOptions) -> int:
+    """The opset that the options mean; InvalidInputError where they do not fit each other."""
+    if options.precision not in PRECISIONS:
+        raise InvalidInputError(f"precision {options.precision!r}: allowed {', '.join(PRECISIONS)}")
+    if options.store == "fp16" and options.precision == "bf16":
+        raise InvalidInputError("store fp16 keeps fp32 weights as fp16; a bf16 bundle stores bf16 weights already")
+    opset = options.opset or DEFAULT_OPSET[options.precision]
+    check_opset(opset, options.precision)
+    return opset
+
+
+def system_networks(checkpoint: Path, config: AnySystem) -> dict[str, nn.Module]:
+    """The trained networks of a directory of either form, in evaluation mode.
+
+    Raises:
+        InvalidInputError: a stage is missing or does not fit.
+    """
+    if isinstance(config, MaskFirstConfig):
+        return load_mask_first(checkpoint, config)
+    return load_networks(checkpoint, config)
+
+
+def held_together(checkpoint: Path, config: AnySystem, networks: Mapping[str, nn.Module], force: bool) -> list[str]:
     """Hold the stages of a training directory to each other; what is wrong and accepted by `force`.
 
     Raises:
@@ -154,30 +183,27 @@ def accepted_faults(checkpoint: Path, faults: list[str], force: bool) -> list[st
     return faults
 
 
-def round_weights_to_fp16(networks: Mapping[str, nn.Module]) -> None:
-    """Round every large tensor of the networks to fp16 precision in place; they stay float32.
-
-    Raises:
-        InvalidInputError: a weight is beyond fp16's range.
-    """
-    for network, module in networks.items():
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if tensor.dtype != torch.float32 or tensor.numel() < STORED_AS_FP16_FROM:
-                continue
-            rounded = tensor.data.half().float()
-            if not torch.isfinite(rounded).all():
-                raise InvalidInputError(f"{network}.{name} reaches beyond fp16's range; export with --store fp32")
-            tensor.data.copy_(rounded)
+def _rounded(config: AnySystem, networks: Mapping[str, nn.Module]) -> tuple[dict[str, Component], tuple[Figure, ...]]:
+    """Components of the networks with their weights rounded to fp16, and how far that is from the trained ones."""
+    kept = {name: copy.deepcopy(network) for name, network in networks.items()}
+    round_weights_to_fp16(networks)
+    trained, rounded = components_of(config, kept), components_of(config, networks)
+    return rounded, rounding_figures(trained, rounded, config.grid.shape[2], config.schedule.steps, form_of(config))
 
 
-def _graph(component: Component, config: SystemConfig, options: ExportOptions, opset: int) -> onnx.ModelProto:
+def form_of(config: AnySystem) -> Form:
+    """The form of a system's bundle."""
+    return "mask-first" if isinstance(config, MaskFirstConfig) else "slices"
+
+
+def _graph(component: Component, config: AnySystem, options: ExportOptions, opset: int) -> onnx.ModelProto:
     model = reduce_precision(export_graph(component, config.grid.shape[2], opset), options.precision)
     return store_weights_as_fp16(model) if options.store == "fp16" else model
 
 
 def bundle_manifest(
     checkpoint: Path,
-    config: SystemConfig,
+    config: AnySystem,
     components: Mapping[str, Component],
     networks: Mapping[str, nn.Module],
     options: ExportOptions,
@@ -189,9 +215,11 @@ def bundle_manifest(
     digest = hashlib.sha256()
     for stage in stages:
         digest.update(weights_path(checkpoint, stage).read_bytes())
-    scale = networks["aggregator"].get_buffer("normalisation.scale")
+    mask_first = mask_first_of(checkpoint, config, options.source)
+    scale = networks["aggregator"].get_buffer("normalisation.scale" if mask_first is None else "scale")
     return BundleManifest(
         schema_version=SCHEMA_VERSION,
+        form=form_of(config),
         id=options.identifier or f"{config.preset}-{digest.hexdigest()[:12]}",
         preset=config.preset,
         grid=config.grid,
@@ -205,6 +233,7 @@ def bundle_manifest(
         ),
         schedule=make_schedule(config.schedule),
         defaults=config.sampling,
+        mask_first=mask_first,
         condition_columns=columns,
         cohort=cohort,
         components={
@@ -225,7 +254,20 @@ def bundle_manifest(
     )
 
 
-def training_summary(checkpoint: Path, config: SystemConfig) -> str:
+def mask_first_of(checkpoint: Path, config: AnySystem, source: Source) -> MaskFirst | None:
+    """What only the mask-first form says; None for a system of slices.
+
+    Raises:
+        InvalidInputError: the normalisation of the maps is not there.
+    """
+    if not isinstance(config, MaskFirstConfig):
+        return None
+    scale = load_map_scale(checkpoint)
+    maps = MaskMaps(config.maps_shape, scale.mean, scale.std)
+    return MaskFirst(config.autoencoder.slices, maps, config.mask_sampling, 1.0 if source == "real" else 0.0)
+
+
+def training_summary(checkpoint: Path, config: AnySystem) -> str:
     """The chain of stages as text: each one's steps and weights, and the cohort's digest."""
     parts = []
     cohort = None
@@ -238,7 +280,8 @@ def training_summary(checkpoint: Path, config: SystemConfig) -> str:
             continue
         wanted, cohort = config.stages[stage].steps, record.cohort or cohort
         steps = f"{record.step} of {wanted} steps" if record.step < wanted else f"{record.step} steps"
-        parts.append(f"{stage} {steps} (weights {str(record.weights)[:12]}, sbldm-engine {record.code_version})")
+        weights = record.weights or sha256_file(weights_path(checkpoint, stage))
+        parts.append(f"{stage} {steps} (weights {weights[:12]}, sbldm-engine {record.code_version})")
     return ", ".join(parts) + (f"; cohort {cohort[:12]}" if cohort else "")
 
 

@@ -17,7 +17,7 @@ Cases = dict[str, Arrays]  # by what they are called in the report
 
 
 def random_cases(component: Component, depth: int, steps: int) -> Cases:
-    """Fresh random inputs at two batch sizes; for the denoiser also early, middle and late.
+    """Fresh random inputs at two batch sizes; for a denoiser also early, middle and late.
 
     Args:
         component: whose inputs.
@@ -30,9 +30,9 @@ def random_cases(component: Component, depth: int, steps: int) -> Cases:
         }
         for batch in (1, 2)
     }
-    if component.name == "denoiser":
+    if any(spec.name == "timestep" for spec in component.inputs):
         one = cases.pop("random, batch 1")
-        for place, timestep in _places(steps):
+        for place, timestep in places(steps):
             cases[f"{place}, t {timestep}"] = {**one, "timestep": np.array([timestep], np.float32)}
     return cases
 
@@ -40,7 +40,7 @@ def random_cases(component: Component, depth: int, steps: int) -> Cases:
 def real_cases(
     components: Mapping[str, Component], reference: RunComponent, schedule: NoiseSchedule, real: NDArray[np.float32]
 ) -> dict[str, Cases]:
-    """Inputs of every component made of one real case: its latents, and what the reference makes of them.
+    """Inputs of a system of slices made of one real case: its latents, and what the reference makes of them.
 
     The denoiser gets the volume latent as noisy as it is early, middle and late, the encoder and the refiner the
     decoded slices.
@@ -71,20 +71,26 @@ def real_cases(
 
 
 def _noisy(component: Component, schedule: NoiseSchedule, latent: NDArray[np.float32]) -> Cases:
-    random = np.random.default_rng(13)
-    noise = random.standard_normal(latent.shape, np.float32)
     columns = int(component.inputs[2].shape[1])
-    cases: Cases = {}
-    for place, timestep in _places(len(schedule.alphas_cumprod)):
-        signal = schedule.alphas_cumprod[timestep]
-        cases[f"real latents {place}, t {timestep}"] = {
-            "sample": np.float32(np.sqrt(signal)) * latent + np.float32(np.sqrt(1 - signal)) * noise,
+    condition = np.random.default_rng(14).standard_normal((1, columns), np.float32)
+    return {
+        f"real latents {place}, t {timestep}": {
+            "sample": noisy(schedule, latent, timestep),
             "timestep": np.array([timestep], np.float32),
-            "condition": random.standard_normal((1, columns), np.float32),
+            "condition": condition,
             "condition_mask": np.ones(1, np.float32),
         }
-    return cases
+        for place, timestep in places(len(schedule.alphas_cumprod))
+    }
 
 
-def _places(steps: int) -> tuple[tuple[str, int], ...]:
+def noisy(schedule: NoiseSchedule, clean: NDArray[np.float32], timestep: int) -> NDArray[np.float32]:
+    """A clean state as noisy as it is at a training step."""
+    signal = schedule.alphas_cumprod[timestep]
+    noise = np.random.default_rng(13).standard_normal(clean.shape, np.float32)
+    return (np.float32(np.sqrt(signal)) * clean + np.float32(np.sqrt(1 - signal)) * noise).astype(np.float32)
+
+
+def places(steps: int) -> tuple[tuple[str, int], ...]:
+    """Early, middle and late training steps of a schedule."""
     return ("early", steps - 1), ("middle", steps // 2), ("late", 0)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.bundle.manifest import TensorSpec
+from ..engine.bundle.mask_first import BATCH, mask_first_tensors
+from ..engine.conditions.columns import COLUMNS
 from ..train.build import system_latent_shape
-from ..train.config import SystemConfig
+from ..train.config import AnySystem, MaskFirstConfig, SystemConfig
 from ..train.latents import condition_names
 from .rewrite.lookups import with_lookups
-
-BATCH = "batch"
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,15 @@ class _AggregatorEncode(nn.Module):
         return self.aggregator.encode(slices)  # pyright: ignore[reportCallIssue]
 
 
+class _FeaturesEncode(nn.Module):
+    def __init__(self, aggregator: nn.Module) -> None:
+        super().__init__()
+        self.aggregator = aggregator
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.aggregator.encode(features)  # pyright: ignore[reportCallIssue]
+
+
 class _AggregatorDecode(nn.Module):
     def __init__(self, aggregator: nn.Module) -> None:
         super().__init__()
@@ -56,13 +65,41 @@ class _AggregatorDecode(nn.Module):
         return self.aggregator.decode(latent)  # pyright: ignore[reportCallIssue]
 
 
-def components_of(config: SystemConfig, networks: Mapping[str, nn.Module]) -> dict[str, Component]:
-    """Every component of a system in the order of `engine.bundle.COMPONENTS`; no refiner where it has none.
+def components_of(config: AnySystem, networks: Mapping[str, nn.Module]) -> dict[str, Component]:
+    """Every component of a system in the order of `engine.bundle.COMPONENT_OUTPUTS`.
 
     Args:
         config: the system.
-        networks: from `train.system.load_networks`: encoder, decoder, aggregator, denoiser and, if any, refiner.
+        networks: from `train.trained.load_networks` or `train.mask_first.load_mask_first`.
     """
+    if isinstance(config, MaskFirstConfig):
+        return _mask_first_components(config, networks)
+    return _slice_components(config, networks)
+
+
+def _mask_first_components(config: MaskFirstConfig, networks: Mapping[str, nn.Module]) -> dict[str, Component]:
+    tensors = mask_first_tensors(
+        config.grid,
+        len(config.modalities),
+        config.autoencoder.slices,
+        config.latent_shape,
+        config.maps_shape,
+        config.features_shape,
+    )
+    aggregator = networks["aggregator"]
+    modules = {
+        **networks,
+        "aggregator_encode": _FeaturesEncode(aggregator),
+        "aggregator": _AggregatorDecode(aggregator),
+    }
+    rewrite = partial(with_lookups, depth=config.grid.shape[2], steps=config.schedule.steps, columns=len(COLUMNS))
+    return {
+        name: Component(name, modules[name], inputs, outputs, rewrite if name.endswith("denoiser") else None)
+        for name, (inputs, outputs) in tensors.items()
+    }
+
+
+def _slice_components(config: SystemConfig, networks: Mapping[str, nn.Module]) -> dict[str, Component]:
     x, y, depth = config.grid.shape
     modalities, classes = len(config.modalities), config.classes
     slice_latent, volume_latent = config.slice_shape, system_latent_shape(config)
@@ -122,6 +159,8 @@ def components_of(config: SystemConfig, networks: Mapping[str, nn.Module]) -> di
 def random_inputs(component: Component, batch: int, seed: int, depth: int, steps: int = 1000) -> dict[str, Tensor]:
     """Inputs as the component meets them: noise for latents, one-hot labels, images in [-1, 1], whole indices.
 
+    What is 0 or 1 for a sample alternates: the mask of the condition begins with 1, the source too.
+
     Args:
         component: whose inputs.
         batch: size of axis 0.
@@ -137,8 +176,11 @@ def random_inputs(component: Component, batch: int, seed: int, depth: int, steps
             made[spec.name] = torch.arange(batch, dtype=torch.int64) * 7 % depth
         elif spec.name == "timestep":
             made[spec.name] = torch.linspace(0, steps - 1, batch).round()
-        elif spec.name == "condition_mask":
+        elif spec.name in ("condition_mask", "source"):
             made[spec.name] = (torch.arange(batch) % 2 == 0).float()
+        elif spec.name == "tissues":
+            index = torch.randint(0, 1 + shape[1], (batch, 1, *shape[2:]), generator=generator)
+            made[spec.name] = (index == torch.arange(1, 1 + shape[1])[:, None, None, None]).float()
         elif spec.name == "label":
             classes = shape[-3]
             index = torch.randint(0, classes, (*shape[:-3], *shape[-2:]), generator=generator)

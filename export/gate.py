@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 from ..engine.bundle.manifest import BundleManifest
 from ..engine.errors import InvalidInputError
 from ..engine.sampling.types import RunComponent
-from ..train.config import SystemConfig
+from ..train.config import AnySystem
 from .cases import Cases, random_cases, real_cases
 from .components import Component
 from .divergence import first_divergent_layer
+from .mask_first_cases import mask_first_cases
 from .parity import (
     DICE_LIMIT,
     RMS_LIMIT,
     Figure,
     ParityReport,
+    VolumeFigure,
     check_component,
+    compare_maps,
     compare_volumes,
     sample_volume,
 )
@@ -35,9 +38,9 @@ SEED = 20260101
 class GateInputs:
     """What the gate compares on beside fresh random inputs."""
 
-    config: SystemConfig
+    config: AnySystem
     manifest: BundleManifest  # of the bundle to be
-    real_latents: NDArray[np.float32] | None  # (1, D, c, h, w)
+    real_latents: NDArray[np.float32] | None  # of one case, from `plausibility.gate_latents`
 
 
 def run_gate(
@@ -53,15 +56,13 @@ def run_gate(
     `engine` computes the volume's components: the backend of the bundle to be; None takes `models` as they are.
     """
     config, manifest, depth = inputs.config, inputs.manifest, inputs.config.grid.shape[2]
-    reference, made = torch_runner(components).run, OnnxRunner(models).run
+    reference, made = torch_runner(components, manifest.form).run, OnnxRunner(models).run
     figures: list[Figure] = []
     divergences: dict[str, str] = {}
-    real: Mapping[str, Cases] = {}
-    if inputs.real_latents is not None:
-        real = real_cases(components, reference, manifest.schedule, inputs.real_latents)
+    meaningful = _meaningful_cases(components, reference, inputs)
     for name, component in components.items():
         progress(f"parity of {name}")
-        cases = random_cases(component, depth, config.schedule.steps) | real.get(name, {})
+        cases = random_cases(component, depth, config.schedule.steps) | meaningful.get(name, {})
         found = check_component(component, reference, made, cases, precision)
         figures += found
         bad = [figure for figure in found if figure.fault]
@@ -71,9 +72,31 @@ def run_gate(
     volume = None
     if not divergences:
         progress("parity of a whole volume")
-        expected, got = (sample_volume(run, manifest, SEED) for run in (reference, engine or made))
-        volume = compare_volumes(expected, got, manifest.labels, manifest.defaults.steps, precision)
+        made = engine or made
+        if manifest.form == "mask-first":
+            figures.append(compare_maps(reference, made, manifest, SEED, precision))
+        volume = _compared_volume(reference, made, manifest, precision)
     return ParityReport(precision, RMS_LIMIT[precision], DICE_LIMIT, tuple(figures), volume, divergences)
+
+
+def _meaningful_cases(
+    components: Mapping[str, Component], reference: RunComponent, inputs: GateInputs
+) -> Mapping[str, Cases]:
+    """Inputs that belong together, by component and name."""
+    manifest, real = inputs.manifest, inputs.real_latents
+    if manifest.form == "mask-first":
+        return mask_first_cases(reference, manifest, real)
+    return {} if real is None else real_cases(components, reference, manifest.schedule, real)
+
+
+def _compared_volume(
+    reference: RunComponent, made: RunComponent, manifest: BundleManifest, precision: Precision
+) -> VolumeFigure:
+    """A whole volume of both; in the mask-first form on the reference's mask, so that its image is compared alone."""
+    expected = sample_volume(reference, manifest, SEED)
+    given = expected.label if manifest.form == "mask-first" else None
+    got = sample_volume(made, manifest, SEED, label=given)
+    return compare_volumes(expected, got, manifest.labels, manifest.defaults.steps, precision)
 
 
 def require_passed(report: ParityReport) -> None:
@@ -89,6 +112,11 @@ def fault_table(report: ParityReport) -> str:
     lines = [
         f"  {figure.component}: {figure.output} ({figure.case}): {figure.fault}; largest {figure.max_relative:.2e}"
         for figure in report.components
+        if figure.fault
+    ]
+    lines += [
+        f"  {figure.component}: {figure.output} ({figure.case}), weights rounded to fp16: {figure.fault}"
+        for figure in report.rounding
         if figure.fault
     ]
     lines += [f"  {component}: first divergent layer {where}" for component, where in report.divergences.items()]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.bundle.manifest import INT16_SCALE, BundleManifest
-from ..engine.conditions.columns import blank, normalise
-from ..engine.run.requests import Requests
+from ..engine.conditions.columns import blank
+from ..engine.run.requests import Requests, sample_requests
+from ..engine.sampling.batch import Batch
 from ..engine.sampling.host import HostLoop
-from ..engine.sampling.types import Arrays, RunComponent, SampledModel, SampleRequest, SamplingOptions, Volume
+from ..engine.sampling.mask_first import MaskFirstModel
+from ..engine.sampling.model import model_of
+from ..engine.sampling.types import Arrays, RunComponent, SampleRequest, SamplingOptions, Volume
 from .components import Component
 from .rewrite.precision import Precision
 
@@ -42,7 +45,7 @@ class VolumeFigure:
 
     steps: int
     psnr_db: float | None  # of the images, peak = the written range; None: identical
-    dice: dict[str, float]  # a label; 1 where neither has it
+    dice: dict[str, float]  # of each label and the brain; 1 where neither has it
     fault: str | None
 
     @property
@@ -61,12 +64,13 @@ class ParityReport:
     components: tuple[Figure, ...]
     volume: VolumeFigure | None
     divergences: dict[str, str]  # failing component -> its first divergent layer
+    rounding: tuple[Figure, ...] = ()  # networks of rounded weights beside the trained ones, where fp16 is stored
 
     @property
     def passed(self) -> bool:
         """No figure carries a fault."""
         volume_fault = self.volume.fault if self.volume else None
-        return volume_fault is None and all(figure.fault is None for figure in self.components)
+        return volume_fault is None and all(figure.fault is None for figure in (*self.components, *self.rounding))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `parity.json`."""
@@ -115,31 +119,62 @@ def check_component(
     return figures
 
 
-def sample_volume(
-    run: RunComponent, manifest: BundleManifest, seed: int, options: SamplingOptions | None = None
-) -> Volume:
-    """Sample 0 of a run of this seed, as the engine makes it; `options` default to the bundle's own.
-
-    Its condition is drawn from the cohort, as `generate --count 1 --seed SEED` draws it.
-    """
+def sample_request(manifest: BundleManifest, seed: int) -> SampleRequest:
+    """Sample 0 of a run of this seed, its condition drawn from the cohort as `generate --count 1 --seed SEED` does."""
     columns = manifest.condition_columns
     task = Requests.of(blank([column.name for column in columns]), manifest, seed).task(0)
-    request = SampleRequest(0, 0, normalise(np.array([task.requested]), columns)[0])
-    loop = HostLoop(SampledModel.of(manifest), run, options or SamplingOptions.default(manifest.defaults, seed))
+    return sample_requests([task], columns)[0]
+
+
+def sample_volume(
+    run: RunComponent,
+    manifest: BundleManifest,
+    seed: int,
+    options: SamplingOptions | None = None,
+    label: NDArray[np.uint8] | None = None,
+) -> Volume:
+    """The volume of `sample_request`, as the engine makes it.
+
+    Args:
+        run: computes the components.
+        manifest: of the bundle.
+        seed: of the run.
+        options: default to the bundle's own.
+        label: (x, y, z) the mask of a mask-first model, where it is not to make its own.
+    """
+    request = replace(sample_request(manifest, seed), label=label)
+    loop = HostLoop(model_of(manifest), run, options or SamplingOptions.default(manifest.defaults, seed))
     return loop.start([request])()[0]
+
+
+def sample_maps(run: RunComponent, manifest: BundleManifest, seed: int) -> NDArray[np.float32]:
+    """Normalised distance maps (3, z, x, y) of `sample_request`, as the mask stage of the engine makes them."""
+    said = manifest.mask_first
+    assert said is not None
+    model, batch = MaskFirstModel.of(manifest, said), Batch([sample_request(manifest, seed)], 1, seed)
+    mean, std = (np.array(values)[:, None, None, None] for values in (said.mask_maps.mean, said.mask_maps.std))
+    return ((model.maps(run, batch, None)[0] - mean) / std).astype(np.float32)
+
+
+def compare_maps(
+    reference: RunComponent, made: RunComponent, manifest: BundleManifest, seed: int, precision: Precision
+) -> Figure:
+    """The distance maps of a whole mask stage: the engine makes the mask of them, by the same rule on either side."""
+    said = manifest.mask_first
+    assert said is not None
+    expected, got = sample_maps(reference, manifest, seed), sample_maps(made, manifest, seed)
+    case = f"maps after {said.mask_sampling.steps} steps"
+    return Figure("mask_denoiser", "prediction", case, *compare(expected, got, RMS_LIMIT[precision]))
 
 
 def compare_volumes(
     reference: Volume, made: Volume, labels: Sequence[str], steps: int, precision: Precision
 ) -> VolumeFigure:
-    """PSNR of the images and Dice of each label of two volumes."""
+    """PSNR of the images, and Dice of each label and of the brain (what is not 0) of two volumes."""
     error = float(np.mean((reference.image.astype(np.float64) - made.image) ** 2))
     psnr = None if error == 0 else float(10 * np.log10(INT16_SCALE**2 / error))
-    dice: dict[str, float] = {}
-    for index, name in enumerate(labels):
-        a, b = reference.label == index, made.label == index
-        both = int(a.sum()) + int(b.sum())
-        dice[name] = 1.0 if both == 0 else float(2 * (a & b).sum() / both)
+    dice = {name: _dice(reference.label == index, made.label == index) for index, name in enumerate(labels)}
+    dice["brain"] = _dice(np.any(reference.image != 0, axis=0), np.any(made.image != 0, axis=0))
     worst = min(dice, key=lambda name: dice[name])
     fault = made.fault if made.fault != reference.fault else None
     if fault is None and dice[worst] < DICE_LIMIT:
@@ -148,3 +183,8 @@ def compare_volumes(
     if fault is None and psnr is not None and psnr < limit:
         fault = f"PSNR {psnr:.1f} dB under {limit:g}"
     return VolumeFigure(steps, psnr, dice, fault)
+
+
+def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    both = int(a.sum()) + int(b.sum())
+    return 1.0 if both == 0 else float(2 * (a & b).sum() / both)

@@ -9,31 +9,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.sampling.decoding import decode_slices
+from ..engine.sampling.slabs import decode_slabs
 from ..engine.sampling.types import RunComponent
-from ..train.config import SystemConfig
-from .plausibility import cohort_latents
+from ..train.config import AnySystem, MaskFirstConfig
+from .plausibility import decodable_latents
 
 CASES = 2
 LEAST_CORRELATION = 0.5  # of a modality within the brain, over a case
 CACHE = "cache"  # where `train` keeps the prepared cases unless told otherwise
 
 
-def reconstruction_faults(checkpoint: Path, config: SystemConfig, run: RunComponent) -> list[str]:
+def reconstruction_faults(checkpoint: Path, config: AnySystem, run: RunComponent) -> list[str]:
     """Training cases whose decoded latents are unlike them, a line each.
 
     Empty where they are like them, and where the directory has no latents or no prepared cases any more.
     """
-    latents = cohort_latents(checkpoint, config, CASES)
+    latents = decodable_latents(checkpoint, config, CASES)
     key = checkpoint / "latents" / "key.json"
     if latents is None or not key.is_file():
         return []
     faults = []
-    for slices, name in zip(latents, json.loads(key.read_text("utf-8"))["cases"], strict=False):
+    for latent, name in zip(latents, json.loads(key.read_text("utf-8"))["cases"], strict=False):
         stored = checkpoint / CACHE / name
         if not stored.is_file():
             continue
         images = np.load(stored, mmap_mode="r")[:, : len(config.modalities)]
-        made = decode_slices(run, slices, refined=False).coarse
+        made = decoded(latent, config, run)
         for number, modality in enumerate(config.modalities):
             found = correlation(made[:, number], images[:, number])
             if found < LEAST_CORRELATION:
@@ -42,6 +43,14 @@ def reconstruction_faults(checkpoint: Path, config: SystemConfig, run: RunCompon
                     f"{found:.2f}, must by {LEAST_CORRELATION:g} at least: the autoencoder is not trained enough"
                 )
     return faults
+
+
+def decoded(latent: NDArray[np.float32], config: AnySystem, run: RunComponent) -> NDArray[np.float32]:
+    """The image (D, M, X, Y) of one case's latent from `decodable_latents`."""
+    if isinstance(config, MaskFirstConfig):
+        features = run("aggregator", {"latent": latent[None]})["features"][0]
+        return decode_slabs(run, features, len(config.modalities))[0]
+    return decode_slices(run, latent, refined=False).coarse
 
 
 def correlation(made: NDArray[np.floating], stored: NDArray[np.uint8]) -> float:

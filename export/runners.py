@@ -10,15 +10,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from ..engine.bundle.manifest import Form
 from ..train.torch_components import TorchComponents
 from .components import Component
 
 Arrays = dict[str, NDArray[Any]]
 
 
-def torch_runner(components: Mapping[str, Component]) -> TorchComponents:
+def torch_runner(components: Mapping[str, Component], form: Form = "slices") -> TorchComponents:
     """The fp32 networks themselves."""
-    return TorchComponents({name: component.module for name, component in components.items()})
+    return TorchComponents({name: component.module for name, component in components.items()}, form=form)
 
 
 class OnnxRunner:

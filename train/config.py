@@ -188,6 +188,15 @@ class CropConfig:
 
 
 @dataclass(frozen=True)
+class AugmentationConfig:
+    """Varied copies of the real scans, made when the cohort is prepared."""
+
+    copies: int  # of each real scan; 0 for none
+    carve: float  # chance that a copy has the lesion of another real scan
+    rescan: float  # chance that a copy is scanned anew: contrast curve, blur along z, bias field, noise
+
+
+@dataclass(frozen=True)
 class MaskFirstConfig:
     """A system that makes the mask first, then the image, on latents of a depth-compressing autoencoder."""
 
@@ -195,6 +204,7 @@ class MaskFirstConfig:
     grid: Grid
     modalities: tuple[str, ...]
     tissues: tuple[str, ...]
+    augmentation: AugmentationConfig
     autoencoder: SlabAutoencoderConfig
     crops: CropConfig
     mask_grid: tuple[int, int, int]  # x, y, z of the distance maps
@@ -217,6 +227,12 @@ class MaskFirstConfig:
         """Shape (C, S, h, w) of Z."""
         x, y, z = self.grid.shape
         return self.autoencoder.latent_channels, z // self.autoencoder.slices, x // 8, y // 8
+
+    @property
+    def features_shape(self) -> tuple[int, int, int]:
+        """Shape (F, X/4, Y/4) of what encoder, aggregator and decoder exchange of a slab."""
+        x, y, _ = self.grid.shape
+        return self.autoencoder.widths[1] + self.autoencoder.latent_channels // 4, x // 4, y // 4
 
     @property
     def maps_shape(self) -> tuple[int, int, int, int]:
@@ -306,10 +322,12 @@ def config_to_json(config: AnySystem) -> dict[str, object]:
 def config_from_json(data: object, where: str) -> AnySystem:
     """A configuration as a checkpoint stores it; raises InvalidInputError like `parse_config`.
 
-    Checkpoints from before networks had a form are of the light one; those from before shells or distillation have
-    none.
+    Checkpoints from before networks had a form are of the light one; those from before shells, distillation or
+    augmentation have none.
     """
-    if isinstance(data, dict) and "mask_denoiser" not in data:
+    if isinstance(data, dict) and "mask_denoiser" in data:
+        return _decoded({"augmentation": {"copies": 0, "carve": 0.0, "rescan": 0.0}, **data}, where)
+    if isinstance(data, dict):
         found: dict[str, Any] = data
         added: dict[str, dict[str, object]] = {"vae": {"form": "light"}, "denoiser": {"form": "light", "shells": []}}
         old = {k: {**new, **found[k]} for k, new in added.items() if isinstance(found.get(k), dict)}

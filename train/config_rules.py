@@ -86,6 +86,9 @@ def mask_first_faults(config: MaskFirstConfig) -> Iterator[str]:
 def _mask_first_ranged(config: MaskFirstConfig) -> Iterator[tuple[str, float, Range]]:
     autoencoder, crops = config.autoencoder, config.crops
     yield from _common_ranged(config)
+    yield "augmentation.copies", config.augmentation.copies, Range(0, 1000)
+    yield "augmentation.carve", config.augmentation.carve, SHARE
+    yield "augmentation.rescan", config.augmentation.rescan, SHARE
     yield "autoencoder.slices", autoencoder.slices, Range(1, 64)
     yield "autoencoder.latent_channels", autoencoder.latent_channels, CHANNELS
     yield from _each("autoencoder.widths", autoencoder.widths, CHANNELS)

@@ -38,8 +38,9 @@ def refuse_another_cohort(directory: Path, digest: str | None) -> None:
         kept = read_json(path).get("cohort") if path.is_file() else None
         if kept is not None and kept != digest:
             raise InvalidInputError(
-                f"{directory}: stage {stage} was trained on another cohort (cases were added or left out, or images or "
-                "masks were changed); give the same --data and --held-out, or a new --out"
+                f"{directory}: stage {stage} was trained on another cohort (cases were added or left out, images or "
+                "masks were changed, or the preset's augmentation); give the same --data, --held-out and "
+                "--add-phantoms, or a new --out"
             )
 
 
@@ -53,18 +54,20 @@ def refuse_other_networks(directory: Path, config: AnySystem) -> None:
     """
     if not (directory / SYSTEM_NAME).is_file() or not any((directory / s / "state.json").is_file() for s in STAGES):
         return
-    kept = load_system(directory)
+    require_same_networks(directory, load_system(directory), config, "give the same --preset, or a new --out")
+
+
+def require_same_networks(directory: Path, kept: AnySystem, config: AnySystem, way_on: str) -> None:
+    """Check that a configuration's networks are those of a training directory (`kept`).
+
+    Raises:
+        InvalidInputError: naming the first part that differs, and the way on.
+    """
     if type(kept) is not type(config):
-        raise InvalidInputError(
-            f"{directory}: was trained with a preset of another form ({kept.preset}); "
-            "give the same --preset, or a new --out"
-        )
+        raise InvalidInputError(f"{directory}: was trained with a preset of another form ({kept.preset}); {way_on}")
     for name in FIXED:
         if hasattr(config, name) and getattr(kept, name) != getattr(config, name):
-            raise InvalidInputError(
-                f"{directory}: was trained with another {name} (preset {kept.preset}); "
-                "give the same --preset, or a new --out"
-            )
+            raise InvalidInputError(f"{directory}: was trained with another {name} (preset {kept.preset}); {way_on}")
 
 
 def require_same_inputs(directory: Path, stage: str, record: StageRecord, origin: Origin) -> None:

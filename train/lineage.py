@@ -8,7 +8,7 @@ that it was made from still have the weights that it saw.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..engine.decode import decode
 from ..engine.errors import InvalidInputError
 from ..engine.files import sha256_file
 from .checkpoint import STAGES, read_json, weights_path, write_json
-from .config import AnySystem
+from .config import AnySystem, MaskFirstConfig
 
 STATE_NAME = "state.json"
 UPSTREAM: Mapping[str, tuple[str, ...]] = {
@@ -40,12 +40,21 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {  # parts of the configuration that 
 
 
 @dataclass(frozen=True)
+class Start:
+    """The stage of another training directory whose weights a stage began with."""
+
+    weights: str  # sha256
+    cohort: str | None  # digest of what that stage was trained on
+
+
+@dataclass(frozen=True)
 class Origin:
     """What a stage is about to be made from."""
 
     upstream: dict[str, str] = field(default_factory=dict)  # stage -> sha256 of its weights
     settings: dict[str, Any] = field(default_factory=dict)  # key -> value, plain JSON
     inputs: dict[str, str | None] = field(default_factory=dict)  # option -> sha256 of what it reads beside the cohort
+    start: Start | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ class StageRecord:
     sound_step: int
     finished: bool
     weights: str | None  # sha256 of weights.safetensors once finished
+    start: Start | None  # None for one that began with random weights
 
 
 def read_record(directory: Path, stage: str) -> StageRecord | None:
@@ -90,7 +100,7 @@ def read_record(directory: Path, stage: str) -> StageRecord | None:
             f"{path}: was written by an earlier version, which did not record what the stage was made from; "
             "train in a new --out"
         )
-    return decode(StageRecord, {"inputs": {}, **data}, str(path))
+    return decode(StageRecord, {"start": None, "inputs": {}, **data}, str(path))
 
 
 def write_record(directory: Path, stage: str, record: StageRecord) -> None:
@@ -104,6 +114,7 @@ def new_record(origin: Origin, seed: int, cohort: str | None) -> StageRecord:
         step=0, seed=seed, cohort=cohort, upstream=origin.upstream, settings=origin.settings,
         inputs=origin.inputs, earlier_settings=(),
         code_version=version("sbldm-engine"), tensors=None, sound=None, sound_step=0, finished=False, weights=None,
+        start=origin.start,
     )  # fmt: skip
 
 
@@ -187,7 +198,22 @@ def lineage_faults(directory: Path, config: AnySystem) -> list[str]:
             faults.append(f"stage {stage}: has {record.step} of {config.stages[stage].steps} steps")
         elif (now := sha256_file(weights_path(directory, stage))) != record.weights:
             faults.append(f"stage {stage}: finished with weights {str(record.weights)[:12]}, here are {now[:12]}")
-    return faults
+    return faults + (list(_measured_faults(directory)) if isinstance(config, MaskFirstConfig) else [])
+
+
+def _measured_faults(directory: Path) -> Iterator[str]:
+    """What the normalisations beside the stages of a mask-first system were measured on, and is not there any more."""
+    encoder, mask = directory / "latents" / "key.json", read_record(directory, "mask")
+    weights = weights_path(directory, "autoencoder")
+    if encoder.is_file() and weights.is_file():
+        seen, now = str(read_json(encoder).get("encoder")), sha256_file(weights)
+        if seen != now:
+            yield f"latents: were made by stage autoencoder {seen[:12]}, which is now {now[:12]}"
+    maps = directory / "masks" / "key.json"
+    if maps.is_file() and mask is not None and "--masks" in mask.inputs:
+        seen, now = (str(value or "none")[:12] for value in (mask.inputs["--masks"], read_json(maps).get("extra")))
+        if seen != now:
+            yield f"masks: stage mask was trained on --masks {seen}, its maps are now those of {now}"
 
 
 def _finished_weights(directory: Path, config: AnySystem, stage: str, name: str) -> str:

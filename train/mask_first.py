@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..engine.conditions.columns import COLUMNS, ConditionColumn
@@ -20,15 +22,18 @@ from .checkpoint import load_weights, save_system
 from .condition_file import load_conditions, save_conditions
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
-from .mask_set import MapScale, MaskSet, MaskVolumes, make_mask_set, save_map_scale
+from .data.draws import chances
+from .held_out import CASES, HeldOutLoss, looked_at
+from .mask_set import LEAST_ML, MapScale, MaskSet, MaskVolumes, make_mask_set, measured_masks, save_map_scale
 from .networks.planar import ImageDenoiser, MaskDenoiser
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from .objectives.slab_autoencoder import CropSampler, SlabAutoencoderObjective, principal_blocks
 from .objectives.volumes import GuidedObjective, NoisyVolumes, VolumeObjective, Volumes
-from .stage import StageRun
+from .stage import HeldOut, StageRun, StepLoss
 from .trained import write_randomised
 from .trainer import Trainer
-from .volume_latents import ImageVolumes, encode_volumes, normalised_aggregator, save_normalisation
+from .volume_latents import ImageVolumes, encode_volumes, encoded_case, normalised_aggregator, save_normalisation
+from .volume_previews import VolumePreviews
 
 Progress = Callable[[int, int], None]
 
@@ -54,10 +59,10 @@ def make_image_denoiser(config: MaskFirstConfig) -> ImageDenoiser:
 
 @dataclass(frozen=True)
 class MaskFirstData:
-    """What a mask-first system trains on."""
+    """What a mask-first system trains on, and what it is looked at with."""
 
-    cohort: Cohort
-    sources: NDArray[np.float32]  # (cases,): 1 a real scan, 0 a phantom
+    cohort: Cohort  # varied copies and phantoms included
+    held_out: Cohort  # may be empty
     extra_masks: Path | None  # .npz of masks without images, for the mask stage alone
 
 
@@ -72,9 +77,11 @@ class MaskFirstTrainer(Trainer):
         progress: Progress,
         *,
         keep_stale: bool = False,
+        start_from: Path | None = None,
     ) -> None:
-        super().__init__(config, data.cohort, run, keep_stale=keep_stale)
+        super().__init__(config, data.cohort, run, keep_stale=keep_stale, start_from=start_from)
         self.config, self.data, self.progress = config, data, progress
+        self.held_out = looked_at(data.held_out)
 
     def stages(self) -> Mapping[str, Callable[[], None]]:
         """What trains each stage."""
@@ -85,64 +92,126 @@ class MaskFirstTrainer(Trainer):
             "distill": self._distill,
         }
 
+    @cached_property
+    def previews(self) -> VolumePreviews:
+        """Draws the first held-out case, or the first training case where none is held out."""
+        shown = self.held_out if len(self.held_out) else self.cohort
+        return VolumePreviews(self.config, shown, self.schedule, self.run.seed, self.run.fabric.autocast)
+
     def inputs(self, stage: str) -> Mapping[str, str | None]:
         """The masks of the mask stage."""
         extra = self.data.extra_masks
         return {"--masks": None if extra is None else sha256_file(extra)} if stage == "mask" else {}
 
     def _autoencoder(self) -> None:
-        config, stage = self.config, self.config.stages["autoencoder"]
-        sampler = CropSampler(self.cohort, balanced(self.data.sources), config.crops)
+        config, slices = self.config, self.config.autoencoder.slices
+        size = config.stages["autoencoder"].batch_size
+        sampler = CropSampler(self.cohort, chances(self.cohort), config.crops)
         autoencoder = make_slab_autoencoder(config)
         if not (self.directory / "autoencoder" / "state.json").is_file():
-            shape = config.autoencoder
-            autoencoder.start_from(*principal_blocks(sampler, shape.slices, shape.latent_channels))
-        objective = SlabAutoencoderObjective(sampler, config.autoencoder.slices, stage.batch_size)
-        self._run("autoencoder", autoencoder, objective)
+            autoencoder.start_from(*principal_blocks(sampler, slices, config.autoencoder.latent_channels))
+        objective = SlabAutoencoderObjective(sampler, slices, size)
+        unseen = None
+        if len(self.held_out):
+            as_they_are = replace(config.crops, contrast_share=0.0, jitter=0.0)
+            crops = CropSampler(self.held_out, chances(self.held_out), as_they_are)
+            unseen = SlabAutoencoderObjective(crops, slices, size, objective.weights)
+        self._run(
+            "autoencoder",
+            autoencoder,
+            objective,
+            lambda trained: self.previews.reconstruction(cast(SlabAutoencoder, trained)),
+            held_out=self._held_out("autoencoder", unseen),
+        )
 
     def _mask(self) -> None:
         masks = self._masks()
         columns, _ = load_conditions(self.directory)
-        volumes = self._noisy(MaskVolumes(masks, columns, self.config.grid.fov_mm))
-        stage = self.config.stages["mask"]
-        denoiser = make_mask_denoiser(self.config, columns)
-        self._run("mask", denoiser, VolumeObjective(volumes, stage.batch_size))
+        size, fov_mm = self.config.stages["mask"].batch_size, self.config.grid.fov_mm
+        unseen = None
+        if (self.held_out.conditions[:, COLUMNS.index("volume_ml")] >= LEAST_ML).any():
+            others = MaskSet(*measured_masks(self.held_out, None, self.config, lambda *_: None), masks.scale)
+            unseen = VolumeObjective(self._noisy(MaskVolumes(others, columns, fov_mm), dropout=0.0), size)
+        self._run(
+            "mask",
+            make_mask_denoiser(self.config, columns),
+            VolumeObjective(self._noisy(MaskVolumes(masks, columns, fov_mm)), size),
+            lambda denoiser: self.previews.mask(denoiser, columns, masks.scale),
+            held_out=self._held_out("mask", unseen),
+        )
 
     def _denoiser(self) -> None:
-        stage = self.config.stages["denoiser"]
-        images, weights = self._images()
-        objective = VolumeObjective(self._noisy(images), stage.batch_size, weights)
-        self._run("denoiser", make_image_denoiser(self.config), objective)
+        size, images = self.config.stages["denoiser"].batch_size, self._images()
+        weights = channel_weights(images.autoencoder, images.aggregator)
+
+        def objective(volumes: NoisyVolumes) -> StepLoss:
+            return VolumeObjective(volumes, size, weights)
+
+        self._image_stage("denoiser", make_image_denoiser(self.config), images, objective)
 
     def _distill(self) -> None:
         if self.config.distillation is None:
             raise InvalidInputError(f"preset {self.config.preset}: has no distillation")
-        stage, guidance = self.config.stages["distill"], self.config.distillation.guidance
+        size, guidance = self.config.stages["distill"].batch_size, self.config.distillation.guidance
         teacher = make_image_denoiser(self.config)
         load_weights(teacher, self.directory, "denoiser")
         student = copy.deepcopy(teacher)
         teacher = teacher.eval().requires_grad_(False).to(self.run.fabric.device)
-        volumes = self._noisy(self._images()[0])
-        objective = GuidedObjective(volumes, stage.batch_size, teacher, guidance, self.run.fabric.autocast)
-        self._run("distill", student, objective)
 
-    def _noisy(self, volumes: Volumes) -> NoisyVolumes:
-        return NoisyVolumes(volumes, self.schedule, self.config.condition_dropout)
+        def objective(volumes: NoisyVolumes) -> StepLoss:
+            return GuidedObjective(volumes, size, teacher, guidance, self.run.fabric.autocast)
+
+        self._image_stage("distill", student, self._images(), objective)
+
+    def _image_stage(
+        self, stage: str, denoiser: nn.Module, images: _Images, objective: Callable[[NoisyVolumes], StepLoss]
+    ) -> None:
+        unseen = None if images.held_out is None else objective(self._noisy(images.held_out, dropout=0.0))
+        self._run(
+            stage,
+            denoiser,
+            objective(self._noisy(images.training)),
+            lambda trained: self.previews.sample(trained, images.autoencoder, images.aggregator),
+            held_out=self._held_out(stage, unseen),
+        )
+
+    def _held_out(self, stage: str, objective: StepLoss | None) -> HeldOut | None:
+        if objective is None:
+            return None
+        batches = math.ceil(CASES / self.config.stages[stage].batch_size)
+        return HeldOutLoss(stage, objective, batches, self.run.fabric.autocast)
+
+    def _noisy(self, volumes: Volumes, dropout: float | None = None) -> NoisyVolumes:
+        return NoisyVolumes(volumes, self.schedule, self.config.condition_dropout if dropout is None else dropout)
 
     def _masks(self) -> MaskSet:
         with self.run.fabric.rank_zero_first():
             return make_mask_set(self.cohort, self.data.extra_masks, self.config, self.directory, self.progress)
 
-    def _images(self) -> tuple[ImageVolumes, Tensor]:
-        """The encoded cases, and how much each latent channel shows in the image."""
-        autoencoder = make_slab_autoencoder(self.config)
+    def _images(self) -> _Images:
+        config = self.config
+        autoencoder = make_slab_autoencoder(config)
         load_weights(autoencoder, self.directory, "autoencoder")
         autoencoder = autoencoder.eval().requires_grad_(False).to(self.run.fabric.device)
         with self.run.fabric.rank_zero_first():
-            store = encode_volumes(autoencoder, self.cohort, self.config, self.directory, self.progress)
-        aggregator = normalised_aggregator(autoencoder, self.config, self.directory)
-        images = ImageVolumes(self.cohort, store, aggregator, self.data.sources)
-        return images, channel_weights(autoencoder, aggregator)
+            latents = encode_volumes(autoencoder, self.cohort, config, self.directory, self.progress)
+        aggregator = normalised_aggregator(autoencoder, config, self.directory)
+        unseen = None
+        if len(self.held_out):
+            stored, slices = map(self.held_out.slices, range(len(self.held_out))), config.autoencoder.slices
+            others = [encoded_case(autoencoder, case, slices) for case in stored]
+            unseen = ImageVolumes(self.held_out, np.stack(others).astype(np.float16), aggregator)
+        return _Images(autoencoder, aggregator, ImageVolumes(self.cohort, latents, aggregator), unseen)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What the stages on encoded cases are made of."""
+
+    autoencoder: SlabAutoencoder
+    aggregator: NormalisedAggregator
+    training: ImageVolumes
+    held_out: ImageVolumes | None
 
 
 @torch.no_grad()
@@ -150,14 +219,6 @@ def channel_weights(autoencoder: SlabAutoencoder, aggregator: NormalisedAggregat
     """(C,) of mean 1: the amplitude that a unit of each normalised channel has in the image by the linear shortcut."""
     amplitude = autoencoder.decoder.expand.weight.flatten(1).square().sum(dim=0).sqrt() * aggregator.scale.flatten()  # pyright: ignore[reportCallIssue]
     return amplitude / amplitude.mean()
-
-
-def balanced(sources: NDArray[np.float32]) -> list[float]:
-    """Chances of the cases: real scans and phantoms take half of the draws each where both are there."""
-    real = float(sources.sum())
-    if real in (0.0, float(len(sources))):
-        return [1.0] * len(sources)
-    return np.where(sources > 0, 0.5 / real, 0.5 / (len(sources) - real)).tolist()
 
 
 def load_mask_first(directory: Path, config: MaskFirstConfig) -> dict[str, nn.Module]:

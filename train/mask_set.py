@@ -20,6 +20,7 @@ from ..engine.output.measure import measure_tumour
 from .checkpoint import read_json, write_json
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
+from .data.draws import ORIGINAL_WEIGHT, case_weight
 from .data.mask_maps import MapVariation, distance_maps, varied_maps
 
 FOLDER = "masks"
@@ -37,10 +38,11 @@ class MapScale:
 
 @dataclass(frozen=True)
 class MaskSet:
-    """Maps (masks, 3, z, x, y) float16 in mm, and the conditions (masks, 12) of the masks in their units."""
+    """Maps (masks, 3, z, x, y) float16 in mm, conditions (masks, 12) in their units, and how often each is drawn."""
 
     maps: NDArray[np.float16]
     conditions: NDArray[np.float64]
+    weights: NDArray[np.float64]  # (masks,)
     scale: MapScale
 
 
@@ -76,21 +78,22 @@ def make_mask_set(
     folder = directory / FOLDER
     folder.mkdir(exist_ok=True)
     key = {
-        "cases": [e.path.name for e in cohort.entries],
+        "cases": [[entry.path.name, case_weight(entry)] for entry in cohort.entries],
         "extra": sha256_file(extra) if extra is not None else None,
     }
     stamp = folder / "key.json"
     if not (stamp.is_file() and json.loads(stamp.read_text()) == key):
         stamp.unlink(missing_ok=True)
-        maps, conditions = _measured(cohort, extra, config, progress)
+        maps, conditions, weights = measured_masks(cohort, extra, config, progress)
         np.save(folder / "maps.npy", maps)
         np.save(folder / "conditions.npy", conditions)
+        np.save(folder / "weights.npy", weights)
         values = maps.astype(np.float64).transpose(1, 0, 2, 3, 4).reshape(3, -1)
         deviation = np.maximum(values.std(axis=1), LEAST_DEVIATION_MM)
         save_map_scale(directory, MapScale(tuple(values.mean(axis=1).tolist()), tuple(deviation.tolist())))
         write_json(stamp, key)
-    maps = np.load(folder / "maps.npy", mmap_mode="r")
-    return MaskSet(maps, np.load(folder / "conditions.npy"), load_map_scale(directory))
+    maps, scale = np.load(folder / "maps.npy", mmap_mode="r"), load_map_scale(directory)
+    return MaskSet(maps, np.load(folder / "conditions.npy"), np.load(folder / "weights.npy"), scale)
 
 
 def save_map_scale(directory: Path, scale: MapScale) -> None:
@@ -109,13 +112,17 @@ def load_map_scale(directory: Path) -> MapScale:
     return decode(MapScale, read_json(path), str(path))
 
 
-def _measured(
+def measured_masks(
     cohort: Cohort, extra: Path | None, config: MaskFirstConfig, progress: Callable[[int, int], None]
-) -> tuple[NDArray[np.float16], NDArray[np.float64]]:
-    """Maps and conditions of all masks with a tumour."""
+) -> tuple[NDArray[np.float16], NDArray[np.float64], NDArray[np.float64]]:
+    """Maps, conditions and weights of all masks with a tumour.
+
+    Raises:
+        InvalidInputError: `extra` is wrong, or no mask holds a tumour of `LEAST_ML`.
+    """
     spacing = config.grid.spacing_mm
     more = [] if extra is None else list(read_extra_masks(extra, config))
-    maps, conditions = [], []
+    maps, conditions, weights = [], [], []
     for number in range(len(cohort) + len(more)):
         own = number < len(cohort)
         label = np.ascontiguousarray(cohort.label(number).transpose(1, 2, 0)) if own else more[number - len(cohort)]
@@ -123,10 +130,11 @@ def _measured(
         if measured.volume_ml >= LEAST_ML:
             maps.append(distance_maps(label, spacing, config.mask_grid).astype(np.float16))
             conditions.append(measured.vector(COLUMNS))
+            weights.append(case_weight(cohort.entries[number]) if own else ORIGINAL_WEIGHT)
         progress(number + 1, len(cohort) + len(more))
     if not maps:
         raise InvalidInputError(f"no mask holds a tumour of {LEAST_ML} ml; the mask stage needs tumours to learn from")
-    return np.stack(maps), np.stack(conditions)
+    return np.stack(maps), np.stack(conditions), np.array(weights)
 
 
 class MaskVolumes:
@@ -138,11 +146,12 @@ class MaskVolumes:
         self.masks, self.columns, self.fov_mm = masks, columns, fov_mm
         self.mean = np.array(masks.scale.mean, np.float32)[:, None, None, None]
         self.std = np.array(masks.scale.std, np.float32)[:, None, None, None]
+        self.chances = masks.weights / masks.weights.sum()
 
     def draw(self, size: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], tuple[Tensor, ...]]:
         """(N, 3, z, x, y), then conditions (N, 12)."""
         maps, rows = [], []
-        for picked in generator.integers(len(self.masks.maps), size=size):
+        for picked in generator.choice(len(self.chances), size=size, p=self.chances):
             found = self.masks.maps[picked].astype(np.float32), self.masks.conditions[picked]
             varied, row = varied_maps(*found, self.fov_mm, generator, MapVariation())
             maps.append(varied)

@@ -14,7 +14,8 @@ from ..engine.bundle.manifest import INT16_SCALE, NoiseSchedule
 from ..engine.output.preview import Rgb, Scan, cropped, panels
 from ..engine.sampling.decoding import DecodedSlices, assemble_volume, decode_slices, encode_slices
 from ..engine.sampling.host import HostLoop
-from ..engine.sampling.types import SampledModel, SampleRequest, SamplingOptions, Volume
+from ..engine.sampling.slices import SliceModel
+from ..engine.sampling.types import SampleRequest, SamplingOptions, Volume
 from ..kernels.assemble import one_hot_labels
 from .config import SystemConfig
 from .data.cohort import Cohort
@@ -59,8 +60,9 @@ class Previews:
     ) -> Picture:
         """A sample under the case's own condition (K,), normalised: 20 DDIM steps from noise of `seed`."""
         c, h, w = self.config.slice_shape
-        shape = latent_shape(self.config.aggregator, c, self.config.grid.shape[2], h, w)
-        model = SampledModel(schedule, shape, len(condition), self.config.classes, DARK, refined=False)
+        depth = self.config.grid.shape[2]
+        shape = latent_shape(self.config.aggregator, c, depth, h, w)
+        model = SliceModel(schedule, shape, len(condition), self.config.classes, DARK, False, depth)
         networks = self._networks(denoiser=denoiser, aggregator=aggregator.decode, decoder=decoder)
         options = SamplingOptions(min(STEPS, len(schedule.alphas_cumprod)), "ddim", 0.0, 1.0, seed, 1)
         (volume,) = HostLoop(model, networks.run, options).start([SampleRequest(0, 0, condition)])()

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from lightning.fabric import Fabric
 from rich.console import Console
 
 from ..engine.conditions.columns import COLUMNS, SHARE_COLUMNS, ConditionColumn
 from ..engine.errors import InvalidInputError, UsageError
+from ..engine.processor import available_threads, has_bf16
 from ..engine.scans.options import ReadOptions
 from .build import system_latent_shape
 from .checkpoint import read_json
 from .config import AnySystem, MaskFirstConfig
-from .data.cohort import Cohort, prepare_cohort
+from .data.cohort import Cohort, Progress, prepare_cohort
+from .data.copies import add_copies
 from .data.phantoms import add_phantoms, check_phantoms_fit
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
 from .latents import condition_names
-from .lock import RANKS, disk_errors, is_beside_others, writing_to
+from .lock import RANKS, disk_errors, is_beside_others, require_own, writing_to
 from .mask_first import MaskFirstData, MaskFirstTrainer
 from .stage import StageRun
 from .system import SystemTrainer, planned_stages
 from .trainer import Trainer
+from .warm_start import check_start
 
 PRECISIONS = ("bf16-mixed", "32-true", "16-mixed")
 FEW_CASES = 20
@@ -54,6 +58,7 @@ class TrainOptions:
     keep_stale: bool = False  # keep stages whose earlier stages have changed since
     masks: Path | None = None  # .npz of masks without images, for the mask stage
     add_phantoms: int = 0
+    start_from: Path | None = None  # training directory whose weights the stages begin with
 
 
 def with_steps(config: AnySystem, overrides: Sequence[str]) -> AnySystem:
@@ -77,6 +82,8 @@ def plan(config: AnySystem, stage: str) -> str:
     """The networks with their cost and the stages to run with their memory, as text; no data is touched."""
     columns = [ConditionColumn(name, False, 0.0, 1.0) for name in condition_names(config)]
     lines = [f"preset {config.preset}: grid {config.grid.shape}, Z {system_latent_shape(config)}"]
+    if isinstance(config, MaskFirstConfig) and config.augmentation.copies:
+        lines.append(f"  {config.augmentation.copies} varied copies of each real scan")
     for network in network_costs(config, columns):
         figures = f"{network.parameters / 1e6:8.2f} M parameters {network.gmac:9.2f} GMAC a {network.unit}"
         lines.append(f"  {network.name:<12} {figures}")
@@ -101,16 +108,12 @@ def progress(directory: Path, config: AnySystem) -> str:
     return ", ".join(found) or "nothing yet"
 
 
-def _trainer(
-    config: AnySystem, cohort: Cohort, options: TrainOptions, run: StageRun, encoding: Callable[[int, int], None]
-) -> Trainer:
+def _trainer(config: AnySystem, cases: Cases, options: TrainOptions, run: StageRun, encoding: Progress) -> Trainer:
+    keep, start = options.keep_stale, options.start_from
     if isinstance(config, MaskFirstConfig):
-        sources = np.array([source == "real" for source in cohort.sources], np.float32)
-        data = MaskFirstData(cohort, sources, options.masks)
-        return MaskFirstTrainer(config, data, run, encoding, keep_stale=options.keep_stale)
-    if options.masks is not None:
-        raise UsageError(f"--masks: preset {config.preset} has no mask stage")
-    return SystemTrainer(config, cohort, run, encoding, keep_stale=options.keep_stale)
+        data = MaskFirstData(cases.training, cases.held_out, options.masks)
+        return MaskFirstTrainer(config, data, run, encoding, keep_stale=keep, start_from=start)
+    return SystemTrainer(config, cases.training, run, encoding, keep_stale=keep, start_from=start)
 
 
 def _require_tissues(config: AnySystem, cohort: Cohort, data: Path) -> None:
@@ -135,48 +138,71 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
         planned_stages(config, name)
     if options.precision not in PRECISIONS:
         raise UsageError(f"--precision {options.precision}: allowed {', '.join(PRECISIONS)}")
+    require_own(options.out)
+    if options.masks is not None and not isinstance(config, MaskFirstConfig):
+        raise UsageError(f"--masks: preset {config.preset} has no mask stage")
     check_phantoms_fit(
         options.data, config.modalities, options.add_phantoms, options.read, one_tissue=config.classes == 2
     )
+    if options.start_from is not None:
+        check_start(options.start_from, options.out, config)
     with disk_errors(options.out):
-        cohort = _training_cases(config, options)
+        cases = _prepared(config, options)
     with writing_to(options.out):
-        _train(config, options, stages, cohort)
+        _train(config, options, stages, cases)
 
 
-def _training_cases(config: AnySystem, options: TrainOptions) -> Cohort:
+@dataclass(frozen=True)
+class Cases:
+    """The prepared cases of a training run."""
+
+    training: Cohort
+    held_out: Cohort
+
+
+def _prepared(config: AnySystem, options: TrainOptions) -> Cases:
     cohort = prepare_cohort(
         options.data, options.cache, config.grid,
         modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid, options=options.read,
     )  # fmt: skip
     read_as = f"{options.data}: {len(cohort)} cases, read as {cohort.convention}"
-    Console(stderr=True).print(read_as, highlight=False, markup=False)
+    console = Console(stderr=True)
+    console.print(read_as, highlight=False, markup=False)
     _require_tissues(config, cohort, options.data)
     kept = len(cohort) - options.held_out
     if kept < 1:
         raise InvalidInputError(
             f"{options.data}: {len(cohort)} cases leave none to train on after --held-out {options.held_out}"
         )
-    cases = cohort.subset(range(kept))
-    return add_phantoms(cases, options.cache, options.add_phantoms, options.seed, workers=options.workers)
+    training, seed, workers = cohort.subset(range(kept)), options.seed, options.workers
+    if isinstance(config, MaskFirstConfig):
+        told = _counted(console, "varied copies")
+        training = add_copies(training, options.cache, config.augmentation, seed, workers=workers, progress=told)
+    told = _counted(console, "phantoms")
+    training = add_phantoms(training, options.cache, options.add_phantoms, seed, workers=workers, progress=told)
+    return Cases(training, cohort.subset(range(kept, len(cohort))))
 
 
-def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], training: Cohort) -> None:
-    console, fabric = Console(stderr=True), launched(options)
+def _counted(console: Console, what: str) -> Progress:
+    def told(done: int, total: int) -> None:
+        if done % 50 == 0 or done == total:
+            console.print(f"{what} {done}/{total}", highlight=False)
+
+    return told
+
+
+def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], cases: Cases) -> None:
+    console, fabric, training = Console(stderr=True), launched(options), cases.training
 
     def report(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         console.print(f"{stage} {step}/{steps}  {shown}", highlight=False)
 
-    def encoding(done: int, total: int) -> None:
-        if done % 50 == 0 or done == total:
-            console.print(f"encoded {done}/{total} cases", highlight=False)
-
-    for warning in cohort_warnings(training, config):
+    for warning in cohort_warnings(training.originals, config):
         log.warning("%s: %s", options.data, warning)
-    half = isinstance(config, MaskFirstConfig) and _has_half_weights(fabric, options)
+    half = has_half_weights(config, fabric, options.precision)
     run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training), half_weights=half)
-    trainer = _trainer(config, training, options, run, encoding)
+    trainer = _trainer(config, cases, options, run, _counted(console, "encoded cases"))
     trainer.start()
     for name in options.restart:
         trainer.restart(name)
@@ -184,12 +210,14 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], tr
         trainer.train(stage)
 
 
-def _has_half_weights(fabric: Fabric, options: TrainOptions) -> bool:
-    return fabric.device.type == "cpu" and fabric.world_size == 1 and options.precision == "bf16-mixed"
+def has_half_weights(config: AnySystem, fabric: Fabric, precision: str) -> bool:
+    """Whether weights are bfloat16 with float32 masters: mask first, one process on a CPU that computes in bfloat16."""
+    alone_on_cpu = fabric.device.type == "cpu" and fabric.world_size == 1
+    return isinstance(config, MaskFirstConfig) and alone_on_cpu and precision == "bf16-mixed" and has_bf16()
 
 
 def launched(options: TrainOptions) -> Fabric:
-    """The devices, ready to train on.
+    """The devices, ready to train on; on a CPU no more threads than quotas and Slurm leave to this process.
 
     Raises:
         UsageError: Lightning cannot have them so; its reason, and the option. Or this is one of several processes that
@@ -198,6 +226,7 @@ def launched(options: TrainOptions) -> Fabric:
     try:
         fabric = Fabric(accelerator="auto", devices=options.devices, precision=options.precision)  # pyright: ignore[reportArgumentType]
         fabric.launch()
+        torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"--devices {options.devices}, --precision {options.precision}: {error}") from error
     if fabric.world_size == 1 and is_beside_others():

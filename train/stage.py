@@ -28,9 +28,11 @@ from .masters import MasterWeights
 
 StepLoss = Callable[[nn.Module, int, np.random.Generator], tuple[Tensor, Mapping[str, Tensor | float]]]
 Preview = Callable[[nn.Module], Picture]  # EMA -> what it makes
+HeldOut = Callable[[nn.Module], Mapping[str, float]]  # EMA -> its figures on held-out cases
 Finish = Callable[[nn.Module], Mapping[str, Tensor]]  # EMA -> the tensors of the finished stage
 Report = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, steps, metrics
 CLIP_NORM = 1.0
+HELD_OUT_CHECKS = 20  # a stage
 DECAY_SHARE = 0.3  # of the steps, at the end, over which the learning rate falls to zero
 
 
@@ -67,6 +69,11 @@ def preview_steps(steps: int) -> frozenset[int]:
     return frozenset(math.ceil(steps * quarter / 4) for quarter in (1, 2, 3, 4))
 
 
+def held_out_steps(steps: int) -> frozenset[int]:
+    """After how many steps a stage looks at held-out cases: `HELD_OUT_CHECKS` times, evenly, and at the end."""
+    return frozenset(math.ceil(steps * part / HELD_OUT_CHECKS) for part in range(1, HELD_OUT_CHECKS + 1))
+
+
 def train_stage(
     run: StageRun,
     stage: str,
@@ -75,6 +82,7 @@ def train_stage(
     config: StageConfig,
     preview: Preview | None = None,
     *,
+    held_out: HeldOut | None = None,
     origin: Origin | None = None,
     finish: Finish | None = None,
 ) -> nn.Module:
@@ -92,6 +100,7 @@ def train_stage(
         step_loss: (module, step, generator) -> loss and what to log.
         config: optimisation.
         preview: draws what the EMA does, at `preview_steps`; must leave its argument as it is.
+        held_out: what the EMA does on held-out cases, at `held_out_steps`; must leave its argument as it is.
         origin: what the stage is made from, for its record.
         finish: measures what belongs to the weights and gives the tensors to store; the EMA's own by default.
 
@@ -112,6 +121,7 @@ def train_stage(
         wrapped.mark_forward_method("loss")
     wrapped.train()
     shown = preview_steps(config.steps) if preview is not None and run.previews else frozenset[int]()
+    checked = held_out_steps(config.steps) if held_out is not None else frozenset[int]()
     writes, alone = run.fabric.is_global_zero, run.fabric.world_size == 1
     saved = time.monotonic()
     with open_logbook(run.directory, stage, start, writes) as book, held_interrupts(alone) as interrupted:
@@ -119,8 +129,9 @@ def train_stage(
             metrics = _train_step(state, step, wrapped, optimizer, step_loss, config, masters)
             _update_ema(ema, module, min(config.ema_decay, (step + 1) / (step + 10)))
             done = step + 1
-            if book is not None and (step % run.log_every == 0 or done == config.steps):
+            if book is not None and (step % run.log_every == 0 or done == config.steps or done in checked):
                 values = {name: float(value) for name, value in metrics.items()}
+                values |= held_out(ema) if held_out is not None and done in checked else {}
                 book.metrics(step, values)
                 run.report(stage, done, config.steps, values)
             due = done in shown or done == config.steps or time.monotonic() - saved > run.save_seconds

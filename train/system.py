@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import cast
 
 from torch import Tensor, nn
@@ -66,8 +67,9 @@ class SystemTrainer(Trainer):
         encoding: Callable[[int, int], None],
         *,
         keep_stale: bool = False,
+        start_from: Path | None = None,
     ) -> None:
-        super().__init__(config, cohort, run, keep_stale=keep_stale)
+        super().__init__(config, cohort, run, keep_stale=keep_stale, start_from=start_from)
         self.config, self.encoding = config, encoding
 
     @cached_property

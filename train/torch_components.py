@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..engine.bundle.manifest import COMPONENT_OUTPUTS
+from ..engine.bundle.manifest import COMPONENT_OUTPUTS, Form
 
 
 class TorchComponents:
@@ -20,6 +20,7 @@ class TorchComponents:
         modules: component -> what takes its inputs by name and returns its outputs in the manifest's order.
         device: that the modules are on.
         autocast: type of products and convolutions; None: float32.
+        form: of the system that the modules belong to.
     """
 
     def __init__(
@@ -27,8 +28,10 @@ class TorchComponents:
         modules: Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]],
         device: torch.device | str = "cpu",
         autocast: torch.dtype | None = None,
+        form: Form = "slices",
     ) -> None:
         self.modules, self.device, self.autocast = modules, torch.device(device), autocast
+        self.outputs = COMPONENT_OUTPUTS[form]
 
     def run(self, component: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Outputs of a component by name."""
@@ -37,4 +40,4 @@ class TorchComponents:
         with torch.inference_mode(), reduced:
             made = self.modules[component](**tensors)
         values = made if isinstance(made, tuple) else (made,)
-        return {n: v.float().cpu().numpy() for n, v in zip(COMPONENT_OUTPUTS[component], values, strict=True)}
+        return {n: v.float().cpu().numpy() for n, v in zip(self.outputs[component], values, strict=True)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,7 +21,10 @@ from .diffusion import make_schedule
 from .guards import refuse_another_cohort, refuse_other_networks, require_same_inputs, require_same_settings
 from .latents import condition_names
 from .lineage import STATE_NAME, Origin, origin_of, outdated_upstream, read_record
-from .stage import Finish, Preview, StageRun, StepLoss, train_stage
+from .stage import Finish, HeldOut, Preview, StageRun, StepLoss, train_stage
+from .warm_start import begin_with
+
+OWN_START = frozenset({"distill"})  # the student begins as this directory's own teacher
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +32,18 @@ log = logging.getLogger(__name__)
 class Trainer(ABC):
     """Trains the stages of one system into one directory, each from the last checkpoint on."""
 
-    def __init__(self, config: AnySystem, cohort: Cohort, run: StageRun, *, keep_stale: bool = False) -> None:
+    def __init__(
+        self,
+        config: AnySystem,
+        cohort: Cohort,
+        run: StageRun,
+        *,
+        keep_stale: bool = False,
+        start_from: Path | None = None,
+    ) -> None:
+        """`start_from` is a training directory whose weights the stages begin with that have no state yet."""
         self.system, self.cohort, self.run, self.keep_stale = config, cohort, run, keep_stale
+        self.start_from = start_from
         self.directory = run.directory
         self.schedule = make_schedule(config.schedule)
 
@@ -56,7 +71,7 @@ class Trainer(ABC):
     def _describe(self) -> None:
         save_system(self.directory, self.system)
         names = condition_names(self.system)
-        rows = self.cohort.conditions[:, : len(names)]
+        rows = self.cohort.originals.conditions[:, : len(names)]
         save_conditions(self.directory, fit_columns(rows, names), fit(rows, names, self.system.grid.fov_mm))
 
     def restart(self, stage: str) -> None:
@@ -102,12 +117,17 @@ class Trainer(ABC):
         module: nn.Module,
         objective: StepLoss,
         preview: Preview | None = None,
+        *,
+        held_out: HeldOut | None = None,
         finish: Finish | None = None,
     ) -> None:
-        settings = self.system.stages[stage]
+        origin, settings = self._origin(stage), self.system.stages[stage]
+        if self.start_from is not None and stage not in OWN_START and read_record(self.directory, stage) is None:
+            origin = replace(origin, start=begin_with(module, self.start_from, stage))
+            log.info("stage %s: begins %s", stage, "anew" if origin.start is None else f"as in {self.start_from}")
         train_stage(
-            self.run, stage, module, objective, settings, preview, origin=self._origin(stage), finish=finish
-        )  # fmt: skip
+            self.run, stage, module, objective, settings, preview, held_out=held_out, origin=origin, finish=finish
+        )
 
     def _origin(self, stage: str) -> Origin:
         return origin_of(self.directory, self.system, stage, self.inputs(stage))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,36 +12,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..engine.files import sha256_file
-from ..engine.scans.prepare import to_unit
 from .checkpoint import read_tensors, weights_path, write_json, write_tensors
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
+from .data.draws import chances, real_cases
 from .latents import MIRRORS, new_array
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
-from .objectives.slab_autoencoder import to_slabs
+from .slab_volumes import encoded
 
 FOLDER = "latents"
 
 
-@dataclass(frozen=True)
-class VolumeStore:
-    """Latents (cases, 2, C, S, h, w) float16, memory-mapped: each case as it is and mirrored left-right."""
-
-    latents: NDArray[np.float16]
-
-    def __len__(self) -> int:
-        return len(self.latents)
+Latents = NDArray[np.float16]  # (cases, 2, C, S, h, w): each case as it is and mirrored left-right
 
 
-@torch.no_grad()
 def encode_volumes(
     autoencoder: SlabAutoencoder,
     cohort: Cohort,
     config: MaskFirstConfig,
     directory: Path,
     progress: Callable[[int, int], None],
-) -> VolumeStore:
-    """Encode every case and its mirror image, or reuse what the same autoencoder made of the same cohort."""
+) -> Latents:
+    """Latents of every case, memory-mapped: encoded, or what the same autoencoder made of the same cohort before."""
     folder = directory / FOLDER
     folder.mkdir(exist_ok=True)
     key = {
@@ -53,20 +44,20 @@ def encode_volumes(
     if not (array.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == key):
         stamp.unlink(missing_ok=True)
         store = new_array(array, (len(cohort), MIRRORS, *config.latent_shape))
-        device = next(autoencoder.parameters()).device
         for case in range(len(cohort)):
-            for mirror in range(MIRRORS):
-                image = to_unit(cohort.slices(case))
-                image = image[:, :, ::-1].copy() if mirror else image
-                slabs = to_slabs(torch.from_numpy(image)[None], config.autoencoder.slices).to(device)
-                with torch.autocast(device.type, torch.bfloat16):
-                    latent = autoencoder.encode(slabs)
-                store[case, mirror] = latent[0].float().cpu().numpy()
+            store[case] = encoded_case(autoencoder, cohort.slices(case), config.autoencoder.slices)
             progress(case + 1, len(cohort))
         store.flush()
         save_normalisation(directory, *_measured_normalisation(store))
         write_json(stamp, key)
-    return VolumeStore(np.load(array, mmap_mode="r"))
+    return np.load(array, mmap_mode="r")
+
+
+def encoded_case(autoencoder: SlabAutoencoder, stored: NDArray[np.uint8], slices: int) -> NDArray[np.float32]:
+    """Latents (2, C, S, h, w) of a stored case (z, M, x, y), as it is and mirrored left-right."""
+    with torch.autocast(next(autoencoder.parameters()).device.type, torch.bfloat16):
+        both = [encoded(autoencoder, image, slices).cpu().numpy() for image in (stored, stored[:, :, ::-1])]
+    return np.stack(both)
 
 
 def save_normalisation(directory: Path, mean: Tensor, scale: Tensor) -> None:
@@ -76,7 +67,7 @@ def save_normalisation(directory: Path, mean: Tensor, scale: Tensor) -> None:
     write_tensors(path, {"mean": mean, "scale": scale[:, None, None, None]})
 
 
-def _measured_normalisation(store: NDArray[np.float16]) -> tuple[Tensor, Tensor]:
+def _measured_normalisation(store: Latents) -> tuple[Tensor, Tensor]:
     """Mean training latent, and each channel's deviation around it."""
     mean = np.zeros(store.shape[2:], np.float64)
     for case in store:
@@ -90,7 +81,7 @@ def _measured_normalisation(store: NDArray[np.float16]) -> tuple[Tensor, Tensor]
 def normalised_aggregator(
     autoencoder: SlabAutoencoder, config: MaskFirstConfig, directory: Path
 ) -> NormalisedAggregator:
-    """The aggregator with the normalisation of a training directory.
+    """The aggregator, where it is, with the normalisation of a training directory.
 
     Raises:
         InvalidInputError: the cohort was not encoded yet.
@@ -99,23 +90,23 @@ def normalised_aggregator(
     found = read_tensors(directory / FOLDER / "normalisation.safetensors")
     normalised.mean.copy_(found["mean"])
     normalised.scale.copy_(found["scale"])
-    return normalised
+    return normalised.to(next(autoencoder.parameters()).device)
 
 
 class ImageVolumes:
     """Normalised latents of random cases with their tissues and sources."""
 
-    def __init__(
-        self, cohort: Cohort, store: VolumeStore, aggregator: NormalisedAggregator, sources: NDArray[np.float32]
-    ) -> None:
-        self.cohort, self.store, self.sources = cohort, store, sources
+    def __init__(self, cohort: Cohort, latents: Latents, aggregator: NormalisedAggregator) -> None:
+        self.cohort, self.latents = cohort, latents
+        self.chances, self.sources = chances(cohort), real_cases(cohort).astype(np.float32)
         self.mean, self.scale = aggregator.mean.cpu().numpy(), aggregator.scale.cpu().numpy()
 
     def draw(self, size: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], tuple[Tensor, ...]]:
         """(N, C, S, h, w), then tissues (N, 3, z, x, y) and sources (N,)."""
-        cases, mirrors = generator.integers(len(self.store), size=size), generator.integers(MIRRORS, size=size)
+        cases = generator.choice(len(self.chances), size=size, p=self.chances)
+        mirrors = generator.integers(MIRRORS, size=size)
         pairs = list(zip(cases.tolist(), mirrors.tolist(), strict=True))
-        clean = np.stack([self.store.latents[c, m].astype(np.float32) for c, m in pairs])
+        clean = np.stack([self.latents[c, m].astype(np.float32) for c, m in pairs])
         labels = [self.cohort.label(c)[:, ::-1] if m else self.cohort.label(c) for c, m in pairs]
         tissues = torch.from_numpy(np.stack([tissue_planes(label) for label in labels]))
         normalised = ((clean - self.mean) / self.scale).astype(np.float32)

@@ -13,4 +13,4 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
 
     def __init__(self, bundle: Bundle, index: int, threads: int) -> None:
         super().__init__(bundle, f"cuda:{index}", threads)
-        self.loops = DeviceLoops(bundle, OnnxRuntimeNetworks(bundle, index))
+        self.loops = DeviceLoops.of(bundle, OnnxRuntimeNetworks(bundle, index))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ..errors import InvalidInputError
 from ..files import Folder, sha256_file
-from .manifest import MANIFEST_NAME, BundleManifest, FileRecord, parse_manifest
+from .manifest import MANIFEST_NAME, BundleManifest, FileRecord
 from .onnx_scan import check_onnx_file
+from .parse import parse_manifest
 
 MAX_MANIFEST_BYTES = 8 * 2**20
 MAX_BUNDLE_BYTES = 16 * 2**30

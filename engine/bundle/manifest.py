@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from ...kernels.assemble import INT16_SCALE as INT16_SCALE
 from ..conditions.columns import ConditionColumn
 from ..conditions.distribution import CohortDistribution
-from ..decode import decode
-from ..errors import InvalidInputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # 1 knew the form of slices alone
 MANIFEST_NAME = "bundle.json"
 MAX_VOXELS = 512**3
 SPACING_MM = (0.1, 20.0)  # of a voxel, smallest and largest
@@ -34,18 +33,32 @@ FILE_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 TISSUES = ("ncr", "ed", "et")  # labels 1, 2, 3 inside arrays
 BRATS_LABELS = (0, 1, 2, 4)  # what files in BraTS layout call them
-COMPONENT_OUTPUTS: Mapping[str, tuple[str, ...]] = {
-    "encoder": ("latent",),
-    "aggregator_encode": ("latent",),
-    "denoiser": ("prediction",),
-    "aggregator": ("slices",),
-    "decoder": ("image", "label_logits"),
-    "refiner": ("refined",),
-}
-"""Component -> names of its outputs, in their order."""
 
-COMPONENTS = tuple(COMPONENT_OUTPUTS)
-REQUIRED_COMPONENTS = frozenset({"encoder", "aggregator_encode", "denoiser", "aggregator", "decoder"})
+Form = Literal["slices", "mask-first"]
+"""What a model makes: image and mask of one latent, or the mask first and then an image on it."""
+
+COMPONENT_OUTPUTS: Mapping[Form, Mapping[str, tuple[str, ...]]] = {
+    "slices": {
+        "encoder": ("latent",),
+        "aggregator_encode": ("latent",),
+        "denoiser": ("prediction",),
+        "aggregator": ("slices",),
+        "decoder": ("image", "label_logits"),
+        "refiner": ("refined",),
+    },
+    "mask-first": {
+        "encoder": ("features",),
+        "aggregator_encode": ("latent",),
+        "mask_denoiser": ("prediction",),
+        "denoiser": ("prediction",),
+        "aggregator": ("features",),
+        "decoder": ("image", "brain"),
+    },
+}
+"""Form -> component -> names of its outputs, in their order."""
+
+COMPONENTS = ("encoder", "aggregator_encode", "mask_denoiser", "denoiser", "aggregator", "decoder", "refiner")
+OPTIONAL_COMPONENTS = frozenset({"refiner"})
 
 SamplerName = Literal["ddim", "dpmpp-2m"]
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
@@ -149,6 +162,25 @@ class SamplingDefaults:
 
 
 @dataclass(frozen=True)
+class MaskMaps:
+    """The distance maps that the mask denoiser works on, in the order whole tumour, core, necrosis."""
+
+    shape: tuple[int, int, int, int]  # (map, z, x, y)
+    mean: tuple[float, ...]  # mm, a number a map; a normalised map is (mm - mean) / std
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class MaskFirst:
+    """What a bundle of the mask-first form says beside what all bundles say."""
+
+    slab_slices: int  # neighbouring slices that the encoder and the decoder take as one slab
+    mask_maps: MaskMaps
+    mask_sampling: SamplingDefaults  # of the mask denoiser; the schedule is the bundle's
+    source: float  # what samples are drawn as: 1 real scans, 0 phantoms
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where the weights come from."""
 
@@ -164,6 +196,7 @@ class BundleManifest:
     """The content of `bundle.json`."""
 
     schema_version: int
+    form: Form
     id: str
     preset: str
     grid: Grid
@@ -173,6 +206,7 @@ class BundleManifest:
     latent: LatentSpec
     schedule: NoiseSchedule
     defaults: SamplingDefaults
+    mask_first: MaskFirst | None  # None in the form of slices
     condition_columns: tuple[ConditionColumn, ...]
     cohort: CohortDistribution
     components: dict[str, ComponentSpec]
@@ -183,72 +217,9 @@ class BundleManifest:
     intended_use: str
 
 
-def parse_manifest(raw: bytes, where: str) -> BundleManifest:
-    """Decode and check the bytes of a `bundle.json`; `where` names it in messages.
-
-    Raises:
-        InvalidInputError: not JSON, another schema version, or values that contradict each other.
-    """
-    try:
-        data = json.loads(raw)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InvalidInputError(f"{where}: not valid JSON ({error})") from error
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
-        raise InvalidInputError(
-            f"{where}: schema_version is {version!r}, this version reads {SCHEMA_VERSION}; export the bundle again"
-        )
-    manifest = decode(BundleManifest, data, where)
-    for problem in _contradictions(manifest):
-        raise InvalidInputError(f"{where}: {problem}")
-    return manifest
-
-
 def manifest_bytes(manifest: BundleManifest) -> bytes:
     """The bytes of `bundle.json`, stable for equal manifests."""
     return (json.dumps(asdict(manifest), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def _contradictions(m: BundleManifest) -> list[str]:
-    problems = _name_problems(m) + m.grid.problems()
-    size = 1
-    for n in m.latent.shape:
-        size *= n
-    if len(m.latent.shape) not in (3, 4) or min(m.latent.shape) < 1 or size > MAX_VOXELS:
-        problems.append(f"latent.shape {m.latent.shape}: 3 or 4 positive axes, at most {MAX_VOXELS} elements")
-    table = np.asarray(m.schedule.alphas_cumprod)
-    if table.size == 0 or not np.all((table >= 0) & (table <= 1)) or np.any(np.diff(table) > 0):
-        problems.append("schedule.alphas_cumprod: must be a falling table of values from 0 to 1")
-    if m.defaults.steps < 1 or m.defaults.steps > max(table.size, 1):
-        problems.append(f"defaults.steps {m.defaults.steps}: allowed 1..{table.size}")
-    missing = REQUIRED_COMPONENTS - m.components.keys()
-    unknown = m.components.keys() - set(COMPONENTS)
-    if missing or unknown:
-        problems.append(f"components: missing {sorted(missing)}, unknown {sorted(unknown)}")
-    problems += m.cohort.problems()
-    if tuple(column.name for column in m.condition_columns) != m.cohort.columns:
-        problems.append(f"condition_columns: must be the cohort's columns {', '.join(m.cohort.columns)}")
-    problems += [
-        f"components.{n}: file {c.file!r} is not in files" for n, c in m.components.items() if c.file not in m.files
-    ]
-    return problems
-
-
-def _name_problems(m: BundleManifest) -> list[str]:
-    problems: list[str] = []
-    for kind, names in (("modalities", m.modalities), ("labels", m.labels), ("components", tuple(m.components))):
-        problems += [f"{kind}: name {name!r} must match {NAME.pattern}" for name in names if not NAME.fullmatch(name)]
-        if len(set(names)) != len(names) or len(names) > MAX_NAMES:
-            problems.append(f"{kind}: must be at most {MAX_NAMES} different names")
-    if SEGMENTATION in m.modalities:
-        problems.append(f"modalities: {SEGMENTATION!r} is the name of the mask")
-    problems += [
-        f"files: name {name!r} must be parts of letters, digits, '.', '_' and '-' joined by '/'"
-        for name in m.files
-        if len(name) > MAX_FILE_NAME or not all(FILE_PART.fullmatch(part) for part in name.split("/"))
-    ]
-    problems += [f"files: {name!r} has {r.bytes} bytes" for name, r in m.files.items() if r.bytes < 0]
-    return problems
 
 
 def manifest_summary(manifest: BundleManifest) -> Mapping[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,28 +32,66 @@ class ConditionColumn:
     std: float
 
 
+class ConditionRows(Protocol):
+    """Requested tumours, one a row, in memory or in a file."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the values."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def at(self, row: int) -> tuple[str, NDArray[np.float64]]:
+        """Id ("" where none is given) and values (len(columns),) of a row; NaN where nothing is asked for."""
+        ...
+
+    def has_id(self, name: str) -> bool:
+        """Whether a row has this id."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """File name for messages."""
+        ...
+
+    def line(self, row: int) -> int:
+        """Line of a row in its file, from 1."""
+        ...
+
+
 @dataclass(frozen=True)
 class Conditions:
-    """Requested tumours, one a row; NaN where nothing is asked for."""
+    """Requested tumours in memory; NaN where nothing is asked for."""
 
     columns: tuple[str, ...]
-    ids: tuple[str, ...]  # "" where the file gives none
+    ids: Sequence[str]  # "" where the file gives none
     values: NDArray[np.float64]  # (rows, len(columns))
-    lines: tuple[int, ...]  # line of each row in the file, from 1
+    lines: Sequence[int]  # line of each row in the file, from 1
     source: str  # file name for messages
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def given(self) -> str:
-        """How many rows give each column, for people."""
-        counts = (~np.isnan(self.values)).sum(axis=0).tolist()
-        told = [f"{name} {count}" for name, count in zip(self.columns, counts, strict=True) if count]
-        return ", ".join(told) or "nothing, every cell will be drawn"
+    def at(self, row: int) -> tuple[str, NDArray[np.float64]]:
+        """Id and values of a row."""
+        return self.ids[row], self.values[row]
+
+    def has_id(self, name: str) -> bool:
+        """Whether a row has this id."""
+        return name in self._ids
+
+    def line(self, row: int) -> int:
+        """Line of a row in its file, from 1."""
+        return self.lines[row]
 
     def place(self, row: int) -> str:
         """`file:line` of a row, for messages."""
         return f"{self.source}:{self.lines[row]}"
+
+    @cached_property
+    def _ids(self) -> frozenset[str]:
+        return frozenset(self.ids)
 
 
 def blank(columns: Sequence[str], rows: int = 1) -> Conditions:
@@ -60,25 +100,27 @@ def blank(columns: Sequence[str], rows: int = 1) -> Conditions:
     return Conditions(tuple(columns), ("",) * rows, empty, tuple(range(1, rows + 1)), "no conditions")
 
 
-def row_of_sample(conditions: Conditions, sample: int) -> int:
-    """The row that sample number `sample` takes: rows are reused in order."""
-    return sample % len(conditions)
-
-
-def id_of_sample(conditions: Conditions, sample: int, given: frozenset[str] | None = None) -> str:
-    """The id of sample number `sample`, the same whatever the count of the run.
+def request_of_sample(conditions: ConditionRows, sample: int) -> tuple[str, NDArray[np.float64]]:
+    """Id and values of sample number `sample`, the same whatever the count of the run; rows are reused in order.
 
     The first use of a row keeps the row's id, use n appends `-n`, a row without an id gives the sample's number. Where
     that is an id which the file itself gives to a row, underscores are appended until it is not; all ids of a run
-    therefore differ. `given` is `frozenset(conditions.ids)`, for callers that ask for many samples.
+    therefore differ.
     """
     uses, row = divmod(sample, len(conditions))
-    own = conditions.ids[row]
+    own, values = conditions.at(row)
+    return id_of_use(own, uses, sample, conditions.has_id), values
+
+
+def id_of_use(own: str, uses: int, sample: int, given: Callable[[str], bool]) -> str:
+    """The id of a sample whose row has the id `own` ("" for none) and was used `uses` times before.
+
+    `given`: whether a row has an id.
+    """
     if own and uses == 0:
         return own
     name = f"{own}-{uses + 1}" if own else str(sample)
-    taken = frozenset(conditions.ids) if given is None else given
-    while name in taken:
+    while given(name):
         name += "_"
     return name
 

@@ -121,14 +121,14 @@ class CohortDistribution:
         """
         distance, limit = np.zeros(len(rows)), np.full(len(rows), self.distance_limit)
         tail = max(float(chdtrc(self.basis.size, self.distance_limit**2)), 1 - PERCENTILE)
-        patterns, kinds = np.unique(np.isnan(rows), axis=0, return_inverse=True)
-        for kind in range(len(patterns)):
-            members = np.flatnonzero(kinds.ravel() == kind)
+        kinds = np.isnan(rows) @ (1 << np.arange(rows.shape[1]))
+        for kind in np.unique(kinds).tolist():
+            members = np.flatnonzero(kinds == kind)
             observed, values = self._linear(rows[members])
             if len(observed):
                 misfit = values - observed @ self._mean
                 inverse = np.linalg.inv(observed @ self._covariance @ observed.T)
-                distance[members] = np.sqrt(np.einsum("ni,ij,nj->n", misfit, inverse, misfit))
+                distance[members] = np.sqrt(np.einsum("ni,ni->n", misfit @ inverse, misfit))
                 if len(observed) < self.basis.size:
                     limit[members] = np.sqrt(chdtri(len(observed), tail))
         return distance, limit

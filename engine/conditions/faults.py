@@ -38,15 +38,19 @@ class Faults:
     def add(self, line: int, column: str, value: str, allowed: str) -> None:
         """A fault at a line (from 1): `file:line: column: value: what is allowed`."""
         self._count += 1
-        if len(self._told) == self.LIMIT and line >= self._told[-1][0]:
-            return
-        message = f"{self._source}:{line}: {shown(column)}: {shown(value)}: {allowed}"
-        bisect.insort(self._told, (line, self._count, message))
-        del self._told[self.LIMIT :]
+        if len(self._told) < self.LIMIT or line < self._told[-1][0]:
+            self._keep(line, f"{self._source}:{line}: {shown(column)}: {shown(value)}: {allowed}")
 
     def count(self, more: int) -> None:
         """Further faults of a kind of which LIMIT, at earlier lines, have been added."""
         self._count += max(0, more)
+
+    def absorb(self, other: Faults) -> None:
+        """All faults of a later part of the same file."""
+        for line, _, message in other._told:
+            self._count += 1
+            self._keep(line, message)
+        self._count += other._count - len(other._told)
 
     def raise_if_any(self) -> None:
         """Raise InvalidInputError with the faults, one a line, if there are any."""
@@ -56,3 +60,7 @@ class Faults:
         if self._count > len(lines):
             lines.append(f"{self._source}: {self._count} faults in all, the first {len(lines)} are shown")
         raise InvalidInputError("\n".join(lines))
+
+    def _keep(self, line: int, message: str) -> None:
+        bisect.insort(self._told, (line, self._count, message))
+        del self._told[self.LIMIT :]

@@ -106,8 +106,8 @@ def acceptable(values: Rows, columns: Sequence[str], field_of_view_mm: FieldOfVi
 
 def known_volume_ml(cells: dict[str, Rows]) -> Rows:
     """The volume that is given, or follows from surface and sphericity; else NaN."""
-    implied = sphere_volume_ml(cells["surface_cm2"] * cells["sphericity"])
-    return np.where(np.isnan(cells["volume_ml"]), implied, cells["volume_ml"])
+    volume, implied = cells["volume_ml"], cells["surface_cm2"] * cells["sphericity"]
+    return volume if np.isnan(implied).all() else np.where(np.isnan(volume), sphere_volume_ml(implied), volume)
 
 
 def box_share(cells: dict[str, Rows], but: str = "") -> Rows:
@@ -132,6 +132,8 @@ def _shower(values: Rows) -> Callable[[int], str]:
 
 def _surface_rules(cells: dict[str, Rows], field_of_view_mm: FieldOfView) -> Iterator[Violation]:
     volume, surface, sphericity = cells["volume_ml"], cells["surface_cm2"], cells["sphericity"]
+    if np.isnan(surface).all():
+        return
     expected = sphere_surface_cm2(volume) / surface
     lowest = expected * np.maximum(0, 1 / TOLERANCE - MESH_LOSS / np.cbrt(volume) ** 2)
     yield from _violation(
@@ -164,10 +166,12 @@ def _surface_rules(cells: dict[str, Rows], field_of_view_mm: FieldOfView) -> Ite
 
 
 def _box_rule(cells: dict[str, Rows], field_of_view_mm: FieldOfView) -> Iterator[Violation]:
+    boxed = ~(np.isnan(cells["w"]) & np.isnan(cells["h"]) & np.isnan(cells["d"]))
+    if not boxed.any():
+        return
     volume, view = known_volume_ml(cells), view_volume_ml(field_of_view_mm)
     box = box_share(cells) * view
     given = ~np.isnan(cells["volume_ml"])
-    boxed = ~(np.isnan(cells["w"]) & np.isnan(cells["h"]) & np.isnan(cells["d"]))
     too_large = boxed & (volume > box * TOLERANCE)
     yield from _violation(
         "volume_ml",
@@ -196,8 +200,10 @@ def _centre_rules(cells: dict[str, Rows], field_of_view_mm: FieldOfView) -> Iter
     volume = known_volume_ml(cells)
     share = np.where(np.isnan(volume), MIN_VOLUME_ML, volume) / view_volume_ml(field_of_view_mm)
     for axis, side in zip("xyz", "whd", strict=True):
-        half = share / box_share(cells, but=side) / 2
         centre = cells[axis]
+        if np.isnan(centre).all():
+            continue
+        half = share / box_share(cells, but=side) / 2
         distance = np.minimum(centre, 1 - centre)
         yield from _violation(
             axis,
@@ -215,6 +221,8 @@ def _share_rule(cells: dict[str, Rows]) -> Iterator[Violation]:
     if not names:
         return
     shares = np.stack([cells[name] for name in names], axis=1)
+    if np.isnan(shares).all():
+        return
     total = np.nansum(shares, axis=1)
     complete = ~np.any(np.isnan(shares), axis=1)
     bad = (total > 1 + SHARE_TOLERANCE) | (complete & (total < 1 - SHARE_TOLERANCE))

@@ -9,16 +9,21 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InvalidInputError
-from .columns import Conditions, blank
-from .csv import read_conditions
+from .columns import ConditionRows, Conditions, blank
+from .csv import RowWatch, read_conditions
 from .faults import Faults
 from .rules import violations
 
 ConditionsLike = str | os.PathLike[str] | Conditions | Sequence[Mapping[str, float]] | None
 
 
-def read_table(given: ConditionsLike, columns: Sequence[str], fov_mm: tuple[float, float, float]) -> Conditions:
+def read_table(
+    given: ConditionsLike, columns: Sequence[str], fov_mm: tuple[float, float, float], watch: RowWatch | None = None
+) -> ConditionRows:
     """The wanted tumours in the order of a model's columns, checked by the rules of the CSV; None asks for nothing.
+
+    Args:
+        watch: is shown the rows of a file.
 
     Raises:
         InvalidInputError: all its faults.
@@ -28,7 +33,7 @@ def read_table(given: ConditionsLike, columns: Sequence[str], fov_mm: tuple[floa
     if isinstance(given, Conditions):
         return given
     if isinstance(given, str | os.PathLike):
-        return read_conditions(Path(given), columns, fov_mm)
+        return read_conditions(Path(given), columns, fov_mm, watch)
     return _read_rows(given, tuple(columns), fov_mm)
 
 

@@ -17,6 +17,7 @@ _DEVIATIONS = float(ndtri(PERCENTILE))
 _RISES_WITH = dict(zip(SHARE_COLUMNS, ((1, -1), (-1, -1), (-1, 1)), strict=True))  # log(NCR / ED), log(ET / ED)
 
 Vector = NDArray[np.float64]
+Measured = tuple[Vector, Vector, NDArray[np.bool_]]
 
 
 def column_ranges(cohort: CohortDistribution) -> Vector:
@@ -40,29 +41,41 @@ def column_ranges(cohort: CohortDistribution) -> Vector:
     return ranges
 
 
-def unusual_rows(conditions: Conditions, cohort: CohortDistribution) -> list[str]:
-    """A message for each row unlike the cohort, at most MAX_WARNINGS and their number.
+class UnusualRows:
+    """Finds, while a table is read, the rows unlike the cohort.
 
     Such a row is farther from the cohort than its 99.9th percentile, or gives a cell outside of `column_ranges`.
     """
-    distance, limit = cohort.mahalanobis(conditions.values)
-    ranges = column_ranges(cohort)
-    low, high = ranges[:, 0] * (1 - ROUNDING), ranges[:, 1] * (1 + ROUNDING)
-    outside = (conditions.values < low) | (conditions.values > high)
-    rows = np.flatnonzero((distance > limit) | outside.any(axis=1)).tolist()
-    messages = []
-    for row in rows[:MAX_WARNINGS]:
-        far = distance[row] > limit[row]
-        told = [f"Mahalanobis distance {distance[row]:.1f}, 99.9th percentile {limit[row]:.1f}"] if far else []
-        told += _cells(conditions, row, outside[row], ranges)
-        where = "far from" if far else "outside of"
-        messages.append(
-            f"{conditions.place(row)}: {_named(conditions, row)}{where} the {cohort.cases} training cases: "
-            f"{'; '.join(told)}; the model may not follow it"
-        )
-    if len(rows) > MAX_WARNINGS:
-        messages.append(f"{conditions.source}: {len(rows)} rows far from the training cases in all")
-    return messages
+
+    def __init__(self, cohort: CohortDistribution) -> None:
+        self._cohort, self._ranges = cohort, column_ranges(cohort)
+        self._told: list[str] = []
+        self._count = 0
+
+    def measure(self, rows: Conditions) -> Measured:
+        """Distance of each row and its limit, (N,), and which cells are out of range, (N, K)."""
+        low, high = self._ranges[:, 0] * (1 - ROUNDING), self._ranges[:, 1] * (1 + ROUNDING)
+        return *self._cohort.mahalanobis(rows.values), (rows.values < low) | (rows.values > high)
+
+    def add(self, rows: Conditions, measured: Measured) -> None:
+        """Take what `measure` said of the next rows."""
+        distance, limit, outside = measured
+        unusual = np.flatnonzero((distance > limit) | outside.any(axis=1)).tolist()
+        self._count += len(unusual)
+        for row in unusual[: MAX_WARNINGS - len(self._told)]:
+            far = distance[row] > limit[row]
+            told = [f"Mahalanobis distance {distance[row]:.1f}, 99.9th percentile {limit[row]:.1f}"] if far else []
+            told += _cells(rows, row, outside[row], self._ranges)
+            where = "far from" if far else "outside of"
+            self._told.append(
+                f"{rows.place(row)}: {_named(rows, row)}{where} the {self._cohort.cases} training cases: "
+                f"{'; '.join(told)}; the model may not follow it"
+            )
+
+    def messages(self, source: str) -> list[str]:
+        """A message for each such row of the table `source`, at most MAX_WARNINGS, and their number."""
+        more = self._count > MAX_WARNINGS
+        return self._told + [f"{source}: {self._count} rows far from the training cases in all"] * more
 
 
 def _gradient(cohort: CohortDistribution, name: str) -> Vector:

@@ -57,6 +57,11 @@ class DeviceLoops:
         self._tried: set[SamplingPlan] = set()
         self._refusals: list[str | None] = []  # why no graph is captured, None to capture one; empty: not known yet
 
+    @staticmethod
+    def of(bundle: Bundle, networks: Networks) -> DeviceLoops | None:
+        """None where the loop needs the host in its midst: masks are solved there, before the images are sampled."""
+        return DeviceLoops(bundle, networks) if bundle.manifest.mask_first is None else None
+
     def device(self) -> Device:
         """The device, opened at the first call."""
         if self._device is None:
@@ -125,6 +130,6 @@ class DeviceLoops:
 
 @runtime_checkable
 class OnDevice(Protocol):
-    """A backend that has the whole loop on a device."""
+    """A backend on a device, which may have the whole loop there."""
 
-    loops: DeviceLoops
+    loops: DeviceLoops | None

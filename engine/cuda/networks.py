@@ -13,8 +13,8 @@ from .gpu import CudaDevice
 from .loop import LoopShape
 from .volumes import DecodingShape, VolumeGenerator
 
-SAMPLED = ("denoiser", "aggregator", "decoder", "refiner")
-"""The components that generation runs; a preset may lack the refiner."""
+SAMPLED = ("mask_denoiser", "denoiser", "aggregator", "decoder", "refiner")
+"""The components that generation runs; a preset may lack the first and the last."""
 
 
 def open_generator(

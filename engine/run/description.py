@@ -5,29 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import zlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
+from typing import ClassVar
 
 from ..bundle.load import Bundle
 from ..bundle.manifest import NAME, Grid
 from ..conditions.columns import COLUMNS
-from ..conditions.csv import read_condition_bytes
+from ..conditions.file import ConditionFile
 from ..decode import decode
 from ..errors import InvalidInputError
 from ..files import read_bounded
+from ..output.case_files import grid_of_files
+from ..output.case_tags import IdTags, NumberTags, id_faults
 from ..output.layouts import Layout, make_layout
 from ..output.nifti import SYNTHETIC
+from ..output.regrid import FileGrid
 from ..sampling.types import LoopKind
 from ..versions import installed
 from .options import MAX_COUNT, RunOptions
 
 RUN_NAME = "run.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_RUN_BYTES = 64 * 2**20
 CHECKSUM = "sha256"  # key of run.json: of all the rest of it, in canonical form
 NOTICE = "SYNTHETIC sbldm-engine: these volumes show no patient"
+NOTICE_MASKS = "SYNTHETIC sbldm-engine: images of no patient around given masks, to be protected as those masks are"
 NOTICE_AUGMENTED = "SYNTHETIC sbldm-engine: derived from the scan of a case, to be protected as that scan is"
 
 
@@ -61,7 +66,18 @@ class ConditionsDigest:
     """Enough of a conditions file to tell whether, and where, it was changed."""
 
     sha256: str
-    lines: str  # CRC-32 of each line, 8 hex digits each
+    lines: str  # CRC-32 of each line, 8 hex digits each; after `N*` of every N lines together
+
+    @staticmethod
+    def of(file: ConditionFile) -> ConditionsDigest:
+        """The digest of a file as it was read."""
+        return ConditionsDigest(file.digest.sha256(), file.digest.lines())
+
+    def sums(self) -> tuple[int, list[str]]:
+        """How many lines are summed together, and the sums."""
+        each, star, digits = self.lines.partition("*")
+        each, digits = (int(each), digits) if star and each.isdecimal() else (1, each)
+        return each, [digits[k : k + 8] for k in range(0, len(digits), 8)]
 
 
 @dataclass(frozen=True)
@@ -83,6 +99,29 @@ class SourceDigest:
     sha256: str
     strength: float
 
+    notice: ClassVar[str] = NOTICE_AUGMENTED
+    origin: ClassVar[str] = "from a real case"
+
+    def __str__(self) -> str:
+        return f"case {self.sha256[:12]} at strength {self.strength}"
+
+
+@dataclass(frozen=True)
+class MasksDigest:
+    """The masks that were given to a run."""
+
+    sha256: str
+    masks: int  # how many
+
+    notice: ClassVar[str] = NOTICE_MASKS
+    origin: ClassVar[str] = "given mask"
+
+    def __str__(self) -> str:
+        return f"{self.masks} given masks {self.sha256[:12]}"
+
+
+AnySource = SourceDigest | MasksDigest
+
 
 @dataclass(frozen=True)
 class RunDescription:
@@ -96,7 +135,9 @@ class RunDescription:
     resolved: Resolved
     loop: Loop | None
     conditions: ConditionsDigest | None
-    source: SourceDigest | None  # of `augment`
+    source: AnySource | None  # the case of `augment`, or the masks that were given
+    row_ids: tuple[str, ...] | None  # of the conditions, where files are named by id
+    dataset_grid: FileGrid | None  # where `options.grid` is dataset
 
     @cached_property
     def id(self) -> str:
@@ -110,7 +151,17 @@ class RunDescription:
 
     def layout(self) -> Layout:
         """The layout of the run's files."""
-        return make_layout(self.options.layout, self.bundle.modalities, self.bundle.labels, self.options.names)
+        return self._layout
+
+    def file_grid(self) -> FileGrid | None:
+        """The voxels of the run's files; None where they are the model's."""
+        return self.dataset_grid if self.options.grid == "dataset" else grid_of_files(self.options.grid)
+
+    @cached_property
+    def _layout(self) -> Layout:
+        tags = NumberTags() if self.row_ids is None else IdTags(self.row_ids)
+        options, bundle = self.options, self.bundle
+        return make_layout(options.layout, bundle.modalities, bundle.labels, options.names, tags)
 
 
 def describe(
@@ -119,15 +170,21 @@ def describe(
     resolved: Resolved,
     backend: dict[str, str],
     conditions: ConditionsDigest | None,
-    source: SourceDigest | None = None,
+    source: AnySource | None = None,
     loop: Loop | None = None,
+    row_ids: tuple[str, ...] | None = None,
+    dataset_grid: FileGrid | None = None,
 ) -> RunDescription:
-    """The description of a run; `backend` is name and version of its backend, `conditions` None where all are drawn."""
+    """The description of a run.
+
+    `backend` is name and version of its backend, `conditions` None where all are drawn, `row_ids` None where files are
+    named by number, `dataset_grid` None where files have no data set's voxels.
+    """
     manifest = bundle.manifest
     columns = tuple(column.name for column in manifest.condition_columns)
     return RunDescription(
         SCHEMA_VERSION,
-        NOTICE if source is None else NOTICE_AUGMENTED,
+        NOTICE if source is None else source.notice,
         BundleIdentity(manifest.id, bundle.sha256, manifest.modalities, manifest.labels, columns, manifest.grid),
         _versions() | backend,
         options,
@@ -135,14 +192,9 @@ def describe(
         loop,
         conditions,
         source,
+        row_ids,
+        dataset_grid,
     )
-
-
-def digest_conditions(file: Path) -> ConditionsDigest:
-    """Digest of a conditions file; InvalidInputError when it cannot be read."""
-    data = read_condition_bytes(file)
-    lines = "".join(format(zlib.crc32(line.rstrip(b"\r")), "08x") for line in data.split(b"\n"))
-    return ConditionsDigest(hashlib.sha256(data).hexdigest(), lines)
 
 
 def read_description(directory: Path) -> RunDescription:
@@ -187,6 +239,14 @@ def _check(run: RunDescription, where: str) -> None:
             raise InvalidInputError(f"{where}: bundle: name {name!r} must match {NAME.pattern}")
     if not set(run.bundle.columns) <= set(COLUMNS):
         raise InvalidInputError(f"{where}: bundle: columns must be among {', '.join(COLUMNS)}")
+    if (run.row_ids is None) != (run.options.name_by == "sample") or run.row_ids == ():
+        raise InvalidInputError(f"{where}: row_ids: must be there where name_by is id, and only there")
+    for row, allowed in id_faults(run.row_ids or ()):
+        raise InvalidInputError(f"{where}: row_ids[{row}]: must be {allowed}")
+    if (run.dataset_grid is None) != (run.options.grid != "dataset"):
+        raise InvalidInputError(f"{where}: dataset_grid: must be there where grid is dataset, and only there")
+    if run.dataset_grid is not None and (wrong := run.dataset_grid.problems()):
+        raise InvalidInputError(f"{where}: dataset_grid: {wrong[0]}")
     problems = run.bundle.grid.problems()
     if problems:
         raise InvalidInputError(f"{where}: bundle: {problems[0]}")
@@ -200,7 +260,9 @@ def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
         old, new = recorded.bundle, wanted.bundle
         found.append(f"bundle: the run has {old.id} ({old.sha256[:12]}), asked for {new.id} ({new.sha256[:12]})")
     if recorded.source != wanted.source:
-        found.append(f"source: the run has {_source(recorded.source)}, asked for {_source(wanted.source)}")
+        found.append(f"source: the run has {recorded.source or 'none'}, asked for {wanted.source or 'none'}")
+    if recorded.dataset_grid != wanted.dataset_grid:
+        found.append(f"grid: the run has {_voxels(recorded)}, asked for {_voxels(wanted)}")
     for part in ("options", "resolved"):
         old, new = asdict(getattr(recorded, part)), asdict(getattr(wanted, part))
         found += [f"{k.replace('_', '-')}: the run has {old[k]}, asked for {new[k]}" for k in old if old[k] != new[k]]
@@ -210,8 +272,12 @@ def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
     return found + _conditions_difference(recorded.conditions, wanted.conditions)
 
 
-def _source(source: SourceDigest | None) -> str:
-    return "no case" if source is None else f"case {source.sha256[:12]} at strength {source.strength}"
+def _voxels(run: RunDescription) -> str:
+    grid = run.dataset_grid
+    if grid is None:
+        return f"no data set's ({run.options.grid})"
+    sides = " x ".join(f"{side:g}" for side in grid.turned.spacing_mm)
+    return f"{' x '.join(map(str, grid.shape))} voxels of {sides} mm"
 
 
 def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest | None) -> list[str]:
@@ -220,9 +286,14 @@ def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest |
     has, asked = ("a file" if digest else "none" for digest in (old, new))
     if old is None or new is None:
         return [f"conditions: the run has {has}, asked for {asked}"]
-    width, length = 8, max(len(old.lines), len(new.lines))
-    changed = [i // width + 1 for i in range(0, length, width) if old.lines[i : i + width] != new.lines[i : i + width]]
-    where = f"first in line {changed[0]}, {len(changed)} in all" if changed else "in its line ends"
+    (each, old_sums), (other, new_sums) = old.sums(), new.sums()
+    changed = [k for k, (was, now) in enumerate(zip_longest(old_sums, new_sums)) if was != now]
+    if each != other:
+        where = "in its size"
+    elif each > 1 and changed:
+        where = f"first within lines {changed[0] * each + 1} to {(changed[0] + 1) * each}"
+    else:
+        where = f"first in line {changed[0] + 1}, {len(changed)} in all" if changed else "in its line ends"
     return [f"conditions: the file is not the one that the run was started with; it differs {where}"]
 
 

@@ -10,15 +10,25 @@ from pathlib import Path
 
 from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
-from ..conditions.table import read_table
-from ..conditions.unusual import unusual_rows
+from ..conditions.file import ConditionFile
+from ..conditions.unusual import UnusualRows
 from ..errors import DeviceMemoryError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
 from ..processes import require_children
+from ..sampling.given_masks import GivenMasks
 from ..sampling.types import BatchLoop
 from ..stopping import end_process
 from ..telemetry import Telemetry
-from .description import Loop, Resolved, RunDescription, SourceDigest, describe, digest_conditions
+from .description import (
+    AnySource,
+    ConditionsDigest,
+    Loop,
+    MasksDigest,
+    Resolved,
+    RunDescription,
+    SourceDigest,
+    describe,
+)
 from .directory import RunDirectory, disk_faults, recorded_run, require_same
 from .ledger import SampleRecord
 from .memory import require_memory
@@ -26,8 +36,9 @@ from .open_loop import fit_batch, load_networks, measured_batch_size, open_loop,
 from .options import RunOptions
 from .outcomes import Outcomes
 from .pipeline import Pipeline
-from .request import GenerateRequest
+from .request import GenerateRequest, Source
 from .requests import Requests, SampleTask
+from .row_ids import row_ids
 from .selection import Selection, parse_samples, parse_shard
 from .time_limit import TimeLimit
 from .workers import WorkerPool, WorkerSetup
@@ -47,6 +58,7 @@ class Job:
     selection: Selection
     warnings: tuple[str, ...]
     loop: BatchLoop | None  # the one that resolved the options, where there was need of one
+    is_resumed: bool  # the directory holds this run already
 
     @property
     def bundle(self) -> Bundle:
@@ -80,18 +92,21 @@ def prepare(request: GenerateRequest) -> Job:
     manifest, out = request.bundle.manifest, request.out
     if out is None:
         raise UsageError("--out: a run needs a directory")
-    columns = [column.name for column in manifest.condition_columns]
-    given = read_table(request.conditions, columns, manifest.grid.fov_mm)
-    warnings = list(unusual_rows(given, manifest.cohort))
+    unusual = UnusualRows(manifest.cohort)
+    given = request.table(unusual)
+    warnings = unusual.messages(str(request.conditions or "masks"))
     if warnings and request.strict:
         raise InvalidInputError("\n".join(warnings) + "\nrefused by --strict")
     options = request.options(len(given))
     shard = parse_shard(request.shard)
     samples = None if request.samples is None else parse_samples(request.samples, options.count)
     recorded = recorded_run(out, request.resume, shard)
-    run, loop = _resolve(request, out, options, recorded, warnings.append)
+    digest = ConditionsDigest.of(given) if isinstance(given, ConditionFile) else None
+    ids = row_ids(given, options)
+    run, loop = _resolve(request, out, options, digest, ids, recorded, warnings.append)
     selection = Selection(options.count, run.resolved.batch_size, shard, samples)
-    return Job(request, out, run, Requests.of(given, manifest, options.seed), selection, tuple(warnings), loop)
+    requests = Requests.of(given, manifest, options.seed)
+    return Job(request, out, run, requests, selection, tuple(warnings), loop, recorded is not None)
 
 
 def execute(
@@ -231,16 +246,19 @@ def _resolve(
     request: GenerateRequest,
     out: Path,
     options: RunOptions,
+    digest: ConditionsDigest | None,
+    ids: tuple[str, ...] | None,
     recorded: RunDescription | None,
     warn: Callable[[str], None],
 ) -> tuple[RunDescription, BatchLoop | None]:
     """The run's description: the recorded one if it is the same run, else a new one and the loop that resolved it."""
     require_children(1 if request.ray is not None else request.workers)
     bundle, size = request.bundle, request.batch_size
-    digest = digest_conditions(request.conditions) if isinstance(request.conditions, Path) else None
-    source = None if request.source is None else SourceDigest(request.source.sha256(), request.source.strength)
+    source = _source_digest(request.source)
     if recorded is not None:
-        require_same(out, recorded, describe(bundle, options, _overridden(request, recorded), {}, digest, source))
+        asked = describe(bundle, options, _overridden(request, recorded), {}, digest, source,
+                         row_ids=ids, dataset_grid=request.dataset_grid)  # fmt: skip
+        require_same(out, recorded, asked)
         return recorded, None
     given = size if isinstance(size, int) else 1
     backend = choose_backend(
@@ -258,11 +276,19 @@ def _resolve(
         warn(f"sampling by plain launches: {opened.reason}")
     resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)
     loop = Loop(opened.kind, opened.reason, None if fitting == wanted else wanted)
-    run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source, loop)
+    run = describe(
+        bundle, options, resolved, {backend.name: backend.version}, digest, source, loop, ids, request.dataset_grid
+    )
     if request.workers > 1 or request.ray is not None:
         return run, None
     load_networks(bundle, backend, fitting)
     return run, opened
+
+
+def _source_digest(source: Source | None) -> AnySource | None:
+    if isinstance(source, GivenMasks):
+        return MasksDigest(source.sha256(), len(source.packed))
+    return None if source is None else SourceDigest(source.sha256(), source.strength)
 
 
 def _overridden(request: GenerateRequest, run: RunDescription) -> Resolved:

@@ -9,9 +9,7 @@ from ..bundle.load import Bundle
 from ..errors import UsageError
 from ..portable import free_memory
 from ..processor import cgroup_memory
-
-_FLOAT = 4  # bytes
-_LATENTS = 6  # at once: state, prediction, noise, the decoded slices and what a step needs
+from ..sampling.model import model_of
 
 
 def require_memory(bundle: Bundle, batch_size: int) -> None:
@@ -19,7 +17,7 @@ def require_memory(bundle: Bundle, batch_size: int) -> None:
     manifest = bundle.manifest
     voxels = prod(manifest.grid.shape)
     volume = voxels * (2 * len(manifest.modalities) + 1)  # int16 images, uint8 labels
-    each = volume + _LATENTS * _FLOAT * prod(manifest.latent.shape)
+    each = volume + model_of(manifest).working_bytes
     free = min(free_memory(), cgroup_memory() or sys.maxsize)
     if batch_size * each > free:
         raise UsageError(

@@ -10,17 +10,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
+from ..conditions.columns import blank
 from ..errors import UsageError
-from ..sampling.decoding import DECODER_SLICES
+from ..sampling.given_masks import GivenMasks, MaskedLoop
 from ..sampling.host import HostLoop
-from ..sampling.sdedit import AugmentLoop, SourceCase
-from ..sampling.types import Backend, Preloads, RunLoop, SampledModel, SampleRequest, SamplingOptions
+from ..sampling.model import model_of
+from ..sampling.sdedit import AugmentLoop
+from ..sampling.types import Backend, Preloads, RunLoop, SamplingOptions
 from .description import RunDescription
 from .options import MAX_BATCH, RunOptions
+from .request import Source
+from .requests import Requests, sample_requests
 
 if TYPE_CHECKING:
     from ..cuda.loops import DeviceLoops
@@ -36,10 +38,10 @@ def sampling_options(options: RunOptions, batch_size: int) -> SamplingOptions:
     return SamplingOptions(options.steps, options.sampler, options.eta, options.guidance, options.seed, batch_size)
 
 
-def reopen_loop(bundle: Bundle, run: RunDescription, device: str, source: SourceCase | None = None) -> RunLoop:
+def reopen_loop(bundle: Bundle, run: RunDescription, device: str, source: Source | None = None) -> RunLoop:
     """The loop of a recorded run; `device` may name one of several devices of its kind, such as cuda:1.
 
-    `source` is the case that `augment` starts from.
+    `source` is what the run starts from.
 
     Raises:
         BackendUnavailableError: the run's backend cannot run here.
@@ -62,7 +64,7 @@ def reopen_loop(bundle: Bundle, run: RunDescription, device: str, source: Source
 
 
 def open_loop(
-    bundle: Bundle, backend: Backend, options: RunOptions, batch_size: int, source: SourceCase | None = None
+    bundle: Bundle, backend: Backend, options: RunOptions, batch_size: int, source: Source | None = None
 ) -> RunLoop:
     """A loop on a backend that is at hand: wholly on the device where the backend has it there.
 
@@ -75,12 +77,17 @@ def open_loop(
 
         return CudaLoop(bundle, loops, settings)
     reason = f"{backend.name} on {backend.device}, one network after the other"
-    loop = HostLoop(SampledModel.of(bundle.manifest), backend.run, settings, reason)
+    loop = HostLoop(model_of(bundle.manifest), backend.run, settings, reason)
+    if isinstance(source, GivenMasks):
+        return MaskedLoop(loop, source)
     return loop if source is None else AugmentLoop(loop, source)
 
 
 def device_loops(backend: Backend) -> DeviceLoops | None:
-    """The loops of a backend that runs them wholly on its device; None on a CPU, where nothing of CUDA is imported."""
+    """The loops of a backend that runs them wholly on its device; None on a CPU, where nothing of CUDA is imported.
+
+    None too for a model whose masks are solved on the host: there the backend computes one network after the other.
+    """
     if backend.device == "cpu":
         return None
     from ..cuda.loops import OnDevice
@@ -95,17 +102,9 @@ def load_networks(bundle: Bundle, backend: Backend, batch_size: int) -> None:
     """
     if device_loops(backend) is not None or not isinstance(backend, Preloads):
         return
-    depth = bundle.manifest.grid.shape[2]
-    rows = {
-        "denoiser": {batch_size},
-        "aggregator": {batch_size},
-        "decoder": {min(depth, DECODER_SLICES), depth % DECODER_SLICES or DECODER_SLICES},
-        "refiner": {1},
-    }
-    for component in rows:
-        if bundle.has(component):
-            for count in sorted(rows[component]):
-                backend.load(component, count)
+    for component, rows in model_of(bundle.manifest).rows(batch_size).items():
+        for count in sorted(rows):
+            backend.load(component, count)
 
 
 def fit_batch(make: Callable[[int], T], batch: int, warn: Callable[[str], None]) -> T:
@@ -123,14 +122,13 @@ def fit_batch(make: Callable[[int], T], batch: int, warn: Callable[[str], None])
         batch //= 2
 
 
-def measured_batch_size(bundle: Bundle, backend: Backend, options: RunOptions, source: SourceCase | None = None) -> int:
+def measured_batch_size(bundle: Bundle, backend: Backend, options: RunOptions, source: Source | None = None) -> int:
     """The batch size with the shortest time a volume: doubled from 1 until it stops paying or memory runs out."""
-    columns = bundle.manifest.condition_columns
     short = replace(options, steps=min(options.steps, _TRIAL_STEPS))
     best, best_seconds, size = 1, float("inf"), 1
     while size <= MAX_BATCH:
         try:
-            seconds = _seconds_a_volume(open_loop(bundle, backend, short, size, source), len(columns))
+            seconds = _seconds_a_volume(open_loop(bundle, backend, short, size, source), bundle)
         except MemoryError:
             break
         if seconds > _WORTH_IT * best_seconds:
@@ -139,9 +137,10 @@ def measured_batch_size(bundle: Bundle, backend: Backend, options: RunOptions, s
     return best
 
 
-def _seconds_a_volume(loop: RunLoop, columns: int) -> float:
-    size = loop.options.batch_size
-    requests = [SampleRequest(number, 0, np.zeros(columns, np.float32)) for number in range(size)]
+def _seconds_a_volume(loop: RunLoop, bundle: Bundle) -> float:
+    size, columns = loop.options.batch_size, bundle.manifest.condition_columns
+    drawn = Requests.of(blank([column.name for column in columns]), bundle.manifest, loop.options.seed)
+    requests = sample_requests([drawn.task(number) for number in range(size)], columns)
     loop.start(requests)()
     start = time.perf_counter()
     loop.start(requests)()

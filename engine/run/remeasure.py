@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from ..files import Folder
 from ..output.layouts import SEGMENTATION
 from ..output.measure import measure_tumour
-from ..output.regrid import BRATS_GRID
 from .description import RunDescription
 from .ledger import QUALITY, SampleRecord
 
@@ -39,8 +38,8 @@ def measurement_faults(folder: Folder, run: RunDescription, record: SampleRecord
     paths = layout.paths(record.sample)
     if not paths[SEGMENTATION].endswith(_SUFFIX):
         return []
-    native = run.options.grid == "native"
-    shape = run.bundle.grid.shape if native else BRATS_GRID.shape
+    files = run.file_grid()
+    native, shape = files is None, (run.bundle.grid if files is None else files).shape
     try:
         mask = read_voxels(folder, paths[SEGMENTATION], shape, np.dtype(np.uint8))
         if foreign := sorted(set(np.unique(mask).tolist()) - set(layout.label_values)):

@@ -20,15 +20,23 @@ import numpy as np
 
 from ..bundle.load import Bundle
 from ..bundle.manifest import SamplerName
-from ..conditions.table import ConditionsLike
+from ..conditions.columns import ConditionRows
+from ..conditions.csv import RowWatch
+from ..conditions.table import ConditionsLike, read_table
 from ..errors import UsageError
+from ..output.case_files import GRIDS, GridName
+from ..output.case_tags import NAME_BY, NameBy
 from ..output.layouts import LayoutName, Names, make_layout
+from ..output.regrid import FileGrid
+from ..sampling.given_masks import GivenMasks, check_masks
 from ..sampling.sdedit import SourceCase, check_source
 from ..sampling.types import SamplingOptions, check_options
-from .options import GRIDS, MAX_BATCH, MAX_COUNT, SAMPLERS, GridName, RunOptions, most_steps
+from .options import MAX_BATCH, MAX_COUNT, SAMPLERS, RunOptions, most_steps
 from .rules import batch, choice, fault, flag, path, read_fields, real, text, tolerance, wanted, whole
 from .selection import parse_samples, parse_shard
 from .time_limit import SAMPLE_TIMEOUT_S
+
+Source = SourceCase | GivenMasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +45,15 @@ class GenerateRequest:
 
     Raises:
         UsageError: values of the wrong type, out of range or against each other; all are named, one a line.
-        InvalidInputError: the source case does not fit the bundle.
+        InvalidInputError: the source does not fit the bundle.
     """
 
     bundle: Bundle
 
     # The run
     conditions: Annotated[ConditionsLike, wanted()] = None  # wanted tumours; None: each one is drawn
-    source: SourceCase | None = None  # of `augment`: the case that sampling starts from
+    dataset_grid: FileGrid | None = None  # of --add-to: the data set's, in place of `grid`
+    source: Source | None = None  # what sampling starts from: the case of `augment`, or masks; None: from nothing
     count: Annotated[int | None, whole(1)] = None  # samples; None: one a row of the conditions
     seed: Annotated[int, whole(0, 2**64 - 1, "from 0 to 2^64 - 1")] = 0
     steps: Annotated[int | None, whole()] = None  # denoising steps, from 1 to `most_steps`; None: the bundle's
@@ -53,6 +62,7 @@ class GenerateRequest:
     guidance: Annotated[float | None, real(0, 100)] = None  # classifier-free guidance, 1 is none; None: the bundle's
     layout: Annotated[LayoutName, text()] = "brats"  # those of `output.layouts`
     names: Annotated[Names, text()] = "2021"  # BraTS file names of that year
+    name_by: Annotated[NameBy, choice(NAME_BY)] = "sample"  # what file names hold: the sample's number, or its id
     grid: Annotated[GridName, choice(GRIDS)] = "native"  # the model's, or 240x240x155 at 1 mm
     reject: Annotated[float | None, tolerance(10)] = None  # miss that is redrawn (`writer.miss`); None: never
     attempts: Annotated[int, whole(1, 100)] = 4  # redraws at most, with reject
@@ -96,7 +106,24 @@ class GenerateRequest:
         defaults: dict[str, Any] = {"count": rows, **vars(self.bundle.manifest.defaults)}
         asked: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(RunOptions)}
         asked |= {name: value for name, value in defaults.items() if asked[name] is None}
+        if self.dataset_grid is not None:
+            asked["grid"] = "dataset"
         return RunOptions(**asked)
+
+    def table(self, watch: RowWatch | None = None) -> ConditionRows:
+        """The wanted tumours in the order of the bundle's columns; `watch` is shown those of a file or of given masks.
+
+        Raises:
+            InvalidInputError: all faults of the conditions.
+        """
+        if isinstance(self.source, GivenMasks):
+            given = self.source.conditions
+            if watch is not None:
+                watch.add(given, watch.measure(given))
+            return given
+        manifest = self.bundle.manifest
+        columns = [column.name for column in manifest.condition_columns]
+        return read_table(self.conditions, columns, manifest.grid.fov_mm, watch)
 
     def _relations(self) -> Iterator[tuple[tuple[str, ...], Callable[[], object]]]:
         """Checks that need more than one field, or the bundle: (fields, the first is told at fault; check)."""
@@ -113,7 +140,10 @@ class GenerateRequest:
             yield ("source",), lambda: _require_source(source, self.bundle)
 
     def _asks_for_something(self) -> None:
-        if self.count is None and self.conditions is None:
+        if isinstance(self.source, GivenMasks):
+            if self.conditions is not None:
+                raise UsageError("--conditions: go without --masks, whose tumours are measured")
+        elif self.count is None and self.conditions is None:
             raise UsageError("give --count N, --conditions FILE or both")
 
     def _count_has_an_end(self) -> None:
@@ -138,8 +168,11 @@ class GenerateRequest:
             parse_samples(self.samples, self.count)
 
 
-def _require_source(source: SourceCase, bundle: Bundle) -> None:
-    """Types of a case's parts; then what `check_source` raises."""
+def _require_source(source: Source, bundle: Bundle) -> None:
+    """Types of a case's parts; then what `check_source` or `check_masks` raises."""
+    if isinstance(source, GivenMasks):
+        check_masks(source, bundle)
+        return
     for name, array, kinds in (("image", source.image, "iuf"), ("label", source.label, "iu")):
         if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:
             raise UsageError(f"--{name}: must be an array of numbers, as a `Sample` holds it")

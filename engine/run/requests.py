@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..bundle.manifest import BundleManifest
-from ..conditions.columns import ConditionColumn, Conditions, id_of_sample, normalise, row_of_sample
+from ..conditions.columns import ConditionColumn, ConditionRows, normalise, request_of_sample
 from ..sampling.types import SampleRequest
 
 
@@ -28,22 +27,20 @@ class SampleTask:
 class Requests:
     """The tumours of a run, completed on demand: sample k needs nothing of the others."""
 
-    conditions: Conditions
+    conditions: ConditionRows  # in the order of the bundle's columns
     manifest: BundleManifest
     seed: int
-    ids: frozenset[str]
 
     @staticmethod
-    def of(conditions: Conditions, manifest: BundleManifest, seed: int) -> Requests:
-        """Requests for a run's seed; `conditions` in the order of the bundle's columns."""
-        return Requests(conditions, manifest, seed, frozenset(conditions.ids))
+    def of(conditions: ConditionRows, manifest: BundleManifest, seed: int) -> Requests:
+        """Requests for a run's seed."""
+        return Requests(conditions, manifest, seed)
 
     def task(self, sample: int) -> SampleTask:
         """The first attempt at a sample."""
-        row: NDArray[np.float64] = self.conditions.values[row_of_sample(self.conditions, sample)]
+        name, row = request_of_sample(self.conditions, sample)
         complete = self.manifest.cohort.complete_sample(row, self.seed, sample)
         drawn = tuple(name for name, value in zip(self.conditions.columns, row, strict=True) if np.isnan(value))
-        name = id_of_sample(self.conditions, sample, self.ids)
         return SampleTask(sample, name, tuple(float(v) for v in complete), drawn)
 
     def groups(self, samples: Iterable[int], batch_size: int) -> Iterator[list[SampleTask]]:
@@ -59,6 +56,7 @@ class Requests:
 
 
 def sample_requests(tasks: Sequence[SampleTask], columns: Sequence[ConditionColumn]) -> list[SampleRequest]:
-    """What a loop is given for these tasks: their conditions normalised by the bundle's columns."""
-    rows = normalise(np.array([task.requested for task in tasks]), columns)
-    return [SampleRequest(task.sample, task.attempt, row) for task, row in zip(tasks, rows, strict=True)]
+    """What a loop is given for these tasks: their conditions, and the same normalised by the bundle's columns."""
+    wanted = np.array([task.requested for task in tasks])
+    rows = zip(tasks, normalise(wanted, columns), wanted, strict=True)
+    return [SampleRequest(task.sample, task.attempt, normalised, own) for task, normalised, own in rows]

@@ -27,13 +27,13 @@ from ..errors import (
 )
 from ..portable import end_signals
 from ..processes import start_process
-from ..sampling.sdedit import SourceCase
 from ..telemetry import Figures, Telemetry
 from .description import RunDescription
 from .directory import disk_faults
 from .ledger import SampleRecord
 from .open_loop import reopen_loop
 from .pipeline import Pipeline
+from .request import Source
 from .requests import SampleTask
 from .time_limit import SAMPLE_TIMEOUT_S
 from .writer import Finisher
@@ -69,7 +69,7 @@ class WorkerSetup:
     directory: Path
     run: RunDescription
     device: str
-    source: SourceCase | None  # of `augment`
+    source: Source | None
     sample_timeout: float = SAMPLE_TIMEOUT_S  # seconds
 
     def time_for(self, samples: int) -> float:

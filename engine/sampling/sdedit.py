@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels.assemble import one_hot_labels
 from ..bundle.load import Bundle
 from ..bundle.manifest import INT16_SCALE
 from ..errors import InvalidInputError, UsageError
-from .decoding import encode_volume
 from .host import HostLoop
+from .model import VolumeModel
 from .plan import sampling_plan
-from .types import LoopKind, RunComponent, SampleRequest, SamplingOptions, Volume
+from .types import LoopKind, OnStep, RunComponent, SampleRequest, SamplingOptions, Volume
 
 
 @dataclass(frozen=True)
@@ -58,42 +57,39 @@ def check_source(source: SourceCase, bundle: Bundle) -> None:
         raise InvalidInputError(f"the case has label {source.label.max()}; the bundle knows 0 to {classes - 1}")
 
 
-def encode_source(run: RunComponent, source: SourceCase, classes: int) -> NDArray[np.float32]:
+def encode_source(model: VolumeModel, run: RunComponent, source: SourceCase) -> NDArray[np.float32]:
     """The clean volume latent (C, ...) of a case."""
     image = np.moveaxis(source.image, -1, 0).astype(np.float32) * np.float32(2 / INT16_SCALE) - np.float32(1)
-    label = one_hot_labels(np.moveaxis(source.label, -1, 0), classes)
-    return encode_volume(run, np.ascontiguousarray(image), label)
+    return model.encode(run, np.ascontiguousarray(image), np.moveaxis(source.label, -1, 0))
 
 
 class AugmentLoop:
-    """Samples near a case; drives the networks as `HostLoop` does, on any backend."""
+    """Samples near a case; drives the networks as `HostLoop` does, on any backend.
+
+    A model that makes the mask first draws a new one as for any sample; with no steps to go it keeps the case's own.
+    """
 
     in_flight = 1
     kind: LoopKind = "host"
 
     def __init__(self, loop: HostLoop, source: SourceCase) -> None:
-        self._loop = loop
+        self._loop, self._source = loop, source
         self.reason = f"{loop.reason}, as augment needs it"
         self.options: SamplingOptions = loop.options
         first = loop.options.steps - round(source.strength * loop.options.steps)
         self._plan = None if first == loop.options.steps else sampling_plan(loop.model.schedule, loop.options, first)
-        self._clean = encode_source(loop.run, source, loop.model.classes)
+        self._clean = encode_source(loop.model, loop.run, source)
 
-    def start(
-        self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
-    ) -> Callable[[], list[Volume]]:
+    def start(self, requests: Sequence[SampleRequest], on_step: OnStep | None = None) -> Callable[[], list[Volume]]:
         """As `HostLoop.start`."""
-        latents = self._latents(requests, on_step)
-        return lambda: self._loop.decode(requests, latents)
-
-    def _latents(self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None) -> NDArray[np.float32]:
-        """Clean latents (batch_size, C, ...); with no steps to go, the case's own in every slot that is used."""
-        noise = self._loop.noise(requests, 0)
-        clean = np.zeros_like(noise)
-        for request in requests:
-            clean[self._loop.slot(request)] = self._clean
-        if self._plan is None:
-            return clean
-        alpha, sigma = self._plan.start
-        state = np.float32(alpha) * clean + np.float32(sigma) * noise
-        return self._loop.denoise(requests, state.astype(np.float32, copy=False), self._plan, on_step)
+        loop, plan = self._loop, self._plan
+        if plan is None:
+            requests = [replace(request, label=self._source.label) for request in requests]
+        batch = loop.batch(requests)
+        told = loop.model.tell(loop.run, batch, on_step)
+        latents = batch.filled(self._clean.shape, lambda _: self._clean)
+        if plan is not None:
+            alpha, sigma = plan.start
+            state = np.float32(alpha) * latents + np.float32(sigma) * batch.noise(self._clean.shape, 0)
+            latents = loop.denoise(batch, told, state.astype(np.float32, copy=False), plan, on_step)
+        return lambda: loop.model.decode(loop.run, batch, told, latents)

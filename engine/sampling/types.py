@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import BundleManifest, NoiseSchedule, SamplerName, SamplingDefaults
+from ..bundle.manifest import SamplerName, SamplingDefaults
 from ..errors import UsageError
 
 LoopKind = Literal["host", "graph", "launches"]
@@ -40,6 +40,8 @@ class SampleRequest:
     number: int  # of the sample, from 0
     attempt: int  # 0, or how often it was rejected and redrawn
     condition: NDArray[np.float32]  # (K,) normalised
+    wanted: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # (K,) in its own units, for a mask stage
+    label: NDArray[np.uint8] | None = None  # (x, y, z): the mask, where it is not to be drawn
 
 
 @dataclass(frozen=True)
@@ -64,28 +66,19 @@ RunComponent = Callable[[str, Arrays], Mapping[str, NDArray[np.float32]]]
 """Computes a component of the bundle: its name and inputs -> its outputs, as the bundle's manifest names them."""
 
 
+OnStep = Callable[[], None]
+
+LATENTS_AT_ONCE = 6
+"""State, prediction, noise, the decoded slices and what a step needs."""
+
+
 @dataclass(frozen=True)
-class SampledModel:
-    """What sampling needs to know of a model."""
+class Told:
+    """What a denoiser is told of the samples of a batch, the same at every step, and what is known of them by then."""
 
-    schedule: NoiseSchedule
-    latent_shape: tuple[int, ...]  # of Z, without the batch axis
-    condition_columns: int
-    classes: int  # of the label, background included
-    background_threshold: float
-    refined: bool  # it has a refiner
-
-    @classmethod
-    def of(cls, manifest: BundleManifest) -> SampledModel:
-        """That of a bundle."""
-        return cls(
-            manifest.schedule,
-            manifest.latent.shape,
-            len(manifest.condition_columns),
-            len(manifest.labels),
-            manifest.background_threshold,
-            "refiner" in manifest.components,
-        )
+    feeds: dict[str, NDArray[np.float32]]  # by input, each (batch size, ...)
+    labels: NDArray[np.uint8] | None = None  # (batch size, x, y, z), where the mask is made first
+    failed: NDArray[np.bool_] | None = None  # (batch size,), where no mask came out
 
 
 class BatchLoop(Protocol):
@@ -96,9 +89,7 @@ class BatchLoop(Protocol):
         """Batches that may be started before the first of them is collected."""
         ...
 
-    def start(
-        self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
-    ) -> Callable[[], list[Volume]]:
+    def start(self, requests: Sequence[SampleRequest], on_step: OnStep | None = None) -> Callable[[], list[Volume]]:
         """Start up to a batch of requests whose slots (number % batch size) differ.
 
         Calling what is returned, once, gives their volumes, in their order. `on_step` is called between steps, where

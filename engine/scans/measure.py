@@ -98,7 +98,7 @@ def one_label_note(label_values: Sequence[tuple[int, ...]]) -> str | None:
 def _measure(
     case: CaseFiles, columns: Sequence[str], field_of_view_mm: FieldOfView | None, options: ReadOptions
 ) -> _Measured:
-    raw, reference = _decode(case, field_of_view_mm, options)
+    raw, reference = decode_mask(case, field_of_view_mm, options)
     grid = RasGrid.of(raw.affine, raw.label.shape)
     view = field_of_view_mm or grid.extent_mm
     brain = None if reference is None else grid.turn(raw.images[reference] != 0)
@@ -112,16 +112,26 @@ def _measure(
     w, h, d = ((high - low) / view).tolist()
     row = dataclasses.replace(measured, x=x, y=y, z=z, w=w, h=h, d=d).vector(columns)
     broken = violations(row[None], columns, view)
-    if not case.name.isprintable() or case.name != case.name.strip():
-        raise CaseError(["its name cannot be an id: one line of printable text is needed"])
+    if faults := id_faults(case.name):
+        raise CaseError(faults)
     if broken:
         raise CaseError([f"no condition: {rule.column}: {rule.value(0)}: {rule.allowed(0)}" for rule in broken])
     told = placement.warnings(view) if field_of_view_mm is not None else ()
     return _Measured(row, raw.mask.values, (*raw.mask.warnings, *told))
 
 
-def _decode(case: CaseFiles, view: FieldOfView | None, options: ReadOptions) -> tuple[RawCase, str | None]:
-    """The mask, and the image that places the field of view where it may matter."""
+def id_faults(name: str) -> list[str]:
+    """What keeps a case's name from being an id of the condition table."""
+    sound = name.isprintable() and name == name.strip()
+    return [] if sound else ["its name cannot be an id: one line of printable text is needed"]
+
+
+def decode_mask(case: CaseFiles, view: FieldOfView | None, options: ReadOptions) -> tuple[RawCase, str | None]:
+    """The mask of a case, and the image that places the field of view where it may matter.
+
+    Raises:
+        CaseError: every fault of the files.
+    """
     contents = read_contents(case, ())
     if view is None or case.reference is None or not _may_cut(contents, view, options):
         return decode_case(case, (), contents, options), None

@@ -128,7 +128,7 @@ def _straight_path(graph: onnx.GraphProto) -> frozenset[str]:
     constants = {tensor.name for tensor in graph.initializer}
     untouched = constants | {value.name for value in graph.input}  # no layer before them
     for node in graph.node:
-        first = all(name in untouched for name in node.input)
+        first = all(name in untouched for name in node.input if name)  # an input left out has no name
         if node.op_type == "Add" or (node.op_type == "Conv" and _is_pointwise(node)):
             kept.add(node.output[0])
         if first and node.op_type in COMPUTE_OPS:
@@ -170,7 +170,7 @@ def float_tensors(graph: onnx.GraphProto) -> set[str]:
 def store_weights_as_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that keeps large fp32 constants as fp16 and casts them when the graph is loaded: half the size.
 
-    Lossless: constants that fp16 does not hold exactly stay; `export.bundle.round_weights_to_fp16` comes first.
+    Lossless: constants that fp16 does not hold exactly stay; `export.rounding.round_weights_to_fp16` comes first.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

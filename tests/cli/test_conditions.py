@@ -12,7 +12,7 @@ import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import record_files
 from sbldm.engine.bundle.manifest import (
-    COMPONENTS,
+    COMPONENT_OUTPUTS,
     DEFAULT_GRID,
     MANIFEST_NAME,
     MODALITIES,
@@ -45,6 +45,7 @@ def manifest(columns: tuple[str, ...]) -> BundleManifest:
     rows = np.column_stack([volume, surface, sphericity, centre, np.minimum(sides, 1), shares])[:, : len(columns)]
     return BundleManifest(
         schema_version=SCHEMA_VERSION,
+        form="slices",
         id="tiny",
         preset="phantom",
         grid=DEFAULT_GRID,
@@ -54,9 +55,10 @@ def manifest(columns: tuple[str, ...]) -> BundleManifest:
         latent=LatentSpec((4, 64, 16, 16), (1.0,) * 4, "nothing"),
         schedule=NoiseSchedule("two steps", "epsilon", "leading", (0.9, 0.1)),
         defaults=SamplingDefaults("ddim", 2, 0.0, 1.0),
+        mask_first=None,
         condition_columns=fit_columns(rows, columns),
         cohort=fit(rows, columns, VIEW),
-        components={name: ComponentSpec(f"{name}.onnx", (), ()) for name in COMPONENTS},
+        components={name: ComponentSpec(f"{name}.onnx", (), ()) for name in COMPONENT_OUTPUTS["slices"]},
         files={},
         opset=21,
         precision="fp32",
@@ -67,7 +69,7 @@ def manifest(columns: tuple[str, ...]) -> BundleManifest:
 
 def write_bundle(path: Path, columns: tuple[str, ...]) -> str:
     path.mkdir()
-    for name in COMPONENTS:
+    for name in COMPONENT_OUTPUTS["slices"]:
         graph = onnx.helper.make_graph([], name, [], [])
         (path / f"{name}.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
     (path / MANIFEST_NAME).write_bytes(manifest_bytes(replace(manifest(columns), files=record_files(path))))
@@ -136,7 +138,8 @@ def test_a_cohort_is_measured_in_ras_and_passes_check(
     out = tmp_path / "cond.csv"
     assert main(["conditions", "measure", str(tmp_path / "data"), "--fov", "scan", "--out", str(out)]) == 0
     assert capsys.readouterr().out == ""
-    first, second = read_conditions(out, COLUMNS, (40.0, 40.0, 40.0)).values
+    table = read_conditions(out, COLUMNS, (40.0, 40.0, 40.0))
+    first, second = (table.at(row)[1] for row in range(2))
     assert out.read_text().splitlines()[1].startswith("A,1.2,")
     assert first[3:6] == pytest.approx([1 - 10 / 40, 1 - 11 / 40, 14 / 40], abs=1e-5)
     assert second[3:6] == pytest.approx([10 / 40, 11 / 40, 14 / 40], abs=1e-5)
@@ -144,7 +147,7 @@ def test_a_cohort_is_measured_in_ras_and_passes_check(
     assert first[9:] == pytest.approx([64 / 1200, 1104 / 1200, 32 / 1200], rel=1e-5)
     assert main(["conditions", "measure", str(tmp_path / "data")]) == 0
     out.write_text(capsys.readouterr().out)
-    model = read_conditions(out, COLUMNS, VIEW).values[1]
+    model = read_conditions(out, COLUMNS, VIEW).at(1)[1]
     assert model[3:6] == pytest.approx([(76 + 10) / 192, (76 + 11) / 192, (56.8 + 14) / 153.6], rel=1e-5)
     assert main(["conditions", "check", str(out), "--bundle", bundle]) == 0
 

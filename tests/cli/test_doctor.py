@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.errors import BackendUnavailableError
 
 
 def test_doctor_in_words_and_in_json(tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +41,24 @@ def test_the_support_bundle_names_no_place(
     assert str(tiny_bundle.path) not in told
     assert "Smith" not in told
     assert json.loads(told)["cpu_limits"][0].keys() == {"threads", "rule"}
+
+
+def test_paths_in_what_libraries_say_are_cut(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "John Smith"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("LANG", "/data/Patient-Miller/locale")
+
+    def fails(*_: object) -> str:
+        raise BackendUnavailableError(f"{home}/lib/x.so: cannot open shared object, '/data/Patient-Miller/y.so'")
+
+    monkeypatch.setattr("sbldm.engine.doctor._offer", fails)
+    main(["doctor", "--bundle", str(tiny_bundle.path), "--json"])
+    told = capsys.readouterr().out
+    assert "x.so: cannot open shared object, 'y.so'" in told
+    assert "Smith" not in told
+    assert "Miller" not in told
 
 
 def test_two_onnx_runtimes_and_one_that_does_not_load(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,22 @@ def test_memory_of_the_cgroup(machine: Path) -> None:
     quota(machine / "memory" / "docker" / "abc", memory__limit_in_bytes="2000000")
     quota(machine / "memory", memory__limit_in_bytes="9223372036854771712")
     assert processor.cgroup_memory() == 2_000_000
+
+
+def test_a_real_quota_decides_and_is_told_without_its_folder() -> None:
+    parent = Path("/sys/fs/cgroup/cpu")
+    group = parent / f"patient-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "cpu.cfs_quota_us").write_text("150000")
+    except OSError:
+        pytest.skip("no cgroup (v1) can be made here")
+    program = "from sbldm.engine.processor import cpu_limits; print(*cpu_limits(), sep='\\n')"
+    try:
+        shell = f'echo $$ > {group}/cgroup.procs && exec {sys.executable} -c "{program}"'
+        told = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, timeout=120, check=True).stdout
+    finally:
+        group.rmdir()
+    first = told.splitlines()[0]
+    assert first == "CpuLimit(threads=1, rule='quota of the cgroup (v1, cpu.cfs_quota_us)')"
+    assert "patient" not in told

@@ -19,7 +19,7 @@ from sbldm.engine.sampling.types import SamplingOptions, Volume
 from sbldm.export.divergence import first_divergent_layer
 from sbldm.export.gate import GateInputs, fault_table, require_passed, run_gate
 from sbldm.export.parity import ParityReport, check_component, compare, compare_volumes, sample_volume
-from sbldm.export.runners import OnnxRunner, torch_runner
+from sbldm.export.runners import OnnxRunner
 
 from tests.export.conftest import ExportedPreset
 from tests.export.test_graphs import arrays
@@ -60,22 +60,27 @@ def test_a_saturated_reference_is_no_fault_of_the_export() -> None:
     assert compare(saturated, saturated.copy(), 1e-4)[2] is None
 
 
-@pytest.mark.parametrize("exported", ["phantom"], indirect=True)
-def test_a_wrong_weight_is_found_and_located(exported: ExportedPreset) -> None:
-    component, good = exported.components["denoiser"], exported.models["denoiser"]
-    convolutions = [node for node in good.graph.node if node.op_type == "Conv" and node.name.startswith("down.")]
+@pytest.mark.parametrize(
+    ("exported", "name"),
+    [("phantom", "denoiser"), ("glioma", "denoiser"), ("glioma", "mask_denoiser"), ("glioma", "decoder")],
+    indirect=["exported"],
+)
+def test_a_wrong_weight_is_found_and_located(exported: ExportedPreset, name: str) -> None:
+    component, good = exported.components[name], exported.models[name]
+    inner = ("down.", "unet.down.", "blocks.")
+    convolutions = [node for node in good.graph.node if node.op_type == "Conv" and node.name.startswith(inner)]
     victim = convolutions[len(convolutions) // 2]
     bad = onnx.ModelProto()
     bad.CopyFrom(good)
     weight = next(tensor for tensor in bad.graph.initializer if tensor.name == victim.input[1])
     weight.CopyFrom(onnx.numpy_helper.from_array(1.5 * onnx.numpy_helper.to_array(weight), weight.name))
-    inputs = arrays(exported, "denoiser", 1)
-    runner = OnnxRunner({"denoiser": bad})
-    figures = check_component(component, torch_runner(exported.components).run, runner.run, {"random": inputs}, "fp32")
+    inputs = arrays(exported, name, 1)
+    runner = OnnxRunner({name: bad})
+    figures = check_component(component, exported.networks.run, runner.run, {"random": inputs}, "fp32")
     assert figures[0].fault is not None
     where = first_divergent_layer(component, bad, inputs, 1e-4)
     assert f"and {victim.name.rpartition('/')[0]} " in where
-    report = ParityReport("fp32", 1e-4, 0.99, tuple(figures), None, {"denoiser": where})
+    report = ParityReport("fp32", 1e-4, 0.99, tuple(figures), None, {name: where})
     assert where in fault_table(report)
     with pytest.raises(InvalidInputError, match="no bundle was written"):
         require_passed(report)
@@ -115,20 +120,32 @@ def test_the_gates_volume_is_what_generate_makes(tiny_bundle: Bundle, changed: d
     assert volume.label.tobytes() == sample.label.tobytes()
 
 
-@pytest.mark.parametrize("exported", ["phantom"], indirect=True)
-@pytest.mark.parametrize("tensor", ["image", "label"])
-def test_an_engine_that_keeps_something_from_the_refiner_does_not_pass(exported: ExportedPreset, tensor: str) -> None:
+@pytest.mark.parametrize(
+    ("exported", "forgotten", "tensor"),
+    [
+        ("phantom", "refiner", "image"),
+        ("phantom", "refiner", "label"),
+        ("glioma", "mask_denoiser", "condition"),
+        ("glioma", "denoiser", "tissues"),
+        ("glioma", "aggregator", "latent"),
+        ("glioma", "decoder", "features"),
+    ],
+    indirect=["exported"],
+)
+def test_an_engine_that_keeps_something_from_a_network_does_not_pass(
+    exported: ExportedPreset, forgotten: str, tensor: str
+) -> None:
     """Components that equal their networks are not enough: the volume is the engine's own."""
     runner = OnnxRunner(exported.models)
 
     def forgetful(component: str, inputs: Any) -> Any:
-        if component == "refiner":
+        if component == forgotten:
             inputs = {**inputs, tensor: np.zeros_like(inputs[tensor])}
         return runner.run(component, inputs)
 
     inputs = GateInputs(exported.config, exported.manifest, None)
     report = run_gate(exported.components, exported.models, inputs, "fp32", lambda _message: None, forgetful)
     assert not report.divergences
-    assert report.volume is not None
     assert not report.passed
-    assert str(report.volume.fault) in fault_table(report)
+    place = "mask_denoiser: prediction (maps after" if forgotten == "mask_denoiser" else "volume after"
+    assert place in fault_table(report)

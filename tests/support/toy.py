@@ -149,7 +149,7 @@ class HostLoopBackend:
     def __init__(self, bundle: Bundle, device: HostDevice, networks: type[HostNetworks] = HostNetworks) -> None:
         self._backend = OnnxRuntimeBackend(bundle, "cpu", 1)
         self.version = self._backend.version
-        self.loops = DeviceLoops(bundle, networks(self._backend, device))
+        self.loops = DeviceLoops.of(bundle, networks(self._backend, device))
 
     def run(self, component: str, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
         return self._backend.run(component, inputs)

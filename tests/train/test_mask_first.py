@@ -29,7 +29,7 @@ from sbldm.train.config import (
 )
 from sbldm.train.data.mask_maps import REACH_MM, MapVariation, distance_maps, varied_maps
 from sbldm.train.logbook import read_metrics
-from sbldm.train.mask_first import balanced, channel_weights, load_mask_first
+from sbldm.train.mask_first import channel_weights, load_mask_first
 from sbldm.train.networks.planar import ImageDenoiser, MaskDenoiser, from_blocks, to_blocks
 from sbldm.train.networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from sbldm.train.phantom import write_cohort
@@ -230,11 +230,6 @@ def test_the_mask_denoiser_sees_the_condition_and_blocks_go_back() -> None:
     with torch.no_grad():
         assert not torch.allclose(denoiser(noisy, time, first, one), denoiser(noisy, time, second, one))
         assert torch.equal(denoiser(noisy, time, first, 0 * one), denoiser(noisy, time, second, 0 * one))
-
-
-def test_real_scans_and_phantoms_take_half_of_the_draws_each() -> None:
-    assert balanced(np.array([1, 0, 0, 0], np.float32)) == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6])
-    assert balanced(np.zeros(3, np.float32)) == [1.0] * 3
 
 
 def test_channels_that_show_most_weigh_most() -> None:

@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d
+from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from ...engine.scans.plausible import robust_scale
@@ -56,7 +56,7 @@ def augment(
 
 
 def warp(case: Case, spacing_mm: Spacing, rng: np.random.Generator, settings: AugmentSettings) -> Case:
-    """Mirror, rotate, scale and warp smoothly: images linearly, each label linearly and then the largest."""
+    """Mirror, rotate, scale and warp smoothly: images by cubic splines, each label linearly and then the largest."""
     image, label = case
     shape = cast("tuple[int, int, int]", label.shape)
     step = np.asarray(spacing_mm, np.float64)
@@ -73,12 +73,19 @@ def warp(case: Case, spacing_mm: Spacing, rng: np.random.Generator, settings: Au
     voxels = (at / step[:, None, None, None] + middle[:, None, None, None]).astype(np.float32)
     tissues = [(label == value).astype(np.float32) for value in range(1, LABELS)]
     brain = image.any(axis=0)
-    body, *rest = sample(np.stack([brain.astype(np.float32), *tissues, *image.astype(np.float32)]), voxels)
+    body, *shares = sample(np.stack([brain.astype(np.float32), *tissues]), voxels)
     inside = (body >= 0.5) & _within(voxels, shape)
-    shares = np.stack([1 - sum(rest[: LABELS - 1]), *rest[: LABELS - 1]])
-    found = np.where(inside, shares.argmax(0), 0).astype(np.uint8)
-    values = np.stack(rest[LABELS - 1 :]) / np.maximum(body, 0.5)
+    found = np.where(inside, np.stack([1 - sum(shares), *shares]).argmax(0), 0).astype(np.uint8)
+    values = np.zeros(image.shape, np.float32)
+    for modality, whole in enumerate(_carried_outward(image, brain)):
+        values[modality][inside] = map_coordinates(whole, voxels[:, inside], order=3, mode="nearest")
     return _stored(values, inside), found
+
+
+def _carried_outward(image: Image, brain: NDArray[np.bool_] | np.bool_) -> NDArray[np.float32]:
+    """The image with each background voxel as its nearest brain voxel, so that edges neither fade nor ring."""
+    nearest = distance_transform_edt(~brain, return_distances=False, return_indices=True)
+    return image[(slice(None), *cast("NDArray[np.intp]", nearest))].astype(np.float32)
 
 
 def _nodes(mm: float, spacing_mm: Spacing) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import json
 import logging
 import multiprocessing
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from ...engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
 from ...engine.conditions.columns import COLUMNS, SHARE_COLUMNS
 from ...engine.errors import InvalidInputError
+from ...engine.files import write_atomic
 from ...engine.output.measure import measure_tumour
 from ...engine.processes import sharing_workers
 from ...engine.scans import plausible
@@ -35,8 +37,9 @@ from ...engine.scans.prepare import prepare_case
 from ...engine.scans.read import CaseError, Contents, digest, read_contents
 from ..phantom import PHANTOM_DESCRIPTION
 from .known import KnownCases
+from .shell import without_faint_shell
 
-CACHE_VERSION = 3  # raise it when the same input gives other stored values
+CACHE_VERSION = 4  # raise it when the same input gives other stored values
 MAX_FAULTS_SHOWN = 20
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -60,6 +63,7 @@ class CachedCase:
     label_values: tuple[int, ...] = ()  # of the mask's file
     warnings: tuple[str, ...] = ()
     source: Source = "real"
+    copy: int = 0  # 0 the case itself, else which of its varied copies
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,11 @@ class Cohort:
     def sources(self) -> tuple[Source, ...]:
         """Where each case comes from, in the order of the cases: a scan, or the phantom generator."""
         return tuple(entry.source for entry in self.entries)
+
+    @property
+    def originals(self) -> Cohort:
+        """The same cohort without varied copies."""
+        return self.subset([case for case, entry in enumerate(self.entries) if not entry.copy])
 
     @property
     def conditions(self) -> NDArray[np.float64]:
@@ -277,51 +286,53 @@ def make_case(
     """
     loaded = load_case(files, modalities, contents, options, grid.fov_mm)
     made = prepare_case(loaded, grid)
-    if not made.image.any():
+    image = without_faint_shell(made.image, made.label)
+    if not image.any():
         raise CaseError(["no brain is left on the grid"])
     if not made.label.any():
         raise CaseError(["empty mask: no voxel of the tumour is left on the grid"])
     conditions = tuple(measure_tumour(made.label, grid.spacing_mm).vector(COLUMNS).tolist())
-    stacked = np.concatenate([made.image, made.label[None]]).transpose(3, 0, 1, 2)
-    array_file = stem.with_name(stem.name + ".npy")
-    _write_atomically(array_file, lambda path: _save(path, np.ascontiguousarray(stacked)))
     source: Source = "phantom" if loaded.raw.header.description == PHANTOM_DESCRIPTION else "real"
-    entry = {
-        "case": files.name,
-        "file": _file(files),
-        "source": source,
-        "scales": made.scales,
-        "conditions": dict(zip(COLUMNS, conditions, strict=True)),
-        "label_values": loaded.raw.mask.values,
-        "warnings": loaded.warnings,
+    values, warnings, array_file = loaded.raw.mask.values, loaded.warnings, stem.with_name(stem.name + ".npy")
+    entry = CachedCase(files.name, array_file, made.scales, conditions, values, warnings, source)
+    store_entry(entry, image, made.label, _file(files))
+    return entry
+
+
+def store_entry(entry: CachedCase, image: NDArray[np.uint8], label: NDArray[np.uint8], file: str) -> None:
+    """Write a case, image (modality, x, y, z) and label (x, y, z), to its array file and what is known of it beside.
+
+    `file` tells the case from one of the same name in another folder.
+    """
+    stacked = np.concatenate([image, label[None]]).transpose(3, 0, 1, 2)
+    array = io.BytesIO()
+    np.save(array, np.ascontiguousarray(stacked))
+    write_atomic(entry.path, array.getvalue())
+    known = {
+        "case": entry.name,
+        "file": file,
+        "source": entry.source,
+        "scales": entry.scales,
+        "conditions": dict(zip(COLUMNS, entry.conditions, strict=True)),
+        "label_values": entry.label_values,
+        "warnings": entry.warnings,
     }
-    _write_atomically(stem.with_name(stem.name + ".json"), lambda path: path.write_text(json.dumps(entry), "utf-8"))
-    return CachedCase(files.name, array_file, made.scales, conditions, loaded.raw.mask.values, loaded.warnings, source)
+    write_atomic(entry.path.with_suffix(".json"), json.dumps(known).encode())
 
 
 def load_entry(name: str, stem: Path) -> CachedCase | None:
-    """The case whose files lie beside `stem`; None where they do not."""
+    """The case whose files lie beside `stem`; None where they do not, or are damaged."""
     array_file, description = stem.with_name(stem.name + ".npy"), stem.with_name(stem.name + ".json")
     if not (array_file.is_file() and description.is_file()):
         return None
-    entry = json.loads(description.read_text("utf-8"))
-    conditions = tuple(float(entry["conditions"][name]) for name in COLUMNS)
-    values, warnings = tuple(entry["label_values"]), tuple(entry["warnings"])
-    return CachedCase(name, array_file, tuple(entry["scales"]), conditions, values, warnings, entry["source"])
-
-
-def _save(path: Path, array: NDArray[np.uint8]) -> None:
-    with path.open("wb") as stream:
-        np.save(stream, array)
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        np.load(array_file, mmap_mode="r")  # its header, and that it is as long as that says
+        entry = json.loads(description.read_text("utf-8"))
+        conditions = tuple(float(entry["conditions"][name]) for name in COLUMNS)
+        values, warnings = tuple(entry["label_values"]), tuple(entry["warnings"])
+        return CachedCase(name, array_file, tuple(entry["scales"]), conditions, values, warnings, entry["source"])
+    except (ValueError, TypeError, KeyError, EOFError, OSError):
+        return None
 
 
 def _file(files: CaseFiles) -> str:
@@ -329,9 +340,17 @@ def _file(files: CaseFiles) -> str:
     return str(files.label.resolve()) if files.label is not None else ""
 
 
+def _file_of(description: Path) -> str | None:
+    """What `_file` said of an entry; None where that cannot be read."""
+    try:
+        return json.loads(description.read_text("utf-8"))["file"]
+    except (ValueError, TypeError, KeyError, OSError):
+        return None
+
+
 def _remove_outdated(cache_dir: Path, prefix: str, kept: str, file: str) -> None:
     """Delete what earlier contents of the same files left under the same settings."""
     for path in cache_dir.glob(f"{glob.escape(prefix)}*.json"):
-        if path.stem != kept and json.loads(path.read_text("utf-8"))["file"] == file:
+        if path.stem != kept and _file_of(path) == file:
             path.with_suffix(".npy").unlink(missing_ok=True)
             path.unlink(missing_ok=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...engine.bundle.manifest import BundleManifest
+from ...engine.bundle.manifest import INT16_SCALE, BundleManifest
+from ...engine.sampling.batch import Batch
 from ...engine.sampling.decoding import decode_slices, encode_slices
+from ...engine.sampling.model import model_of
 from ...engine.sampling.small_components import drop_small_components
-from ...engine.sampling.types import Backend
+from ...engine.sampling.types import Backend, SampleRequest
 from ...engine.scans.prepare import to_unit
 from ...kernels.assemble import is_background, one_hot_labels
 
@@ -23,10 +26,54 @@ class Reconstruction:
 
     coarse: Float  # (z, modality, x, y) in [-1, 1]
     refined: Float | None  # the same, None for presets without refiner
-    label: NDArray[np.uint8]  # (z, x, y), without small components
+    label: NDArray[np.uint8]  # (z, x, y), without small components; a model that makes the mask first keeps it
 
 
-class Autoencoder:
+class Autoencoder(Protocol):
+    """What a bundle makes of a prepared case."""
+
+    @property
+    def classes(self) -> int:
+        """Label classes of the model, background included."""
+        ...
+
+    def encode(self, slices: NDArray[np.uint8], label: NDArray[np.uint8]) -> Float:
+        """Latents of stored images (z, modality, x, y) and labels (z, x, y)."""
+        ...
+
+    def reconstruct(self, slices: NDArray[np.uint8], label: NDArray[np.uint8]) -> Reconstruction:
+        """A prepared case through the whole model but the denoisers."""
+        ...
+
+
+def autoencoder_of(backend: Backend, manifest: BundleManifest) -> Autoencoder:
+    """That of a bundle."""
+    kind = SliceAutoencoder if manifest.mask_first is None else MaskFirstAutoencoder
+    return kind(backend, manifest)
+
+
+class MaskFirstAutoencoder:
+    """Runs encoder, aggregator and decoder of a bundle that makes the mask first."""
+
+    def __init__(self, backend: Backend, manifest: BundleManifest) -> None:
+        self._run, self._model = backend.run, model_of(manifest)
+        self.classes = len(manifest.labels)
+
+    def encode(self, slices: NDArray[np.uint8], label: NDArray[np.uint8]) -> Float:
+        """Stored images (z, modality, x, y) -> the volume latent (C, ...)."""
+        return self._model.encode(self._run, to_unit(slices), label)
+
+    def reconstruct(self, slices: NDArray[np.uint8], label: NDArray[np.uint8]) -> Reconstruction:
+        """See `Autoencoder`; the mask is told the decoder's volume, not decoded."""
+        request = SampleRequest(0, 0, np.zeros(0, np.float32), label=np.moveaxis(label, 0, -1))
+        batch = Batch([request], 1, 0)
+        told = self._model.tell(self._run, batch, None)
+        (volume,) = self._model.decode(self._run, batch, told, self.encode(slices, label)[None])
+        image = np.moveaxis(volume.image, -1, 0).astype(np.float32) * np.float32(2 / INT16_SCALE) - np.float32(1)
+        return Reconstruction(image, None, label)
+
+
+class SliceAutoencoder:
     """Runs encoder, aggregator, decoder and refiner of one bundle on prepared cases."""
 
     def __init__(self, backend: Backend, manifest: BundleManifest) -> None:

@@ -16,7 +16,7 @@ from ...engine.sampling.types import Backend
 from ...engine.scans.options import ReadOptions
 from ..data.cohort import MAX_FAULTS_SHOWN, Cohort, prepare_cohort
 from .adherence import requested_and_measured
-from .autoencoder import Autoencoder
+from .autoencoder import Autoencoder, autoencoder_of
 from .fid import NO_NETWORK, FeatureNetwork, frechet_distance
 from .fidelity import (
     anatomy,
@@ -75,7 +75,7 @@ def evaluate(options: EvaluationOptions, bundle: Bundle | None, backend: Backend
     """Measure what the given folders and bundle allow; what they do not is said under `not_measured`."""
     if options.synthetic is None and not options.reconstruct:
         raise UsageError("nothing to do: give --synthetic DIR, or --reconstruct with a bundle, or both")
-    autoencoder = Autoencoder(backend, bundle.manifest) if bundle is not None and backend is not None else None
+    autoencoder = autoencoder_of(backend, bundle.manifest) if bundle is not None and backend is not None else None
     if options.reconstruct and autoencoder is None:
         raise UsageError("--reconstruct needs a bundle: give --bundle NAME or PATH")
     cohorts = load_cohorts(options, bundle)

@@ -31,7 +31,9 @@ class CropSource(Protocol):
 class CropSampler:
     """Draws crops (N, z, M, x, y) of cases picked with `chances`, half of them mirrored left-right."""
 
-    def __init__(self, source: CropSource, chances: Sequence[float], settings: CropConfig) -> None:
+    def __init__(
+        self, source: CropSource, chances: Sequence[float] | NDArray[np.float64], settings: CropConfig
+    ) -> None:
         self.source, self.settings = source, settings
         self.cumulative = np.cumsum(np.asarray(chances, np.float64) / np.sum(chances))
         self.tumours = [_some_voxels(source.label(i) > 0, i) for i in range(len(source))]
@@ -157,9 +159,10 @@ def blocks_of(image: Tensor, slices: int) -> Tensor:
 class SlabAutoencoderObjective:
     """The loss of one step: intensities and finite differences inside the brain, and where the brain is."""
 
-    def __init__(self, sampler: CropSampler, slices: int, batch_size: int) -> None:
+    def __init__(self, sampler: CropSampler, slices: int, batch_size: int, modalities: Tensor | None = None) -> None:
+        """`modalities` are the weights of their losses, measured on `sampler` where not given."""
         self.sampler, self.slices, self.batch_size = sampler, slices, batch_size
-        self.weights = modality_weights(sampler)
+        self.weights = modality_weights(sampler) if modalities is None else modalities
 
     def __call__(
         self, module: nn.Module, step: int, generator: np.random.Generator

@@ -5,11 +5,11 @@ from __future__ import annotations
 from .anatomies import HELD_OUT, TRAINING
 from .case import MODALITIES as PHANTOM_MODALITIES
 from .case import VERSION as PHANTOM_VERSION
-from .case import Phantom, make_phantom
+from .case import Phantom, Reference, make_phantom, make_reference
 from .cohort import DESCRIPTION as PHANTOM_DESCRIPTION
 from .cohort import case_name, encoded, write_cohort
 
 __all__ = [
-    "HELD_OUT", "PHANTOM_DESCRIPTION", "PHANTOM_MODALITIES", "PHANTOM_VERSION", "TRAINING", "Phantom", "case_name",
-    "encoded", "make_phantom", "write_cohort",
+    "HELD_OUT", "PHANTOM_DESCRIPTION", "PHANTOM_MODALITIES", "PHANTOM_VERSION", "TRAINING", "Phantom", "Reference",
+    "case_name", "encoded", "make_phantom", "make_reference", "write_cohort",
 ]  # fmt: skip

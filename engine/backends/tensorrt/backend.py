@@ -96,7 +96,7 @@ class TensorRtBackend:
             self._stream = device.stream()
             self.choices = {name: self._choose(name) for name in SAMPLED if bundle.has(name)}
         networks = TensorRtNetworks(engines, device, self.choices, OnnxRuntimeNetworks(bundle, index))
-        self.loops = DeviceLoops(bundle, networks)
+        self.loops = DeviceLoops.of(bundle, networks)
         others = [name for name, choice in self.choices.items() if choice != self.name]
         self.version = f"{engines.flavour.name} {engines.flavour.version}"
         if others and fallback is not None:

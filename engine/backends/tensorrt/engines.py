@@ -15,7 +15,8 @@ from ...files import write_atomic
 from .build import DEFAULT_WORKSPACE, BuildRequest, Flavour, build_engine, check_target, make_runtime
 from .cache import BatchProfile, CachedEngine, EngineCache, EngineKey
 
-SLICE_COMPONENTS = frozenset({"encoder", "decoder"})  # axis 0 counts slices, not volumes
+SLICE_COMPONENTS = frozenset({"encoder", "decoder"})  # axis 0 counts slices or slabs, not volumes
+DENOISERS = frozenset({"denoiser", "mask_denoiser"})
 NO_DRIVER = "none"
 
 
@@ -67,8 +68,8 @@ def foreign_target(flavour: Flavour, compute_capability: str, cuda_driver: str |
 
 
 def profile_of(component: str, rows: int, slices: int) -> BatchProfile:
-    """From one up to the denoiser's rows, the slices of encoder and decoder, one volume of others; for the largest."""
-    largest = rows if component == "denoiser" else slices if component in SLICE_COMPONENTS else 1
+    """From one up to a denoiser's rows, the slices of encoder and decoder, one volume of others; for the largest."""
+    largest = rows if component in DENOISERS else slices if component in SLICE_COMPONENTS else 1
     return BatchProfile(1, largest, largest)
 
 

@@ -14,9 +14,8 @@ from sbldm.engine.conditions.columns import (
     Conditions,
     blank,
     fit_columns,
-    id_of_sample,
     normalise,
-    row_of_sample,
+    request_of_sample,
     sphere_surface_cm2,
     sphere_volume_ml,
 )
@@ -33,7 +32,7 @@ def table(*ids: str) -> Conditions:
 
 
 def ids(conditions: Conditions, count: int) -> tuple[str, ...]:
-    return tuple(id_of_sample(conditions, sample) for sample in range(count))
+    return tuple(request_of_sample(conditions, sample)[0] for sample in range(count))
 
 
 def row(**cells: float) -> np.ndarray:
@@ -47,7 +46,7 @@ def broken(**cells: float) -> list[str]:
 def test_more_samples_reuse_the_rows_in_order() -> None:
     given = table("a", "", "c")
     assert ids(given, 8) == ("a", "1", "c", "a-2", "4", "c-2", "a-3", "7")
-    assert [row_of_sample(given, sample) for sample in range(8)] == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert [request_of_sample(given, sample)[1][0] for sample in range(8)] == [1, 2, 3, 1, 2, 3, 1, 2]
 
 
 def test_a_made_id_makes_way_for_a_given_one() -> None:
@@ -60,8 +59,6 @@ def test_ids_differ(names: list[str], count: int) -> None:
     conditions = table(*(name if name not in names[:k] else "" for k, name in enumerate(names)))
     made = ids(conditions, count)
     assert len(set(made)) == count
-    known = frozenset(conditions.ids)
-    assert made == tuple(id_of_sample(conditions, sample, known) for sample in range(count))
 
 
 def test_blank_conditions_ask_for_nothing() -> None:
@@ -69,7 +66,6 @@ def test_blank_conditions_ask_for_nothing() -> None:
     assert np.isnan(empty.values).all()
     assert empty.values.shape == (3, 9)
     assert ids(empty, 4) == ("0", "1", "2", "3")
-    assert "nothing" in empty.given()
 
 
 def test_normalisation_gives_zero_mean_and_unit_deviation_in_the_log() -> None:

@@ -14,14 +14,21 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sbldm.engine.conditions.columns import BINARY_COLUMNS, COLUMNS, Conditions
 from sbldm.engine.conditions.csv import conditions_csv, format_number, parse_conditions, read_conditions
+from sbldm.engine.conditions.file import ConditionFile
 from sbldm.engine.errors import InvalidInputError
 
 VIEW = (192.0, 192.0, 153.6)
 GOOD = "id,volume_ml,x,y,z\na,12.5,0.5,0.4,\nb,,.3,1e-1,0.5\n"
 
 
+def whole(file: ConditionFile) -> Conditions:
+    """All rows of a file."""
+    ids, rows = zip(*(file.at(row) for row in range(len(file))), strict=True)
+    return Conditions(file.columns, ids, np.array(rows), (), file.source)
+
+
 def parse(text: str | bytes, columns: tuple[str, ...] = COLUMNS) -> Conditions:
-    return parse_conditions(text.encode() if isinstance(text, str) else text, "cond.csv", columns, VIEW)
+    return whole(parse_conditions(text.encode() if isinstance(text, str) else text, "cond.csv", columns, VIEW))
 
 
 def faults(text: str | bytes, columns: tuple[str, ...] = COLUMNS) -> list[str]:
@@ -33,15 +40,14 @@ def faults(text: str | bytes, columns: tuple[str, ...] = COLUMNS) -> list[str]:
 def test_a_good_file(tmp_path: Path) -> None:
     path = tmp_path / "cond.csv"
     path.write_text(GOOD)
-    read = read_conditions(path, COLUMNS, VIEW)
+    file = read_conditions(path, COLUMNS, VIEW)
+    read = whole(file)
     assert read.ids == ("a", "b")
-    assert read.lines == (2, 3)
-    assert read.place(1) == f"{path}:3"
     expected = np.full((2, 12), np.nan)
     expected[0, [0, 3, 4]] = 12.5, 0.5, 0.4
     expected[1, [3, 4, 5]] = 0.3, 0.1, 0.5
     np.testing.assert_array_equal(read.values, expected)
-    assert read.given() == "volume_ml 1, x 2, y 2, z 1"
+    assert file.given() == "volume_ml 1, x 2, y 2, z 1"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sbldm.engine.conditions.columns import BINARY_COLUMNS, COLUMNS, Conditions
 from sbldm.engine.conditions.distribution import fit
-from sbldm.engine.conditions.unusual import MAX_WARNINGS, column_ranges, unusual_rows
+from sbldm.engine.conditions.unusual import MAX_WARNINGS, UnusualRows, column_ranges
 
 from tests.engine.conditions.test_distribution import COHORT, ROWS, VIEW, asking
 
@@ -16,6 +16,12 @@ FITTED = [COLUMNS.index(name) for name in ("surface_cm2", "w", "h", "d")]
 
 def asked(*rows: np.ndarray) -> Conditions:
     return Conditions(COLUMNS, ("",) * len(rows), np.array(rows), tuple(range(2, len(rows) + 2)), "cond.csv")
+
+
+def unusual_rows(conditions: Conditions) -> list[str]:
+    watch = UnusualRows(COHORT)
+    watch.add(conditions, watch.measure(conditions))
+    return watch.messages(conditions.source)
 
 
 def test_ranges_are_the_cohorts_own_or_those_of_its_fit() -> None:
@@ -40,7 +46,7 @@ def test_a_model_without_tissues_has_ranges_of_its_columns() -> None:
 def test_a_row_far_from_the_cohort_is_named() -> None:
     values = np.array([asking(volume_ml=30.0), asking(volume_ml=900.0, w=0.9)] + [asking(x=0.001)] * 30)
     conditions = Conditions(COLUMNS, ("a", "b", *[""] * 30), values, tuple(range(2, 34)), "cond.csv")
-    messages = unusual_rows(conditions, COHORT)
+    messages = unusual_rows(conditions)
     assert len(messages) == MAX_WARNINGS + 1
     assert messages[0].startswith("cond.csv:3: id b is far from the 400 training cases: Mahalanobis distance")
     largest = ROWS[:, 0].max()
@@ -53,7 +59,7 @@ def test_a_cell_beyond_the_cohort_is_told_though_its_distance_is_usual() -> None
     usual, beyond = asking(x=0.69, volume_ml=30.0), asking(x=0.74, volume_ml=30.0)
     distance, limit = COHORT.mahalanobis(np.array([usual, beyond]))
     assert (distance < limit).all()
-    (message,) = unusual_rows(asked(usual, beyond), COHORT)
+    (message,) = unusual_rows(asked(usual, beyond))
     assert message == (
         "cond.csv:3: outside of the 400 training cases: x is 0.74, theirs 0.302 to 0.697; the model may not follow it"
     )
@@ -63,9 +69,9 @@ def test_a_cohort_measured_and_asked_for_again_is_within_itself() -> None:
     rounded = np.array([[float(f"{value:.6g}") for value in row[:6]] for row in ROWS])
     rows = np.hstack([rounded, np.full((len(ROWS), 6), np.nan)])
     rows[:, 1] = np.nan
-    told = unusual_rows(asked(*rows), COHORT)
+    told = unusual_rows(asked(*rows))
     assert not [message for message in told if "theirs" in message]
 
 
 def test_empty_cells_are_not_outside() -> None:
-    assert unusual_rows(asked(np.full(12, np.nan)), COHORT) == []
+    assert unusual_rows(asked(np.full(12, np.nan))) == []

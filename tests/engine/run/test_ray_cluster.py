@@ -157,6 +157,37 @@ def test_a_stopped_actor_is_replaced(
     assert "sbldm_workers_lost_total" in metrics.read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("frees", [False, True])
+def test_a_full_cluster_is_told_and_given_up(
+    frees: bool, cluster: ModuleType, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    assert (ray_cluster._TELL_S, ray_cluster.ROOM_S) == (30, 600)
+    monkeypatch.setattr(ray_cluster, "_TELL_S", 0.5)
+    monkeypatch.setattr(ray_cluster, "ROOM_S", 120.0 if frees else 2.0)
+
+    class Other:
+        def ready(self) -> bool:
+            return True
+
+    other = cluster.remote(Other).options(num_cpus=2).remote()
+    assert cluster.get(other.ready.remote(), timeout=120)
+    out = tmp_path / "out"
+    asked = ["generate", "--bundle", str(tiny_bundle.path), "--threads", "1", "--count", "1", "--steps", "1"]
+    if frees:
+        threading.Timer(2.0, cluster.kill, [other]).start()
+    code = main([*asked, "--out", str(out), "--ray"])
+    told = capsys.readouterr().err
+    assert "the cluster is full; waiting up to" in told
+    if frees:
+        assert code == 0, told
+    else:
+        cluster.kill(other)
+        assert code == 4
+        assert "had no room for an actor in 2 s" in told
+        assert (out / "ledger.jsonl").read_bytes() == b""
+
+
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BackendUnavailableError, match=r"sbldm-engine\[ray\]"), connected("auto"):

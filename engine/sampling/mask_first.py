@@ -1,0 +1,143 @@
+"""The form that makes the mask first: conditions -> distance maps -> label, then an image around it, slab by slab."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.manifest import BundleManifest, Grid, MaskFirst, NoiseSchedule
+from ..mask_solver import noise_size, solve_mask
+from ..processor import available_threads
+from .batch import Batch
+from .decoding import NOT_FINITE
+from .plan import sampling_plan
+from .samplers import Latent
+from .slabs import SLABS_AT_ONCE, decode_slabs, encode_slabs, masked_volume
+from .types import LATENTS_AT_ONCE, OnStep, RunComponent, SampleRequest, SamplingOptions, Told, Volume
+
+MASK_DRAW = 2**31
+"""Draw of the mask stage's initial noise; its step k adds that of MASK_DRAW + k."""
+
+SURFACE_DRAW = MASK_DRAW + 32768
+"""Draw of the noise that roughens the surface of a mask."""
+
+_FLOAT = np.dtype(np.float32).itemsize
+
+
+@dataclass(frozen=True)
+class MaskFirstModel:
+    """A `VolumeModel` that makes the mask first."""
+
+    schedule: NoiseSchedule
+    latent_shape: tuple[int, ...]  # (C, slab, h, w)
+    grid: Grid
+    modalities: int
+    tissues: int
+    condition_columns: int
+    form: MaskFirst
+
+    @classmethod
+    def of(cls, manifest: BundleManifest, form: MaskFirst) -> MaskFirstModel:
+        """That of a bundle."""
+        return cls(
+            manifest.schedule,
+            manifest.latent.shape,
+            manifest.grid,
+            len(manifest.modalities),
+            len(manifest.labels) - 1,
+            len(manifest.condition_columns),
+            form,
+        )
+
+    @property
+    def working_bytes(self) -> int:
+        """See `VolumeModel`: states, the tissues, and the decoded slabs as numbers."""
+        volumes = self.tissues + self.modalities + 1
+        states = LATENTS_AT_ONCE * max(prod(self.latent_shape), prod(self.form.mask_maps.shape))
+        return _FLOAT * (states + volumes * prod(self.grid.shape))
+
+    def rows(self, batch_size: int) -> Mapping[str, set[int]]:
+        """See `VolumeModel`."""
+        slabs = self.latent_shape[1]
+        return {
+            "mask_denoiser": {batch_size},
+            "denoiser": {batch_size},
+            "aggregator": {batch_size},
+            "decoder": {min(slabs, SLABS_AT_ONCE), slabs % SLABS_AT_ONCE or SLABS_AT_ONCE},
+        }
+
+    def tell(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> Told:
+        """The tissues of masks that are drawn here or given, and which source the images are to be of."""
+        x, y, z = self.grid.shape
+        labels = np.zeros((batch.size, x, y, z), np.uint8)
+        failed = np.zeros(batch.size, np.bool_)
+        for request, label in zip(batch.requests, self._labels(run, batch, on_step), strict=True):
+            slot = batch.slot(request)
+            failed[slot] = label is None
+            labels[slot] = 0 if label is None else label
+        feeds = {
+            "tissues": _tissues(labels, self.tissues),
+            "source": np.full(batch.size, self.form.source, np.float32),
+        }
+        return Told(feeds, labels, failed)
+
+    def decode(self, run: RunComponent, batch: Batch, told: Told, latents: Latent) -> list[Volume]:
+        """See `VolumeModel`."""
+        assert told.labels is not None
+        assert told.failed is not None
+        features = run("aggregator", {"latent": latents})["features"]
+        volumes = []
+        for request in batch.requests:
+            slot = batch.slot(request)
+            finite = not told.failed[slot] and bool(np.isfinite(latents[slot]).all())
+            image, brain = decode_slabs(run, features[slot], self.modalities)
+            volumes.append(masked_volume(request, image, brain, told.labels[slot], None if finite else NOT_FINITE))
+        return volumes
+
+    def encode(self, run: RunComponent, image: NDArray[np.float32], label: NDArray[np.uint8]) -> Latent:
+        """See `VolumeModel`: the image alone; its mask is told apart."""
+        features = encode_slabs(run, image, self.form.slab_slices)
+        return run("aggregator_encode", {"features": features[None]})["latent"][0]
+
+    def maps(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> NDArray[np.float32]:
+        """Distance maps (batch size, map, z, x, y) in mm, from which the masks are made."""
+        chosen, maps = self.form.mask_sampling, self.form.mask_maps
+        plan = sampling_plan(self.schedule, SamplingOptions.default(chosen, batch.seed, batch.size))
+        told = {"condition": batch.filled((self.condition_columns,), lambda request: request.condition)}
+        start = batch.noise(maps.shape, MASK_DRAW)
+        clean = batch.denoised(run, "mask_denoiser", start, told, plan, on_step, base_draw=MASK_DRAW)
+        mean, std = (np.array(values, np.float32)[:, None, None, None] for values in (maps.mean, maps.std))
+        return clean * std + mean
+
+    def _labels(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> Sequence[NDArray[np.uint8] | None]:
+        """The mask of each request: given, or drawn and solved; None where its maps are not finite."""
+        drawn = [request for request in batch.requests if request.label is None]
+        if not drawn:
+            return [request.label for request in batch.requests]
+        maps = self.maps(run, Batch(drawn, batch.size, batch.seed), on_step)
+
+        def label(request: SampleRequest) -> NDArray[np.uint8] | None:
+            if request.label is not None:
+                return request.label
+            own = maps[batch.slot(request)]
+            return self._solved(batch, request, own) if np.isfinite(own).all() else None
+
+        if len(drawn) == 1:
+            return [label(request) for request in batch.requests]
+        with ThreadPoolExecutor(min(len(drawn), available_threads()), "solver") as pool:
+            return list(pool.map(label, batch.requests))
+
+    def _solved(self, batch: Batch, request: SampleRequest, maps: NDArray[np.float32]) -> NDArray[np.uint8]:
+        noise = batch.normals(request, SURFACE_DRAW, noise_size(self.grid.shape))
+        return solve_mask(maps, request.wanted, self.grid.shape, self.grid.spacing_mm, noise).label
+
+
+def _tissues(labels: NDArray[np.uint8], tissues: int) -> NDArray[np.float32]:
+    """Labels (N, x, y, z) -> (N, tissue, z, x, y): 1 where the label is the tissue's."""
+    planes = labels.transpose(0, 3, 1, 2)[:, None]
+    return (planes == np.arange(1, tissues + 1, dtype=np.uint8)[None, :, None, None, None]).astype(np.float32)

@@ -1,0 +1,69 @@
+"""Slabs of neighbouring slices to a finished volume whose mask is given, and a case's slices to slabs.
+
+A slab's channels are slice by slice its modalities: channel = slice in slab * modalities + modality.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ...kernels.statistics import image_statistics
+from ..bundle.manifest import INT16_SCALE
+from .decoding import NOT_FINITE, image_fault
+from .types import RunComponent, SampleRequest, Volume
+
+SLABS_AT_ONCE = 4  # a decoder or encoder call
+DARKEST = round(INT16_SCALE / 255)  # written value of the darkest voxel of a brain
+
+
+def decode_slabs(
+    run: RunComponent, features: NDArray[np.float32], modalities: int, at_once: int = SLABS_AT_ONCE
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Features (S, F, h, w) of one volume -> image (D, M, X, Y) in about -1..1 and the brain's logits (D, X, Y)."""
+    parts = [run("decoder", {"features": features[at : at + at_once]}) for at in range(0, len(features), at_once)]
+    image = np.concatenate([part["image"] for part in parts])
+    brain = np.concatenate([part["brain"] for part in parts])
+    return image.reshape(-1, modalities, *image.shape[2:]), brain.reshape(-1, *brain.shape[2:])
+
+
+def encode_slabs(run: RunComponent, image: NDArray[np.float32], slices: int) -> NDArray[np.float32]:
+    """Slices (D, M, X, Y) in -1..1 -> features (S, F, h, w) of slabs of so many slices."""
+    slabs = image.reshape(len(image) // slices, -1, *image.shape[2:])
+    spans = [slice(at, at + SLABS_AT_ONCE) for at in range(0, len(slabs), SLABS_AT_ONCE)]
+    return np.concatenate([run("encoder", {"image": slabs[at]})["features"] for at in spans])
+
+
+def masked_volume(
+    request: SampleRequest,
+    image: NDArray[np.float32],
+    brain: NDArray[np.float32],
+    label: NDArray[np.uint8],
+    fault: str | None,
+) -> Volume:
+    """The volume of an image (D, M, X, Y), the brain's logits (D, X, Y) and a label (X, Y, Z), which stays as it is.
+
+    A voxel of the brain is round(1000 (v + 1) / 2), half to even, held within `DARKEST`..1000; all others are 0.
+    `fault` is what is wrong already.
+    """
+    if not (np.isfinite(image).all() and np.isfinite(brain).all()):
+        fault = fault or NOT_FINITE
+    inside = brain_of(brain.transpose(1, 2, 0) > 0, label)
+    values = image.transpose(1, 2, 3, 0) + np.float32(1)
+    values *= np.float32(INT16_SCALE / 2)
+    np.rint(values, out=values)
+    np.nan_to_num(values, copy=False, nan=0.0)
+    np.clip(values, DARKEST, INT16_SCALE, out=values)
+    voxels = np.ascontiguousarray(values.astype(np.int16) * inside)
+    return Volume(request.number, request.attempt, voxels, label, fault or image_fault(image_statistics(voxels)))
+
+
+def brain_of(likely: NDArray[np.bool_], label: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """The largest face-connected piece of what is likely brain or labelled, its holes filled; both (X, Y, Z)."""
+    pieces, number = ndimage.label(likely | (label > 0))  # pyright: ignore[reportGeneralTypeIssues]
+    if number == 0:
+        return np.zeros(label.shape, bool)
+    brain = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+    outside, _ = ndimage.label(np.pad(~brain, 1, constant_values=True))  # pyright: ignore[reportGeneralTypeIssues]
+    return (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]

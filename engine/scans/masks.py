@@ -1,0 +1,169 @@
+"""Masks that somebody gives, brought to a model's grid: images are made around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.manifest import Grid
+from ..conditions.columns import Conditions
+from ..conditions.rules import violations
+from ..errors import InvalidInputError
+from ..output.measure import measure_tumour
+from ..sampling.given_masks import GivenMasks
+from .cases import CaseFiles
+from .discover import discover_cases
+from .measure import decode_mask, id_faults, one_label_note
+from .options import ReadOptions
+from .placement import RasGrid, place
+from .prepare import LABELS
+from .read import CaseError, RawCase
+from .resample import GridSampler
+
+_SAME_MM = 1e-3  # of two voxel sizes
+
+
+@dataclass(frozen=True)
+class _MaskOnGrid:
+    label: NDArray[np.uint8]  # (x, y, z)
+    row: NDArray[np.float64]
+    values: tuple[int, ...]  # of the file
+    warnings: tuple[str, ...]
+
+
+def read_masks(
+    folder: Path,
+    columns: Sequence[str],
+    grid: Grid,
+    options: ReadOptions,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[GivenMasks, tuple[str, ...]]:
+    """The mask of every case below a folder on the grid, in the order of names, and what should be known of them.
+
+    A mask that has the grid's shape and voxel sizes stays as it is, voxel for voxel in RAS order; another one is
+    brought there, label by label, its field of view placed as `placement.place` says.
+
+    Args:
+        folder: of label files, with or without the images that they belong to.
+        columns: of the conditions that are measured.
+        grid: of the model.
+        options: what the user says of labels, cavities and orientation.
+        advance: called with (cases done, cases in all).
+
+    Raises:
+        InvalidInputError: no mask, or faulty ones: all are named.
+    """
+    found = discover_cases(folder, (), options)
+    faults = {case: list(texts) for case, texts in found.faults.items()}
+    masks: dict[str, _MaskOnGrid] = {}
+    for done, case in enumerate(found.cases):
+        advance(done, len(found.cases))
+        if case.name in faults:
+            continue
+        try:
+            masks[case.name] = _on_grid(case, columns, grid, options)
+        except (CaseError, InvalidInputError) as error:
+            faults[case.name] = getattr(error, "faults", [str(error)])
+    advance(len(found.cases), len(found.cases))
+    if faults:
+        told = [f"{folder}: {name}: {text}" for name, texts in sorted(faults.items()) for text in texts]
+        raise InvalidInputError("\n".join(told))
+    if not any(case.meaning.is_told for case in found.cases):
+        note = one_label_note([mask.values for mask in masks.values()])
+        if note is not None:
+            raise InvalidInputError(f"{folder}: {note}")
+    rows = np.array([mask.row for mask in masks.values()]).reshape(-1, len(columns))
+    lines = tuple(range(1, len(masks) + 1))
+    conditions = Conditions(tuple(columns), tuple(masks), rows, lines, str(folder))
+    warnings = [f"{name}: {text}" for name, mask in masks.items() for text in mask.warnings]
+    return GivenMasks.of((mask.label for mask in masks.values()), grid.shape, conditions), (*found.notes, *warnings)
+
+
+def masks_of_arrays(labels: Sequence[NDArray[np.integer]], columns: Sequence[str], grid: Grid) -> GivenMasks:
+    """Masks (x, y, z) in RAS order on the grid, values 0 background, 1 NCR, 2 ED, 3 ET.
+
+    Raises:
+        InvalidInputError: none, or faulty ones: all are named.
+    """
+    if len(labels) == 0:
+        raise InvalidInputError("masks: there is none; give at least one")
+    faults, rows, checked = list[str](), list[NDArray[np.float64]](), list[NDArray[np.uint8]]()
+    for number, label in enumerate(labels):
+        try:
+            whole = _array_label(label, grid)
+            rows.append(_measured(whole, columns, grid))
+            checked.append(whole)
+        except CaseError as error:
+            faults += [f"masks[{number}]: {text}" for text in error.faults]
+    if faults:
+        raise InvalidInputError("\n".join(faults))
+    conditions = Conditions(tuple(columns), ("",) * len(rows), np.array(rows), tuple(range(1, len(rows) + 1)), "masks")
+    return GivenMasks.of(checked, grid.shape, conditions)
+
+
+def _array_label(label: NDArray[np.integer], grid: Grid) -> NDArray[np.uint8]:
+    if not isinstance(label, np.ndarray) or label.dtype.kind not in "iu" or label.shape != grid.shape:
+        raise CaseError([f"must be an array of whole numbers of shape {grid.shape}, as a `Sample` holds its label"])
+    if label.min() < 0 or label.max() >= LABELS:
+        raise CaseError([f"holds {label.min()} to {label.max()}; allowed: 0, 1 (NCR), 2 (ED), 3 (ET)"])
+    if faults := _label_faults(label):
+        raise CaseError(faults)
+    return np.ascontiguousarray(label, np.uint8)
+
+
+def _measured(label: NDArray[np.uint8], columns: Sequence[str], grid: Grid) -> NDArray[np.float64]:
+    row = measure_tumour(label, grid.spacing_mm).vector(columns)
+    broken = violations(row[None], columns, grid.fov_mm)
+    if broken:
+        raise CaseError([f"no condition: {rule.column}: {rule.value(0)}: {rule.allowed(0)}" for rule in broken])
+    return row
+
+
+def _on_grid(case: CaseFiles, columns: Sequence[str], grid: Grid, options: ReadOptions) -> _MaskOnGrid:
+    raw, reference = decode_mask(case, grid.fov_mm, options)
+    if case.meaning.is_binary:
+        raise CaseError(["its mask has one label for the whole tumour; the model's masks tell NCR, ED and ET apart"])
+    source = RasGrid.of(raw.affine, raw.label.shape)
+    warnings = list(raw.mask.warnings)
+    if _is_grid(source, grid):
+        label = np.ascontiguousarray(source.turn(raw.label))
+    else:
+        label, told = _resampled(raw, source, grid, reference)
+        warnings += told
+    faults = id_faults(case.name) + _label_faults(label)
+    if faults:
+        raise CaseError(faults)
+    return _MaskOnGrid(label, _measured(label, columns, grid), raw.mask.values, tuple(warnings))
+
+
+def _is_grid(source: RasGrid, grid: Grid) -> bool:
+    same = np.allclose(source.spacing_mm, grid.spacing_mm, atol=_SAME_MM)
+    return source.shape == grid.shape and same and not source.is_oblique
+
+
+def _resampled(
+    raw: RawCase, source: RasGrid, grid: Grid, reference: str | None
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    brain = None if reference is None else source.turn(raw.images[reference] != 0)
+    placement = place(source, brain, raw.tumour(source), grid.fov_mm)
+    if faults := placement.faults(grid.fov_mm):
+        raise CaseError(faults)
+    centre = placement.centre_mm if placement.is_on_brain else None
+    sampler = GridSampler(raw.label.shape, raw.affine, grid.shape, grid.spacing_mm, centre)
+    label = sampler.label(source.turn(raw.label), LABELS)
+    before, after = sum(raw.mask.tissue_voxels) * raw.header.voxel_ml, np.count_nonzero(label) * grid.voxel_ml
+    told = f"its mask is brought to the model's grid, label by label: {before:.4g} ml become {after:.4g} ml"
+    return label, (told, *placement.warnings(grid.fov_mm))
+
+
+def _label_faults(label: NDArray[np.integer]) -> list[str]:
+    if not label.any():
+        return ["the mask is empty on the model's grid; a tumour is needed"]
+    inner = label[1:-1, 1:-1, 1:-1]
+    if np.count_nonzero(inner) < np.count_nonzero(label):
+        return ["the mask touches the border of the field of view; at least one voxel must lie between"]
+    return []

@@ -1,0 +1,139 @@
+"""`generate --masks`: images around label files that are given."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sbldm.cli.main import main
+from sbldm.engine.bundle.load import Bundle
+
+GRID, SPACING = (32, 32, 16), (6.0, 6.0, 9.6)
+
+
+def tumour() -> NDArray[np.uint8]:
+    """A mask (x, y, z) on the tiny grid, in BraTS values, unlike its mirror images."""
+    label = np.zeros(GRID, np.uint8)
+    label[8:13, 14:20, 5:9] = 2
+    label[9:12, 15:18, 6:8] = 4
+    label[10, 15, 6] = 1
+    return label
+
+
+def write(folder: Path, name: str, array: NDArray[np.uint8], axes: NDArray[np.float64]) -> None:
+    case = folder / name
+    case.mkdir(parents=True)
+    nib.Nifti1Image(array, axes).to_filename(case / f"{name}_seg.nii.gz")
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    """Two masks: one on the model's grid with its axes to the left and back, one of half the voxel size."""
+    folder = tmp_path / "masks"
+    write(folder, "BraTS2021_00001", tumour()[::-1, ::-1], np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0]))
+    fine = tumour().repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    write(folder, "BraTS2021_00002", fine, np.diag([*(s / 2 for s in SPACING), 1.0]))
+    return folder
+
+
+def generate(bundle: Bundle, masks: Path, out: Path, *arguments: object) -> int:
+    fixed = ["generate", "--bundle", bundle.path, "--masks", masks, "--steps", 2, "--threads", 1, "--out", out]
+    return main([str(a) for a in (*fixed, *arguments)])
+
+
+def hashes(directory: Path) -> dict[str, str]:
+    return {
+        p.relative_to(directory).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in directory.rglob("*.nii.gz")
+    }
+
+
+def test_masks_come_back_with_images_around_them(
+    tiny_mask_first_bundle: Bundle, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert generate(tiny_mask_first_bundle, masks, out, "--count", 3) == 0
+    said = capsys.readouterr().err
+    assert "BraTS2021_00002: its mask is brought to the model's grid" in said
+    assert "BraTS2021_00001: its mask is brought" not in said
+    rows = list(csv.DictReader((out / "manifest.csv").open()))
+    assert [row["id"] for row in rows] == ["BraTS2021_00001", "BraTS2021_00002", "BraTS2021_00001-2"]
+    for row in rows:
+        written = nib.load(out / row["files"].split(";")[-1])
+        assert np.array_equal(np.asarray(written.dataobj), tumour())
+        assert b"given mask" in bytes(written.header["descrip"])
+        assert row["drawn"] == ""
+        assert row["requested_volume_ml"] == row["measured_volume_ml"]
+        assert row["requested_surface_cm2"] == row["measured_surface_cm2"]
+    made = hashes(out)
+    first, again = (f"sbldm-{k:06d}/sbldm-{k:06d}_t1.nii.gz" for k in (0, 2))
+    assert made[first] != made[again]  # other noise around the same mask
+    recorded = json.loads((out / "run.json").read_text())
+    assert recorded["source"]["masks"] == 2
+    assert "given masks" in recorded["notice"]
+    assert main(["verify", str(out)]) == 0
+
+
+def test_workers_and_a_resumed_run_make_the_same_bytes(
+    tiny_mask_first_bundle: Bundle, masks: Path, tmp_path: Path
+) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    assert generate(tiny_mask_first_bundle, masks, whole) == 0
+    assert generate(tiny_mask_first_bundle, masks, parted, "--samples", 1, "--workers", 2) == 0
+    assert hashes(parted).items() <= hashes(whole).items()
+    assert generate(tiny_mask_first_bundle, masks, parted, "--resume") == 0
+    assert hashes(parted) == hashes(whole)
+
+
+def test_a_run_goes_on_with_its_own_masks_alone(
+    tiny_mask_first_bundle: Bundle, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert generate(tiny_mask_first_bundle, masks, out, "--samples", 0) == 0
+    shutil.rmtree(masks / "BraTS2021_00002")
+    assert generate(tiny_mask_first_bundle, masks, out, "--resume", "--count", 2) == 2
+    assert "source: the run has 2 given masks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda label: label * 0, "empty"),
+        (lambda label: np.where(label == 1, 3, label), "3"),
+        (lambda label: np.roll(label, 8, axis=2), "touches the border"),
+        (lambda label: np.where(label > 0, 1, 0), "label 1 alone"),
+    ],
+)
+def test_a_mask_that_is_none_is_refused_before_anything_is_made(
+    tiny_mask_first_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], change, told: str
+) -> None:
+    masks, out = tmp_path / "masks", tmp_path / "out"
+    write(masks, "BraTS2021_00007", change(tumour()).astype(np.uint8), np.diag([*SPACING, 1.0]))
+    assert generate(tiny_mask_first_bundle, masks, out) == 3
+    said = capsys.readouterr().err
+    assert str(masks) in said
+    assert told in said
+    assert not out.exists()
+
+
+def test_a_bundle_that_draws_mask_and_image_together_is_refused(
+    tiny_bundle: Bundle, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(tiny_bundle, masks, tmp_path / "out") == 2
+    assert "mask-first" in capsys.readouterr().err
+
+
+def test_conditions_beside_masks_are_refused(
+    tiny_mask_first_bundle: Bundle, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "cond.csv"
+    table.write_text("volume_ml\n20\n")
+    assert generate(tiny_mask_first_bundle, masks, tmp_path / "out", "--conditions", table) == 2
+    assert "--masks" in capsys.readouterr().err
