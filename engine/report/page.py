@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from ..bundle.load import Bundle
 from ..bundle.manifest import SEGMENTATION
 from ..conditions.adherence import adherence
 from ..files import Folder
+from ..output.preview import TISSUE_COLOURS
 from ..run.ledger import SampleRecord
 from ..run.outcomes import VOLUME_TOLERANCE
 from ..run.preview import caption
@@ -28,7 +28,7 @@ from .command import Recipe
 from .facts import MAX_LISTED, RunFacts
 from .plots import MAX_POINTS, scatter
 from .volumes import MAX_CASE_BYTES, CaseVolumes, embed_case
-from .words import TISSUE_COLOURS, Quantity, modality_name, tissue_names
+from .words import Quantity, modality_name, tissue_names
 
 NIIVUE_VERSION = "0.69.0"
 MAX_ROWS = 1000
@@ -180,7 +180,8 @@ def _options(facts: RunFacts) -> list[tuple[str, str]]:
 
 def _tissues(facts: RunFacts) -> list[dict[str, Any]]:
     names = tissue_names(facts.run.bundle.labels)
-    return [{"name": name, "colour": TISSUE_COLOURS[k % len(TISSUE_COLOURS)]} for k, name in enumerate(names)]
+    colours = TISSUE_COLOURS[1:].astype(int).tolist()
+    return [{"name": name, "colour": colours[k % len(colours)]} for k, name in enumerate(names)]
 
 
 def _viewer(facts: RunFacts) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from scipy import ndimage
 from ..bundle.manifest import SEGMENTATION
 from ..files import Folder
 from ..output.layouts import Layout
-from ..output.preview import Scan, draw_sheet, widest_cut
+from ..output.preview import Scan, draw_sheet, widest_cuts
 from ..output.regrid import BRATS_AFFINE, BRATS_GRID
 from ..run.description import RunDescription
 from ..run.remeasure import read_voxels
@@ -151,8 +151,7 @@ def _encode(case: _Case, modalities: tuple[str, ...], coarser: int, preview: str
 
 def _centre_mm(case: _Case) -> tuple[float, float, float]:
     """Where the tumour is largest along each axis; the centre where there is none."""
-    index = [widest_cut(case.label, axis) for axis in range(3)]
-    place = case.affine @ [*index, 1]
+    place = case.affine @ [*widest_cuts(case.label), 1]
     return round(float(place[0]), 2), round(float(place[1]), 2), round(float(place[2]), 2)
 
 
