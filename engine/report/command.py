@@ -6,9 +6,9 @@ import shlex
 from dataclasses import dataclass
 
 from ..bundle.load import Bundle, is_shipped
-from ..run.description import RunDescription
+from ..run.description import MasksDigest, RunDescription
 
-CONDITIONS, CASE, BUNDLE = "CONDITIONS.csv", "CASE", "BUNDLE"
+CONDITIONS, CASE, BUNDLE, MASKS = "CONDITIONS.csv", "CASE", "BUNDLE", "MASKS"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,10 @@ def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
     """How the samples of a run are made again; `bundle` is the run's, where it is at hand."""
     options, resolved = run.options, run.resolved
     words, notes = ["sbldm-engine", "generate"], []
-    if run.source is not None:
+    if isinstance(run.source, MasksDigest):
+        words += ["--masks", MASKS]
+        notes.append(f"{MASKS}: the folder of the masks that the run was given")
+    elif run.source is not None:
         words = ["sbldm-engine", "augment", CASE, "--strength", repr(run.source.strength)]
         notes.append(f"{CASE}: the folder of the case that the run starts from")
     words += ["--count", str(options.count)]
@@ -40,7 +43,12 @@ def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
         notes.append(f"{BUNDLE}: the path of {run.bundle.id}, whose bundle.json has sha256 {run.bundle.sha256}")
     words += ["--seed", str(options.seed), "--steps", str(options.steps), "--sampler", options.sampler]
     words += ["--eta", repr(options.eta), "--guidance", repr(options.guidance)]
-    words += ["--layout", options.layout, "--names", options.names, "--grid", options.grid]
+    words += ["--layout", options.layout, "--names", options.names, "--name-by", options.name_by]
+    words += ["--grid", "native" if options.grid == "dataset" else options.grid]
+    if options.grid == "dataset":
+        notes.append(
+            "the files of the run have the voxels of a data set (--add-to); this gives the sample on the model's"
+        )
     if options.reject is not None:
         words += ["--reject", repr(options.reject), "--attempts", str(options.attempts)]
     words += ["--backend", resolved.backend, "--device", resolved.device, "--precision", resolved.precision]

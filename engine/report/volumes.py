@@ -17,8 +17,7 @@ from scipy import ndimage
 from ..bundle.manifest import SEGMENTATION
 from ..files import Folder
 from ..output.layouts import Layout
-from ..output.preview import Scan, draw_sheet, widest_cut
-from ..output.regrid import BRATS_AFFINE, BRATS_GRID
+from ..output.preview import Scan, draw_sheet, widest_cuts
 from ..run.description import RunDescription
 from ..run.remeasure import read_voxels
 
@@ -78,24 +77,16 @@ def embed_case(folder: Folder, run: RunDescription, sample: int, caption: str) -
 
 
 def _read_case(folder: Folder, run: RunDescription, layout: Layout, sample: int) -> _Case:
-    paths, native = layout.paths(sample), run.options.grid == "native"
-    grid, affine = (run.bundle.grid, run.bundle.grid.affine) if native else (BRATS_GRID, BRATS_AFFINE)
-    label = read_voxels(folder, paths[SEGMENTATION], grid.shape, np.dtype(np.uint8))
-    images = [read_voxels(folder, paths[m], grid.shape, np.dtype(np.int16)) for m in layout.modalities]
-    image, label = np.stack(images).astype(np.float32), layout.array_labels(label)
-    for axis in range(3):
-        if affine[axis, axis] < 0:  # LPS order of the BraTS grid
-            affine, image, label = _flipped(affine, image, label, axis)
-    return _Case(image, label, affine)
-
-
-def _flipped(
-    affine: NDArray[np.float64], image: NDArray[np.float32], label: NDArray[np.uint8], axis: int
-) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.uint8]]:
-    turned = affine.copy()
-    turned[axis, 3] += affine[axis, axis] * (label.shape[axis] - 1)
-    turned[axis, axis] = -affine[axis, axis]
-    return turned, np.flip(image, axis + 1), np.flip(label, axis)
+    paths, grid, files = layout.paths(sample), run.bundle.grid, run.file_grid()
+    shape, affine = (grid.shape, grid.affine) if files is None else (files.shape, np.array(files.affine))
+    label = layout.array_labels(read_voxels(folder, paths[SEGMENTATION], shape, np.dtype(np.uint8)))
+    images = [read_voxels(folder, paths[m], shape, np.dtype(np.int16)) for m in layout.modalities]
+    turn = nib.io_orientation(affine)
+    return _Case(
+        np.stack([nib.apply_orientation(image, turn) for image in images]).astype(np.float32),
+        nib.apply_orientation(label, turn),
+        affine @ nib.orientations.inv_ornt_aff(turn, shape),
+    )
 
 
 def _cut(case: _Case, spacing: tuple[float, ...]) -> _Case:
@@ -152,7 +143,7 @@ def _encode(case: _Case, modalities: tuple[str, ...], coarser: int, preview: str
 
 def _centre_mm(case: _Case) -> tuple[float, float, float]:
     """Where the tumour is largest along each axis; the centre where there is none."""
-    index = [widest_cut(case.label, axis) for axis in range(3)]
+    index = widest_cuts(case.label)
     place = case.affine @ [*index, 1]
     return round(float(place[0]), 2), round(float(place[1]), 2), round(float(place[2]), 2)
 
