@@ -57,7 +57,7 @@ def made(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run of three samples, the first with a hostile id. Do not write to it."""
     folder = tmp_path_factory.mktemp("report")
     (folder / "cond.csv").write_text(f"id,volume_ml\n{HOSTILE},40\nplain,\n,90\n")
-    arguments = ["--bundle", str(tiny_bundle.path), "--steps", "2", "--threads", "1", "--quiet"]
+    arguments = ["--bundle", str(tiny_bundle.path), "--steps", "2", "--threads", "1", "--seed", "5", "--quiet"]
     assert main(["generate", *arguments, "--conditions", str(folder / "cond.csv"), "--out", str(folder / "run")]) == 0
     return folder / "run"
 
@@ -123,14 +123,11 @@ def test_every_case_can_be_made_again(run: Path, tiny_bundle: Bundle, tmp_path: 
     text = page_of(run, tmp_path / "page.html", "--bundle", str(tiny_bundle.path))
     commands = [unescape(found) for found in re.findall(r"<code>(sbldm-engine generate [^<]+)</code>", text)]
     assert len(commands) == 3
-    places = {"CONDITIONS.csv": str(run.parent.parent / "cond.csv"), "BUNDLE": str(tiny_bundle.path)}
-    source = next(run.parent.parent.glob("**/cond.csv"), None)
     conditions = tmp_path / "cond.csv"
     conditions.write_text(f"id,volume_ml\n{HOSTILE},40\nplain,\n,90\n")
     assert hashlib.sha256(conditions.read_bytes()).hexdigest() in text
-    assert source is None or source.read_bytes() == conditions.read_bytes()
-    places |= {"CONDITIONS.csv": str(conditions), "sample-1": str(tmp_path / "again")}
-    words = [places.get(word, word) for word in shlex.split(commands[1])[1:]]
+    again = {"BUNDLE": str(tiny_bundle.path), "CONDITIONS.csv": str(conditions), "sample-1": str(tmp_path / "again")}
+    words = [again.get(word, word) for word in shlex.split(commands[1])[1:]]
     assert main([*words, "--quiet"]) == 0
     name = "sbldm-000001"
     files = sorted(path.name for path in (run / name).iterdir())
