@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -165,6 +166,11 @@ def test_changed_missing_and_foreign_files_are_named(run: Path, tmp_path: Path) 
     assert "such as <notes>.txt" in text
     assert "has no manifest.csv" in text
     assert (run / "<notes>.txt").read_text() == "mine"
+
+
+def test_a_foreign_name_that_is_no_text(run: Path, tmp_path: Path) -> None:
+    (run / os.fsdecode(b"bad-\xff-\xe2\x80\xae.txt")).write_text("")
+    assert "such as bad-\\udcff-\\u202e.txt" in unescape(page_of(run, tmp_path / "page.html"))
 
 
 def test_chosen_cases(run: Path, tmp_path: Path, capsys) -> None:
