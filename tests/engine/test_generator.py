@@ -214,7 +214,7 @@ def test_bad_rows_are_refused_at_the_call(generator: Generator, rows, named: str
         ({"count": 1, "conditions": 5}, "^conditions 5: must be the path"),
         (
             {"count": 1, "step": 5},
-            "no argument step, perhaps steps; .*count, conditions, stop, faulty, seed",
+            "no argument step, perhaps steps; .*count, conditions, masks, stop, faulty, seed",
         ),
         ({"count": 1, "layout": "nunet"}, "layout is no argument here"),
         ({"count": 1, "batch_size": 2}, "batch_size is no argument here"),
