@@ -26,19 +26,20 @@ from numpy.typing import NDArray
 
 from ..engine.errors import BackendUnavailableError, SbldmError
 from ..engine.processor import available_threads, cpu_name
+from ..engine.sampling.decoding import DECODER_SLICES
+from ..engine.sampling.slabs import SLABS_AT_ONCE
+from ..export.bundle import form_of, system_networks
 from ..export.components import Component, components_of, random_inputs
 from ..export.onnx_graph import export_graph
 from ..export.parity import compare
 from ..export.rewrite.conv3d import with_fast_conv3d
 from ..export.runners import OnnxRunner, torch_runner
 from ..train.checkpoint import load_system
-from ..train.config import slice_form
-from ..train.trained import load_networks
+from ..train.config import AnySystem
 from .timing import Timing, interleaved
 
 REPEATS = 7
 OPSET = 21
-SLICES = 16  # batch of encoder and decoder; the others take one volume
 EAGER, ONNX_RUNTIME, OPENVINO_FP32 = "PyTorch eager fp32", "ONNX Runtime fp32", "OpenVINO fp32"
 OPENVINO = "OpenVINO default"  # bf16 where the processor has it
 Arrays = Mapping[str, NDArray[Any]]
@@ -65,13 +66,12 @@ class Row:
         return f"| {self.component} | {self.batch} | {' | '.join(cells)} |"
 
 
-def measure(components: Mapping[str, Component], depth: int, steps: int, threads: int, repeats: int) -> list[Row]:
+def measure(components: Mapping[str, Component], config: AnySystem, threads: int, repeats: int) -> list[Row]:
     """Time every component.
 
     Args:
         components: of a system.
-        depth: slices of a volume.
-        steps: training steps of the schedule.
+        config: of that system.
         threads: of every runtime.
         repeats: timed runs of each.
 
@@ -79,15 +79,16 @@ def measure(components: Mapping[str, Component], depth: int, steps: int, threads
         BackendUnavailableError: OpenVINO is not installed.
     """
     torch.set_num_threads(threads)
-    rows = []
+    rows, depth, form = [], config.grid.shape[2], form_of(config)
+    at_once = SLABS_AT_ONCE if form == "mask-first" else DECODER_SLICES
     for name, component in components.items():
-        batch = SLICES if name in ("encoder", "decoder") else 1
+        batch = at_once if name in ("encoder", "decoder") else 1
         inputs = {key: value.numpy() for key, value in random_inputs(component, batch, 0, depth).items()}
         if "timestep" in inputs:
-            inputs["timestep"] = np.full(batch, steps - 1, np.float32)
+            inputs["timestep"] = np.full(batch, config.schedule.steps - 1, np.float32)
         model = export_graph(component, depth, OPSET)
         calls: dict[str, Callable[[], Arrays]] = {
-            EAGER: partial(torch_runner({name: component}).run, name, inputs),
+            EAGER: partial(torch_runner({name: component}, form).run, name, inputs),
             ONNX_RUNTIME: partial(OnnxRunner({name: with_fast_conv3d(model)}, threads).run, name, inputs),
             OPENVINO_FP32: _openvino(model, inputs, threads, {"INFERENCE_PRECISION_HINT": "f32"}),
             OPENVINO: _openvino(model, inputs, threads, {}),
@@ -131,9 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.threads < 1 or given.repeats < 1:
         parser.error("--threads and --repeats must be 1 or more")
     try:
-        config = slice_form(load_system(given.checkpoint), str(given.checkpoint))
-        components = components_of(config, load_networks(given.checkpoint, config))
-        rows = measure(components, config.grid.shape[2], config.schedule.steps, given.threads, given.repeats)
+        config = load_system(given.checkpoint)
+        components = components_of(config, system_networks(given.checkpoint, config))
+        rows = measure(components, config, given.threads, given.repeats)
     except SbldmError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

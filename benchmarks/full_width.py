@@ -35,8 +35,9 @@ from ..engine.errors import InvalidInputError, SbldmError
 from ..engine.processor import available_threads, cpu_name
 from ..export.bundle import ExportOptions, export_bundle
 from ..export.rewrite.precision import PRECISIONS, Precision
-from ..train.config import SystemConfig, load_preset, slice_form
+from ..train.config import AnySystem, MaskFirstConfig, load_preset
 from ..train.latents import condition_names
+from ..train.mask_first import save_random_mask_first
 from ..train.trained import save_random_system
 
 PRESETS = "isbi2024,cmig2025"
@@ -58,11 +59,15 @@ class Proof:
     builds: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # capability -> component -> figures
 
 
-def random_checkpoint(directory: Path, config: SystemConfig, seed: int = 0) -> None:
+def random_checkpoint(directory: Path, config: AnySystem, seed: int = 0) -> None:
     """Write a training directory of random networks whose conditions are those of random ellipsoidal tumours."""
     names = condition_names(config)
     rows = random_tumours(config.grid.fov_mm, seed)[:, : len(names)]
-    save_random_system(directory, config, fit_columns(rows, names), fit(rows, names, config.grid.fov_mm), seed)
+    columns, cohort = fit_columns(rows, names), fit(rows, names, config.grid.fov_mm)
+    if isinstance(config, MaskFirstConfig):
+        save_random_mask_first(directory, config, columns, cohort, seed)
+    else:
+        save_random_system(directory, config, columns, cohort, seed)
 
 
 def random_tumours(fov_mm: tuple[float, float, float], seed: int) -> NDArray[np.float64]:
@@ -165,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         flavour = _builder(capabilities) if capabilities else None
         for name in given.presets.split(","):
-            config = slice_form(load_preset(name), name)
+            config = load_preset(name)
             with tempfile.TemporaryDirectory() as folder:
                 checkpoint, out = Path(folder) / config.preset, Path(folder) / "bundle"
                 random_checkpoint(checkpoint, config)

@@ -32,7 +32,7 @@ from ..engine.processor import available_threads
 from ..engine.sampling.host import HostLoop
 from ..engine.sampling.model import model_of
 from ..engine.sampling.plan import SamplingPlan, sampling_plan
-from ..engine.sampling.small_components import drop_small_components
+from ..engine.sampling.small_components import drop_outside_brain, drop_small_components
 from ..engine.sampling.types import SampleRequest, SamplingOptions, Volume
 from ..kernels import compile as kernel_compile
 from .gpu_timing import (
@@ -143,12 +143,15 @@ def against_cpu_engine(options: Options) -> dict[str, Any]:
         latents.append(_latents(device, loop, batch, plan, streams[0]))
     assert len({values.tobytes() for values in latents}) == 1, "graph and plain launches give other latents"
     assert len({made.images.tobytes() for made in volumes}) == 1, "graph and plain launches give other images"
-    engine, requests = _host_loop(bundle, settings), _requests(batch)
-    reference = engine.denoise(requests, engine.noise(requests, 0), plan)
+    engine = _host_loop(bundle, settings)
+    same = engine.batch(_requests(batch))
+    told = engine.model.tell(engine.run, same, None)
+    reference = engine.denoise(same, told, same.noise(engine.model.latent_shape, 0), plan)
     rms, limit = float(np.sqrt(np.mean((latents[0] - reference) ** 2))), LATENT_RMS_LIMIT[bundle.manifest.precision]
     figures |= {"latent_rms": rms}
     labels = np.stack([drop_small_components(label) for label in volumes[0].labels])
-    figures |= _compared(volumes[0].images, labels, engine.decode(requests, reference))
+    images = np.stack([drop_outside_brain(*made) for made in zip(volumes[0].images, labels, strict=True)])
+    figures |= _compared(images, labels, engine.model.decode(engine.run, same, told, reference))
     assert rms <= limit, f"latent RMS {rms:.2e} is above {limit}: {figures}"
     return figures
 
@@ -301,6 +304,8 @@ def _product(options: Options, backend: str, size: int) -> CudaLoop:
     except BackendUnavailableError as error:
         raise Skip(str(error)) from error
     assert isinstance(chosen, OnDevice)
+    if chosen.loops is None:
+        raise Skip(f"bundle {bundle.manifest.id} solves its masks on the host: no loop is on the GPU")
     return CudaLoop(bundle, chosen.loops, _settings(bundle, size))
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..train.logbook import METRICS_NAME, read_metrics
 
-THIN, THICK = "#b9c9dd", "#3b6ea5"
+THIN, THICK, UNSEEN = "#b9c9dd", "#3b6ea5", "#b5651d"
 WINDOW = 10  # part of the run that the thick line is averaged over
 
 
@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         FigureCanvasAgg(figure)
         figure.savefig(path, dpi=100, metadata={"Software": None})
         drawn[stage] = {"file": str(path), "steps": max(found) + 1, "loss": float(running_mean(losses(found))[-1])}
+        if unseen := held_out_losses(found):
+            drawn[stage]["held_out_loss"] = unseen[max(unseen)]
     print(json.dumps(drawn))
     return 0
 
@@ -55,6 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def losses(found: Mapping[int, Mapping[str, float]]) -> NDArray[np.float64]:
     """The loss of each logged step, in the order of the steps."""
     return np.array([found[step]["loss"] for step in sorted(found)])
+
+
+def held_out_losses(found: Mapping[int, Mapping[str, float]]) -> dict[int, float]:
+    """Step -> loss on held-out cases, where it was looked at."""
+    return {step: values["held_out_loss"] for step, values in sorted(found.items()) if "held_out_loss" in values}
 
 
 def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -73,6 +80,8 @@ def loss_figure(stage: str, found: Mapping[int, Mapping[str, float]]) -> Figure:
     ax = figure.subplots()
     ax.plot(steps, values, color=THIN, linewidth=1, label="as logged")
     ax.plot(steps, running_mean(values), color=THICK, linewidth=2, label=f"mean over {100 // WINDOW} % of the run")
+    if unseen := held_out_losses(found):
+        ax.plot([step + 1 for step in unseen], list(unseen.values()), color=UNSEEN, marker=".", label="held-out cases")
     ax.set_yscale("log")
     ax.set_title(stage)
     ax.set_xlabel("step")

@@ -1,6 +1,7 @@
-"""Slices or volumes a second of each training stage, on random data of a preset's real grid.
+"""Slices, crops or volumes a second of each training stage, on random data of a preset's real grid.
 
-python -m sbldm.benchmarks.training_speed [--preset phantom] [--steps 5] [--precision bf16-mixed] [--data DIR]
+python -m sbldm.benchmarks.training_speed [--preset phantom] [--steps 5] [--precision bf16-mixed] [--autocast]
+                                          [--data DIR]
 
 Each stage runs as `sbldm-engine train` runs it, but for a few steps and without previews; a figure is the median over
 the steps after the first. With --data also the seconds that preparing a case of that cohort takes on one core. The
@@ -30,12 +31,15 @@ from ..engine.conditions.columns import COLUMNS
 from ..engine.errors import SbldmError
 from ..engine.output.measure import measure_tumour
 from ..engine.processor import cpu_name
-from ..train.config import SystemConfig, load_preset, slice_form
+from ..train.config import AnySystem, MaskFirstConfig, load_preset
 from ..train.data.cohort import CachedCase, Cohort, prepare_cohort
 from ..train.latents import MIRRORS
+from ..train.mask_first import MaskFirstData, MaskFirstTrainer
 from ..train.objectives.refiner import REFINER_SLICES
+from ..train.run import has_half_weights
 from ..train.stage import StageRun
 from ..train.system import SystemTrainer, planned_stages
+from ..train.trainer import Trainer
 from .machine import OtherLoad, gpu_name
 
 CASES = 3  # random ones; enough for the statistics of the stages
@@ -48,12 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--preset", default="phantom")
     parser.add_argument("--steps", type=int, default=5, help="timed steps a stage, 1 or more")
     parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--autocast", action="store_true", help="float32 weights where training takes 16-bit ones")
     parser.add_argument("--data", type=Path, default=None, help="cohort whose preparation is timed")
     given = parser.parse_args(arguments)
     if given.steps < 1:
         parser.error("--steps must be 1 or more")
     try:
-        figures = measure(given.preset, given.steps, given.precision, given.data)
+        figures = measure(given.preset, given.steps, given.precision, given.data, autocast=given.autocast)
     except SbldmError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -63,25 +68,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(preset: str, steps: int, precision: str, data: Path | None) -> dict[str, object]:
+def measure(preset: str, steps: int, precision: str, data: Path | None, *, autocast: bool = False) -> dict[str, object]:
     """The machine, the rate of every stage and, with `data`, the seconds that preparing a case takes."""
-    config, load = slice_form(load_preset(preset), preset), OtherLoad()
+    config, load = load_preset(preset), OtherLoad()
     figures: dict[str, object] = {
         "preset": config.preset,
         "cpu": cpu_name(),
         "gpu": gpu_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "precision": precision,
+        "autocast": autocast,
     }
     with tempfile.TemporaryDirectory(prefix="sbldm-training-") as folder:
-        figures |= stage_rates(config, Path(folder), steps, precision)
+        figures |= stage_rates(config, Path(folder), steps, precision, autocast=autocast)
         if data is not None:
             figures["preparing_seconds_a_case"] = preparing_seconds(config, data, Path(folder) / "cache")
     return {**figures, "other_cores": round(load.cores(), 2)}
 
 
-def stage_rates(config: SystemConfig, folder: Path, steps: int, precision: str) -> dict[str, float]:
-    """Slices or volumes a second of every stage, and of encoding the cohort in between; keys name the unit."""
+def stage_rates(
+    config: AnySystem, folder: Path, steps: int, precision: str, *, autocast: bool = False
+) -> dict[str, float]:
+    """Slices, crops or volumes a second of every stage, and of encoding the cohort in between; keys name the unit."""
     fabric = Fabric(accelerator="auto", devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
     ticks: dict[str, list[float]] = {"encode": []}
 
@@ -93,16 +101,26 @@ def stage_rates(config: SystemConfig, folder: Path, steps: int, precision: str) 
 
     few = {name: dataclasses.replace(stage, steps=steps + 1) for name, stage in config.stages.items()}
     short = dataclasses.replace(config, stages=few)
-    run = StageRun(fabric, folder / "training", 0, report, save_seconds=NEVER, log_every=1, previews=False)
-    trainer = SystemTrainer(short, random_cohort(config, folder / "cases"), run, encoding)
+    half = has_half_weights(short, fabric, precision) and not autocast
+    run = StageRun(
+        fabric, folder / "training", 0, report, save_seconds=NEVER, log_every=1, previews=False, half_weights=half
+    )
+    cohort = random_cohort(config, folder / "cases")
+    if isinstance(short, MaskFirstConfig):
+        nothing = cohort.subset([])
+        trainer: Trainer = MaskFirstTrainer(short, MaskFirstData(cohort, nothing, None), run, lambda *_: None)
+    else:
+        trainer = SystemTrainer(short, cohort, run, encoding)
     trainer.start()
     for stage in planned_stages(short, "all"):
         trainer.train(stage)
     batch = {name: stage.batch_size for name, stage in config.stages.items()}
+    crops = "crops" if isinstance(config, MaskFirstConfig) else "slices"
     made = {
-        "autoencoder": ("slices", batch["autoencoder"]),
+        "autoencoder": (crops, batch["autoencoder"]),
+        "mask": ("volumes", batch.get("mask", 0)),
         "encode": ("volumes", MIRRORS),
-        "aggregator": ("volumes", batch["aggregator"]),
+        "aggregator": ("volumes", batch.get("aggregator", 0)),
         "denoiser": ("volumes", batch["denoiser"]),
         "distill": ("volumes", batch.get("distill", 0)),
         "refiner": ("slices", batch.get("refiner", 0) * min(REFINER_SLICES, config.grid.shape[2])),
@@ -112,17 +130,18 @@ def stage_rates(config: SystemConfig, folder: Path, steps: int, precision: str) 
             made[stage][1] / statistics.median(b - a for a, b in pairwise(t)), 3
         )
         for stage, t in ticks.items()
+        if len(t) > 1
     }
 
 
-def preparing_seconds(config: SystemConfig, data: Path, cache: Path) -> float:
+def preparing_seconds(config: AnySystem, data: Path, cache: Path) -> float:
     """Seconds a case of `data` on one core, from files to the cache; InvalidInputError where cases are faulty."""
     start = time.perf_counter()
     cohort = prepare_cohort(data, cache, config.grid, modalities=config.modalities)
     return round((time.perf_counter() - start) / len(cohort), 3)
 
 
-def random_cohort(config: SystemConfig, folder: Path) -> Cohort:
+def random_cohort(config: AnySystem, folder: Path) -> Cohort:
     """Noise inside of a ball, with a smaller ball of three tissues, in the form that the stages read."""
     folder.mkdir(parents=True)
     entries = []

@@ -6,6 +6,11 @@ import errno
 import os
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_UNUSABLE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY,
+     errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENODEV}
+)  # fmt: skip
+_FAILING = frozenset({errno.EIO, errno.ESTALE, errno.ENOLCK, errno.ETIMEDOUT, errno.EREMOTEIO})
 _TOO_MANY = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_ROOM = ("failed to map segment", "annot allocate memory")  # what the loader says of a library
 EXTRAS = {
@@ -40,6 +45,10 @@ def _of_system(error: OSError) -> tuple[str, int] | None:
         return f"{where}{error.strerror}; make room, a run can be gone on with by --resume", 5
     if error.errno == errno.ENOENT and _directory_is_gone():
         return "the working directory no longer exists; change into one that does", 2
+    if error.errno in _FAILING:
+        return f"{where}{error.strerror}; mend that, a run can be gone on with by --resume", 5
+    if error.errno in _UNUSABLE and error.filename is not None:
+        return f"{where}cannot be used ({error.strerror}); give another path, or mend that", 2
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+from collections.abc import Callable
 
 from ..engine.run.directory import disk_faults
 from ..engine.run.job import Job, Summary, execute, prepare
@@ -15,14 +16,17 @@ from ._options import RunFlags
 from ._progress import run_progress
 
 
-def run_job(request: GenerateRequest, flags: RunFlags, log: EventLog) -> int:
-    """Exit code of the run: 0 done, 5 some samples failed, 130 interrupted.
+def run_job(
+    request: GenerateRequest, flags: RunFlags, log: EventLog, check: Callable[[Job], None] = lambda _: None
+) -> int:
+    """Exit code of the run: 0 done, 5 some samples failed, 130 interrupted; `check` may refuse the prepared job.
 
     Raises:
         SbldmError: what was refused, or what stopped it.
     """
     telemetry = Telemetry(metrics_file=flags.metrics_file)
     job = prepare(request)
+    check(job)
     telemetry.start_metrics()
     for warning in job.warnings:
         log.event(warning, "warning")
@@ -31,7 +35,16 @@ def run_job(request: GenerateRequest, flags: RunFlags, log: EventLog) -> int:
     if flags.preview and not summary.interrupted:
         with disk_faults(job.out):
             write_preview(job.out)
+    if flags.report and not summary.interrupted:
+        _write_report(job, flags)
     return _report(job, summary, log, flags)
+
+
+def _write_report(job: Job, flags: RunFlags) -> None:
+    from ..engine.report.write import ReportOptions, write_report
+
+    with disk_faults(job.out):
+        write_report(job.out, options=ReportOptions(bundle=flags.bundle))
 
 
 def _report(job: Job, summary: Summary, log: EventLog, flags: RunFlags) -> int:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from ._commands import bundles, choices
+
 if TYPE_CHECKING:
     from ..engine.bundle.load import Bundle
     from ..engine.run.request import GenerateRequest, Source
@@ -21,20 +23,20 @@ if TYPE_CHECKING:
 RUN, MODEL, FILES, SHOW = "The run", "Sampling", "Files", "What is shown"
 
 
-def _run(name: str, text: str, metavar: str | None = None) -> Any:
-    return typer.Option(name, help=text, metavar=metavar, rich_help_panel=RUN)
+def _run(name: str, text: str, metavar: str | None = None, **more: Any) -> Any:
+    return typer.Option(name, help=text, metavar=metavar, rich_help_panel=RUN, **more)
 
 
-def _model(name: str, text: str, metavar: str | None = None) -> Any:
-    return typer.Option(name, help=text, metavar=metavar, rich_help_panel=MODEL)
+def _model(name: str, text: str, **more: Any) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=MODEL, **more)
 
 
-def _files(name: str, text: str) -> Any:
-    return typer.Option(name, help=text, rich_help_panel=FILES)
+def _files(name: str, text: str, **more: Any) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=FILES, **more)
 
 
-def _show(name: str, text: str) -> Any:
-    return typer.Option(name, help=text, rich_help_panel=SHOW)
+def _show(name: str, text: str, **more: Any) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=SHOW, **more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class RunFlags:
     conditions: Annotated[Path | None, _run("--conditions", "CSV of wanted tumours; what it leaves open is drawn.")] = (
         None
     )
-    bundle: Annotated[str, _run("--bundle", "Name of a shipped bundle, or a path.")] = "phantom"
+    bundle: Annotated[str, _run("--bundle", "Name of a shipped bundle, or a path.", autocompletion=bundles)] = "phantom"
     seed: Annotated[int, _run("--seed", "Seed of the run, 0 to 2^64 - 1.")] = 0
     resume: Annotated[bool, _run("--resume", "Go on with the run in --out.")] = False
     shard: Annotated[str | None, _run("--shard", "Make only part I (from 0) of N.", "I/N")] = None
@@ -62,29 +64,53 @@ class RunFlags:
     verify_files: Annotated[bool, _run("--verify-files", "With --resume: hash all files of a complete run.")] = False
     strict: Annotated[bool, _run("--strict", "Refuse tumours far from the training cohort.")] = False
     steps: Annotated[int | None, _model("--steps", "Denoising steps; default: the bundle's.")] = None
-    sampler: Annotated[str | None, _model("--sampler", "ddim or dpmpp-2m; default: the bundle's.")] = None
+    sampler: Annotated[
+        str | None, _model("--sampler", "Algorithm; default: the bundle's.", **choices("ddim", "dpmpp-2m"))
+    ] = None
     eta: Annotated[float | None, _model("--eta", "Noise of DDIM steps, 0 to 1; default: the bundle's.")] = None
     guidance: Annotated[
         float | None, _model("--guidance", "Classifier-free guidance, 1 is none; default: the bundle's.")
     ] = None
     batch_size: Annotated[
-        str | None, _model("--batch-size", "Samples a batch; default: 1 on a CPU, measured on a GPU.", "N|auto")
+        str | None, _model("--batch-size", "Samples a batch; default: 1 on a CPU, measured on a GPU.", metavar="N|auto")
     ] = None
-    backend: Annotated[str, _model("--backend", "auto, onnxruntime, openvino or tensorrt.")] = "auto"
-    device: Annotated[str, _model("--device", "auto, cpu, cuda or cuda:I.")] = "auto"
+    backend: Annotated[
+        str,
+        _model("--backend", "Who computes the networks.", **choices("auto", "onnxruntime", "openvino", "tensorrt")),
+    ] = "auto"
+    device: Annotated[
+        str, _model("--device", "Where; cuda:1 is the second GPU.", **choices("auto", "cpu", "cuda", "cuda:I"))
+    ] = "auto"
     precision: Annotated[str, _model("--precision", "auto, or what the backend offers.")] = "auto"
     threads: Annotated[int | None, _model("--threads", "CPU threads a process; default: all.")] = None
     reject: Annotated[
-        float | None, _model("--reject", "Redraw tumours that miss the request by more than this share.", "TOL")
+        float | None,
+        _model("--reject", "Redraw tumours that miss the request by more than this share.", metavar="TOL"),
     ] = None
     attempts: Annotated[int, _model("--attempts", "Redraws at most, with --reject; then the best is kept.")] = 4
-    layout: Annotated[str, _files("--layout", "brats, nnunet or bids.")] = "brats"
-    names: Annotated[str, _files("--names", "BraTS file names of 2021 or 2023.")] = "2021"
-    grid: Annotated[str, _files("--grid", "native, or brats (240x240x155 at 1 mm).")] = "native"
+    layout: Annotated[
+        str, _files("--layout", "Folders, file names and labels.", **choices("brats", "nnunet", "bids"))
+    ] = "brats"
+    names: Annotated[str, _files("--names", "BraTS file names of that year.", **choices("2021", "2023"))] = "2021"
+    name_by: Annotated[
+        str,
+        _files("--name-by", "Cases are called by number, or by the id of their row.", **choices("sample", "id")),
+    ] = "sample"
+    grid: Annotated[
+        str | None,
+        _files(
+            "--grid",
+            "The model's (default), or 240x240x155 voxels of 1 mm; with --add-to by default the data set's.",
+            **choices("native", "brats"),
+        ),
+    ] = None
     preview: Annotated[bool, _files("--preview", "Write a contact sheet, preview.png.")] = False
+    report: Annotated[bool, _files("--report", "Write report.html: volumes in 3D, plots, faults, in one file.")] = False
     as_json: Annotated[bool, _show("--json", "Print the result as one JSON object.")] = False
     quiet: Annotated[bool, _show("--quiet", "No progress; warnings and errors only.")] = False
-    log_format: Annotated[str, _show("--log-format", "text, or json: one object a line on stderr.")] = "text"
+    log_format: Annotated[
+        str, _show("--log-format", "What stderr gets; json: one object a line.", **choices("text", "json"))
+    ] = "text"
     metrics_file: Annotated[Path | None, _show("--metrics-file", "Keep figures here in Prometheus text format.")] = None
 
     def event_log(self) -> EventLog:

@@ -1,8 +1,12 @@
-"""Progress of a run on stderr: a bar for people, log lines for pipes and collectors, nothing when quiet."""
+"""Progress of a run on stderr: a bar on a terminal, a line a minute in a pipe, an event a sample for collectors.
+
+Nothing when quiet.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,6 +15,38 @@ if TYPE_CHECKING:
     from ..engine.run.directory import RunDirectory
     from ..engine.run.ledger import SampleRecord
     from ..engine.telemetry import EventLog
+
+LINE_EVERY_S = 60.0
+
+
+class Pace:
+    """What a line of progress says: how many of how many, seconds each, how long it will take."""
+
+    def __init__(self, done: int, total: int) -> None:
+        self._before, self._total, self._ended = done, total, 0
+        self._started = self._told = time.monotonic()
+
+    def line(self) -> str | None:
+        """Count one more sample; the line, where it is time for one and samples are left."""
+        self._ended += 1
+        now, left = time.monotonic(), self._total - self._before - self._ended
+        if now - self._told < LINE_EVERY_S or not left:
+            return None
+        self._told = now
+        each = (now - self._started) / self._ended
+        done = self._before + self._ended
+        return f"{done} of {self._total} samples, {each:.3g} s each, about {duration(each * left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    days, hours = divmod(round(minutes / 60), 24)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 24 * 60 else f"{days} d {hours} h"
 
 
 @contextmanager
@@ -34,8 +70,11 @@ def run_progress(
     columns = (TextColumn("samples"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not bar) as progress:
         task = progress.add_task("samples", total=None)
+        pace = Pace(0, 0)
 
         def opened(directory: RunDirectory) -> None:
+            nonlocal pace
+            pace = Pace(directory.done, directory.done + len(directory.todo))
             progress.update(task, total=directory.done + len(directory.todo), completed=directory.done)
             for fault in directory.ledger_faults:
                 log.event(fault, "warning")
@@ -46,9 +85,12 @@ def run_progress(
 
         def recorded(record: SampleRecord) -> None:
             progress.advance(task)
+            line = pace.line()
             if record.fault is not None:
                 log.event("sample failed", "error", sample=record.sample, fault=record.fault)
-            elif not quiet and not bar:
+            elif log.as_json and not quiet:
                 log.event("sample made", sample=record.sample, attempt=record.attempt)
+            if line is not None and not quiet and not bar and not log.as_json:
+                log.event(line)
 
         yield opened, recorded

@@ -6,16 +6,35 @@ from typing import Annotated
 
 import typer
 
+from ._commands import choices
+
+_PANEL = "Scans and masks that are read"
+
 Labels = Annotated[
     str | None,
-    typer.Option("--labels", help='What a mask\'s numbers mean: "necrosis=1,oedema=2,enhancing=3[,cavity=4]".'),
+    typer.Option(
+        "--labels",
+        help='What a mask\'s numbers mean: "necrosis=1,oedema=2,enhancing=3[,cavity=4]".',
+        rich_help_panel=_PANEL,
+    ),
 ]
 Cavity = Annotated[
-    str, typer.Option("--cavity", help="A resection cavity counts as background or necrosis, or is refused (refuse).")
+    str,
+    typer.Option(
+        "--cavity",
+        help="What a resection cavity counts as.",
+        rich_help_panel=_PANEL,
+        **choices("background", "necrosis", "refuse"),
+    ),
 ]
 Orientation = Annotated[
     str | None,
-    typer.Option("--orientation", help="sform, qform or RAS: what counts where a header is silent or contradicts."),
+    typer.Option(
+        "--orientation",
+        help="What counts where a header is silent or contradicts itself.",
+        rich_help_panel=_PANEL,
+        **choices("sform", "qform", "RAS"),
+    ),
 ]
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ._commands import bundles
+
 if TYPE_CHECKING:
     from ..benchmarks.bench import BenchResult
     from ..engine.bundle.load import Bundle
@@ -14,33 +16,36 @@ if TYPE_CHECKING:
 
 
 def bench(
-    bundle: Annotated[str, typer.Option(help="Shipped bundle's name, or a path.")] = "phantom",
+    bundle: Annotated[str, typer.Option(help="Shipped bundle's name, or a path.", autocompletion=bundles)] = "phantom",
     backends: Annotated[
         str | None,
         typer.Option(help="NAME or NAME:PRECISION, by commas; default: onnxruntime, and openvino if installed."),
     ] = None,
     steps: Annotated[str, typer.Option(help="Denoising steps, by commas.")] = "5,10,20,50",
-    samplers: Annotated[str, typer.Option(help="ddim, dpmpp-2m or both.")] = "ddim,dpmpp-2m",
+    samplers: Annotated[str, typer.Option(help="By commas.", metavar="[ddim,dpmpp-2m]")] = "ddim,dpmpp-2m",
     batch: Annotated[str, typer.Option(help="Batch sizes, by commas.")] = "1",
     volumes: Annotated[int, typer.Option(help="Volumes of a timed run; quality is a median over them.")] = 3,
     repeats: Annotated[int, typer.Option(help="Timed runs of each point.")] = 3,
     reference_steps: Annotated[int, typer.Option(help="Steps that quality is told against.")] = 250,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: all.")] = None,
     select: Annotated[bool, typer.Option("--select", help="Keep the fastest choice for --backend auto.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write that object to this file.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Picture of quality against speed.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
-    """Measure throughput and quality on this machine; the last line of stdout is the result as JSON."""
+    """Measure throughput and quality on this machine; with --json the result is one object on stdout."""
     from ..benchmarks.bench import measure, start
     from ..benchmarks.plan import make_plan, open_backends
     from ..benchmarks.plot import require_matplotlib
     from ..engine.bundle.load import load_bundle
     from ..engine.errors import SbldmError, UsageError
 
-    for path in (json_file, plot_file):
+    for path in (out, plot_file):
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"{path}: its folder does not exist")
+        if path is not None and path.exists() and not path.is_file():
+            raise UsageError(f"{path}: is no regular file; name another")
     if plot_file is not None:
         require_matplotlib()
     loaded = load_bundle(bundle)
@@ -57,11 +62,11 @@ def bench(
         code = 130
     except SbldmError:
         if result.components:
-            _write(result, json_file, plot_file)
+            _write(result, None, as_json, out, plot_file)
         raise
     if select and result.complete:
         _select(loaded, opened, result)
-    _write(result, json_file, plot_file)
+    _write(result, code, as_json, out, plot_file)
     return code
 
 
@@ -77,7 +82,8 @@ def _select(bundle: Bundle, backends: dict[str, Backend], result: BenchResult) -
     typer.echo(f"--backend auto now takes {choice.backend} {choice.precision} for this bundle ({path})", err=True)
 
 
-def _write(result: BenchResult, json_file: Path | None, plot_file: Path | None) -> None:
+def _write(result: BenchResult, code: int | None, as_json: bool, out: Path | None, plot_file: Path | None) -> None:
+    """Print a result and write its files; `code` None: an error ends the command."""
     import json
 
     from ..benchmarks.plot import plot
@@ -85,12 +91,11 @@ def _write(result: BenchResult, json_file: Path | None, plot_file: Path | None) 
     from ..engine.errors import UsageError
     from ..engine.files import write_atomic
 
-    line = json.dumps(result.to_json(), allow_nan=False)
-    typer.echo(tables(result) + "\n")
-    typer.echo(line)
+    line = json.dumps({**result.to_json(), "exit_code": code}, allow_nan=False)
+    typer.echo(line if as_json else tables(result))
     try:
-        if json_file is not None:
-            write_atomic(json_file, f"{line}\n".encode())
+        if out is not None:
+            write_atomic(out, f"{line}\n".encode())
         if plot_file is not None:
             plot(result, plot_file)
     except (OSError, ValueError) as error:

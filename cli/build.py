@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ._commands import bundles, choices
+
 
 def build(
-    bundle: Annotated[str, typer.Option(help="Bundle: a path or a shipped name.")] = "phantom",
+    bundle: Annotated[str, typer.Option(help="Bundle: a path or a shipped name.", autocompletion=bundles)] = "phantom",
     batch: Annotated[
         int, typer.Option(min=1, help="Rows of the denoiser: --batch-size, twice that with guidance.")
     ] = 1,
@@ -22,7 +24,9 @@ def build(
     cuda_driver: Annotated[
         str | None, typer.Option(help="With --compute-capability: the driver there, as `doctor` shows it (13000).")
     ] = None,
-    flavour: Annotated[str | None, typer.Option(help="tensorrt or tensorrt_rtx (default: what is installed).")] = None,
+    flavour: Annotated[
+        str | None, typer.Option(help="Default: what is installed.", **choices("tensorrt", "tensorrt_rtx"))
+    ] = None,
     device: Annotated[int, typer.Option(min=0, help="GPU of this machine.")] = 0,
     workspace_mb: Annotated[int, typer.Option(min=16, help="Scratch memory that the builder may plan with.")] = 4096,
     cache_dir: Annotated[Path | None, typer.Option(help="Engine cache (default: the user's cache directory).")] = None,

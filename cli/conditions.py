@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
+from ._commands import Command, Group
 from ._scans import Cavity, Labels, Orientation, escaped
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Check, measure or draw tumour characteristics.")
+app = typer.Typer(
+    cls=Group, no_args_is_help=True, add_completion=False, help="Check, measure or draw tumour characteristics."
+)
 
 Out = Annotated[Path | None, typer.Option(help="Write the CSV here instead of to stdout.")]
 
@@ -22,7 +25,7 @@ class FieldOfViewOf(StrEnum):
     scan = "scan"
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Condition table (CSV).")],
     bundle: Annotated[
@@ -49,13 +52,14 @@ def check(
     typer.echo(f"{file}: {rows} for {manifest.id}; given: {conditions.given()}")
 
 
-@app.command()
+@app.command(cls=Command)
 def measure(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Cohort: any layout that `train` reads.")],
     out: Out = None,
     bundle: Annotated[str | None, typer.Option(help="Columns and field of view of this model's grid.")] = None,
     fov: Annotated[
-        FieldOfViewOf, typer.Option(help="Places and boxes are shares of the model's field of view or the scan's.")
+        FieldOfViewOf,
+        typer.Option(help="Whose field of view places and boxes are shares of.", metavar="[model|scan]"),
     ] = FieldOfViewOf.model,
     skip_invalid: Annotated[bool, typer.Option(help="Leave faulty cases out instead of refusing the cohort.")] = False,
     labels: Labels = None,
@@ -98,7 +102,7 @@ def measure(
     _write(conditions_csv(columns, measured.names, measured.rows), out)
 
 
-@app.command()
+@app.command(cls=Command)
 def sample(
     count: Annotated[int, typer.Option(min=1, help="How many rows.")],
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Row k is the same for every count.")] = 0,

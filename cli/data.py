@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ._commands import Command, Group
 from ._scans import Cavity, Labels, Orientation, escaped
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 PREVIEW_NAME = "data-check.png"
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Look at a data set before it is used.")
+app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, help="Look at a data set before it is used.")
 
 
 @app.callback()
@@ -25,7 +26,7 @@ def root() -> None:
     """Look at a data set before it is used."""
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Data set: any layout that `train` reads.")],
     bundle: Annotated[str | None, typer.Option(help="Modalities and field of view of this model.")] = None,

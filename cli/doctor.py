@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from ._commands import bundles
+
 
 def doctor(
-    bundle: Annotated[str, typer.Option(help="Shipped bundle's name, or a path.")] = "phantom",
+    bundle: Annotated[str, typer.Option(help="Shipped bundle's name, or a path.", autocompletion=bundles)] = "phantom",
     json_output: Annotated[
         bool,
         typer.Option(

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from ._commands import choices
 from ._scans import Cavity, Labels, Orientation
+
+FIGURES_NAME, TABLES_NAME = "evaluation.json", "evaluation.md"
 
 
 def evaluate(
@@ -21,7 +24,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Directory of evaluation.json, evaluation.md and the plots.")] = Path(
         "evaluation"
     ),
-    device: Annotated[str, typer.Option(help="Where the bundle runs: auto, cpu, cuda or cuda:I.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where the bundle runs.", **choices("auto", "cpu", "cuda", "cuda:I"))
+    ] = "auto",
     reconstruct: Annotated[bool, typer.Option("--reconstruct", help="Also encode and decode the real cases.")] = False,
     held_out: Annotated[
         int, typer.Option(min=0, help="Only the last N cases of --real count; the rest is --train's.")
@@ -47,7 +52,7 @@ def evaluate(
     from ..engine.errors import UsageError
 
     try:
-        from ..train.evaluation.plots import write_plots
+        from ..train.evaluation.plots import PICTURES, write_plots
         from ..train.evaluation.report import plain, table, write_json
         from ..train.evaluation.run import EvaluationOptions
         from ..train.evaluation.run import evaluate as measure
@@ -55,7 +60,7 @@ def evaluate(
         raise UsageError(f'evaluate needs {error.name}: pip install "sbldm-engine[train]"') from error
     from ..engine.backends.choose import choose_backend
     from ..engine.bundle.load import load_bundle
-    from ..engine.files import make_directory, write_atomic
+    from ..engine.files import write_atomic
     from ..engine.scans.options import read_options
 
     if card and bundle is None:
@@ -67,17 +72,35 @@ def evaluate(
         real, synthetic, train, cache or out / "cache", held_out, pairs, reconstruct, fid_network, workers,
         skip_invalid, read_options(labels, cavity, orientation),
     )  # fmt: skip
+    _require_own(out, [f"{name}.png" for name in PICTURES])
     evaluation = measure(options, loaded, backend)
-    make_directory(out)
-    write_json(out / "evaluation.json", evaluation.figures)
+    write_json(out / FIGURES_NAME, evaluation.figures)
     text = table(evaluation.figures)
-    write_atomic(out / "evaluation.md", text.encode())
+    write_atomic(out / TABLES_NAME, text.encode())
     write_plots(out, evaluation)
     if card and loaded is not None:
         from ..export.evaluated import write_evaluation
 
         write_evaluation(loaded, text, _command(context))
     typer.echo(json.dumps(plain(evaluation.figures), allow_nan=False) if as_json else text)
+
+
+def _require_own(out: Path, pictures: list[str]) -> None:
+    """Make the directory; UsageError where it cannot be, or holds files of these names that no evaluation wrote."""
+    from ..engine.errors import UsageError
+    from ..engine.files import make_directory
+
+    try:
+        make_directory(out)
+        names = {path.name for path in out.iterdir()}
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be used as a directory ({error.strerror})") from error
+    taken = sorted(names & {TABLES_NAME, *pictures})
+    if taken and FIGURES_NAME not in names:
+        raise UsageError(
+            f"--out {out}: holds {taken[0]!r} and no {FIGURES_NAME}, so it is not of an evaluation; nothing in it was "
+            "touched; give another directory"
+        )
 
 
 def _command(context: typer.Context) -> str:

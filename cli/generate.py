@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ._options import FILES, RUN, RunFlags, with_run_flags
 from ._scans import Cavity, Labels, Orientation
+
+if TYPE_CHECKING:
+    from ..engine.run.job import Job
+    from ..engine.run.request import GenerateRequest
 
 
 @with_run_flags
@@ -68,10 +73,41 @@ def generate(
         source, warnings = read_masks(masks, columns, bundle.manifest.grid, options)
         for warning in warnings:
             log.event(warning, "warning")
-    code = run_job(flags.request(bundle, source), flags, log)
-    if add_to is not None and code == 0:
-        from ..engine.run.nnunet_split import add_to_dataset
+    request = flags.request(bundle, source)
+    if add_to is None:
+        return run_job(request, flags, log)
+    from ..engine.run.nnunet_split import add_to_dataset
 
+    request, check = _fitted(request, add_to, splits, keep_grid=flags.grid is not None)
+    code = run_job(request, flags, log, check)
+    if code == 0:
         added = add_to_dataset(flags.out, add_to, splits, link=link)
         log.event("added to data set", samples=added.samples, dataset=str(added.dataset), splits=str(added.splits))
+        for note in added.notes():
+            log.event(note, "warning")
     return code
+
+
+def _fitted(
+    request: GenerateRequest, dataset: Path, splits: Path | None, *, keep_grid: bool
+) -> tuple[GenerateRequest, Callable[[Job], None]]:
+    """The request on the voxels of the data set, unless `keep_grid`; and what is still to be checked of the job."""
+    from dataclasses import replace
+
+    from ..engine.output.layouts import make_layout
+    from ..engine.output.regrid import FileGrid
+    from ..engine.run.nnunet_split import check_addition
+    from ..engine.run.nnunet_target import check_free, voxels_of
+
+    manifest = request.bundle.manifest
+    target = check_addition(dataset, splits, make_layout("nnunet", manifest.modalities, manifest.labels))
+
+    def check(job: Job) -> None:
+        if not job.is_resumed:
+            check_free(target, job.run.layout(), job.run.options.count)
+
+    if keep_grid:
+        return request, check
+    grid, files = manifest.grid, voxels_of(target, manifest.grid)
+    same = files == FileGrid.of(grid.shape, grid.affine)
+    return (request if same else replace(request, dataset_grid=files)), check

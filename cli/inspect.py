@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from ._commands import bundles
+
 
 def inspect(
-    bundle: Annotated[str, typer.Argument(help="Bundle: a path or a shipped name.")],
+    bundle: Annotated[str, typer.Argument(help="Bundle: a path or a shipped name.", autocompletion=bundles)],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Verify a bundle and show its components, conditions with their ranges, provenance and parity."""
+    """Verify a bundle and show its components, conditions with their ranges, provenance, parity and evaluation."""
     import json
 
     from ..engine.bundle.load import load_bundle

@@ -11,10 +11,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import CompletionItem  # pyright: ignore[reportPrivateImportUsage] - it has no other name
 from typer.exceptions import TyperException
 
 from ._allocator import settle_allocator
+from ._commands import HELP, Command, Group
 from ._faults import explained
 from ._plots import settle_matplotlib
 from ._streams import settle_streams
@@ -30,6 +31,7 @@ COMMANDS = {
     "augment": ("augment", "Bring a real case under new conditions."),
     "merge": ("merge", "Put the shards of a run together."),
     "verify": ("verify", "Hash every file of a run again."),
+    "report": ("report", "Show a run in one HTML file: 3D, plots, faults."),
     "inspect": ("inspect", "Show what a bundle holds."),
     "doctor": ("doctor", "Say what this machine can run, and why."),
     "bench": ("bench", "Measure throughput and quality on this machine."),
@@ -40,10 +42,11 @@ COMMANDS = {
     "build": ("build", "Build TensorRT engines ahead of time."),
 }
 
+_NAME, _COMPLETION = "sbldm-engine", "_SBLDM_ENGINE_COMPLETE"
 PLOTTING = ("bench", "train", "evaluate")  # commands that load Matplotlib, themselves or by what they load
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(Group):
     """Lists every command by name and help, and imports a command's module only when it runs."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -52,14 +55,14 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        if cmd_name in PLOTTING:
+        if cmd_name in PLOTTING and not ctx.resilient_parsing:
             settle_matplotlib()
         module_name, help_text = COMMANDS[cmd_name]
         module = importlib.import_module(f".{module_name}", __package__)
         sub_app = getattr(module, "app", None)
         if sub_app is None:
             sub_app = typer.Typer(add_completion=False)
-            sub_app.command(name=cmd_name, help=help_text)(getattr(module, cmd_name))
+            sub_app.command(name=cmd_name, help=help_text, cls=Command)(getattr(module, cmd_name))
             command = typer.main.get_command(sub_app)
         else:
             command = typer.main.get_group(sub_app)
@@ -67,11 +70,18 @@ class LazyGroup(TyperGroup):
         command.short_help = help_text
         return command
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Commands, and options of the group where a dash was typed; no command's module is imported."""
+        if incomplete.startswith("-"):
+            return [item for item in super().shell_complete(ctx, incomplete) if item.value.startswith("-")]
+        words = ((name, text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete))
+        return [CompletionItem(name, help=text) for name, text in words]
+
 
 app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings=HELP,
     help="Synthetic 3D brain MRI with tumour masks, from tumour characteristics.",
 )
 
@@ -100,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log = EventLog("json" if _asks_for_json_lines(given) else "text")
     try:
         with log.of_libraries(quiet="--quiet" in given):
-            result = typer.main.get_command(app).main(given, prog_name="sbldm-engine", standalone_mode=False)
+            result = typer.main.get_command(app).main(given, prog_name=_NAME, standalone_mode=False)
     except SbldmError as error:
         if debug:
             raise
@@ -121,6 +131,8 @@ def run() -> None:
     """Entry point of the installed command."""
     if getattr(sys, "frozen", False):  # a worker process is this program again
         multiprocessing.freeze_support()
+    if _COMPLETION in os.environ:  # a shell asks, at every press of a key: nothing is imported that it does not need
+        typer.main.get_command(app).main(prog_name=_NAME)
     from ..engine.stopping import stopped_by_signals
 
     settle_allocator(sys.argv[1:])

@@ -28,17 +28,21 @@ def merge(
     import sys
 
     from ..engine.errors import UsageError
+    from ..engine.run.description import read_description
     from ..engine.run.merge import merge_runs
+    from ..engine.run.nnunet_split import add_to_dataset, check_addition
 
     if (splits is not None or link) and add_to is None:
         raise UsageError("--splits and --link: belong to --add-to")
+    if add_to is not None:
+        check_addition(add_to, splits, read_description(directories[0]).layout())
     summary = merge_runs(directories, out)
     if as_json:
         print(json.dumps({"out": str(out), **dataclasses.asdict(summary)}))
     else:
         print(f"{summary.samples} samples, {summary.linked} files linked, {summary.copied} copied: {out}")
     if add_to is not None:
-        from ..engine.run.nnunet_split import add_to_dataset
-
         added = add_to_dataset(out, add_to, splits, link=link)
         print(f"{added.samples} cases added to {added.dataset}, training only by {added.splits}", file=sys.stderr)
+        for note in added.notes():
+            print(f"warning: {note}", file=sys.stderr)

@@ -7,23 +7,30 @@ from typing import Annotated
 
 import typer
 
+from ._commands import choices, offered
 from ._scans import Cavity, Labels, Orientation
+
+PRESETS = sorted(file.stem for file in (Path(__file__).resolve().parents[1] / "train" / "presets").glob("*.yaml"))
+STAGES = ("autoencoder", "aggregator", "mask", "denoiser", "refiner", "distill", "all")
 
 
 def train(
     data: Annotated[Path, typer.Option(help="Cohort: BraTS, UCSF-PDGM, UPENN-GBM, BIDS, nnU-Net, Decathlon names.")],
     out: Annotated[Path, typer.Option(help="Training directory; a run that is there is gone on with.")],
-    preset: Annotated[str, typer.Option(help="phantom, glioma, isbi2024, cmig2025, or a YAML file.")] = "phantom",
-    stage: Annotated[
-        str, typer.Option(help="autoencoder, aggregator, mask, denoiser, refiner, distill, or all.")
-    ] = "all",
+    preset: Annotated[
+        str,
+        typer.Option(help="Or a YAML file.", metavar="|".join((*PRESETS, "FILE")), autocompletion=offered(PRESETS)),
+    ] = "phantom",
+    stage: Annotated[str, typer.Option(help="What to train.", **choices(*STAGES))] = "all",
     cache: Annotated[Path | None, typer.Option(help="Folder of the prepared cohort (default: OUT/cache).")] = None,
     held_out: Annotated[int, typer.Option(min=0, help="Leave the last N cases of the cohort out of training.")] = 0,
     add_phantoms: Annotated[int, typer.Option(help="Train on N phantoms too, after the cohort's cases.")] = 0,
     steps: Annotated[list[str] | None, typer.Option(help="STAGE=N: steps of a stage in place of the preset's.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     devices: Annotated[int, typer.Option(min=1, help="How many devices (data parallel).")] = 1,
-    precision: Annotated[str, typer.Option(help="bf16-mixed, 32-true or 16-mixed.")] = "bf16-mixed",
+    precision: Annotated[
+        str, typer.Option(help="Of the arithmetic.", **choices("bf16-mixed", "32-true", "16-mixed"))
+    ] = "bf16-mixed",
     workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the cohort.")] = 2,
     skip_invalid: Annotated[bool, typer.Option(help="Leave faulty cases out instead of refusing the cohort.")] = False,
     masks: Annotated[

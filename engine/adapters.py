@@ -9,17 +9,15 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, Unpack
 
-import numpy as np
-
 from .bundle.load import DEFAULT_BUNDLE
-from .bundle.manifest import INT16_SCALE
 from .conditions.table import ConditionsLike
 from .errors import UsageError
-from .generator import Generator, Sample
+from .generator import Generator
 from .run.arguments import DatasetArguments, MachineArguments, python_call
 from .run.request import require_fields
+from .sample import Faulty, FaultySampleError, Item, Sample, monai_item, require_faulty, torchio_subject
 
-Item = dict[str, Any]
+__all__ = ["Item", "SyntheticDataset", "monai_item", "to_item", "torchio_subject"]
 
 
 class SyntheticDataset:
@@ -32,6 +30,8 @@ class SyntheticDataset:
         count: number of samples.
         transform: applied to each item.
         options: of `Generator.load` (`backend`, `device`, `precision`, `threads`) and of `Generator.generate`.
+
+    A faulty sample is no item: it raises FaultySampleError, which `StreamDataset` can be told to skip.
 
     Raises:
         UsageError: an argument does not exist or is mistyped; what only the bundle tells is told at the first item.
@@ -62,7 +62,7 @@ class SyntheticDataset:
             raise IndexError(f"sample {index} of {self._count}")
         if self._generator is None:
             self._generator = Generator.load(**self._load)
-        item = to_item(self._generator.sample(index % self._count, **self._asked))
+        item = self._generator.sample(index % self._count, **self._asked).to_item()
         return item if self._transform is None else self._transform(item)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -70,37 +70,8 @@ class SyntheticDataset:
 
 
 def to_item(sample: Sample) -> Item:
-    """Arrays of a sample: image (modality, x, y, z) float32 0..1, label (1, x, y, z) uint8, affine (4, 4)."""
-    return {
-        "image": sample.image.astype(np.float32) / np.float32(INT16_SCALE),
-        "label": sample.label[None],
-        "affine": sample.affine,
-        "index": sample.index,
-        "requested": sample.requested,
-    }
-
-
-def monai_item(item: Item) -> Item:
-    """An item whose image and label are MONAI MetaTensors with their affine; UsageError without MONAI."""
-    try:
-        from monai.data.meta_tensor import MetaTensor
-    except ImportError as error:
-        raise UsageError('MONAI is not installed: pip install "sbldm-engine[train]"') from error
-    return {**item, **{key: MetaTensor(item[key], affine=item["affine"]) for key in ("image", "label")}}
-
-
-def torchio_subject(item: Item) -> Any:
-    """An item as a TorchIO Subject of a ScalarImage and a LabelMap; UsageError without TorchIO."""
-    try:
-        import torch
-        import torchio
-    except ImportError as error:
-        raise UsageError("TorchIO is not installed: pip install torchio") from error
-    return torchio.Subject(
-        image=torchio.ScalarImage(tensor=torch.from_numpy(item["image"]), affine=item["affine"]),
-        label=torchio.LabelMap(tensor=torch.from_numpy(np.ascontiguousarray(item["label"])), affine=item["affine"]),
-        index=item["index"],
-    )
+    """`Sample.to_item`, for code that takes functions."""
+    return sample.to_item()
 
 
 def __getattr__(name: str) -> Any:
@@ -117,16 +88,26 @@ def _stream_dataset() -> type:
         raise UsageError('PyTorch is not installed: pip install "sbldm-engine[train]"') from error
 
     class StreamDataset(IterableDataset):
-        """A `SyntheticDataset` as a stream: of n DataLoader workers, worker w makes the samples w, w + n, ..."""
+        """A `SyntheticDataset` as a stream: of n DataLoader workers, worker w makes the samples w, w + n, ...
 
-        def __init__(self, data: SyntheticDataset) -> None:
-            self._data = data
+        `faulty`: a sample with a fault ends the stream by FaultySampleError (`raise`), or is left out (`skip`).
+        """
+
+        def __init__(self, data: SyntheticDataset, faulty: Faulty = "raise") -> None:
+            require_faulty(faulty, ("raise", "skip"))
+            self._data, self._faulty = data, faulty
 
         def __iter__(self) -> Iterator[Any]:
             worker = get_worker_info()
             first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
             for index in range(first, len(self._data), step):
-                yield self._data[index]
+                try:
+                    item = self._data[index]
+                except FaultySampleError:
+                    if self._faulty == "raise":
+                        raise
+                    continue
+                yield item
 
         def __len__(self) -> int:
             return len(self._data)

@@ -303,7 +303,13 @@ def make_directory(path: Path, mode: int = 0o777) -> None:
 
 @contextmanager
 def atomic_file(path: Path, *, sync: bool = True) -> Iterator[NewFile]:
-    """A single file that a user named, by `Folder.writing`; OSError when it cannot be written."""
+    """A single file that a user named, by `Folder.writing`; OSError where it cannot be written or is no file."""
+    with suppress(FileNotFoundError):
+        found = os.lstat(path).st_mode
+        if stat.S_ISDIR(found):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not (stat.S_ISREG(found) or stat.S_ISLNK(found)):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
     with Folder(path.parent) as folder, folder.writing(path.name, sync=sync) as handle:
         yield handle
 
@@ -331,9 +337,9 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    """Hex sha256 of a regular file's bytes; OSError where it is none, or cannot be read."""
+    with _regular(os.open(path, _READ & ~os.O_NOFOLLOW), path) as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _regular(descriptor: int, path: Path) -> BinaryIO:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Unpack
@@ -23,37 +22,26 @@ from .backends.choose import choose_backend
 from .bundle.load import DEFAULT_BUNDLE, Bundle, load_bundle
 from .conditions.table import ConditionsLike
 from .errors import InvalidInputError, SbldmError, UsageError
-from .output.measure import TumourMeasurement, measure_tumour
+from .output.measure import measure_tumour
 from .run.arguments import MachineArguments, SamplingArguments, python_call
+from .run.description import MasksDigest, SourceDigest
 from .run.open_loop import fit_batch, open_loop
 from .run.options import RunOptions
 from .run.redraw import Redraws
 from .run.request import GenerateRequest, require_fields
 from .run.requests import Requests, SampleTask, sample_requests
 from .run.writer import NO_TUMOUR, miss
+from .sample import Faulty, Sample, require_faulty
+from .sampling.given_masks import GivenMasks, require_mask_first
 from .sampling.sdedit import SourceCase
 from .sampling.types import Backend, RunLoop, Volume
+from .scans.masks import masks_of_arrays
 
 
 class Cancelled(SbldmError):
     """Sampling was stopped by `cancel`, by its `stop` event or by `close`."""
 
     exit_code = 130
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One synthetic case."""
-
-    index: int
-    id: str
-    image: NDArray[np.int16]  # (modality, x, y, z) RAS+, 0..1000, background 0
-    label: NDArray[np.uint8]  # (x, y, z): 0 background, 1 NCR, 2 ED, 3 ET
-    affine: NDArray[np.float64]  # (4, 4), voxel index to millimetres
-    requested: dict[str, float]  # the complete conditions that the model was given
-    measured: TumourMeasurement
-    attempt: int  # the draw that was kept; 0 without `reject`
-    fault: str | None  # None for a good sample; else why it must not be used
 
 
 class Generator:
@@ -112,7 +100,9 @@ class Generator:
         count: int | None = None,
         *,
         conditions: ConditionsLike = None,
+        masks: Sequence[NDArray[np.integer]] | None = None,
         stop: threading.Event | None = None,
+        faulty: Faulty = "raise",
         **options: Unpack[SamplingArguments],
     ) -> Iterator[Sample]:
         """Samples 0 to count - 1 as they finish, in order; `count` defaults to one a row of `conditions`.
@@ -121,16 +111,23 @@ class Generator:
             count: number of samples.
             conditions: path of a CSV, rows as mappings of column to value, or None to draw everything. Rows are reused
                 in order; what a row leaves out is drawn given what it holds.
+            masks: labels (x, y, z) as a `Sample` has them, on the model's grid: images are made around them, in order,
+                and `count` defaults to their number. A bundle of the mask-first form is needed, `conditions` are not.
             stop: ends the iteration by `Cancelled`, at the next denoising step; on a GPU at the next batch.
+            faulty: a sample that must not be used ends the iteration by FaultySampleError (`raise`), is left out
+                (`skip`), or comes with its `fault` (`keep`).
             options: `seed`, `steps`, `sampler`, `eta`, `guidance`, `reject` and `attempts` as on the command line.
 
         Raises:
+            FaultySampleError: see `faulty`.
             UsageError: an argument does not exist, is mistyped or out of range, or the generator is closed.
-            InvalidInputError: the conditions contradict themselves.
+            InvalidInputError: the conditions contradict themselves, a mask is none.
             Cancelled: see `stop` and `cancel`.
         """
-        request = GenerateRequest(bundle=self.bundle, count=count, conditions=conditions, **options)
-        return self._samples(request, stop)
+        require_faulty(faulty)
+        source = None if masks is None else self._given(masks)
+        request = GenerateRequest(bundle=self.bundle, count=count, conditions=conditions, source=source, **options)
+        return _judged(self._samples(request, stop), faulty)
 
     @python_call(SamplingArguments)
     def sample(
@@ -139,13 +136,18 @@ class Generator:
         *,
         conditions: ConditionsLike = None,
         stop: threading.Event | None = None,
+        faulty: Faulty = "raise",
         **options: Unpack[SamplingArguments],
     ) -> Sample:
-        """Sample number `index` alone, the same as `generate` gives with these arguments; see there."""
+        """Sample number `index` alone, the same as `generate` gives with these arguments; see there.
+
+        A faulty one raises FaultySampleError, or comes with its `fault` where `faulty` is `keep`.
+        """
+        require_faulty(faulty, ("raise", "keep"))
         if not isinstance(index, int | np.integer) or isinstance(index, bool) or index < 0:
             raise UsageError(f"sample {index!r}: must be a whole number, 0 or more")
         request = GenerateRequest(bundle=self.bundle, count=int(index) + 1, conditions=conditions, **options)
-        return next(self._samples(request, stop, int(index)))
+        return next(_judged(self._samples(request, stop, int(index)), faulty))
 
     @python_call(SamplingArguments)
     def augment(
@@ -157,6 +159,7 @@ class Generator:
         *,
         conditions: ConditionsLike = None,
         stop: threading.Event | None = None,
+        faulty: Faulty = "raise",
         **options: Unpack[SamplingArguments],
     ) -> Iterator[Sample]:
         """Samples near a case, see `sampling.sdedit`; `image` and `label` as a `Sample` has them, on the model's grid.
@@ -164,9 +167,10 @@ class Generator:
         Raises:
             UsageError, InvalidInputError: the strength is outside 0..1, the case does not fit; see also `generate`.
         """
+        require_faulty(faulty)
         source = SourceCase(image, label, strength)
         request = GenerateRequest(bundle=self.bundle, count=count, conditions=conditions, source=source, **options)
-        return self._samples(request, stop)
+        return _judged(self._samples(request, stop), faulty)
 
     def cancel(self) -> None:
         """Stop all that is being sampled; what is asked for later runs again."""
@@ -194,6 +198,11 @@ class Generator:
     ) -> None:
         self.close()
 
+    def _given(self, masks: Sequence[NDArray[np.integer]]) -> GivenMasks:
+        require_mask_first(self.bundle)
+        manifest = self.bundle.manifest
+        return masks_of_arrays(masks, [column.name for column in manifest.condition_columns], manifest.grid)
+
     def _samples(
         self, request: GenerateRequest, stop: threading.Event | None, only: int | None = None
     ) -> Iterator[Sample]:
@@ -214,10 +223,21 @@ class Generator:
         requests = Requests.of(table, manifest, options.seed)
         numbers = range(options.count) if only is None else [only]
         stops = [self._cancelled] if stop is None else [self._cancelled, stop]
-        return self._made(loop, requests.groups(numbers, loop.options.batch_size), options, stops)
+        return self._made(
+            loop,
+            requests.groups(numbers, loop.options.batch_size),
+            options,
+            stops,
+            _origin(request),
+        )
 
     def _made(
-        self, loop: RunLoop, groups: Iterator[list[SampleTask]], options: RunOptions, stops: list[threading.Event]
+        self,
+        loop: RunLoop,
+        groups: Iterator[list[SampleTask]],
+        options: RunOptions,
+        stops: list[threading.Event],
+        origin: str,
     ) -> Iterator[Sample]:
         def check() -> None:
             if any(stop.is_set() for stop in stops):
@@ -230,7 +250,9 @@ class Generator:
             while tasks:
                 volumes = self._volumes(loop, tasks, check)
                 drawn = zip(tasks, volumes, strict=True)
-                judged = [redraws.judge(task, *self._finish(task, volume)) for task, volume in drawn]
+                judged = [
+                    redraws.judge(task, *self._finish(task, volume, options.seed, origin)) for task, volume in drawn
+                ]
                 kept |= {verdict.index: verdict for verdict in judged if isinstance(verdict, Sample)}
                 tasks = [verdict for verdict in judged if isinstance(verdict, SampleTask)]
             yield from (kept[task.sample] for task in group)
@@ -241,9 +263,10 @@ class Generator:
         with self._turn:
             return loop.start(asked, check)()
 
-    def _finish(self, task: SampleTask, volume: Volume) -> tuple[Sample, float | None]:
-        grid = self.bundle.manifest.grid
-        columns = [column.name for column in self.bundle.manifest.condition_columns]
+    def _finish(self, task: SampleTask, volume: Volume, seed: int, origin: str) -> tuple[Sample, float | None]:
+        manifest = self.bundle.manifest
+        grid = manifest.grid
+        columns = [column.name for column in manifest.condition_columns]
         measured = measure_tumour(volume.label, grid.spacing_mm, np.any(volume.image > 0, axis=0))
         requested = dict(zip(columns, task.requested, strict=True))
         sample = Sample(
@@ -256,8 +279,28 @@ class Generator:
             measured,
             task.attempt,
             volume.fault or (NO_TUMOUR if measured.volume_ml == 0 else None),
+            manifest.modalities,
+            manifest.labels,
+            seed,
+            origin,
         )
         return sample, None if sample.fault else miss(requested, measured, grid.fov_mm)
+
+
+def _origin(request: GenerateRequest) -> str:
+    """What samples are made from, as `descrip` of their files says it."""
+    if request.source is None:
+        return ""
+    return (MasksDigest if isinstance(request.source, GivenMasks) else SourceDigest).origin
+
+
+def _judged(samples: Iterator[Sample], faulty: Faulty) -> Iterator[Sample]:
+    """The samples without those that must not be used, see `Generator.generate`."""
+    for sample in samples:
+        if faulty == "raise":
+            sample.require_sound()
+        if sample.fault is None or faulty == "keep":
+            yield sample
 
 
 def _load_again(path: Path, sha256: str, machine: tuple[str, str, str, int], batch_size: int) -> Generator:

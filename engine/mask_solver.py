@@ -118,15 +118,17 @@ def cut(fields: Fields, counts: tuple[int, int, int]) -> NDArray[np.uint8]:
 
 
 def _lowest(field: Fields, within: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
-    """The `count` lowest voxels among those `within`."""
-    chosen = np.zeros(field.shape, bool)
-    places = np.flatnonzero(within)
-    if count:
-        values = field.ravel()[places]
-        if count < values.size:
-            places = places[np.argpartition(values, count - 1)[:count]]
-        chosen.ravel()[places] = True
-    return chosen
+    """The `count` lowest voxels among those `within`, all where there are fewer; of equals the first ones."""
+    values = field[within]
+    chosen = np.ones(values.size, bool)
+    if count < values.size:
+        level = np.partition(values, count - 1)[count - 1] if count else -np.inf
+        chosen = values < level
+        equal = np.flatnonzero(values == level)
+        chosen[equal[: count - np.count_nonzero(chosen)]] = True
+    lowest = np.zeros(field.shape, bool)
+    lowest[within] = chosen
+    return lowest
 
 
 def _without_small_pieces(field: Fields, count: int) -> NDArray[np.bool_]:
@@ -160,8 +162,10 @@ def _looked_up(maps: Fields, shape: tuple[int, int, int], region: Region, pose: 
         share = (np.arange(region[axis].start, region[axis].stop) + 0.5) / shape[axis]
         share = pose.origin[axis] + (share - pose.place[axis]) / pose.stretch[axis]
         rows.append(_cubic(share * coarse - 0.5, coarse))
-    along_z = np.einsum("mzxy,cz->mxyc", maps, rows[2])
-    return np.einsum("mxyc,bx,ay->mbac", along_z, rows[0], rows[1], optimize=True)
+    count, z, x, y = maps.shape
+    by_x = rows[0] @ maps.transpose(0, 2, 3, 1).reshape(count, x, y * z)
+    by_y = rows[1] @ by_x.reshape(count, -1, y, z)
+    return (by_y.reshape(-1, z) @ np.ascontiguousarray(rows[2].T)).reshape(*by_y.shape[:3], -1)
 
 
 def _cubic(at: Triple, size: int) -> Fields:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from .errors import SbldmError
 
-if TYPE_CHECKING:
-    import onnxruntime
-
-_TERMINATED = "terminate flag"  # how ONNX Runtime says that it obeyed
 _lock = threading.Lock()
-_under_way: set[onnxruntime.RunOptions] = set()
+_enders: dict[int, Callable[[], object]] = {}  # of the runs that are under way
 
 
 class RunTerminatedError(SbldmError):
@@ -25,25 +19,19 @@ class RunTerminatedError(SbldmError):
 
 
 @contextmanager
-def terminable() -> Iterator[onnxruntime.RunOptions]:
-    """Options for one run of ONNX Runtime by which it can be ended from another thread."""
-    options = importlib.import_module("onnxruntime").RunOptions()
+def ended_by(end: Callable[[], object]) -> Iterator[None]:
+    """A model run that `end`, called from another thread, makes raise."""
     with _lock:
-        _under_way.add(options)
+        _enders[id(end)] = end
     try:
-        yield options
+        yield
     finally:
         with _lock:
-            _under_way.discard(options)
+            del _enders[id(end)]
 
 
 def terminate_model_runs() -> None:
     """End the model runs that are under way: each raises, within one node of its graph."""
     with _lock:
-        for options in _under_way:
-            options.terminate = True
-
-
-def says_terminated(message: str) -> bool:
-    """Whether an error of ONNX Runtime is what `terminate_model_runs` asked for."""
-    return _TERMINATED in message
+        for end in _enders.values():
+            end()

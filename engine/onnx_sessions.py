@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from .errors import BackendUnavailableError, DeviceMemoryError
 from .memory_errors import says_out_of_memory
-from .model_runs import RunTerminatedError, says_terminated
+from .model_runs import RunTerminatedError, ended_by
 from .versions import installed
 
 if TYPE_CHECKING:
     import onnxruntime
 
 
+_TERMINATED = "terminate flag"  # how ONNX Runtime says that it obeyed
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 """Distributions that bring the module `onnxruntime`; both at once overwrite each other's files."""
 
@@ -62,6 +63,14 @@ def fast_graph_name(file: str) -> str:
 
 
 @contextmanager
+def terminable() -> Iterator[onnxruntime.RunOptions]:
+    """Options for one run by which it can be ended from another thread; see `run_errors`."""
+    options = importlib.import_module("onnxruntime").RunOptions()
+    with ended_by(lambda: setattr(options, "terminate", True)):
+        yield options
+
+
+@contextmanager
 def run_errors(what: str) -> Iterator[None]:
     """Errors of ONNX Runtime's own, and the RuntimeError of its IO binding, as ours; `what` ran.
 
@@ -74,7 +83,7 @@ def run_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (errors.Fail, errors.EPFail, errors.RuntimeException, RuntimeError) as error:
-        if says_terminated(str(error)):
+        if _TERMINATED in str(error):
             raise RunTerminatedError(f"{what}: ended before it was done") from error
         if says_out_of_memory(str(error)):
             raise DeviceMemoryError(f"{what}: ONNX Runtime found no memory: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import onnx
-import torch
 from torch import nn
 
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
@@ -22,6 +22,7 @@ from ..engine.bundle.manifest import (
     SCHEMA_VERSION,
     BundleManifest,
     ComponentSpec,
+    Form,
     LatentSpec,
     MaskFirst,
     MaskMaps,
@@ -30,6 +31,7 @@ from ..engine.bundle.manifest import (
 )
 from ..engine.bundle.report import PARITY_NAME
 from ..engine.errors import InvalidInputError
+from ..engine.files import sha256_file
 from ..engine.processor import available_threads
 from ..engine.sampling.types import RunComponent
 from ..train.build import system_latent_shape
@@ -45,10 +47,12 @@ from .components import Component, components_of
 from .gate import GateInputs, require_passed, run_gate
 from .model_card import model_card
 from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
+from .parity import Figure
 from .plausibility import decodable_latents, latent_faults
 from .reconstruction import reconstruction_faults
 from .rewrite.conv3d import write_fast_graph
-from .rewrite.precision import PRECISIONS, STORED_AS_FP16_FROM, Precision, reduce_precision, store_weights_as_fp16
+from .rewrite.precision import PRECISIONS, Precision, reduce_precision, store_weights_as_fp16
+from .rounding import round_weights_to_fp16, rounding_figures
 from .runners import OnnxRunner
 from .samples import sample_faults
 from .staging import require_free, staged_directory
@@ -99,19 +103,15 @@ def export_bundle(
         UsageError: `out` holds files or cannot be written.
     """
     options = options or ExportOptions()
-    if options.precision not in PRECISIONS:
-        raise InvalidInputError(f"precision {options.precision!r}: allowed {', '.join(PRECISIONS)}")
-    if options.store == "fp16" and options.precision == "bf16":
-        raise InvalidInputError("store fp16 keeps fp32 weights as fp16; a bf16 bundle stores bf16 weights already")
-    opset = options.opset or DEFAULT_OPSET[options.precision]
-    check_opset(opset, options.precision)
+    opset = _opset(options)
     require_free(out)
     config = load_system(checkpoint)
     networks = system_networks(checkpoint, config)
     accepted = held_together(checkpoint, config, networks, options.force)
-    if options.store == "fp16":
-        round_weights_to_fp16(networks)
     components = components_of(config, networks)
+    rounding: tuple[Figure, ...] = ()
+    if options.store == "fp16":
+        components, rounding = _rounded(config, networks)
     models: dict[str, onnx.ModelProto] = {}
     for name, component in components.items():
         progress(f"exporting {name}")
@@ -123,6 +123,7 @@ def export_bundle(
         made = _record_files(staging, manifest)
         engine = _engine(made)
         parity = run_gate(components, models, inputs, options.precision, progress, engine)
+        parity = dataclasses.replace(parity, rounding=rounding)
         require_passed(parity)
         if was_trained(checkpoint):
             progress("reconstructions and samples")
@@ -133,6 +134,17 @@ def export_bundle(
         (staging / "README.md").write_text(model_card(manifest, parity, accepted), encoding="utf-8")
         _record_files(staging, manifest)
     return load_bundle(out)
+
+
+def _opset(options: ExportOptions) -> int:
+    """The opset that the options mean; InvalidInputError where they do not fit each other."""
+    if options.precision not in PRECISIONS:
+        raise InvalidInputError(f"precision {options.precision!r}: allowed {', '.join(PRECISIONS)}")
+    if options.store == "fp16" and options.precision == "bf16":
+        raise InvalidInputError("store fp16 keeps fp32 weights as fp16; a bf16 bundle stores bf16 weights already")
+    opset = options.opset or DEFAULT_OPSET[options.precision]
+    check_opset(opset, options.precision)
+    return opset
 
 
 def system_networks(checkpoint: Path, config: AnySystem) -> dict[str, nn.Module]:
@@ -171,20 +183,17 @@ def accepted_faults(checkpoint: Path, faults: list[str], force: bool) -> list[st
     return faults
 
 
-def round_weights_to_fp16(networks: Mapping[str, nn.Module]) -> None:
-    """Round every large tensor of the networks to fp16 precision in place; they stay float32.
+def _rounded(config: AnySystem, networks: Mapping[str, nn.Module]) -> tuple[dict[str, Component], tuple[Figure, ...]]:
+    """Components of the networks with their weights rounded to fp16, and how far that is from the trained ones."""
+    kept = {name: copy.deepcopy(network) for name, network in networks.items()}
+    round_weights_to_fp16(networks)
+    trained, rounded = components_of(config, kept), components_of(config, networks)
+    return rounded, rounding_figures(trained, rounded, config.grid.shape[2], config.schedule.steps, form_of(config))
 
-    Raises:
-        InvalidInputError: a weight is beyond fp16's range.
-    """
-    for network, module in networks.items():
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if tensor.dtype != torch.float32 or tensor.numel() < STORED_AS_FP16_FROM:
-                continue
-            rounded = tensor.data.half().float()
-            if not torch.isfinite(rounded).all():
-                raise InvalidInputError(f"{network}.{name} reaches beyond fp16's range; export with --store fp32")
-            tensor.data.copy_(rounded)
+
+def form_of(config: AnySystem) -> Form:
+    """The form of a system's bundle."""
+    return "mask-first" if isinstance(config, MaskFirstConfig) else "slices"
 
 
 def _graph(component: Component, config: AnySystem, options: ExportOptions, opset: int) -> onnx.ModelProto:
@@ -210,7 +219,7 @@ def bundle_manifest(
     scale = networks["aggregator"].get_buffer("normalisation.scale" if mask_first is None else "scale")
     return BundleManifest(
         schema_version=SCHEMA_VERSION,
-        form="slices" if mask_first is None else "mask-first",
+        form=form_of(config),
         id=options.identifier or f"{config.preset}-{digest.hexdigest()[:12]}",
         preset=config.preset,
         grid=config.grid,
@@ -271,7 +280,8 @@ def training_summary(checkpoint: Path, config: AnySystem) -> str:
             continue
         wanted, cohort = config.stages[stage].steps, record.cohort or cohort
         steps = f"{record.step} of {wanted} steps" if record.step < wanted else f"{record.step} steps"
-        parts.append(f"{stage} {steps} (weights {str(record.weights)[:12]}, sbldm-engine {record.code_version})")
+        weights = record.weights or sha256_file(weights_path(checkpoint, stage))
+        parts.append(f"{stage} {steps} (weights {weights[:12]}, sbldm-engine {record.code_version})")
     return ", ".join(parts) + (f"; cohort {cohort[:12]}" if cohort else "")
 
 

@@ -88,7 +88,7 @@ def noisy(schedule: NoiseSchedule, clean: NDArray[np.float32], timestep: int) ->
     """A clean state as noisy as it is at a training step."""
     signal = schedule.alphas_cumprod[timestep]
     noise = np.random.default_rng(13).standard_normal(clean.shape, np.float32)
-    return np.float32(np.sqrt(signal)) * clean + np.float32(np.sqrt(1 - signal)) * noise
+    return (np.float32(np.sqrt(signal)) * clean + np.float32(np.sqrt(1 - signal)) * noise).astype(np.float32)
 
 
 def places(steps: int) -> tuple[tuple[str, int], ...]:

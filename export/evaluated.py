@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from ..engine.bundle.card import CARD_NAME, EVALUATION
 from ..engine.bundle.load import Bundle, load_bundle, record_files
 from ..engine.bundle.manifest import MANIFEST_NAME, manifest_bytes
 from ..engine.errors import UsageError
 from ..engine.files import write_atomic
-
-CARD_NAME = "README.md"
-_HEADING = "## Evaluation"
 
 
 def with_evaluation(card: str, tables: str, command: str) -> str:
@@ -18,9 +16,9 @@ def with_evaluation(card: str, tables: str, command: str) -> str:
 
     `tables` is Markdown whose headings are of the second level, as `evaluation.md` holds it.
     """
-    kept = card.split(f"\n{_HEADING}\n")[0].rstrip()
+    kept = card.split(f"\n{EVALUATION}\n")[0].rstrip()
     body = tables.strip().replace("\n## ", "\n### ").replace("## ", "### ", 1)
-    return f"{kept}\n\n{_HEADING}\n\nMeasured by\n\n```\n{command}\n```\n\n{body}\n"
+    return f"{kept}\n\n{EVALUATION}\n\nMeasured by\n\n```\n{command}\n```\n\n{body}\n"
 
 
 def write_evaluation(bundle: Bundle, tables: str, command: str) -> Bundle:

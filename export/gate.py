@@ -114,6 +114,11 @@ def fault_table(report: ParityReport) -> str:
         for figure in report.components
         if figure.fault
     ]
+    lines += [
+        f"  {figure.component}: {figure.output} ({figure.case}), weights rounded to fp16: {figure.fault}"
+        for figure in report.rounding
+        if figure.fault
+    ]
     lines += [f"  {component}: first divergent layer {where}" for component, where in report.divergences.items()]
     if report.volume and report.volume.fault:
         lines.append(f"  volume after {report.volume.steps} steps: {report.volume.fault}, {report.volume.psnr}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..engine.bundle.manifest import BundleManifest
+from ..engine.bundle.report import sampling_text, source_text
 from .parity import ParityReport
 
 
@@ -34,11 +35,20 @@ def model_card(manifest: BundleManifest, parity: ParityReport, accepted: Sequenc
         "## Equality with the trained networks",
         parity_table(parity),
         "## Sampling",
-        f"Default: {manifest.defaults.sampler}, {manifest.defaults.steps} steps, eta {manifest.defaults.eta:g}, "
-        f"guidance {manifest.defaults.guidance:g}. Schedule: {manifest.schedule.name}, predicts "
+        f"{_how_it_samples(manifest)} Schedule: {manifest.schedule.name}, predicts "
         f"`{manifest.schedule.prediction_type}`.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _how_it_samples(manifest: BundleManifest) -> str:
+    said = manifest.mask_first
+    if said is None:
+        return f"Default: {sampling_text(manifest.defaults)}."
+    return (
+        f"The mask comes first ({sampling_text(said.mask_sampling)}); its volume and shares are met to the voxel. Then "
+        f"the image around it, drawn as {source_text(said)} ({sampling_text(manifest.defaults)})."
+    )
 
 
 def bulleted(lines: Sequence[str]) -> str:
@@ -54,6 +64,12 @@ def parity_table(parity: ParityReport) -> str:
         largest, rms = max(f.max_relative for f in mine), max(f.rms_relative for f in mine)
         lines.append(f"| {name} | {largest:.1e} | {rms:.1e} |")
     text = "Errors relative to PyTorch in fp32, worst of all inputs tried.\n\n" + "\n".join(lines)
+    if parity.rounding:
+        worst = max(parity.rounding, key=lambda figure: figure.rms_relative)
+        text += (
+            "\n\nThe weights are stored as fp16. PyTorch had the same rounded weights; rounding changed the networks' "
+            f"outputs by an RMS of {worst.rms_relative:.1e} at most ({worst.component})."
+        )
     if parity.volume is not None:
         dice = ", ".join(f"{name} {value:.4f}" for name, value in parity.volume.dice.items())
         text += f"\n\nA whole volume after {parity.volume.steps} steps: {parity.volume.psnr}, Dice {dice}."

@@ -64,12 +64,13 @@ class ParityReport:
     components: tuple[Figure, ...]
     volume: VolumeFigure | None
     divergences: dict[str, str]  # failing component -> its first divergent layer
+    rounding: tuple[Figure, ...] = ()  # networks of rounded weights beside the trained ones, where fp16 is stored
 
     @property
     def passed(self) -> bool:
         """No figure carries a fault."""
         volume_fault = self.volume.fault if self.volume else None
-        return volume_fault is None and all(figure.fault is None for figure in self.components)
+        return volume_fault is None and all(figure.fault is None for figure in (*self.components, *self.rounding))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `parity.json`."""
@@ -173,7 +174,7 @@ def compare_volumes(
     error = float(np.mean((reference.image.astype(np.float64) - made.image) ** 2))
     psnr = None if error == 0 else float(10 * np.log10(INT16_SCALE**2 / error))
     dice = {name: _dice(reference.label == index, made.label == index) for index, name in enumerate(labels)}
-    dice["brain"] = _dice(reference.image.any(axis=0), made.image.any(axis=0))
+    dice["brain"] = _dice(np.any(reference.image != 0, axis=0), np.any(made.image != 0, axis=0))
     worst = min(dice, key=lambda name: dice[name])
     fault = made.fault if made.fault != reference.fault else None
     if fault is None and dice[worst] < DICE_LIMIT:

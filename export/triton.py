@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..engine.bundle.load import Bundle
-from ..engine.bundle.manifest import ComponentSpec, TensorSpec
+from ..engine.bundle.manifest import ComponentSpec, Form, TensorSpec
 from ..engine.errors import InvalidInputError
 from .staging import staged_directory
 
 TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
-SLICES_PER_VOLUME_BATCH = 8  # encoder and decoder batches are slices: so many for each volume of the batch
-SLICE_COMPONENTS = frozenset({"encoder", "decoder"})
+ROWS_A_VOLUME: Mapping[Form, int] = {"slices": 8, "mask-first": 4}  # of encoder and decoder, for each of the batch
+SLICE_COMPONENTS = frozenset({"encoder", "decoder"})  # their batches are slices, or slabs of slices
 
 
 def write_triton_repository(bundle: Bundle, out: Path, batch: int) -> list[str]:
@@ -36,7 +37,7 @@ def write_triton_repository(bundle: Bundle, out: Path, batch: int) -> list[str]:
     with staged_directory(out) as staging:
         for component, spec in bundle.manifest.components.items():
             name = f"sbldm_{component}"
-            largest = batch * (SLICES_PER_VOLUME_BATCH if component in SLICE_COMPONENTS else 1)
+            largest = batch * (ROWS_A_VOLUME[bundle.manifest.form] if component in SLICE_COMPONENTS else 1)
             (staging / name / "1").mkdir(parents=True)
             shutil.copyfile(bundle.component_path(component), staging / name / "1" / "model.onnx")
             (staging / name / "config.pbtxt").write_text(model_config(name, spec, largest), encoding="utf-8")

@@ -51,18 +51,18 @@ def tiny_mask_first_checkpoint(tiny_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_mask_first_bundle(tiny_folder: Path, tiny_mask_first_checkpoint: Path, trace: Trace) -> Bundle:
     """Its bundle, through the real gate: 32x32x16 voxels, slabs of 4 slices. Do not write to it."""
-    return tiny_export(tiny_mask_first_checkpoint, tiny_folder / "mask-first-bundle", trace)
+    return tiny_export(tiny_mask_first_checkpoint, tiny_folder / "mask-first-bundle", trace, opset=22)  # traced anyway
 
 
-def tiny_export(checkpoint: Path, made: Path, trace: Trace) -> Bundle:
+def tiny_export(checkpoint: Path, made: Path, trace: Trace, opset: int | None = None) -> Bundle:
     """The real export of a tiny system, its networks traced once a session; a bundle that is there is taken."""
     if made.is_dir():
         return load_bundle(made)
-    from sbldm.export.bundle import export_bundle
+    from sbldm.export.bundle import ExportOptions, export_bundle
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sbldm.export.bundle.export_graph", trace)
-        return export_bundle(checkpoint, made)
+        return export_bundle(checkpoint, made, ExportOptions(opset=opset))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ that it was made from still have the weights that it saw.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..engine.decode import decode
 from ..engine.errors import InvalidInputError
 from ..engine.files import sha256_file
 from .checkpoint import STAGES, read_json, weights_path, write_json
-from .config import AnySystem
+from .config import AnySystem, MaskFirstConfig
 
 STATE_NAME = "state.json"
 UPSTREAM: Mapping[str, tuple[str, ...]] = {
@@ -198,7 +198,22 @@ def lineage_faults(directory: Path, config: AnySystem) -> list[str]:
             faults.append(f"stage {stage}: has {record.step} of {config.stages[stage].steps} steps")
         elif (now := sha256_file(weights_path(directory, stage))) != record.weights:
             faults.append(f"stage {stage}: finished with weights {str(record.weights)[:12]}, here are {now[:12]}")
-    return faults
+    return faults + (list(_measured_faults(directory)) if isinstance(config, MaskFirstConfig) else [])
+
+
+def _measured_faults(directory: Path) -> Iterator[str]:
+    """What the normalisations beside the stages of a mask-first system were measured on, and is not there any more."""
+    encoder, mask = directory / "latents" / "key.json", read_record(directory, "mask")
+    weights = weights_path(directory, "autoencoder")
+    if encoder.is_file() and weights.is_file():
+        seen, now = str(read_json(encoder).get("encoder")), sha256_file(weights)
+        if seen != now:
+            yield f"latents: were made by stage autoencoder {seen[:12]}, which is now {now[:12]}"
+    maps = directory / "masks" / "key.json"
+    if maps.is_file() and mask is not None and "--masks" in mask.inputs:
+        seen, now = (str(value or "none")[:12] for value in (mask.inputs["--masks"], read_json(maps).get("extra")))
+        if seen != now:
+            yield f"masks: stage mask was trained on --masks {seen}, its maps are now those of {now}"
 
 
 def _finished_weights(directory: Path, config: AnySystem, stage: str, name: str) -> str:

@@ -11,13 +11,31 @@ from pathlib import Path
 
 from ..engine.errors import IncompleteRunError, UsageError
 from ..engine.files import FULL
-from ..engine.locks import LockHeldError, lock_file
+from ..engine.locks import LOCK_SUFFIX, LockHeldError, lock_file
+from .checkpoint import STAGES, SYSTEM_NAME
 
 LOCK_NAME, HOLDER_NAME = "train.lock", "train.holder"
 RANKS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")  # of a process beside others, set by whoever started it
 REFUSED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST}
 )
+_BEFORE_THE_SYSTEM = frozenset({"cache", LOCK_NAME, HOLDER_NAME, LOCK_NAME + LOCK_SUFFIX, *STAGES})
+
+
+def require_own(directory: Path) -> None:
+    """UsageError where a directory holds files and is no training directory: nothing in it is touched."""
+    try:
+        names = {path.name for path in directory.iterdir()}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(f"--out {directory}: cannot be used as a directory ({error.strerror})") from error
+    foreign = sorted(name for name in names - _BEFORE_THE_SYSTEM if not name.startswith("."))
+    if foreign and SYSTEM_NAME not in names:
+        raise UsageError(
+            f"--out {directory}: holds {foreign[0]!r} and no {SYSTEM_NAME}, so it is no training directory; nothing in "
+            "it was touched; give a new or empty directory"
+        )
 
 
 @contextmanager

@@ -23,10 +23,11 @@ from .config import AnySystem, MaskFirstConfig
 from .data.cohort import Cohort, Progress, prepare_cohort
 from .data.copies import add_copies
 from .data.phantoms import add_phantoms, check_phantoms_fit
+from .faults import machine_faults
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
 from .latents import condition_names
-from .lock import RANKS, disk_errors, is_beside_others, writing_to
+from .lock import RANKS, disk_errors, is_beside_others, require_own, writing_to
 from .mask_first import MaskFirstData, MaskFirstTrainer
 from .stage import StageRun
 from .system import SystemTrainer, planned_stages
@@ -131,15 +132,19 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
     Raises:
         InvalidInputError: faults of the cohort, phantoms that do not fit it, or a directory of another configuration.
         UsageError: a precision or device that is not there, or the directory cannot be written or is being trained in.
-        IncompleteRunError: the disk is full; what was saved can be gone on with.
+        IncompleteRunError: the disk is full, memory ran out, or a process beside this one ended; what was saved can be
+            gone on with.
     """
     stages = planned_stages(config, options.stage)
     for name in options.restart:
         planned_stages(config, name)
     if options.precision not in PRECISIONS:
         raise UsageError(f"--precision {options.precision}: allowed {', '.join(PRECISIONS)}")
+    require_own(options.out)
     if options.masks is not None and not isinstance(config, MaskFirstConfig):
         raise UsageError(f"--masks: preset {config.preset} has no mask stage")
+    if options.masks is not None and not options.masks.is_file():
+        raise InvalidInputError(f"--masks {options.masks}: no such file, or no regular one")
     check_phantoms_fit(
         options.data, config.modalities, options.add_phantoms, options.read, one_tissue=config.classes == 2
     )
@@ -147,7 +152,7 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
         check_start(options.start_from, options.out, config)
     with disk_errors(options.out):
         cases = _prepared(config, options)
-    with writing_to(options.out):
+    with writing_to(options.out), machine_faults(options.out):
         _train(config, options, stages, cases)
 
 
@@ -199,7 +204,7 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], ca
 
     for warning in cohort_warnings(training.originals, config):
         log.warning("%s: %s", options.data, warning)
-    half = isinstance(config, MaskFirstConfig) and _has_half_weights(fabric, options)
+    half = has_half_weights(config, fabric, options.precision)
     run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training), half_weights=half)
     trainer = _trainer(config, cases, options, run, _counted(console, "encoded cases"))
     trainer.start()
@@ -209,9 +214,10 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], ca
         trainer.train(stage)
 
 
-def _has_half_weights(fabric: Fabric, options: TrainOptions) -> bool:
+def has_half_weights(config: AnySystem, fabric: Fabric, precision: str) -> bool:
+    """Whether weights are bfloat16 with float32 masters: mask first, one process on a CPU that computes in bfloat16."""
     alone_on_cpu = fabric.device.type == "cpu" and fabric.world_size == 1
-    return alone_on_cpu and options.precision == "bf16-mixed" and has_bf16()
+    return isinstance(config, MaskFirstConfig) and alone_on_cpu and precision == "bf16-mixed" and has_bf16()
 
 
 def launched(options: TrainOptions) -> Fabric:

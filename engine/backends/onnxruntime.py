@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 from ..bundle.load import Bundle
 from ..errors import BackendUnavailableError, DeviceMemoryError, InvalidInputError
 from ..memory_errors import says_out_of_memory
-from ..model_runs import terminable
-from ..onnx_sessions import cuda_options, fast_graph_name, import_onnxruntime, run_errors, session_options
+from ..onnx_sessions import (
+    cuda_options,
+    fast_graph_name,
+    import_onnxruntime,
+    run_errors,
+    session_options,
+    terminable,
+)
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from ..bundle.load import Bundle
 from ..errors import BackendUnavailableError, InvalidInputError, UsageError
+from ..model_runs import RunTerminatedError, ended_by
 from ..processor import has_bf16
 from ..versions import installed
 
+_CANCELLED = "Infer Request was canceled"  # how OpenVINO says that it obeyed, within a node of the graph
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # how the command line and OpenVINO call them
 
 
@@ -57,7 +59,14 @@ class OpenVinoBackend:
         batch = len(arrays[spec.inputs[0].name])
         self.load(component, batch)
         request = self._requests[component, batch]
-        request.infer(arrays, share_inputs=True)
+        try:
+            with ended_by(request.cancel):
+                request.start_async(arrays, share_inputs=True)  # `infer` would not be cancelled
+                request.wait()
+        except RuntimeError as error:
+            if _CANCELLED not in str(error):
+                raise
+            raise RunTerminatedError(f"{component}: ended before it was done") from error
         return {o.name: np.array(request.get_tensor(o.name).data, np.float32) for o in spec.outputs}
 
     def load(self, component: str, rows: int) -> None:

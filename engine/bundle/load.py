@@ -38,13 +38,23 @@ class Bundle:
         return component in self.manifest.components
 
 
+def shipped_bundles() -> list[str]:
+    """Names of the bundles that come with the package."""
+    return sorted(p.parent.name for p in BUNDLES.glob(f"*/{MANIFEST_NAME}"))
+
+
+def is_shipped(bundle: Bundle) -> bool:
+    """Whether a bundle came with the package, so that its name is enough to load it."""
+    return bundle.path.parent == BUNDLES
+
+
 def bundle_directory(name_or_path: str | os.PathLike[str]) -> Path:
     """Directory of a shipped bundle's name or of a path.
 
     Raises:
         InvalidInputError: neither a directory nor the name of a shipped bundle.
     """
-    shipped = sorted(p.parent.name for p in BUNDLES.glob(f"*/{MANIFEST_NAME}"))
+    shipped = shipped_bundles()
     if str(name_or_path) in shipped:
         return BUNDLES / str(name_or_path)
     path = Path(name_or_path)

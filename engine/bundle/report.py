@@ -10,8 +10,9 @@ from typing import Any
 from ..conditions.columns import ConditionColumn
 from ..errors import InvalidInputError
 from ..files import read_bounded
+from .card import read_evaluation
 from .load import Bundle
-from .manifest import TensorSpec, manifest_summary
+from .manifest import MaskFirst, SamplingDefaults, TensorSpec, manifest_summary
 
 PARITY_NAME = "parity.json"
 MAX_PARITY_BYTES = 16 * 2**20
@@ -46,7 +47,7 @@ def read_parity(bundle: Bundle) -> dict[str, Any] | None:
 
 
 def report_data(bundle: Bundle) -> dict[str, Any]:
-    """Manifest, usual ranges of the conditions, hash and parity as plain data."""
+    """Manifest, usual ranges of the conditions, hash, parity and the card's evaluation (Markdown) as plain data."""
     ranges = {column.name: list(usual_range(column)) for column in bundle.manifest.condition_columns}
     return {
         "path": str(bundle.path),
@@ -55,6 +56,7 @@ def report_data(bundle: Bundle) -> dict[str, Any]:
         "manifest": dict(manifest_summary(bundle.manifest)),
         "usual_ranges": ranges,
         "parity": read_parity(bundle),
+        "evaluation": read_evaluation(bundle),
     }
 
 
@@ -65,7 +67,7 @@ def report_text(bundle: Bundle) -> str:
     provenance = manifest.provenance
     lines = [
         f"{manifest.id}  ({bundle.path})",
-        f"preset {manifest.preset}, precision {manifest.precision}, opset {manifest.opset}",
+        f"preset {manifest.preset}, form {manifest.form}, precision {manifest.precision}, opset {manifest.opset}",
         f"grid {_times(grid.shape)} voxels of {_times(grid.spacing_mm)} mm; {', '.join(manifest.modalities)}; "
         f"labels {', '.join(manifest.labels)}",
         f"latent {_times(manifest.latent.shape)}",
@@ -76,8 +78,8 @@ def report_text(bundle: Bundle) -> str:
         *_components(bundle),
         "",
         f"schedule  {manifest.schedule.name}; predicts {manifest.schedule.prediction_type}",
-        f"default   {manifest.defaults.sampler}, {manifest.defaults.steps} steps, eta {manifest.defaults.eta:g}, "
-        f"guidance {manifest.defaults.guidance:g}",
+        f"default   {sampling_text(manifest.defaults)}",
+        *_mask_first(manifest.mask_first),
         "",
         f"conditions (95 % of {manifest.cohort.cases} training cases)",
         *_conditions(bundle),
@@ -88,8 +90,29 @@ def report_text(bundle: Bundle) -> str:
         f"use       {manifest.intended_use}",
         "",
         *_parity(bundle),
+        "",
+        *_evaluation(bundle),
     ]
     return "\n".join(lines)
+
+
+def sampling_text(sampling: SamplingDefaults) -> str:
+    """A sampler and its settings in words."""
+    return f"{sampling.sampler}, {sampling.steps} steps, eta {sampling.eta:g}, guidance {sampling.guidance:g}"
+
+
+def source_text(said: MaskFirst) -> str:
+    """What a mask-first model's samples are drawn as, in words."""
+    return "real scans" if said.source == 1.0 else "phantoms"
+
+
+def _mask_first(said: MaskFirst | None) -> list[str]:
+    if said is None:
+        return []
+    return [
+        f"mask      first, {sampling_text(said.mask_sampling)}, maps {_times(said.mask_maps.shape)}",
+        f"images    drawn as {source_text(said)}, {said.slab_slices} slices a slab",
+    ]
 
 
 def _components(bundle: Bundle) -> list[str]:
@@ -121,12 +144,23 @@ def _parity_lines(parity: Mapping[str, Any]) -> list[str]:
     for figure in parity.get("components", []):
         where = f"{figure['component']}.{figure['output']} ({figure['case']})"
         lines.append(f"  {figure['max_relative']:.1e}   {figure['rms_relative']:.1e}   {where}")
+    rounding = parity.get("rounding")
+    if rounding:
+        worst = max(figure["rms_relative"] for figure in rounding)
+        lines.append(f"  {worst:.1e}   RMS, at most, by which rounding weights to fp16 changed outputs")
     volume = parity.get("volume")
     if volume:
         dice = ", ".join(f"{name} {value:.4f}" for name, value in volume["dice"].items())
         psnr = "identical images" if volume["psnr_db"] is None else f"{volume['psnr_db']:.1f} dB"
         lines.append(f"  volume after {volume['steps']} steps: {psnr}, Dice {dice}")
     return lines
+
+
+def _evaluation(bundle: Bundle) -> list[str]:
+    section = read_evaluation(bundle)
+    if section is None:
+        return ["evaluation  none in this bundle's card; `evaluate --bundle PATH --card` writes one"]
+    return ["evaluation", *(f"  {line}".rstrip() for line in section.splitlines())]
 
 
 def _tensors(specs: tuple[TensorSpec, ...]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -50,6 +50,15 @@ class ConditionRows(Protocol):
         """Whether a row has this id."""
         ...
 
+    @property
+    def source(self) -> str:
+        """File name for messages."""
+        ...
+
+    def line(self, row: int) -> int:
+        """Line of a row in its file, from 1."""
+        ...
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -71,6 +80,10 @@ class Conditions:
     def has_id(self, name: str) -> bool:
         """Whether a row has this id."""
         return name in self._ids
+
+    def line(self, row: int) -> int:
+        """Line of a row in its file, from 1."""
+        return self.lines[row]
 
     def place(self, row: int) -> str:
         """`file:line` of a row, for messages."""
@@ -96,12 +109,20 @@ def request_of_sample(conditions: ConditionRows, sample: int) -> tuple[str, NDAr
     """
     uses, row = divmod(sample, len(conditions))
     own, values = conditions.at(row)
+    return id_of_use(own, uses, sample, conditions.has_id), values
+
+
+def id_of_use(own: str, uses: int, sample: int, given: Callable[[str], bool]) -> str:
+    """The id of a sample whose row has the id `own` ("" for none) and was used `uses` times before.
+
+    `given`: whether a row has an id.
+    """
     if own and uses == 0:
-        return own, values
+        return own
     name = f"{own}-{uses + 1}" if own else str(sample)
-    while conditions.has_id(name):
+    while given(name):
         name += "_"
-    return name, values
+    return name
 
 
 def fit_columns(rows: NDArray[np.float64], names: Sequence[str]) -> tuple[ConditionColumn, ...]:

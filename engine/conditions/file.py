@@ -50,11 +50,13 @@ class ConditionFile:
         Raises:
             IncompleteRunError: the file was changed since it was checked.
         """
-        number = bisect_right(self._blocks, row, key=lambda block: block.first_row) - 1
-        held = self._held
-        if held is None or held[0] != number:
-            held = self._held = (number, self._read_block(self._blocks[number]))
-        return held[1].at(row - self._blocks[number].first_row)
+        rows, place = self._rows_with(row)
+        return rows.at(place)
+
+    def line(self, row: int) -> int:
+        """Line of a row in the file, from 1; raises as `at`."""
+        rows, place = self._rows_with(row)
+        return rows.lines[place]
 
     def has_id(self, name: str) -> bool:
         """Whether a row has this id; also for one whose hash is that of a row's."""
@@ -78,6 +80,14 @@ class ConditionFile:
         """All rows are there; ids that are given twice are faults."""
         self._ids.close()
         self._ids.add_repeated(lambda: map(self._read_block, self._blocks), faults)
+
+    def _rows_with(self, row: int) -> tuple[Conditions, int]:
+        """The rows of the block that holds `row`, and its place among them."""
+        number = bisect_right(self._blocks, row, key=lambda block: block.first_row) - 1
+        held = self._held
+        if held is None or held[0] != number:
+            held = self._held = (number, self._read_block(self._blocks[number]))
+        return held[1], row - self._blocks[number].first_row
 
     def _read_block(self, block: _Block) -> Conditions:
         data = self._read(block.offset, block.size)

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import BRATS_LABELS, SEGMENTATION
 from ..errors import UsageError
+from .case_tags import CaseTags, NumberTags
 
 LayoutName = Literal["brats", "nnunet", "bids"]
 Names = Literal["2021", "2023"]
 
-_OWNER = re.compile(r"sbldm-?(\d{6,})")
+PREFIX = "sbldm-"  # of every case
+_SUBJECT = "sub-sbldm"
+_CHANNEL = re.compile(r"_\d{4}$", re.ASCII)
 _NAMES_2023 = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
 _BIDS_SUFFIXES = {"t1": "T1w", "t1ce": "ce-gadolinium_T1w", "t2": "T2w", "flair": "FLAIR"}
 _CHANNELS = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
@@ -44,10 +47,15 @@ class Layout(ABC):
 
     modalities: tuple[str, ...]
     labels: tuple[str, ...]  # class names, background first
+    tags: CaseTags  # what tells cases apart in file names
 
     @abstractmethod
     def path(self, sample: int, role: str) -> str:
         """Path of a modality's image, or of the labels where `role` is "seg"."""
+
+    @abstractmethod
+    def tag_in(self, path: str) -> str:
+        """The tag in a path of this layout; any text where it is no such path."""
 
     @abstractmethod
     def dataset_files(self, facts: DatasetFacts) -> dict[str, bytes]:
@@ -67,6 +75,15 @@ class Layout(ABC):
         """Relative path by role."""
         return {role: self.path(sample, role) for role in self.roles}
 
+    def case(self, sample: int) -> str:
+        """Name of a case: `sbldm-000007`, or `sbldm-ID`."""
+        return PREFIX + self.tags.tag(sample)
+
+    def sample_of(self, path: str) -> int | None:
+        """The sample that has a file of this path; None where none has."""
+        sample = self.tags.sample(self.tag_in(path))
+        return sample if sample is not None and path in self.paths(sample).values() else None
+
     def file_labels(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Labels of arrays (0..classes-1) to those of files, same shape."""
         return np.asarray(self.label_values, np.uint8)[label]
@@ -82,7 +99,7 @@ class Layout(ABC):
 class BratsLayout(Layout):
     """`sbldm-000000/sbldm-000000_t1.nii.gz`, ET as 4; names of 2023: `-t1n`, `-t1c`, `-t2w`, `-t2f`, ET as 3."""
 
-    names: Names = "2021"
+    names: Names
 
     @property
     def label_values(self) -> tuple[int, ...]:
@@ -92,10 +109,13 @@ class BratsLayout(Layout):
         return tuple(range(len(self.labels)))
 
     def path(self, sample: int, role: str) -> str:
-        case = case_name(sample)
+        case = self.case(sample)
         if self.names == "2023":
             return f"{case}/{case}-{_NAMES_2023.get(role, role)}.nii.gz"
         return f"{case}/{case}_{role}.nii.gz"
+
+    def tag_in(self, path: str) -> str:
+        return path.partition("/")[0].removeprefix(PREFIX)
 
     def dataset_files(self, facts: DatasetFacts) -> dict[str, bytes]:
         return {}
@@ -107,8 +127,13 @@ class NnunetLayout(Layout):
 
     def path(self, sample: int, role: str) -> str:
         if role == SEGMENTATION:
-            return f"labelsTr/{case_name(sample)}.nii.gz"
-        return f"imagesTr/{case_name(sample)}_{self.modalities.index(role):04d}.nii.gz"
+            return f"labelsTr/{self.case(sample)}.nii.gz"
+        return f"imagesTr/{self.case(sample)}_{self.modalities.index(role):04d}.nii.gz"
+
+    def tag_in(self, path: str) -> str:
+        folder, _, file = path.partition("/")
+        name = file.removesuffix(".nii.gz").removeprefix(PREFIX)
+        return _CHANNEL.sub("", name) if folder == "imagesTr" else name
 
     def dataset_files(self, facts: DatasetFacts) -> dict[str, bytes]:
         description = {
@@ -127,9 +152,12 @@ class BidsLayout(Layout):
     """A BIDS derivative: `sub-sbldm000000/anat/sub-sbldm000000_T1w.nii.gz`, labels as `_desc-tumour_dseg`."""
 
     def path(self, sample: int, role: str) -> str:
-        subject = f"sub-sbldm{sample:06d}"
+        subject = _SUBJECT + self.tags.tag(sample)
         suffix = "desc-tumour_dseg" if role == SEGMENTATION else _BIDS_SUFFIXES.get(role, role)
         return f"{subject}/anat/{subject}_{suffix}.nii.gz"
+
+    def tag_in(self, path: str) -> str:
+        return path.partition("/")[0].removeprefix(_SUBJECT)
 
     def dataset_files(self, facts: DatasetFacts) -> dict[str, bytes]:
         description = {
@@ -144,13 +172,13 @@ class BidsLayout(Layout):
                 }
             ],
         }
-        subjects = "".join(f"sub-sbldm{sample:06d}\n" for sample in facts.samples)
+        subjects = "".join(f"{_SUBJECT}{self.tags.tag(sample)}\n" for sample in facts.samples)
         labels = "".join(f"{value}\t{name}\n" for value, name in zip(self.label_values, self.labels, strict=True))
         files = {
             "dataset_description.json": _json(description),
             "README": _SYNTHETIC_NOTE.encode(),
             "participants.tsv": f"participant_id\n{subjects}".encode(),
-            ".bidsignore": b"run.json\nledger*.jsonl\nmanifest.csv\npreview.png\n*.log\n",
+            ".bidsignore": b"run.json\nledger*.jsonl\nmanifest.csv\npreview.png\nreport.html\n*.log\n",
             "desc-tumour_dseg.tsv": f"index\tname\n{labels}".encode(),
             "desc-tumour_dseg.json": _json({"Manual": False, "Description": "Tumour tissue of the synthetic volume"}),
         }
@@ -162,33 +190,29 @@ class BidsLayout(Layout):
         return files
 
 
-def case_name(sample: int) -> str:
-    """Name of a sample: at least six digits."""
-    return f"sbldm-{sample:06d}"
-
-
-def owner(name: str) -> int | None:
-    """The sample that a file or folder name belongs to, in any layout; None for others."""
-    match = _OWNER.search(name)
-    return int(match.group(1)) if match else None
-
-
-def make_layout(name: str, modalities: Sequence[str], labels: Sequence[str], names: str = "2021") -> Layout:
-    """The layout of that name for a bundle's modalities and labels.
+def make_layout(
+    name: str,
+    modalities: Sequence[str],
+    labels: Sequence[str],
+    names: str = "2021",
+    tags: CaseTags | None = None,
+) -> Layout:
+    """The layout of that name for a bundle's modalities and labels; `tags` tell cases apart, by default their numbers.
 
     Raises:
         UsageError: no such layout or naming.
     """
     if names not in ("2021", "2023"):
         raise UsageError(f"--names {names}: allowed: 2021, 2023")
+    parts = tuple(modalities), tuple(labels), tags or NumberTags()
     if name == "brats":
-        return _distinct(BratsLayout(tuple(modalities), tuple(labels), names))  # type: ignore[arg-type]
+        return _distinct(BratsLayout(*parts, names))  # type: ignore[arg-type]
     if names != "2021":
         raise UsageError(f"--names {names} belongs to --layout brats, not to {name}")
     if name == "nnunet":
-        return _distinct(NnunetLayout(tuple(modalities), tuple(labels)))
+        return _distinct(NnunetLayout(*parts))
     if name == "bids":
-        return _distinct(BidsLayout(tuple(modalities), tuple(labels)))
+        return _distinct(BidsLayout(*parts))
     raise UsageError(f"--layout {name}: allowed: brats, nnunet, bids")
 
 

@@ -18,14 +18,17 @@ from ..conditions.file import ConditionFile
 from ..decode import decode
 from ..errors import InvalidInputError
 from ..files import read_bounded
+from ..output.case_files import grid_of_files
+from ..output.case_tags import IdTags, NumberTags, id_faults
 from ..output.layouts import Layout, make_layout
 from ..output.nifti import SYNTHETIC
+from ..output.regrid import FileGrid
 from ..sampling.types import LoopKind
 from ..versions import installed
 from .options import MAX_COUNT, RunOptions
 
 RUN_NAME = "run.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MAX_RUN_BYTES = 64 * 2**20
 CHECKSUM = "sha256"  # key of run.json: of all the rest of it, in canonical form
 NOTICE = "SYNTHETIC sbldm-engine: these volumes show no patient"
@@ -133,6 +136,8 @@ class RunDescription:
     loop: Loop | None
     conditions: ConditionsDigest | None
     source: AnySource | None  # the case of `augment`, or the masks that were given
+    row_ids: tuple[str, ...] | None  # of the conditions, where files are named by id
+    dataset_grid: FileGrid | None  # where `options.grid` is dataset
 
     @cached_property
     def id(self) -> str:
@@ -146,7 +151,17 @@ class RunDescription:
 
     def layout(self) -> Layout:
         """The layout of the run's files."""
-        return make_layout(self.options.layout, self.bundle.modalities, self.bundle.labels, self.options.names)
+        return self._layout
+
+    def file_grid(self) -> FileGrid | None:
+        """The voxels of the run's files; None where they are the model's."""
+        return self.dataset_grid if self.options.grid == "dataset" else grid_of_files(self.options.grid)
+
+    @cached_property
+    def _layout(self) -> Layout:
+        tags = NumberTags() if self.row_ids is None else IdTags(self.row_ids)
+        options, bundle = self.options, self.bundle
+        return make_layout(options.layout, bundle.modalities, bundle.labels, options.names, tags)
 
 
 def describe(
@@ -157,8 +172,14 @@ def describe(
     conditions: ConditionsDigest | None,
     source: AnySource | None = None,
     loop: Loop | None = None,
+    row_ids: tuple[str, ...] | None = None,
+    dataset_grid: FileGrid | None = None,
 ) -> RunDescription:
-    """The description of a run; `backend` is name and version of its backend, `conditions` None where all are drawn."""
+    """The description of a run.
+
+    `backend` is name and version of its backend, `conditions` None where all are drawn, `row_ids` None where files are
+    named by number, `dataset_grid` None where files have no data set's voxels.
+    """
     manifest = bundle.manifest
     columns = tuple(column.name for column in manifest.condition_columns)
     return RunDescription(
@@ -171,6 +192,8 @@ def describe(
         loop,
         conditions,
         source,
+        row_ids,
+        dataset_grid,
     )
 
 
@@ -216,6 +239,14 @@ def _check(run: RunDescription, where: str) -> None:
             raise InvalidInputError(f"{where}: bundle: name {name!r} must match {NAME.pattern}")
     if not set(run.bundle.columns) <= set(COLUMNS):
         raise InvalidInputError(f"{where}: bundle: columns must be among {', '.join(COLUMNS)}")
+    if (run.row_ids is None) != (run.options.name_by == "sample") or run.row_ids == ():
+        raise InvalidInputError(f"{where}: row_ids: must be there where name_by is id, and only there")
+    for row, allowed in id_faults(run.row_ids or ()):
+        raise InvalidInputError(f"{where}: row_ids[{row}]: must be {allowed}")
+    if (run.dataset_grid is None) != (run.options.grid != "dataset"):
+        raise InvalidInputError(f"{where}: dataset_grid: must be there where grid is dataset, and only there")
+    if run.dataset_grid is not None and (wrong := run.dataset_grid.problems()):
+        raise InvalidInputError(f"{where}: dataset_grid: {wrong[0]}")
     problems = run.bundle.grid.problems()
     if problems:
         raise InvalidInputError(f"{where}: bundle: {problems[0]}")
@@ -230,6 +261,8 @@ def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
         found.append(f"bundle: the run has {old.id} ({old.sha256[:12]}), asked for {new.id} ({new.sha256[:12]})")
     if recorded.source != wanted.source:
         found.append(f"source: the run has {recorded.source or 'none'}, asked for {wanted.source or 'none'}")
+    if recorded.dataset_grid != wanted.dataset_grid:
+        found.append(f"grid: the run has {_voxels(recorded)}, asked for {_voxels(wanted)}")
     for part in ("options", "resolved"):
         old, new = asdict(getattr(recorded, part)), asdict(getattr(wanted, part))
         found += [f"{k.replace('_', '-')}: the run has {old[k]}, asked for {new[k]}" for k in old if old[k] != new[k]]
@@ -237,6 +270,14 @@ def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
         if recorded.versions[name] != wanted.versions[name]:
             found.append(f"version of {name}: the run has {recorded.versions[name]}, here is {wanted.versions[name]}")
     return found + _conditions_difference(recorded.conditions, wanted.conditions)
+
+
+def _voxels(run: RunDescription) -> str:
+    grid = run.dataset_grid
+    if grid is None:
+        return f"no data set's ({run.options.grid})"
+    sides = " x ".join(f"{side:g}" for side in grid.turned.spacing_mm)
+    return f"{' x '.join(map(str, grid.shape))} voxels of {sides} mm"
 
 
 def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest | None) -> list[str]:

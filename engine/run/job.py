@@ -38,6 +38,7 @@ from .outcomes import Outcomes
 from .pipeline import Pipeline
 from .request import GenerateRequest, Source
 from .requests import Requests, SampleTask
+from .row_ids import row_ids
 from .selection import Selection, parse_samples, parse_shard
 from .time_limit import TimeLimit
 from .workers import WorkerPool, WorkerSetup
@@ -57,6 +58,7 @@ class Job:
     selection: Selection
     warnings: tuple[str, ...]
     loop: BatchLoop | None  # the one that resolved the options, where there was need of one
+    is_resumed: bool  # the directory holds this run already
 
     @property
     def bundle(self) -> Bundle:
@@ -100,9 +102,11 @@ def prepare(request: GenerateRequest) -> Job:
     samples = None if request.samples is None else parse_samples(request.samples, options.count)
     recorded = recorded_run(out, request.resume, shard)
     digest = ConditionsDigest.of(given) if isinstance(given, ConditionFile) else None
-    run, loop = _resolve(request, out, options, digest, recorded, warnings.append)
+    ids = row_ids(given, options)
+    run, loop = _resolve(request, out, options, digest, ids, recorded, warnings.append)
     selection = Selection(options.count, run.resolved.batch_size, shard, samples)
-    return Job(request, out, run, Requests.of(given, manifest, options.seed), selection, tuple(warnings), loop)
+    requests = Requests.of(given, manifest, options.seed)
+    return Job(request, out, run, requests, selection, tuple(warnings), loop, recorded is not None)
 
 
 def execute(
@@ -243,6 +247,7 @@ def _resolve(
     out: Path,
     options: RunOptions,
     digest: ConditionsDigest | None,
+    ids: tuple[str, ...] | None,
     recorded: RunDescription | None,
     warn: Callable[[str], None],
 ) -> tuple[RunDescription, BatchLoop | None]:
@@ -251,7 +256,9 @@ def _resolve(
     bundle, size = request.bundle, request.batch_size
     source = _source_digest(request.source)
     if recorded is not None:
-        require_same(out, recorded, describe(bundle, options, _overridden(request, recorded), {}, digest, source))
+        asked = describe(bundle, options, _overridden(request, recorded), {}, digest, source,
+                         row_ids=ids, dataset_grid=request.dataset_grid)  # fmt: skip
+        require_same(out, recorded, asked)
         return recorded, None
     given = size if isinstance(size, int) else 1
     backend = choose_backend(
@@ -269,7 +276,9 @@ def _resolve(
         warn(f"sampling by plain launches: {opened.reason}")
     resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)
     loop = Loop(opened.kind, opened.reason, None if fitting == wanted else wanted)
-    run = describe(bundle, options, resolved, {backend.name: backend.version}, digest, source, loop)
+    run = describe(
+        bundle, options, resolved, {backend.name: backend.version}, digest, source, loop, ids, request.dataset_grid
+    )
     if request.workers > 1 or request.ray is not None:
         return run, None
     load_networks(bundle, backend, fitting)

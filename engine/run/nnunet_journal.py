@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ JOURNAL_NAME = "sbldm-add-to.json"
 DATASET_NAME, SPLITS_NAME = "dataset.json", "splits_final.json"
 MAX_JSON_BYTES = 256 * 2**20
 _CHECKSUM = "sha256"
-_CASE_FILE = re.compile(r"imagesTr/sbldm-\d{6,}_\d{4}\.nii\.gz|labelsTr/sbldm-\d{6,}\.nii\.gz")
+_CASE_FILE = re.compile(r"imagesTr/sbldm-[\w-]+_\d{4}\.nii\.gz|labelsTr/sbldm-[\w-]+\.nii\.gz", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,12 @@ def add_all(
     target: Folder,
     *,
     link: bool,
+    origins: Mapping[str, str],
     rewritten: Callable[[str], bytes | None] = lambda name: None,
 ) -> None:
-    """Carry a plan out, or undo it where that fails; `rewritten` gives the bytes of a file that is not taken as it is.
+    """Carry a plan out, or undo it where that fails.
+
+    `origins`: the run's name of each file; `rewritten` gives the bytes of a file that is not taken as it is.
 
     Raises:
         IncompleteRunError: the disk is full or refuses.
@@ -128,7 +131,7 @@ def add_all(
         for name in addition.files:
             data = rewritten(name)
             if data is None:
-                target.bring(source, name, name, link=link)
+                target.bring(source, origins[name], name, link=link)
             else:
                 target.write(name, data)
         for change in changes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidInputError, UsageError
-from ..files import Folder, read_bounded
-from ..output.layouts import SEGMENTATION, case_name
+from ..files import Folder
+from ..output.layouts import PREFIX, SEGMENTATION, Layout
 from ..output.nifti import renumbered
-from ..scans.names import modality_of
-from ..scans.target_labels import renumbering
-from .description import RunDescription, read_description
+from .description import MasksDigest, RunDescription, SourceDigest, read_description
 from .directory import damaged_files, read_faults
 from .ledger import LedgerIndex, SampleRecord
-from .manifest import MANIFEST_CSV, dataset_files
+from .manifest import MANIFEST_CSV
 from .nnunet_journal import (
-    DATASET_NAME,
-    MAX_JSON_BYTES,
     SPLITS_NAME,
     PlannedAddition,
     add_all,
@@ -32,11 +27,11 @@ from .nnunet_journal import (
     planned,
     settle_interrupted,
 )
+from .nnunet_target import Target, cases_of, read_json, read_target
 
 FOLDS = 5
 MAX_MASK_BYTES = 64 * 2**20
 _SEED = 12345  # of nnU-Net's own folds
-_PREFIX = "sbldm-"  # of synthetic cases
 
 Split = dict[str, list[str]]
 
@@ -48,15 +43,42 @@ class Addition:
     samples: int
     dataset: Path
     splits: Path
+    augmented: bool  # made from a real case, which the run does not name
+
+    def notes(self) -> list[str]:
+        """What a user should know, a line each."""
+        told = []
+        if self.splits == (self.dataset / SPLITS_NAME).absolute():
+            told.append(
+                f"{self.splits}: nnU-Net reads folds in $nnUNet_preprocessed/{self.dataset.resolve().name} alone; "
+                "copy them there before you train, or it validates on synthetic cases"
+            )
+        if self.augmented:
+            told.append(
+                "the cases are made from a real one (augment): take them out of the folds that validate on it, "
+                f"in {self.splits}"
+            )
+        return told
+
+
+def check_addition(dataset: Path, splits: Path | None, layout: Layout) -> Target:
+    """What `add_to_dataset` would refuse of a data set, found out before a run is made; nothing is written.
+
+    Raises:
+        UsageError, InvalidInputError: see `add_to_dataset`.
+    """
+    target = read_target(dataset, splits, layout)
+    _folds(target, {})
+    return target
 
 
 def add_to_dataset(run_directory: Path, dataset: Path, splits: Path | None = None, *, link: bool = False) -> Addition:
     """Add a complete run in nnU-Net layout to the raw data set `dataset`: all of its cases, or, on an error, none.
 
     `splits` is the data set's `splits_final.json`, by default that in $nnUNet_preprocessed, else one in `dataset`.
-    Folds that are there keep their cases; without a file they are those nnU-Net would make of the real cases. The
-    cases are copies, or with `link` hard links where the file system has them. What a killed call left is undone or
-    finished first.
+    Folds that are there keep their cases; without a file they are those nnU-Net would make of the real cases. Labels
+    and channels go by their names in `dataset.json`. The cases are copies, or with `link` hard links where the file
+    system has them. What a killed call left is undone or finished first.
 
     Raises:
         UsageError: the run is not in nnU-Net layout or not complete, or the data sets do not fit.
@@ -68,45 +90,65 @@ def add_to_dataset(run_directory: Path, dataset: Path, splits: Path | None = Non
         raise UsageError(f"{run_directory}: is in {run.options.layout} layout; make the run with --layout nnunet")
     if not (run_directory / MANIFEST_CSV).exists():
         raise UsageError(f"{run_directory}: is not complete (no {MANIFEST_CSV}); finish or merge it first")
-    place = (splits or _default_splits(dataset)).absolute()
-    numbers = _fitting_numbers(
-        _read_json(dataset / DATASET_NAME), json.loads(dataset_files(run, ())[DATASET_NAME]), dataset
-    )
+    layout = run.layout()
+    place = read_target(dataset, splits, layout).splits
     with (
         Folder(run_directory) as source,
-        Folder(dataset, owned_in_dataset) as target,
-        open_journal(target) as journal,
+        Folder(dataset, owned_in_dataset) as folder,
+        open_journal(folder) as journal,
     ):
-        settle_interrupted(journal, target, place)
+        settle_interrupted(journal, folder, place)
         with read_faults(run_directory):
             records = _intact_records(source, run)
-        rewritten = _Renumbered(source, run, numbers)
         with read_faults(dataset):
-            addition = _plan(target, run, records, place, rewritten)
-        add_all(addition, journal, source, target, link=link, rewritten=rewritten)
-    return Addition(len(records), dataset, place)
+            target = read_target(dataset, splits, layout)
+            theirs = {record.sample: target.names(layout, record.sample) for record in records}
+            rewritten = _Renumbered(source, target.numbers)
+            addition, origins = _plan(folder, run, target, records, theirs, rewritten)
+        add_all(addition, journal, source, folder, link=link, origins=origins, rewritten=rewritten)
+    return Addition(len(records), dataset, place, isinstance(run.source, SourceDigest))
 
 
 def _plan(
-    target: Folder, run: RunDescription, records: list[SampleRecord], splits: Path, rewritten: _Renumbered
-) -> PlannedAddition:
-    """What the data set, its description and its folds become."""
-    dataset = target.root
-    described = _read_json(dataset / DATASET_NAME)
-    listed = described.get("dataset")
-    real = [case for case in (_cases(dataset) if listed is None else listed) if not case.startswith(_PREFIX)]
-    names = [case_name(record.sample) for record in records]
-    folds = _with_synthetic(_read_folds(splits) if splits.exists() else nnunet_folds(real), names)
-    if listed is None:
-        described["numTraining"] = len(real) + len({*_synthetic_cases(dataset), *names})
-    else:
-        described["dataset"] = listed | {case_name(r.sample): _listing(run, r.sample) for r in records}
-        described["numTraining"] = len(described["dataset"])
-    files = {entry.path: entry.sha256 for record in records for entry in record.files}
-    files |= {name: hashlib.sha256(rewritten(name) or b"").hexdigest() for name in files if rewritten.changes(name)}
-    return planned(
-        target, run.id, files, splits, json.dumps(folds, indent=4) + "\n", json.dumps(described, indent=2) + "\n"
-    )
+    folder: Folder,
+    run: RunDescription,
+    target: Target,
+    records: list[SampleRecord],
+    theirs: dict[int, dict[str, str]],
+    rewritten: _Renumbered,
+) -> tuple[PlannedAddition, dict[str, str]]:
+    """What the data set, its description and its folds become; and the run's name of each file it gets."""
+    layout = run.layout()
+    real = frozenset(target.real_cases()) if isinstance(run.source, MasksDigest) else frozenset[str]()
+    folds = _folds(target, {layout.case(record.sample): _mask_of(record, real) for record in records})
+    origins = {name: layout.path(sample, role) for sample, names in theirs.items() for role, name in names.items()}
+    hashes = {entry.path: entry.sha256 for record in records for entry in record.files}
+    files = {name: rewritten.sha256(name) or hashes[origin] for name, origin in origins.items()}
+    text = json.dumps(_described(target, {layout.case(k): names for k, names in theirs.items()}), indent=2) + "\n"
+    return planned(folder, run.id, files, target.splits, json.dumps(folds, indent=4) + "\n", text), origins
+
+
+def _described(target: Target, cases: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """The content of dataset.json with `cases`: names of their files by modality and "seg"."""
+    if target.listed is None:
+        ours = {case for case in cases_of(target.dataset) if case.startswith(PREFIX)}
+        return {**target.described, "numTraining": len(target.real_cases()) + len(ours | cases.keys())}
+    listed = target.listed | {case: _listing(names) for case, names in cases.items()}
+    return {**target.described, "dataset": listed, "numTraining": len(listed)}
+
+
+def _mask_of(record: SampleRecord, real: frozenset[str]) -> str | None:
+    """The case among `real` whose mask a sample was given by --masks."""
+    return next((name for name in (record.id, record.id.rpartition("-")[0]) if name in real), None)
+
+
+def _folds(target: Target, names: dict[str, str | None]) -> list[Split]:
+    """The data set's folds with the new cases `names` in training; a case of a mask is in no fold that validates it.
+
+    `names`: by new case, the real case whose mask it has, if any.
+    """
+    there = target.splits.exists()
+    return _with_synthetic(_read_folds(target.splits) if there else nnunet_folds(target.real_cases()), names)
 
 
 def _intact_records(source: Folder, run: RunDescription) -> list[SampleRecord]:
@@ -142,81 +184,46 @@ def nnunet_folds(cases: list[str]) -> list[Split]:
     return folds
 
 
-def _with_synthetic(folds: list[Split], names: list[str]) -> list[Split]:
+def _with_synthetic(folds: list[Split], names: dict[str, str | None]) -> list[Split]:
     result = []
     for number, fold in enumerate(folds):
-        if leaked := [case for case in fold["val"] if case.startswith(_PREFIX)]:
+        if leaked := [case for case in fold["val"] if case.startswith(PREFIX)]:
             raise InvalidInputError(f"fold {number} validates on the synthetic case {leaked[0]}; take it out")
-        known = set(fold["train"])
-        result.append({**fold, "train": [*fold["train"], *(name for name in names if name not in known)]})
+        known, held_out = set(fold["train"]), set(fold["val"])
+        more = [name for name, mask in names.items() if name not in known and mask not in held_out]
+        result.append({**fold, "train": [*fold["train"], *more]})
     return result
 
 
 class _Renumbered:
     """The masks of a run with the numbers of another data set; other files are as they are."""
 
-    def __init__(self, source: Folder, run: RunDescription, numbers: dict[int, int]) -> None:
+    def __init__(self, source: Folder, numbers: dict[int, int]) -> None:
         self._source = source
         self._table = np.arange(256, dtype=np.uint8)
         self._table[list(numbers)] = list(numbers.values())
-        self._folder = run.layout().path(0, SEGMENTATION).rpartition("/")[0] + "/"
+        self._same = np.array_equal(self._table, np.arange(256))
 
-    def changes(self, name: str) -> bool:
-        """Whether the data set gets other bytes than the run has."""
-        return name.startswith(self._folder) and not np.array_equal(self._table, np.arange(256))
+    def sha256(self, name: str) -> str | None:
+        """Of what the data set gets; None where that is the run's own file."""
+        data = self(name)
+        return None if data is None else hashlib.sha256(data).hexdigest()
 
     def __call__(self, name: str) -> bytes | None:
-        """The bytes that the data set gets, None for the run's own."""
-        if not self.changes(name):
+        """The bytes that the data set gets, None for the run's own; masks have one name in both."""
+        if self._same or not name.startswith("labelsTr/"):
             return None
         return renumbered(self._source.read(name, MAX_MASK_BYTES), self._table)
 
 
-def _listing(run: RunDescription, sample: int) -> dict[str, Any]:
-    """A case as `dataset` of dataset.json lists it."""
-    paths = run.layout().paths(sample)
-    return {"images": [path for role, path in paths.items() if role != SEGMENTATION], "label": paths[SEGMENTATION]}
-
-
-def _fitting_numbers(target: Any, ours: dict[str, Any], dataset: Path) -> dict[int, int]:
-    """Our label -> the data set's; UsageError where channels, labels or file endings do not fit."""
-    if not isinstance(target, dict):
-        raise InvalidInputError(f"{dataset / DATASET_NAME}: must be a JSON object, as nnU-Net has it")
-    listed = target.get("dataset")
-    if listed is not None and not isinstance(listed, dict):
-        raise InvalidInputError(f"{dataset / DATASET_NAME}: dataset: must be an object of cases, as nnU-Net has it")
-    for key in ("channel_names", "file_ending"):
-        theirs = target.get(key)
-        same = theirs == ours[key]
-        if key == "channel_names" and isinstance(theirs, dict):
-            same = {k: modality_of(str(v)) for k, v in theirs.items()} == {
-                k: modality_of(v) for k, v in ours[key].items()
-            }
-        if not same:
-            raise UsageError(
-                f"{dataset / DATASET_NAME}: {key} is {theirs}, the synthetic cases have {ours[key]}; they must agree"
-            )
-    return renumbering(target, ours["labels"], dataset / DATASET_NAME)
-
-
-def _default_splits(dataset: Path) -> Path:
-    root = os.environ.get("nnUNet_preprocessed")  # noqa: SIM112 - the name is nnU-Net's
-    return (Path(root) / dataset.resolve().name if root else dataset) / SPLITS_NAME
-
-
-def _cases(dataset: Path) -> list[str]:
-    folder = dataset / "labelsTr"
-    if not folder.is_dir():
-        raise InvalidInputError(f"{folder}: no such folder; give the raw data set of nnU-Net")
-    return sorted(path.name.removesuffix(".nii.gz") for path in folder.iterdir() if path.name.endswith(".nii.gz"))
-
-
-def _synthetic_cases(dataset: Path) -> list[str]:
-    return [case for case in _cases(dataset) if case.startswith(_PREFIX)]
+def _listing(names: dict[str, str]) -> dict[str, Any]:
+    """A case as `dataset` of dataset.json lists it; `names` of its files by modality and "seg"."""
+    images = [path for role, path in names.items() if role != SEGMENTATION]
+    return {"images": sorted(images), "label": names[SEGMENTATION]}
 
 
 def _read_folds(path: Path) -> list[Split]:
-    folds = _read_json(path)
+    folds = read_json(path)
     shaped = isinstance(folds, list) and all(isinstance(f, dict) and _names_cases(f) for f in folds)
     if not shaped:
         raise InvalidInputError(f'{path}: must be a list of folds with "train" and "val"')
@@ -226,12 +233,3 @@ def _read_folds(path: Path) -> list[Split]:
 def _names_cases(fold: dict[str, Any]) -> bool:
     parts = (fold.get("train"), fold.get("val"))
     return all(isinstance(part, list) and all(isinstance(case, str) for case in part) for part in parts)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(read_bounded(path, MAX_JSON_BYTES))
-    except OSError as error:
-        raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{path}: not valid JSON ({error})") from error

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..bundle.manifest import BundleManifest, SamplerName
+from ..output.case_tags import NameBy
 from ..output.layouts import LayoutName, Names
 
-GridName = Literal["native", "brats"]
-GRIDS: tuple[GridName, ...] = get_args(GridName)
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+RunGrid = Literal["native", "brats", "dataset"]  # `case_files.GridName`, or that of the data set which gets the cases
 MAX_STEPS = 65535  # draws of one attempt, less the initial one
 MAX_BATCH = 4096
 MAX_COUNT = 10**12  # samples of a run
@@ -31,7 +31,8 @@ class RunOptions:
     guidance: float
     layout: LayoutName
     names: Names
-    grid: GridName
+    name_by: NameBy
+    grid: RunGrid
     reject: float | None  # tolerance; None keeps every tumour
     attempts: int  # redraws at most, with reject
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from ..files import temporary_of
 from ..locks import LOCK_SUFFIX
-from ..output.layouts import DatasetFacts, owner
+from ..output.layouts import DatasetFacts
 from .description import RUN_NAME, RunDescription
 from .ledger import LEDGER_PATTERN
 from .manifest import MANIFEST_CSV
 from .preview import PREVIEW_NAME
 
 AUDIT_NAME = "audit.jsonl"
-_BESIDE = frozenset({RUN_NAME, MANIFEST_CSV, PREVIEW_NAME, AUDIT_NAME})
+REPORT_NAME = "report.html"
+_BESIDE = frozenset({RUN_NAME, MANIFEST_CSV, PREVIEW_NAME, REPORT_NAME, AUDIT_NAME})
 
 
 class OwnNames:
@@ -28,10 +29,8 @@ class OwnNames:
 
     def sample_of(self, name: str) -> int | None:
         """The sample of the run that has a file of this name; None where none has."""
-        sample = owner(name)
-        if sample is None or not sample < self._count:
-            return None
-        return sample if name in self._layout.paths(sample).values() else None
+        sample = self._layout.sample_of(name)
+        return sample if sample is not None and sample < self._count else None
 
 
 def is_ledger(name: str) -> bool:

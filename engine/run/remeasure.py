@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from ..files import Folder
 from ..output.layouts import SEGMENTATION
 from ..output.measure import measure_tumour
-from ..output.regrid import BRATS_GRID
 from .description import RunDescription
 from .ledger import QUALITY, SampleRecord
 
@@ -25,8 +24,8 @@ _HEADER_BYTES = 4096  # more than any header of ours
 _SUFFIX = ".nii.gz"
 
 
-class _UnreadableError(ValueError):
-    pass
+class UnreadableError(ValueError):
+    """A file that no run of this description can have written."""
 
 
 def measurement_faults(folder: Folder, run: RunDescription, record: SampleRecord) -> list[str]:
@@ -39,18 +38,18 @@ def measurement_faults(folder: Folder, run: RunDescription, record: SampleRecord
     paths = layout.paths(record.sample)
     if not paths[SEGMENTATION].endswith(_SUFFIX):
         return []
-    native = run.options.grid == "native"
-    shape = run.bundle.grid.shape if native else BRATS_GRID.shape
+    files = run.file_grid()
+    native, shape = files is None, (run.bundle.grid if files is None else files).shape
     try:
-        mask = _read(folder, paths[SEGMENTATION], shape, np.dtype(np.uint8))
+        mask = read_voxels(folder, paths[SEGMENTATION], shape, np.dtype(np.uint8))
         if foreign := sorted(set(np.unique(mask).tolist()) - set(layout.label_values)):
             return [f"{paths[SEGMENTATION]}: holds label {foreign[0]}, the run has {list(layout.label_values)}"]
         if not native:
             return _presence(paths[SEGMENTATION], mask, record)
         brain = np.zeros(shape, bool)
         for modality in layout.modalities:
-            brain |= _read(folder, paths[modality], shape, np.dtype(np.int16)) > 0
-    except (_UnreadableError, OSError) as error:
+            brain |= read_voxels(folder, paths[modality], shape, np.dtype(np.int16)) > 0
+    except (UnreadableError, OSError) as error:
         return [str(error)]
     measured = measure_tumour(layout.array_labels(mask), run.bundle.grid.spacing_mm, brain)
     values = measured.as_row((*run.bundle.columns, *QUALITY))
@@ -74,18 +73,22 @@ def _agree(value: float, recorded: float | None) -> bool:
     return math.isclose(value, recorded, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE)
 
 
-def _read(folder: Folder, path: str, shape: tuple[int, ...], kind: np.dtype) -> NDArray:
-    """The voxels (x, y, z) of a file of ours; no more is decompressed than that shape needs."""
+def read_voxels(folder: Folder, path: str, shape: tuple[int, ...], kind: np.dtype) -> NDArray:
+    """The voxels (x, y, z) of a file of ours; no more is decompressed than that shape needs.
+
+    Raises:
+        UnreadableError: it is no such file.
+    """
     most = int(np.prod(shape)) * kind.itemsize + _HEADER_BYTES
     try:
         with folder.reading(path) as handle, gzip.GzipFile(fileobj=handle) as stream:
             data = stream.read(most + 1)
         if len(data) > most:
-            raise _UnreadableError(f"{path}: holds more than {shape} voxels")
+            raise UnreadableError(f"{path}: holds more than {shape} voxels")
         image = nib.Nifti1Image.from_stream(io.BytesIO(data))
         if image.shape != shape or image.get_data_dtype() != kind:
             held = f"{image.shape} voxels of {image.get_data_dtype()}"
-            raise _UnreadableError(f"{path}: holds {held}, not {shape} of {kind}")
+            raise UnreadableError(f"{path}: holds {held}, not {shape} of {kind}")
         return np.asarray(image.dataobj)
     except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError) as error:
-        raise _UnreadableError(f"{path}: not a readable file of this run ({error})") from error
+        raise UnreadableError(f"{path}: not a readable file of this run ({error})") from error

@@ -24,11 +24,14 @@ from ..conditions.columns import ConditionRows
 from ..conditions.csv import RowWatch
 from ..conditions.table import ConditionsLike, read_table
 from ..errors import UsageError
+from ..output.case_files import GRIDS, GridName
+from ..output.case_tags import NAME_BY, NameBy
 from ..output.layouts import LayoutName, Names, make_layout
+from ..output.regrid import FileGrid
 from ..sampling.given_masks import GivenMasks, check_masks
 from ..sampling.sdedit import SourceCase, check_source
 from ..sampling.types import SamplingOptions, check_options
-from .options import GRIDS, MAX_BATCH, MAX_COUNT, SAMPLERS, GridName, RunOptions, most_steps
+from .options import MAX_BATCH, MAX_COUNT, SAMPLERS, RunOptions, most_steps
 from .rules import batch, choice, fault, flag, path, read_fields, real, text, tolerance, wanted, whole
 from .selection import parse_samples, parse_shard
 from .time_limit import SAMPLE_TIMEOUT_S
@@ -49,6 +52,7 @@ class GenerateRequest:
 
     # The run
     conditions: Annotated[ConditionsLike, wanted()] = None  # wanted tumours; None: each one is drawn
+    dataset_grid: FileGrid | None = None  # of --add-to: the data set's, in place of `grid`
     source: Source | None = None  # what sampling starts from: the case of `augment`, or masks; None: from nothing
     count: Annotated[int | None, whole(1)] = None  # samples; None: one a row of the conditions
     seed: Annotated[int, whole(0, 2**64 - 1, "from 0 to 2^64 - 1")] = 0
@@ -58,6 +62,7 @@ class GenerateRequest:
     guidance: Annotated[float | None, real(0, 100)] = None  # classifier-free guidance, 1 is none; None: the bundle's
     layout: Annotated[LayoutName, text()] = "brats"  # those of `output.layouts`
     names: Annotated[Names, text()] = "2021"  # BraTS file names of that year
+    name_by: Annotated[NameBy, choice(NAME_BY)] = "sample"  # what file names hold: the sample's number, or its id
     grid: Annotated[GridName, choice(GRIDS)] = "native"  # the model's, or 240x240x155 at 1 mm
     reject: Annotated[float | None, tolerance(10)] = None  # miss that is redrawn (`writer.miss`); None: never
     attempts: Annotated[int, whole(1, 100)] = 4  # redraws at most, with reject
@@ -101,6 +106,8 @@ class GenerateRequest:
         defaults: dict[str, Any] = {"count": rows, **vars(self.bundle.manifest.defaults)}
         asked: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(RunOptions)}
         asked |= {name: value for name, value in defaults.items() if asked[name] is None}
+        if self.dataset_grid is not None:
+            asked["grid"] = "dataset"
         return RunOptions(**asked)
 
     def table(self, watch: RowWatch | None = None) -> ConditionRows:

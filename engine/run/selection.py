@@ -59,8 +59,8 @@ class Remaining:
         return len(self.selection) - len(self.done)
 
 
-def parse_samples(text: str, count: int) -> tuple[int, ...]:
-    """The sample numbers of "3,7-9", sorted, each once.
+def parse_samples(text: str, count: int, option: str = "--samples") -> tuple[int, ...]:
+    """The sample numbers of "3,7-9", sorted, each once; `option` is what messages call the text.
 
     Raises:
         UsageError: not such a list, or a number outside 0..count-1.
@@ -70,14 +70,14 @@ def parse_samples(text: str, count: int) -> tuple[int, ...]:
         first, dash, last = part.strip().partition("-")
         ends = (first, last if dash else first)
         if not all(end.isascii() and end.isdigit() and len(end) < 19 for end in ends):
-            raise UsageError(f"--samples {text}: {part.strip()!r} is neither a number nor a range; write it as 3,7-9")
+            raise UsageError(f"{option} {text}: {part.strip()!r} is neither a number nor a range; write it as 3,7-9")
         low, high = int(ends[0]), int(ends[1])
         if low > high or high >= count:
             raise UsageError(
-                f"--samples {text}: {part.strip()} is not within 0-{count - 1} of this run, low number first"
+                f"{option} {text}: {part.strip()} is not within 0-{count - 1} of this run, low number first"
             )
         if high - low >= MAX_LISTED:
-            raise UsageError(f"--samples {text}: at most {MAX_LISTED} numbers; take a part of the run by --shard I/N")
+            raise UsageError(f"{option} {text}: at most {MAX_LISTED} numbers; take a part of the run by --shard I/N")
         found.update(range(low, high + 1))
     return tuple(sorted(found))
 

@@ -10,13 +10,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..bundle.manifest import BundleManifest
 from ..files import Folder
+from ..output.case_files import case_files, description
 from ..output.measure import TumourMeasurement, measure_tumour
-from ..output.nifti import SYNTHETIC, nifti_bytes
-from ..output.regrid import BRATS_AFFINE, to_brats
 from ..sampling.types import Volume
 from ..telemetry import Telemetry
 from .description import RunDescription
@@ -100,20 +98,11 @@ class Finisher:
         return SampleRecord(task.sample, task.id, task.attempt, self._requested(task), task.drawn, {}, fault=fault)
 
     def _encoded(self, candidate: Candidate) -> list[tuple[str, bytes]]:
-        image, label, affine = candidate.volume.image, candidate.volume.label, self.bundle.grid.affine
-        if self.run.options.grid == "brats":
-            image, label = to_brats(image, label, len(self.bundle.labels), self.bundle.grid)
-            affine = BRATS_AFFINE
-        sample = candidate.task.sample
-        origin = "" if self.run.source is None else f"{self.run.source.origin}, "
-        description = (
-            f"{SYNTHETIC} {self.run.versions['sbldm-engine']} {origin}seed {self.run.options.seed} sample {sample}"
+        volume, sample, source = candidate.volume, candidate.task.sample, self.run.source
+        text = description(
+            self.run.versions["sbldm-engine"], self.run.options.seed, sample, "" if source is None else source.origin
         )
-        arrays: list[NDArray[np.int16] | NDArray[np.uint8]] = [*image, self.layout.file_labels(label)]
-        return [
-            (self.layout.path(sample, role), nifti_bytes(array, affine, description))
-            for role, array in zip(self.layout.roles, arrays, strict=True)
-        ]
+        return case_files(volume.image, volume.label, self.bundle.grid, self.layout, sample, self.run.file_grid(), text)
 
     def _requested(self, task: SampleTask) -> dict[str, float]:
         return dict(zip(self.columns, task.requested, strict=True))

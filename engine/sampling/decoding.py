@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...kernels.assemble import assemble, one_hot
 from ...kernels.statistics import image_statistics
-from .small_components import drop_small_components
+from .small_components import drop_outside_brain, drop_small_components
 from .types import RunComponent, SampleRequest, Volume
 
 DECODER_SLICES = 16  # slices a decoder call; the time per slice is flat from 1 to 16 on a CPU
@@ -64,12 +64,13 @@ def finish_volume(
     statistics: NDArray[np.integer],
     finite: bool,
 ) -> Volume:
-    """A volume without small components, and with its fault if it has one.
+    """A volume without small components of the tumour and of the brain, and with its fault if it has one.
 
     Image (M, X, Y, Z) with its `image_statistics`, label (X, Y, Z).
     """
     fault = image_fault(statistics) if finite else NOT_FINITE
-    return Volume(request.number, request.attempt, image, drop_small_components(label), fault)
+    label = drop_small_components(label)
+    return Volume(request.number, request.attempt, drop_outside_brain(image, label), label, fault)
 
 
 def image_fault(statistics: NDArray[np.integer]) -> str | None:

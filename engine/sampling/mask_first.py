@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import BundleManifest, Grid, MaskFirst, NoiseSchedule
 from ..mask_solver import noise_size, solve_mask
+from ..processor import available_threads
 from .batch import Batch
 from .decoding import NOT_FINITE
 from .plan import sampling_plan
@@ -74,16 +76,10 @@ class MaskFirstModel:
         x, y, z = self.grid.shape
         labels = np.zeros((batch.size, x, y, z), np.uint8)
         failed = np.zeros(batch.size, np.bool_)
-        wanted = [request for request in batch.requests if request.label is None]
-        maps = self.maps(run, Batch(wanted, batch.size, batch.seed), on_step) if wanted else None
-        for request in batch.requests:
+        for request, label in zip(batch.requests, self._labels(run, batch, on_step), strict=True):
             slot = batch.slot(request)
-            if request.label is not None:
-                labels[slot] = request.label
-            elif maps is not None and np.isfinite(maps[slot]).all():
-                labels[slot] = self._label(batch, request, maps[slot])
-            else:
-                failed[slot] = True
+            failed[slot] = label is None
+            labels[slot] = 0 if label is None else label
         feeds = {
             "tissues": _tissues(labels, self.tissues),
             "source": np.full(batch.size, self.form.source, np.float32),
@@ -118,7 +114,25 @@ class MaskFirstModel:
         mean, std = (np.array(values, np.float32)[:, None, None, None] for values in (maps.mean, maps.std))
         return clean * std + mean
 
-    def _label(self, batch: Batch, request: SampleRequest, maps: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def _labels(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> Sequence[NDArray[np.uint8] | None]:
+        """The mask of each request: given, or drawn and solved; None where its maps are not finite."""
+        drawn = [request for request in batch.requests if request.label is None]
+        if not drawn:
+            return [request.label for request in batch.requests]
+        maps = self.maps(run, Batch(drawn, batch.size, batch.seed), on_step)
+
+        def label(request: SampleRequest) -> NDArray[np.uint8] | None:
+            if request.label is not None:
+                return request.label
+            own = maps[batch.slot(request)]
+            return self._solved(batch, request, own) if np.isfinite(own).all() else None
+
+        if len(drawn) == 1:
+            return [label(request) for request in batch.requests]
+        with ThreadPoolExecutor(min(len(drawn), available_threads()), "solver") as pool:
+            return list(pool.map(label, batch.requests))
+
+    def _solved(self, batch: Batch, request: SampleRequest, maps: NDArray[np.float32]) -> NDArray[np.uint8]:
         noise = batch.normals(request, SURFACE_DRAW, noise_size(self.grid.shape))
         return solve_mask(maps, request.wanted, self.grid.shape, self.grid.spacing_mm, noise).label
 

@@ -1,4 +1,4 @@
-"""Small components: what a model labels here and there beside the tumour."""
+"""Small components: what a model labels here and there beside the tumour, or draws beside the brain."""
 
 from __future__ import annotations
 
@@ -20,3 +20,12 @@ def drop_small_components(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
     small = sizes < SMALL_SHARE * sizes.sum()
     small[[0, sizes.argmax()]] = False
     return np.where(small[components], np.uint8(0), label)
+
+
+def drop_outside_brain(image: NDArray[np.int16], label: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """The image (modality, x, y, z), 0 outside the largest face-connected piece that is drawn or labelled (x, y, z)."""
+    pieces, number = ndimage.label((image > 0).any(axis=0) | (label > 0))  # pyright: ignore[reportGeneralTypeIssues]
+    if number < 2:
+        return image
+    brain = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+    return image * brain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from .names import CHANNEL_NAMES, modality_of
 
 DATASET_JSON = "dataset.json"
 ENDINGS = (".nii.gz", ".nii")
+MAX_NAME = 200  # characters of a case's name
 
 
 @dataclass(frozen=True)
@@ -162,13 +164,32 @@ def _listed_v2(path: Path, cases: Any) -> dict[str, ListedCase]:
         where = f"dataset: {name}"
         if not isinstance(case, dict):
             _refuse(path, where, case, 'an object {"images": [...], "label": "..."}')
+        _require_name(path, "dataset", name)
         images, label = case.get("images"), case.get("label")
         if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
             _refuse(path, f"{where}: images", images, "a list of files")
         if label is not None and not isinstance(label, str):
             _refuse(path, f"{where}: label", label, "a file")
+        _require_paths(path, where, *images, label)
         listed[name] = ListedCase(tuple(images), label)
     return listed
+
+
+def _require_name(path: Path, where: str, name: str) -> None:
+    """Files are named after a case: its name must be able to stand in a folder, and stay there."""
+    is_plain = name.isprintable() and name == name.strip() and not name.startswith(".") and not {*name} & {*"/\\"}
+    if not is_plain or not 0 < len(name) <= MAX_NAME:
+        _refuse(path, f"{where}: case", name, f"a name of 1 to {MAX_NAME} printable characters without / and \\")
+
+
+def _require_paths(path: Path, where: str, *names: str | None) -> None:
+    for name in names:
+        try:
+            usable = name is None or b"\0" not in os.fsencode(name)
+        except UnicodeEncodeError:
+            usable = False
+        if not usable:
+            _refuse(path, f"{where}: file", name, "the name of a file")
 
 
 def _listed_v1(path: Path, cases: Any) -> dict[str, ListedCase]:
@@ -182,7 +203,9 @@ def _listed_v1(path: Path, cases: Any) -> dict[str, ListedCase]:
         label = case.get("label")
         if label is not None and not isinstance(label, str):
             _refuse(path, f"{where}: label", label, "a file")
+        _require_paths(path, where, case["image"], label)
         name = Path(label or case["image"]).name.removesuffix(".gz").removesuffix(".nii")
+        _require_name(path, where, name)
         if name in listed:
             _refuse(path, where, case["image"], f"each case once; {name} is listed already")
         listed[name] = ListedCase((case["image"],), label)

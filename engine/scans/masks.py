@@ -83,6 +83,46 @@ def read_masks(
     return GivenMasks.of((mask.label for mask in masks.values()), grid.shape, conditions), (*found.notes, *warnings)
 
 
+def masks_of_arrays(labels: Sequence[NDArray[np.integer]], columns: Sequence[str], grid: Grid) -> GivenMasks:
+    """Masks (x, y, z) in RAS order on the grid, values 0 background, 1 NCR, 2 ED, 3 ET.
+
+    Raises:
+        InvalidInputError: none, or faulty ones: all are named.
+    """
+    if len(labels) == 0:
+        raise InvalidInputError("masks: there is none; give at least one")
+    faults, rows, checked = list[str](), list[NDArray[np.float64]](), list[NDArray[np.uint8]]()
+    for number, label in enumerate(labels):
+        try:
+            whole = _array_label(label, grid)
+            rows.append(_measured(whole, columns, grid))
+            checked.append(whole)
+        except CaseError as error:
+            faults += [f"masks[{number}]: {text}" for text in error.faults]
+    if faults:
+        raise InvalidInputError("\n".join(faults))
+    conditions = Conditions(tuple(columns), ("",) * len(rows), np.array(rows), tuple(range(1, len(rows) + 1)), "masks")
+    return GivenMasks.of(checked, grid.shape, conditions)
+
+
+def _array_label(label: NDArray[np.integer], grid: Grid) -> NDArray[np.uint8]:
+    if not isinstance(label, np.ndarray) or label.dtype.kind not in "iu" or label.shape != grid.shape:
+        raise CaseError([f"must be an array of whole numbers of shape {grid.shape}, as a `Sample` holds its label"])
+    if label.min() < 0 or label.max() >= LABELS:
+        raise CaseError([f"holds {label.min()} to {label.max()}; allowed: 0, 1 (NCR), 2 (ED), 3 (ET)"])
+    if faults := _label_faults(label):
+        raise CaseError(faults)
+    return np.ascontiguousarray(label, np.uint8)
+
+
+def _measured(label: NDArray[np.uint8], columns: Sequence[str], grid: Grid) -> NDArray[np.float64]:
+    row = measure_tumour(label, grid.spacing_mm).vector(columns)
+    broken = violations(row[None], columns, grid.fov_mm)
+    if broken:
+        raise CaseError([f"no condition: {rule.column}: {rule.value(0)}: {rule.allowed(0)}" for rule in broken])
+    return row
+
+
 def _on_grid(case: CaseFiles, columns: Sequence[str], grid: Grid, options: ReadOptions) -> _MaskOnGrid:
     raw, reference = decode_mask(case, grid.fov_mm, options)
     if case.meaning.is_binary:
@@ -97,11 +137,7 @@ def _on_grid(case: CaseFiles, columns: Sequence[str], grid: Grid, options: ReadO
     faults = id_faults(case.name) + _label_faults(label)
     if faults:
         raise CaseError(faults)
-    row = measure_tumour(label, grid.spacing_mm).vector(columns)
-    broken = violations(row[None], columns, grid.fov_mm)
-    if broken:
-        raise CaseError([f"no condition: {rule.column}: {rule.value(0)}: {rule.allowed(0)}" for rule in broken])
-    return _MaskOnGrid(label, row, raw.mask.values, tuple(warnings))
+    return _MaskOnGrid(label, _measured(label, columns, grid), raw.mask.values, tuple(warnings))
 
 
 def _is_grid(source: RasGrid, grid: Grid) -> bool:
@@ -124,10 +160,10 @@ def _resampled(
     return label, (told, *placement.warnings(grid.fov_mm))
 
 
-def _label_faults(label: NDArray[np.uint8]) -> list[str]:
+def _label_faults(label: NDArray[np.integer]) -> list[str]:
     if not label.any():
-        return ["its mask is empty on the model's grid; a tumour is needed"]
+        return ["the mask is empty on the model's grid; a tumour is needed"]
     inner = label[1:-1, 1:-1, 1:-1]
     if np.count_nonzero(inner) < np.count_nonzero(label):
-        return ["its mask touches the border of the field of view; at least one voxel must lie between"]
+        return ["the mask touches the border of the field of view; at least one voxel must lie between"]
     return []

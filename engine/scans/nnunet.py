@@ -59,7 +59,8 @@ def _add_listed(found: Discovery, data_dir: Path, described: DatasetDescription,
         label = None if case.label is None else data_dir / case.label
         for path in [*(image.path for image in images.values()), *([label] if label else [])]:
             if not os.path.exists(path):
-                found.add_fault(name, f"{path.relative_to(data_dir)}: is listed in dataset.json, but not there")
+                shown = path.relative_to(data_dir) if path.is_relative_to(data_dir) else path
+                found.add_fault(name, f"{shown}: is listed in dataset.json, but not there")
         found.cases.append(CaseFiles(name, _ordered(images), label, meaning))
     listed = {path.resolve() for case in found.cases for path in _paths(case)}
     found.unused = [path for path in _files(data_dir / IMAGES) + _files(data_dir / LABELS)

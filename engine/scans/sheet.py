@@ -1,4 +1,4 @@
-"""A contact sheet of a data set: one row of pictures a case, right and left marked."""
+"""A contact sheet of a data set: one row of pictures a case, drawn as those of a run are."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..output.preview import Scan, cropped, panels
+from ..output.preview import PIXELS_A_MM, Scan, cropped, panels, row_titles
 from .case import LoadedCase
 from .check import CaseReport
 
 MAX_ROWS = 200
 _CELL, _GAP, _CAPTION = 190, 6, 22
-_PAPER, _INK, _MARK, _FAULT = (18, 18, 22), (235, 235, 235), (250, 204, 68), (222, 73, 104)
+_PAPER, _INK, _FAULT = (18, 18, 22), (235, 235, 235), (222, 73, 104)
 _CAPTION_LETTERS = 230
 
 
@@ -21,7 +21,7 @@ class Sheet:
     """Rows are drawn as cases come, so memory holds pictures only."""
 
     def __init__(self, modalities: Sequence[str]) -> None:
-        self._titles = [*modalities, "tissues", "coronal", "sagittal"]
+        self._titles = row_titles(modalities)
         self._rows: list[Image.Image] = []
 
     def add(self, report: CaseReport, case: LoadedCase | None) -> None:
@@ -39,10 +39,6 @@ class Sheet:
             for place, picture in enumerate(_pictures(case)):
                 left = _GAP + place * (_CELL + _GAP)
                 row.paste(picture, (left + (_CELL - picture.width) // 2, _CAPTION + (_CELL - picture.height) // 2))
-                right_mark, left_mark = ("A", "P") if self._titles[place] == "sagittal" else ("R", "L")
-                middle = _CAPTION + _CELL / 2
-                pen.text((left + 3, middle), right_mark, _MARK, ImageFont.load_default(13), anchor="lm")
-                pen.text((left + _CELL - 3, middle), left_mark, _MARK, ImageFont.load_default(13), anchor="rm")
         self._rows.append(row)
 
     def draw(self) -> Image.Image:
@@ -62,9 +58,7 @@ class Sheet:
 
 def _pictures(case: LoadedCase) -> list[Image.Image]:
     scan = Scan(np.stack(case.images).astype(np.float32), case.label, case.grid.spacing_mm)
-    found = []
-    for panel in panels(cropped([scan])[0]):
-        picture = Image.fromarray(np.rint(panel).astype(np.uint8))
-        picture.thumbnail((_CELL, _CELL))
-        found.append(picture)
-    return found
+    (scan,) = cropped([scan])
+    longest_mm = max(voxels * side for voxels, side in zip(scan.label.shape, scan.spacing_mm, strict=True))
+    drawn = panels(scan, pixels_a_mm=min(PIXELS_A_MM, _CELL / longest_mm))
+    return [Image.fromarray(np.rint(panel).astype(np.uint8)) for panel in drawn]

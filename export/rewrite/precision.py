@@ -170,7 +170,7 @@ def float_tensors(graph: onnx.GraphProto) -> set[str]:
 def store_weights_as_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that keeps large fp32 constants as fp16 and casts them when the graph is loaded: half the size.
 
-    Lossless: constants that fp16 does not hold exactly stay; `export.bundle.round_weights_to_fp16` comes first.
+    Lossless: constants that fp16 does not hold exactly stay; `export.rounding.round_weights_to_fp16` comes first.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

@@ -12,8 +12,10 @@ from PIL import Image
 from sbldm.benchmarks import training_curves, training_speed
 from sbldm.engine.bundle.manifest import Grid
 from sbldm.train.config import SystemConfig
+from sbldm.train.stage import StageRun
 
 from tests.support.tiny import tiny_system_config
+from tests.support.tiny_mask_first import tiny_mask_first
 
 
 def small_system() -> SystemConfig:
@@ -35,6 +37,18 @@ def test_every_stage_has_a_rate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert all(rate > 0 for rate in rates.values())
 
 
+@pytest.mark.slow
+def test_every_stage_of_the_mask_first_form_has_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(training_speed, "has_half_weights", lambda *_: True)
+    monkeypatch.setattr(training_speed, "StageRun", lambda *a, **k: seen.append(k["half_weights"]) or StageRun(*a, **k))
+    rates = training_speed.stage_rates(tiny_mask_first(), tmp_path / "half", 1, "bf16-mixed")
+    assert rates.keys() == {"autoencoder_crops_per_second", "mask_volumes_per_second", "denoiser_volumes_per_second"}
+    assert all(rate > 0 for rate in rates.values())
+    training_speed.stage_rates(tiny_mask_first(), tmp_path / "autocast", 1, "bf16-mixed", autocast=True)
+    assert seen == [True, False]
+
+
 def test_an_unknown_preset_is_an_error_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert training_speed.main(["--preset", "brats"]) == 3
     assert "cmig2025, glioma, isbi2024, phantom" in capsys.readouterr().err
@@ -50,7 +64,9 @@ def test_random_cases_hold_every_tissue(tmp_path: Path) -> None:
 
 def test_a_figure_a_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [{"stage": s, "step": 20 * k, "loss": 1 / (k + 1)} for s in ("denoiser", "refiner") for k in range(30)]
-    lines += [{"stage": "refiner", "step": 580, "loss": 0.5}]  # made again after a resume: this one counts
+    lines += [
+        {"stage": "refiner", "step": 580, "loss": 0.5, "held_out_loss": 0.7}
+    ]  # made again after a resume: this one counts
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert training_curves.main([str(tmp_path), "--to", str(tmp_path / "docs")]) == 0
     drawn = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -58,6 +74,8 @@ def test_a_figure_a_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert drawn["denoiser"]["steps"] == 581
     assert drawn["denoiser"]["loss"] == pytest.approx(np.mean([1 / 28, 1 / 29, 1 / 30]))
     assert drawn["refiner"]["loss"] == pytest.approx(np.mean([1 / 28, 1 / 29, 0.5]))
+    assert drawn["refiner"]["held_out_loss"] == 0.7
+    assert "held_out_loss" not in drawn["denoiser"]
     for stage in drawn.values():
         picture = Image.open(stage["file"])
         assert picture.width > 300

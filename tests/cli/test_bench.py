@@ -54,6 +54,7 @@ def test_figures_tables_picture_and_choice(
     code = run(
         tiny_bundle.path,
         "--json",
+        "--out",
         str(out),
         "--plot",
         str(picture),
@@ -63,8 +64,9 @@ def test_figures_tables_picture_and_choice(
     )
     printed = capsys.readouterr()
     assert code == 0, printed.err
-    result = json.loads(printed.out.splitlines()[-1])
+    result = json.loads(printed.out)
     assert json.loads(out.read_text()) == result
+    assert result["exit_code"] == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert result["complete"]
     assert [gate["passed"] for gate in result["gates"]] == [True, True]
@@ -82,7 +84,6 @@ def test_figures_tables_picture_and_choice(
         assert point["volumes_a_second"] == pytest.approx(1 / point["timing"]["seconds"])
         assert point["quality"]["dice"].keys() == {"ncr", "ed", "et"}
         assert point["megabytes"] > 0
-    assert "| onnxruntime | fp32 | passed |" in printed.out
     choice = stored_choice(tiny_bundle, 1)
     assert choice is not None
     assert choice.seconds["denoiser"].keys() == {"onnxruntime", "openvino:fp32"}
@@ -96,7 +97,7 @@ def test_an_interrupted_benchmark_writes_what_it_has(
 
     monkeypatch.setattr(bench_module, "_measure_process", interrupt)
     out = tmp_path / "bench.json"
-    assert run(tiny_bundle.path, "--json", str(out), "--backends", "onnxruntime", "--select") == 130
+    assert run(tiny_bundle.path, "--out", str(out), "--backends", "onnxruntime", "--select") == 130
     result = json.loads(out.read_text())
     assert result["complete"] is False
     assert len(result["points"]) == 1
@@ -105,15 +106,16 @@ def test_an_interrupted_benchmark_writes_what_it_has(
 
 
 def test_a_backend_that_fails_the_gate_is_not_timed(
-    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("openvino")
     monkeypatch.setattr("sbldm.benchmarks.component_calls.RMS_LIMIT", {"fp32": 1e-12, "bf16": 1e-12})
-    assert run(tiny_bundle.path, "--backends", "onnxruntime,openvino:fp32") == 0
-    printed = capsys.readouterr().out
-    result = json.loads(printed.splitlines()[-1])
+    out = tmp_path / "bench.json"
+    assert run(tiny_bundle.path, "--backends", "onnxruntime,openvino:fp32", "--out", str(out)) == 0
+    printed, result = capsys.readouterr().out, json.loads(out.read_text())
     assert [gate["passed"] for gate in result["gates"]] == [True, False]
     assert {p["point"]["backend"] for p in result["points"]} == {"onnxruntime"}
+    assert "| onnxruntime | fp32 | passed |" in printed
     assert "FAILED, not timed" in printed
 
 
@@ -131,7 +133,7 @@ def test_a_backend_that_fails_the_gate_is_not_timed(
         (["--threads", "0"], 2, "--threads 0: must be from 1 to 1024"),
         (["--backends", "onnxruntime,"], 2, "--backends"),
         (["--backends", "torch"], 2, "--backend torch"),
-        (["--json", "no/such/folder/x.json"], 2, "folder does not exist"),
+        (["--out", "no/such/folder/x.json"], 2, "folder does not exist"),
     ],
 )
 def test_bad_options(

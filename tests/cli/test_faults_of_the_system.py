@@ -24,6 +24,8 @@ from sbldm.engine.run.memory import require_memory
         (OSError(errno.EMFILE, "Too many open files", "a"), 5, "ulimit -n"),
         (OSError(errno.ENOSPC, "No space left on device"), 5, "make room"),
         (RuntimeError("can't start new thread"), 4, "ulimit -u"),
+        (OSError(errno.EIO, "Input/output error"), 5, "Input/output error; mend that"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), 2, "/a/b: cannot be used (Permission denied)"),
         (ModuleNotFoundError("No module named 'onnxscript.x'", name="onnxscript.x"), 2, "sbldm-engine[export]"),
     ],
 )
@@ -35,7 +37,14 @@ def test_known_causes(error: Exception, code: int, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("x"), RuntimeError("x"), OSError(errno.EIO, "x"), ModuleNotFoundError("x", name="x")]
+    "error",
+    [
+        ValueError("x"),
+        RuntimeError("x"),
+        OSError(errno.EBADF, "x"),
+        FileNotFoundError(errno.ENOENT, "x"),
+        ModuleNotFoundError("x", name="x"),
+    ],
 )
 def test_other_errors_stay_unexpected(error: Exception) -> None:
     assert explained(error) is None

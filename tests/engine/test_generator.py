@@ -12,6 +12,7 @@ import pytest
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.engine.generator import Cancelled, Generator
+from sbldm.engine.sample import FaultySampleError
 from sbldm.engine.sampling.types import Volume
 
 
@@ -109,9 +110,30 @@ def test_samples_that_miss_or_are_broken_are_drawn_again(generator: Generator, m
     assert stub.asked == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]
     assert [(s.attempt, s.fault) for s in made] == [(2, None), (1, None)]
     stub.asked.clear()
-    plain = list(generator.generate(2, conditions=[row]))
+    plain = list(generator.generate(2, conditions=[row], faulty="keep"))
     assert stub.asked == [(0, 0), (1, 0)]
     assert [(s.attempt, s.fault) for s in plain] == [(0, None), (0, "blank")]
+
+
+def test_a_faulty_sample_is_left_out_or_raises_and_trains_nothing(generator: Generator, monkeypatch, tmp_path) -> None:
+    stub = Growing(generator.bundle.manifest.grid.shape)
+    monkeypatch.setattr("sbldm.engine.generator.open_loop", lambda *_: stub)
+    assert [s.index for s in generator.generate(3, faulty="skip")] == [0, 2]
+    found = generator.generate(3)
+    assert next(found).index == 0
+    with pytest.raises(FaultySampleError, match=r"^sample 1: blank; it must not be used.*faulty=.skip"):
+        next(found)
+    with pytest.raises(FaultySampleError):
+        generator.sample(1)
+    kept = generator.sample(1, faulty="keep")
+    for use in (kept.to_item, kept.to_monai, kept.to_torchio, lambda: kept.save(tmp_path)):
+        with pytest.raises(FaultySampleError):
+            use()
+    assert "FAULTY" not in repr(kept)
+    assert "blank" in repr(kept)
+    for call, value in ((generator.generate, "drop"), (generator.sample, "skip")):
+        with pytest.raises(UsageError, match=f"faulty '{value}': allowed: raise, "):
+            call(1, faulty=value)
 
 
 def test_a_sample_without_a_tumour_is_faulty(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +142,7 @@ def test_a_sample_without_a_tumour_is_faulty(generator: Generator, monkeypatch: 
         Growing.volume(stub, number, attempt), label=np.zeros(stub.shape, np.uint8)
     ))  # fmt: skip
     monkeypatch.setattr("sbldm.engine.generator.open_loop", lambda *_: stub)
-    (sample,) = generator.generate(1)
+    (sample,) = generator.generate(1, faulty="keep")
     assert sample.fault == "its mask is empty, a tumour was asked for"
 
 
@@ -190,7 +212,10 @@ def test_bad_rows_are_refused_at_the_call(generator: Generator, rows, named: str
         ({"count": 1, "sampler": "x"}, "^sampler x: allowed: ddim, dpmpp-2m$"),
         ({"count": 1, "stop": 5}, "^stop 5: must be an event"),
         ({"count": 1, "conditions": 5}, "^conditions 5: must be the path"),
-        ({"count": 1, "step": 5}, "no argument step, perhaps steps; .*count, conditions, stop, seed, steps, sampler"),
+        (
+            {"count": 1, "step": 5},
+            "no argument step, perhaps steps; .*count, conditions, masks, stop, faulty, seed",
+        ),
         ({"count": 1, "layout": "nunet"}, "layout is no argument here"),
         ({"count": 1, "batch_size": 2}, "batch_size is no argument here"),
     ],

@@ -104,3 +104,8 @@ def test_tissues_without_voxels_are_left_out() -> None:
     maps = np.stack([ball((0.5, 0.5, 0.5), radius) for radius in (22.0, 16.0, 8.0)])
     label = solve_mask(maps, row(40.0, (0.5, 0.5, 0.5), (0.0, 1.0, 0.0)), SHAPE, SPACING, noise()).label
     assert set(np.unique(label)) == {0, 2}
+
+
+def test_of_equal_distances_as_many_as_are_wanted_are_taken() -> None:
+    label = cut(np.zeros((3, 8, 8, 8), np.float32), (100, 50, 20))
+    assert np.bincount(label.ravel()).tolist() == [8**3 - 100, 20, 50, 30]

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import yaml
-from sbldm.train.config import SystemConfig, config_to_json
+from sbldm.train.config import AnySystem, SystemConfig, config_to_json
 
 from tests.support.scans import affine, arrays, write_case
 from tests.support.tiny import tiny_system_config
@@ -34,7 +34,7 @@ def short_config(steps: int = 2, preset: str = "phantom") -> SystemConfig:
     return dataclasses.replace(config, stages=stages)
 
 
-def write_preset(config: SystemConfig, path: Path) -> Path:
+def write_preset(config: AnySystem, path: Path) -> Path:
     """A configuration as the YAML file that `--preset` takes."""
     path.write_text(yaml.safe_dump(json.loads(json.dumps(config_to_json(config)))), encoding="utf-8")
     return path

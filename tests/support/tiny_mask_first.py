@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from sbldm.benchmarks.full_width import random_tumours
+from sbldm.benchmarks.full_width import random_checkpoint
 from sbldm.engine.bundle.manifest import Grid
-from sbldm.engine.conditions.columns import COLUMNS, fit_columns
-from sbldm.engine.conditions.distribution import fit
 from sbldm.train.config import (
     AugmentationConfig,
     CropConfig,
@@ -17,7 +15,6 @@ from sbldm.train.config import (
     SlabAutoencoderConfig,
     load_preset,
 )
-from sbldm.train.mask_first import save_random_mask_first
 
 
 def tiny_mask_first(steps: int = 2) -> MaskFirstConfig:
@@ -43,8 +40,5 @@ def tiny_mask_first(steps: int = 2) -> MaskFirstConfig:
 
 def write_tiny_mask_first(directory: Path, seed: int = 0) -> Path:
     """A training directory of random networks of `tiny_mask_first`."""
-    config = tiny_mask_first()
-    rows = random_tumours(config.grid.fov_mm, seed)
-    columns, cohort = fit_columns(rows, COLUMNS), fit(rows, COLUMNS, config.grid.fov_mm)
-    save_random_mask_first(directory, config, columns, cohort, seed)
+    random_checkpoint(directory, tiny_mask_first(), seed)
     return directory

@@ -14,12 +14,14 @@ import onnx.numpy_helper
 import pytest
 from numpy.typing import NDArray
 from sbldm.engine.bundle.manifest import MODALITIES, Grid
+from sbldm.engine.conditions.adherence import adherence
 from sbldm.engine.conditions.columns import COLUMNS
 from sbldm.engine.errors import InvalidInputError
 from sbldm.engine.output.measure import measure_tumour
+from sbldm.engine.output.preview import Scan, cropped, panels
 from sbldm.train.data.cohort import CachedCase, Cohort
-from sbldm.train.evaluation.adherence import adherence, requested_and_measured
-from sbldm.train.evaluation.autoencoder import Autoencoder
+from sbldm.train.evaluation.adherence import requested_and_measured
+from sbldm.train.evaluation.autoencoder import Autoencoder, SliceAutoencoder
 from sbldm.train.evaluation.fid import FeatureNetwork, frechet_distance, gaussian_distance
 from sbldm.train.evaluation.fidelity import (
     characteristic_distances,
@@ -36,6 +38,7 @@ from sbldm.train.evaluation.memorisation import (
     nearest_training,
 )
 from sbldm.train.evaluation.mmd import mmd, unbiased_mmd
+from sbldm.train.evaluation.plots import three_views
 from sbldm.train.evaluation.reconstruction import dice, high_frequency_energy, psnr, reconstruction, ssim
 from sbldm.train.evaluation.report import plain, table
 from sbldm.train.evaluation.run import refuse_shared_cases
@@ -111,7 +114,7 @@ def autoencoder(*, refiner: bool = True) -> Autoencoder:
     manifest = SimpleNamespace(
         labels=("background", "ncr", "ed", "et"), background_threshold=0.04, components=components
     )
-    return Autoencoder(Pooling(), manifest)  # type: ignore[arg-type]
+    return SliceAutoencoder(Pooling(), manifest)  # type: ignore[arg-type]
 
 
 def test_the_brain_is_the_largest_piece_with_its_holes() -> None:
@@ -416,3 +419,12 @@ def test_the_table_says_what_was_not_measured() -> None:
     text = table({"inputs": inputs, "not_measured": {"memorisation": "no --train DIR was given"}})
     assert "| real | 3     |" in text
     assert "- memorisation: no --train DIR was given" in text
+
+
+def test_pictures_of_an_evaluation_are_drawn_as_previews_are(real: Cohort) -> None:
+    figure, case = three_views({"real": real}), real.cases[0]
+    image = np.asarray(real.slices(case)).transpose(1, 2, 3, 0) / np.float32(255)
+    scan = Scan(image, np.asarray(real.label(case)).transpose(1, 2, 0), real.grid.spacing_mm)
+    wanted = panels(cropped([scan])[0])
+    shown = [ax.images[0].get_array() for ax in figure.axes[: len(wanted)]]
+    assert all(np.array_equal(np.rint(ours), theirs) for ours, theirs in zip(wanted, shown, strict=True))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sbldm.cli.main import main
 from sbldm.train.config import MaskFirstConfig
-from sbldm.train.lineage import lineage_faults, read_record
+from sbldm.train.lineage import lineage_faults, new_record, origin_of, read_record
+from sbldm.train.stage import complete_stage
 
 from tests.support.tiny_cohort import write_preset, write_small_cohort
 from tests.support.tiny_mask_first import tiny_mask_first
@@ -65,8 +68,9 @@ def test_stages_behind_one_that_was_trained_on_are_made_again(run: Run, tmp_path
     assert lineage_faults(tmp_path / "out", config) == []
     longer = with_stage(config, "autoencoder", steps=2)
     assert run("--stage", "autoencoder", config=longer) == 0
-    (fault,) = lineage_faults(tmp_path / "out", longer)
-    assert fault.startswith("stage denoiser: was made from stage autoencoder ")
+    stage, latents = lineage_faults(tmp_path / "out", longer)
+    assert stage.startswith("stage denoiser: was made from stage autoencoder ")
+    assert latents.startswith("latents: were made by stage autoencoder ")
     assert run(config=longer) == 0
     assert lineage_faults(tmp_path / "out", longer) == []
     after = weights(tmp_path)
@@ -75,6 +79,28 @@ def test_stages_behind_one_that_was_trained_on_are_made_again(run: Run, tmp_path
     denoiser = read_record(tmp_path / "out", "denoiser")
     assert denoiser is not None
     assert denoiser.upstream == {"autoencoder": after["autoencoder"]}
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "fault"),
+    [
+        ("latents", "encoder", "latents: were made by stage autoencoder 0ther, which is now "),
+        ("masks", "extra", "masks: stage mask was trained on --masks none, its maps are now those of 0ther"),
+    ],
+)
+def test_normalisations_of_something_else_are_told(tmp_path: Path, file: str, key: str, fault: str) -> None:
+    """What lies beside the stages was measured on another autoencoder, or on other masks."""
+    config = short()
+    for stage in STAGES:
+        if stage in config.stages:
+            inputs = {"--masks": None} if stage == "mask" else {}
+            record = new_record(origin_of(tmp_path, config, stage, inputs), 0, "cohort")
+            complete_stage(tmp_path, stage, {"w": torch.ones(1)}, dataclasses.replace(record, step=1))
+    (tmp_path / file).mkdir()
+    assert lineage_faults(tmp_path, config) == []
+    (tmp_path / file / "key.json").write_text(json.dumps({key: "0ther"}))
+    (told,) = lineage_faults(tmp_path, config)
+    assert told.startswith(fault)
 
 
 def test_a_mask_stage_keeps_to_its_masks(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,12 @@ import pytest
 import torch
 from PIL import Image
 from sbldm.cli.main import main
+from sbldm.engine.conditions.columns import COLUMNS, fit_columns
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.train.checkpoint import read_tensors, weights_path
+from sbldm.train.condition_file import load_conditions
 from sbldm.train.config import AugmentationConfig, DistillationConfig, MaskFirstConfig, PlanarConfig
-from sbldm.train.data.cohort import Cohort
+from sbldm.train.data.cohort import Cohort, prepare_cohort
 from sbldm.train.diffusion import make_schedule
 from sbldm.train.held_out import HeldOutLoss, looked_at
 from sbldm.train.lineage import read_record
@@ -63,8 +64,8 @@ def test_every_stage_sees_copies_and_is_looked_at_with_held_out_cases(trained: t
     out, _ = trained
     assert np.load(out / "latents" / "latents.npy", mmap_mode="r").shape[0] == 4  # two scans, a copy of each
     assert np.load(out / "masks" / "weights.npy").tolist() == [2.0, 2.0, 1.0, 1.0]
-    columns = json.loads((out / "conditions.json").read_text())
-    assert "held_out" not in json.dumps(columns)
+    scans = prepare_cohort(out.parent / "data", out.parent / "cache", distilled().grid)
+    assert load_conditions(out)[0] == fit_columns(scans.conditions[:2], COLUMNS)
     metrics = read_metrics(out)
     assert list(metrics) == list(STAGES)
     for stage, found in metrics.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import json
 import logging
 import multiprocessing
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from ...engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
 from ...engine.conditions.columns import COLUMNS, SHARE_COLUMNS
 from ...engine.errors import InvalidInputError
+from ...engine.files import write_atomic
 from ...engine.output.measure import measure_tumour
 from ...engine.processes import sharing_workers
 from ...engine.scans import plausible
@@ -303,7 +306,9 @@ def store_entry(entry: CachedCase, image: NDArray[np.uint8], label: NDArray[np.u
     `file` tells the case from one of the same name in another folder.
     """
     stacked = np.concatenate([image, label[None]]).transpose(3, 0, 1, 2)
-    _write_atomically(entry.path, lambda path: _save(path, np.ascontiguousarray(stacked)))
+    array = io.BytesIO()
+    np.save(array, np.ascontiguousarray(stacked))
+    write_atomic(entry.path, array.getvalue())
     known = {
         "case": entry.name,
         "file": file,
@@ -313,32 +318,22 @@ def store_entry(entry: CachedCase, image: NDArray[np.uint8], label: NDArray[np.u
         "label_values": entry.label_values,
         "warnings": entry.warnings,
     }
-    _write_atomically(entry.path.with_suffix(".json"), lambda path: path.write_text(json.dumps(known), "utf-8"))
+    write_atomic(entry.path.with_suffix(".json"), json.dumps(known).encode())
 
 
 def load_entry(name: str, stem: Path) -> CachedCase | None:
-    """The case whose files lie beside `stem`; None where they do not."""
+    """The case whose files lie beside `stem`; None where they do not, or are damaged."""
     array_file, description = stem.with_name(stem.name + ".npy"), stem.with_name(stem.name + ".json")
     if not (array_file.is_file() and description.is_file()):
         return None
-    entry = json.loads(description.read_text("utf-8"))
-    conditions = tuple(float(entry["conditions"][name]) for name in COLUMNS)
-    values, warnings = tuple(entry["label_values"]), tuple(entry["warnings"])
-    return CachedCase(name, array_file, tuple(entry["scales"]), conditions, values, warnings, entry["source"])
-
-
-def _save(path: Path, array: NDArray[np.uint8]) -> None:
-    with path.open("wb") as stream:
-        np.save(stream, array)
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        np.load(array_file, mmap_mode="r")  # its header, and that it is as long as that says
+        entry = json.loads(description.read_text("utf-8"))
+        conditions = tuple(float(entry["conditions"][name]) for name in COLUMNS)
+        values, warnings = tuple(entry["label_values"]), tuple(entry["warnings"])
+        return CachedCase(name, array_file, tuple(entry["scales"]), conditions, values, warnings, entry["source"])
+    except (ValueError, TypeError, KeyError, EOFError, OSError, SyntaxError, TokenError):
+        return None
 
 
 def _file(files: CaseFiles) -> str:
@@ -346,9 +341,17 @@ def _file(files: CaseFiles) -> str:
     return str(files.label.resolve()) if files.label is not None else ""
 
 
+def _file_of(description: Path) -> str | None:
+    """What `_file` said of an entry; None where that cannot be read."""
+    try:
+        return json.loads(description.read_text("utf-8"))["file"]
+    except (ValueError, TypeError, KeyError, OSError):
+        return None
+
+
 def _remove_outdated(cache_dir: Path, prefix: str, kept: str, file: str) -> None:
     """Delete what earlier contents of the same files left under the same settings."""
     for path in cache_dir.glob(f"{glob.escape(prefix)}*.json"):
-        if path.stem != kept and json.loads(path.read_text("utf-8"))["file"] == file:
+        if path.stem != kept and _file_of(path) == file:
             path.with_suffix(".npy").unlink(missing_ok=True)
             path.unlink(missing_ok=True)

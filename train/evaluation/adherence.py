@@ -1,10 +1,9 @@
-"""Whether a run gave the tumours it was asked for: requested against measured conditions of its manifest."""
+"""Requested against measured conditions of a run, from its manifest."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,22 +39,3 @@ def _number(path: Path, line: int, column: str, text: str | None) -> float:
         return float(text)
     except ValueError as error:
         raise InvalidInputError(f"{path}:{line}: {column}: {text!r} is not a number") from error
-
-
-def adherence(values: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
-    """Pearson's r, median absolute and median relative error, and the samples that count, a condition column."""
-    figures: dict[str, Any] = {}
-    for name, pairs in values.items():
-        requested, measured = pairs[np.isfinite(pairs).all(axis=1)].T
-        varied = requested.size > 1 and requested.std() > 0 and measured.std() > 0
-        wanted = requested != 0
-        error = np.abs(measured - requested)
-        figures[name] = {
-            "r": float(np.corrcoef(requested, measured)[0, 1]) if varied else None,
-            "median_error": float(np.median(error)) if error.size else None,
-            "median_relative_error": float(np.median(error[wanted] / np.abs(requested[wanted])))
-            if wanted.any()
-            else None,
-            "samples": int(requested.size),
-        }
-    return figures

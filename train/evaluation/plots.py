@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ...engine.conditions.columns import COLUMNS
+from ...engine.files import write_atomic
+from ...engine.output.preview import Rgb, Scan, cropped, panels, widest_cuts
 from ..data.cohort import Cohort
 from .autoencoder import Autoencoder
 from .run import Evaluation
@@ -20,6 +23,8 @@ from .volumes import TISSUE_NAMES
 
 REAL, SYNTHETIC = "#3b6ea5", "#d1682c"
 CASES_SHOWN = 4
+PICTURES = ("samples", "characteristics", "intensities", "adherence", "memorisation", "reconstruction")
+"""Names of the files that `write_plots` may make, without `.png`."""
 _METADATA: dict[str, Any] = {"Software": None}
 
 
@@ -39,7 +44,9 @@ def write_plots(folder: Path, evaluation: Evaluation) -> list[Path]:
         drawn["reconstruction"] = _reconstruction(cohorts.real, evaluation.autoencoder)
     for name, figure in drawn.items():
         FigureCanvasAgg(figure)
-        figure.savefig(folder / f"{name}.png", dpi=110, metadata=_METADATA)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=110, metadata=_METADATA)
+        write_atomic(folder / f"{name}.png", picture.getvalue())
     return [folder / f"{name}.png" for name in drawn]
 
 
@@ -101,13 +108,13 @@ def _memorisation(found: Mapping[str, Any]) -> Figure:
 
 
 def three_views(cohorts: Mapping[str, Cohort]) -> Figure:
-    """The first cases of each cohort: every modality and the mask in axial view, one modality in the other two."""
+    """The first cases of each cohort, as previews are drawn: the patient's right on the left, letters at the edges."""
     rows = [(side, cohort, case) for side, cohort in cohorts.items() for case in cohort.cases[:CASES_SHOWN]]
     modalities = rows[0][1].modalities
     figure, axes = _grid(len(rows), len(modalities) + 3, (2.2 * (len(modalities) + 3), 2.2 * len(rows)), pictures=True)
     for line, (side, cohort, case) in zip(axes, rows, strict=True):
-        volume = np.asarray(cohort.slices(case)) / 255
-        _show_case(line, volume, np.asarray(cohort.label(case)), cohort.grid.spacing_mm)
+        scan = _scan(np.asarray(cohort.slices(case)) / 255, np.asarray(cohort.label(case)), cohort)
+        _show(line, panels(cropped([scan])[0]))
         line[0].set_title(f"{side}: {case}", fontsize=8)
     return figure
 
@@ -119,36 +126,28 @@ def _reconstruction(cohort: Cohort, autoencoder: Autoencoder) -> Figure:
     for k, case in enumerate(shown):
         slices, label = np.asarray(cohort.slices(case)), np.asarray(cohort.label(case))
         made = autoencoder.reconstruct(slices, label)
-        versions = (
-            ("real", slices / 127.5 - 1, label),
-            ("coarse", made.coarse, made.label),
-            ("refined", made.refined, made.label),
-        )
-        for line, (title, volume, mask) in zip(axes[3 * k : 3 * k + 3], versions, strict=True):
-            if volume is None:
-                for ax in line:
-                    ax.axis("off")
-                continue
-            _show_case(line, (volume + 1) / 2, mask, cohort.grid.spacing_mm, centre=label)
+        versions = [("real", slices / 127.5 - 1, label), ("coarse", made.coarse, made.label)]
+        if made.refined is not None:
+            versions.append(("refined", made.refined, made.label))
+        scans = cropped([_scan((volume + 1) / 2, mask, cohort) for _, volume, mask in versions])
+        cuts = widest_cuts(scans[0].label)
+        for ax in axes[3 * k : 3 * k + 3].ravel():
+            ax.axis("off")
+        for line, (title, _, _), scan in zip(axes[3 * k :], versions, scans, strict=False):
+            _show(line, panels(scan, cuts))
             line[0].set_title(f"{title}: {case}", fontsize=8)
     return figure
 
 
-def _show_case(
-    axes: NDArray[Any],
-    volume: NDArray[np.floating],
-    label: NDArray[np.uint8],
-    spacing_mm: tuple[float, float, float],
-    centre: NDArray[np.uint8] | None = None,
-) -> None:
-    """Through the tumour: axial views of (z, modality, x, y) and of the mask, the second one from two sides."""
-    z, x, y = (int(np.median(at)) for at in np.nonzero(label if centre is None else centre))
-    second = volume[:, min(1, volume.shape[1] - 1)]
-    tall = spacing_mm[2] / spacing_mm[0]
-    views = [(volume[z, m].T, 1.0, 1.0) for m in range(volume.shape[1])]
-    views += [(label[z].T / 3, 1.0, 1.0), (second[:, x], tall, 1.0), (second[:, :, y], tall, 1.0)]
-    for ax, (view, aspect, most) in zip(axes, views, strict=True):
-        ax.imshow(view, cmap="gray", vmin=0, vmax=most, origin="lower", aspect=aspect, interpolation="nearest")
+def _scan(volume: NDArray[np.floating], label: NDArray[np.uint8], cohort: Cohort) -> Scan:
+    """A prepared case (z, modality, x, y) with labels (z, x, y) as it is drawn."""
+    image = np.asarray(volume, np.float32).transpose(1, 2, 3, 0)
+    return Scan(image, label.transpose(1, 2, 0), cohort.grid.spacing_mm)
+
+
+def _show(axes: NDArray[Any], row: Sequence[Rgb]) -> None:
+    for ax, picture in zip(axes, row, strict=True):
+        ax.imshow(np.rint(picture).astype(np.uint8), interpolation="nearest")
         ax.axis("off")
 
 

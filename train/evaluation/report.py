@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...engine.files import write_atomic
+
 Row = tuple[str, ...]
 
 
@@ -24,7 +26,7 @@ def plain(value: Any) -> Any:
 
 def write_json(path: Path, figures: Mapping[str, Any]) -> None:
     """Write all figures; equal figures give equal bytes."""
-    path.write_text(json.dumps(plain(figures), indent=1, allow_nan=False) + "\n", "utf-8")
+    write_atomic(path, (json.dumps(plain(figures), indent=1, allow_nan=False) + "\n").encode())
 
 
 def table(figures: Mapping[str, Any]) -> str:

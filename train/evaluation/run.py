@@ -9,12 +9,13 @@ from typing import Any
 
 from ...engine.bundle.load import Bundle
 from ...engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
+from ...engine.conditions.adherence import adherence
 from ...engine.errors import InvalidInputError, UsageError
 from ...engine.run.manifest import MANIFEST_CSV
 from ...engine.sampling.types import Backend
 from ...engine.scans.options import ReadOptions
 from ..data.cohort import MAX_FAULTS_SHOWN, Cohort, prepare_cohort
-from .adherence import adherence, requested_and_measured
+from .adherence import requested_and_measured
 from .autoencoder import Autoencoder, autoencoder_of
 from .fid import NO_NETWORK, FeatureNetwork, frechet_distance
 from .fidelity import (

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import UsageError
-from sbldm.engine.output.layouts import make_layout, owner
+from sbldm.engine.output.layouts import make_layout
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 CASE = "sbldm-000007"
@@ -47,7 +47,7 @@ def test_every_path_tells_its_sample_and_no_two_are_alike(sample: int, name: str
     layout = make_layout(name, MODALITIES, LABELS)
     paths = layout.paths(sample)
     assert len(set(paths.values())) == 5
-    assert {owner(Path(path).name) for path in paths.values()} == {sample}
+    assert {layout.sample_of(path) for path in paths.values()} == {sample}
     assert not set(paths.values()) & set(layout.paths(sample + 1).values())
 
 

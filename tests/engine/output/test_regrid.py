@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 from sbldm.engine.bundle.manifest import DEFAULT_GRID, Grid
-from sbldm.engine.output.regrid import BRATS_AFFINE, BRATS_GRID, regrid_image, regrid_label, resample, to_brats
+from sbldm.engine.output.regrid import (
+    BRATS_AFFINE,
+    BRATS_FILES,
+    BRATS_GRID,
+    regrid_image,
+    regrid_label,
+    resample,
+    to_files,
+)
 from scipy import ndimage
 
 
@@ -45,7 +53,7 @@ def test_brats_grid_keeps_place_volume_and_orientation() -> None:
     world = np.stack(coordinates, -1) * grid.spacing_mm + grid.affine[:3, 3]
     label = (np.linalg.norm(world - place, axis=-1) < 18).astype(np.uint8) * 3
     image = np.where(np.linalg.norm(world, axis=-1) < 60, 700, 0).astype(np.int16)[None]
-    fine_image, fine_label = to_brats(image, label, 4, grid)
+    fine_image, fine_label = to_files(image, label, 4, grid, BRATS_FILES)
     assert fine_image.shape == (1, 240, 240, 155)
     assert fine_label.shape == BRATS_GRID.shape
     found = BRATS_AFFINE[:3, :3] @ np.argwhere(fine_label == 3).mean(axis=0) + BRATS_AFFINE[:3, 3]

@@ -19,7 +19,7 @@ from sbldm.engine.run.ledger import LedgerIndex
 from sbldm.engine.run.time_limit import TimeLimit
 from sbldm.engine.run.workers import Group, WorkerPool
 
-from tests.support.endless import endless_bundle
+from tests.support.endless import endless_bundle, slow_bundle
 
 SLACK_S = 10.0  # of a loaded machine
 
@@ -29,9 +29,9 @@ def endless(tiny_bundle: Bundle, tmp_path: Path) -> Path:
     return endless_bundle(tiny_bundle, tmp_path / "endless")
 
 
-def command(bundle: Path, out: Path, *more: object) -> list[str]:
+def command(bundle: Path, out: Path, *more: object, backend: str = "onnxruntime") -> list[str]:
     fixed = ["generate", "--bundle", str(bundle), "--steps", "1", "--threads", "1", "--quiet", "--out", str(out)]
-    return [*fixed, "--backend", "onnxruntime", *map(str, more)]
+    return [*fixed, "--backend", backend, *map(str, more)]
 
 
 def test_a_model_that_never_ends_is_ended_and_its_sample_fails(endless: Path, tmp_path: Path, capsys) -> None:
@@ -39,6 +39,35 @@ def test_a_model_that_never_ends_is_ended_and_its_sample_fails(endless: Path, tm
     (record,) = LedgerIndex.of(tmp_path / "out").records()
     assert record.fault == "took longer than --sample-timeout, twice"
     assert "1 samples failed" in capsys.readouterr().err
+
+
+def test_a_slow_model_in_openvino_is_ended_between_its_nodes(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    slow = slow_bundle(tiny_bundle, tmp_path / "slow")
+    asked = ("--count", 1, "--sample-timeout", 0.3)
+    assert main(command(slow, tmp_path / "out", *asked, backend="openvino")) == 5
+    (record,) = LedgerIndex.of(tmp_path / "out").records()
+    assert record.fault == "took longer than --sample-timeout, twice"
+
+
+IMPATIENT = """
+from sbldm.cli.main import run
+from sbldm.engine.run import time_limit
+time_limit.GRACE_S = 0.3
+run()
+"""
+
+
+def test_a_loop_that_openvino_cannot_end_ends_the_process_with_the_sample_failed(endless: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    arguments = command(endless, tmp_path / "out", "--count", 2, "--sample-timeout", 0.3, backend="openvino")
+    found = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, *arguments], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert found.returncode == 5
+    assert "--resume --workers 2" in found.stderr
+    (record,) = LedgerIndex.of(tmp_path / "out").records()
+    assert record.fault == "took longer than --sample-timeout and did not end"
 
 
 @pytest.mark.slow
@@ -125,10 +154,16 @@ def test_a_process_that_is_stuck_in_foreign_code_ends_on_a_signal(number: signal
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_a_model_that_never_ends(endless: Path, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "backend"),
+    [(signal.SIGINT, "onnxruntime"), (signal.SIGHUP, "onnxruntime"), (signal.SIGTERM, "openvino")],
+)
+def test_a_signal_ends_a_model_that_never_ends(
+    endless: Path, tmp_path: Path, number: signal.Signals, backend: str
+) -> None:
+    pytest.importorskip(backend)
     out = tmp_path / "out"
-    arguments = [sys.executable, "-m", "sbldm.cli.main", *command(endless, out, "--count", 1)]
+    arguments = [sys.executable, "-m", "sbldm.cli.main", *command(endless, out, "--count", 1, backend=backend)]
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, preexec_fn=_listen)
     while not (out / "ledger.jsonl").exists():
         assert process.poll() is None

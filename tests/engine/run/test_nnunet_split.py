@@ -8,7 +8,7 @@ import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.output.nifti import nifti_bytes, read_nifti
-from sbldm.engine.run.nnunet_split import nnunet_folds
+from sbldm.engine.run.nnunet_split import _with_synthetic, nnunet_folds
 
 CASES = [f"BraTS_{k:03d}" for k in range(12)]
 
@@ -135,3 +135,9 @@ def test_the_list_of_cases_is_extended(tiny_bundle, tmp_path, real) -> None:
         assert described["numTraining"] == 11
         added = described["dataset"]["sbldm-000002"]
         assert all((real / path).is_file() for path in [*added["images"], added["label"]])
+
+
+def test_a_case_around_the_mask_of_a_real_one_is_in_no_fold_that_validates_it() -> None:
+    folds = [{"train": ["a", "b"], "val": ["c"]}, {"train": ["c", "sbldm-1"], "val": ["a", "b"]}]
+    made = _with_synthetic(folds, {"sbldm-1": None, "sbldm-2": "a", "sbldm-3": "c"})
+    assert [fold["train"] for fold in made] == [["a", "b", "sbldm-1", "sbldm-2"], ["c", "sbldm-1", "sbldm-3"]]

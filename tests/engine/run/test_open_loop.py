@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from sbldm.engine.errors import DeviceMemoryError
 from sbldm.engine.run import open_loop as opening
 from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.sampling.types import RunLoop, SampleRequest
+
+from tests.support.host_device import HostDevice
 
 
 @pytest.mark.parametrize(
@@ -96,3 +99,15 @@ print([name for name in sys.modules if name.startswith("sbldm.engine.cuda")])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_mask_first_bundle_on_a_gpu_runs_its_networks_one_by_one(
+    tiny_mask_first_bundle: Bundle, host_backend: Any, tmp_path: Path
+) -> None:
+    """Its masks are solved on the host, so that no loop is opened on the device; nothing of it is asked."""
+    backend = host_backend(tiny_mask_first_bundle, HostDevice(tmp_path))
+    options = GenerateRequest(bundle=tiny_mask_first_bundle, count=1, steps=1).options()
+    loop = opening.open_loop(tiny_mask_first_bundle, backend, options, 1)
+    assert (loop.kind, loop.in_flight) == ("host", 1)
+    assert loop.reason == "onnxruntime on cuda:0, one network after the other"
+    assert opening.device_loops(backend) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -170,6 +171,18 @@ def test_a_given_mask_is_kept_and_none_is_drawn(tiny_mask_first_bundle: Bundle, 
     beside = loop.start([given, request(tiny_mask_first_bundle, 5, 0)])()
     assert spy.names().count("mask_denoiser") == 20
     assert beside[0].image.tobytes() == alone.image.tobytes()
+
+
+def test_a_drawn_mask_that_is_given_back_gives_the_same_image(tiny_mask_first_bundle: Bundle, backend: Backend) -> None:
+    """The image stage knows nothing of where a mask comes from; those of a batch are solved at once."""
+    loop = HostLoop(model_of(tiny_mask_first_bundle.manifest), backend.run, options(guidance=1.0, batch=2))
+    asked = [request(tiny_mask_first_bundle, number, 0) for number in (4, 5)]
+    drawn = loop.start(asked)()
+    given = loop.start([replace(one, label=made.label) for one, made in zip(asked, drawn, strict=True)])()
+    for one, other in zip(drawn, given, strict=True):
+        assert one.image.tobytes() == other.image.tobytes()
+        assert one.label.tobytes() == other.label.tobytes()
+    assert not np.array_equal(drawn[0].label, drawn[1].label)
 
 
 def test_maps_that_are_not_finite_are_a_fault(tiny_mask_first_bundle: Bundle, backend: Backend) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sbldm.engine.sampling.small_components import SMALL_SHARE, drop_small_components
+from sbldm.engine.sampling.small_components import SMALL_SHARE, drop_outside_brain, drop_small_components
 from skimage.measure import label as pieces_of
 
 
@@ -44,3 +44,17 @@ def test_what_is_left_are_the_pieces_that_are_large_enough(label: np.ndarray) ->
         stays = size >= SMALL_SHARE * sizes.sum() or number == sizes.argmax() + 1
         assert np.array_equal(kept[piece], label[piece] if stays else np.zeros(size))
     assert not kept[pieces == 0].any()
+
+
+def test_what_is_drawn_beside_the_brain_is_background() -> None:
+    image, label = np.zeros((2, 10, 10, 10), np.int16), np.zeros((10, 10, 10), np.uint8)
+    image[0, 2:6, 2:6, 2:6] = 5
+    image[1, 6, 3, 3] = 7  # of another modality, at the brain's surface
+    label[6, 4, 3] = 1  # labelled and dark, it holds the next voxel to the brain
+    image[1, 6, 5, 3] = 8
+    image[:, 0, 0, 0] = 9
+    image[0, 7, 7, 7] = 9  # touches nothing by a face
+    kept = drop_outside_brain(image, label)
+    assert kept[:, 0, 0, 0].max() == kept[0, 7, 7, 7] == 0
+    assert np.count_nonzero(image) - np.count_nonzero(kept) == 3
+    assert drop_outside_brain(kept, label) is kept

@@ -1,0 +1,54 @@
+"""The command that makes one sample of a run again, from what run.json records of it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from ..bundle.load import Bundle, is_shipped
+from ..run.description import RunDescription, SourceDigest
+
+CONDITIONS, CASE, MASKS, BUNDLE = "CONDITIONS.csv", "CASE", "MASKS", "BUNDLE"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A command line with `--samples` left out, and what its placeholders stand for."""
+
+    words: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def of(self, sample: int) -> str:
+        """The command for one sample, as a shell takes it."""
+        return shlex.join([*self.words, "--samples", str(sample), "--out", f"sample-{sample}"])
+
+
+def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
+    """How the samples of a run are made again; `bundle` is the run's, where it is at hand."""
+    options, resolved = run.options, run.resolved
+    words, notes = ["sbldm-engine", "generate"], []
+    if isinstance(run.source, SourceDigest):
+        words = ["sbldm-engine", "augment", CASE, "--strength", repr(run.source.strength)]
+        notes.append(f"{CASE}: the folder of the case that the run starts from")
+    elif run.source is not None:
+        words += ["--masks", MASKS]
+        notes.append(f"{MASKS}: the folder of the masks that were given to the run")
+    words += ["--count", str(options.count)]
+    if run.conditions is not None:
+        words += ["--conditions", CONDITIONS]
+        notes.append(f"{CONDITIONS}: the conditions file of the run, sha256 {run.conditions.sha256}")
+    shipped = bundle is not None and is_shipped(bundle)
+    words += ["--bundle", bundle.path.name if bundle is not None and shipped else BUNDLE]
+    if not shipped:
+        notes.append(f"{BUNDLE}: the path of {run.bundle.id}, whose bundle.json has sha256 {run.bundle.sha256}")
+    words += ["--seed", str(options.seed), "--steps", str(options.steps), "--sampler", options.sampler]
+    words += ["--eta", repr(options.eta), "--guidance", repr(options.guidance)]
+    words += ["--layout", options.layout, "--names", options.names, "--name-by", options.name_by]
+    words += ["--grid", options.grid if run.dataset_grid is None else "native"]
+    if run.dataset_grid is not None:
+        notes.append("the run took the voxels of a data set (--add-to); alone, a sample is made in the model's voxels")
+    if options.reject is not None:
+        words += ["--reject", repr(options.reject), "--attempts", str(options.attempts)]
+    words += ["--backend", resolved.backend, "--device", resolved.device, "--precision", resolved.precision]
+    words += ["--batch-size", str(resolved.batch_size), "--threads", str(resolved.threads)]
+    return Recipe(tuple(words), tuple(notes))
