@@ -24,7 +24,7 @@ from .conditions.table import ConditionsLike
 from .errors import InvalidInputError, SbldmError, UsageError
 from .output.measure import measure_tumour
 from .run.arguments import MachineArguments, SamplingArguments, python_call
-from .run.description import SourceDigest
+from .run.description import MasksDigest, SourceDigest
 from .run.open_loop import fit_batch, open_loop
 from .run.options import RunOptions
 from .run.redraw import Redraws
@@ -228,7 +228,7 @@ class Generator:
             requests.groups(numbers, loop.options.batch_size),
             options,
             stops,
-            "" if request.source is None else SourceDigest.origin,
+            _origin(request),
         )
 
     def _made(
@@ -285,6 +285,13 @@ class Generator:
             origin,
         )
         return sample, None if sample.fault else miss(requested, measured, grid.fov_mm)
+
+
+def _origin(request: GenerateRequest) -> str:
+    """What samples are made from, as `descrip` of their files says it."""
+    if request.source is None:
+        return ""
+    return (MasksDigest if isinstance(request.source, GivenMasks) else SourceDigest).origin
 
 
 def _judged(samples: Iterator[Sample], faulty: Faulty) -> Iterator[Sample]:

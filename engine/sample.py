@@ -42,8 +42,8 @@ class Sample:
     `image` is (modality, x, y, z) in RAS+, 0..1000 with background 0; `label` (x, y, z) with 0 background, 1 NCR, 2 ED,
     3 ET; `affine` (4, 4) turns voxel indices to millimetres. `requested` holds the complete conditions that the model
     was given, `measured` what came out. `attempt` is the draw that was kept, 0 without `reject`. `fault` is None for a
-    good sample, else why it must not be used. `origin` is empty for noise alone; a sample `from a
-    real case`, as `augment` makes it, is to be protected as that is.
+    good sample, else why it must not be used. `origin` is empty for noise
+    alone; a sample `from a real case` (`augment`) or of a `given mask` is to be protected as that is.
     """
 
     index: int

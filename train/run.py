@@ -143,6 +143,8 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
     require_own(options.out)
     if options.masks is not None and not isinstance(config, MaskFirstConfig):
         raise UsageError(f"--masks: preset {config.preset} has no mask stage")
+    if options.masks is not None and not options.masks.is_file():
+        raise InvalidInputError(f"--masks {options.masks}: no such file, or no regular one")
     check_phantoms_fit(
         options.data, config.modalities, options.add_phantoms, options.read, one_tissue=config.classes == 2
     )

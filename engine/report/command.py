@@ -6,9 +6,9 @@ import shlex
 from dataclasses import dataclass
 
 from ..bundle.load import Bundle, is_shipped
-from ..run.description import RunDescription
+from ..run.description import RunDescription, SourceDigest
 
-CONDITIONS, CASE, BUNDLE = "CONDITIONS.csv", "CASE", "BUNDLE"
+CONDITIONS, CASE, MASKS, BUNDLE = "CONDITIONS.csv", "CASE", "MASKS", "BUNDLE"
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,12 @@ def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
     """How the samples of a run are made again; `bundle` is the run's, where it is at hand."""
     options, resolved = run.options, run.resolved
     words, notes = ["sbldm-engine", "generate"], []
-    if run.source is not None:
+    if isinstance(run.source, SourceDigest):
         words = ["sbldm-engine", "augment", CASE, "--strength", repr(run.source.strength)]
         notes.append(f"{CASE}: the folder of the case that the run starts from")
+    elif run.source is not None:
+        words += ["--masks", MASKS]
+        notes.append(f"{MASKS}: the folder of the masks that were given to the run")
     words += ["--count", str(options.count)]
     if run.conditions is not None:
         words += ["--conditions", CONDITIONS]
@@ -40,7 +43,10 @@ def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
         notes.append(f"{BUNDLE}: the path of {run.bundle.id}, whose bundle.json has sha256 {run.bundle.sha256}")
     words += ["--seed", str(options.seed), "--steps", str(options.steps), "--sampler", options.sampler]
     words += ["--eta", repr(options.eta), "--guidance", repr(options.guidance)]
-    words += ["--layout", options.layout, "--names", options.names, "--grid", options.grid]
+    words += ["--layout", options.layout, "--names", options.names, "--name-by", options.name_by]
+    words += ["--grid", options.grid if run.dataset_grid is None else "native"]
+    if run.dataset_grid is not None:
+        notes.append("the run took the voxels of a data set (--add-to); alone, a sample is made in the model's voxels")
     if options.reject is not None:
         words += ["--reject", repr(options.reject), "--attempts", str(options.attempts)]
     words += ["--backend", resolved.backend, "--device", resolved.device, "--precision", resolved.precision]

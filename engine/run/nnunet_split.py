@@ -14,7 +14,7 @@ from ..errors import InvalidInputError, UsageError
 from ..files import Folder
 from ..output.layouts import PREFIX, SEGMENTATION, Layout
 from ..output.nifti import renumbered
-from .description import MasksDigest, RunDescription, read_description
+from .description import MasksDigest, RunDescription, SourceDigest, read_description
 from .directory import damaged_files, read_faults
 from .ledger import LedgerIndex, SampleRecord
 from .manifest import MANIFEST_CSV
@@ -43,15 +43,22 @@ class Addition:
     samples: int
     dataset: Path
     splits: Path
+    augmented: bool  # made from a real case, which the run does not name
 
     def notes(self) -> list[str]:
         """What a user should know, a line each."""
-        if self.splits != (self.dataset / SPLITS_NAME).absolute():
-            return []
-        return [
-            f"{self.splits}: nnU-Net reads folds in $nnUNet_preprocessed/{self.dataset.resolve().name} alone; "
-            "copy them there before you train, or it validates on synthetic cases"
-        ]
+        told = []
+        if self.splits == (self.dataset / SPLITS_NAME).absolute():
+            told.append(
+                f"{self.splits}: nnU-Net reads folds in $nnUNet_preprocessed/{self.dataset.resolve().name} alone; "
+                "copy them there before you train, or it validates on synthetic cases"
+            )
+        if self.augmented:
+            told.append(
+                "the cases are made from a real one (augment): take them out of the folds that validate on it, "
+                f"in {self.splits}"
+            )
+        return told
 
 
 def check_addition(dataset: Path, splits: Path | None, layout: Layout) -> Target:
@@ -99,7 +106,7 @@ def add_to_dataset(run_directory: Path, dataset: Path, splits: Path | None = Non
             rewritten = _Renumbered(source, target.numbers)
             addition, origins = _plan(folder, run, target, records, theirs, rewritten)
         add_all(addition, journal, source, folder, link=link, origins=origins, rewritten=rewritten)
-    return Addition(len(records), dataset, place)
+    return Addition(len(records), dataset, place, isinstance(run.source, SourceDigest))
 
 
 def _plan(

@@ -16,6 +16,7 @@ from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.output.nifti import nifti_bytes
 from sbldm.engine.run.description import read_description
+from sbldm.engine.run.nnunet_split import Addition
 from scipy import ndimage
 
 CASES = [f"BraTS_{k:03d}" for k in range(6)]
@@ -127,6 +128,8 @@ def test_folds_that_nnunet_will_not_read_are_told(run, real: Path, tmp_path: Pat
     monkeypatch.delenv("nnUNet_preprocessed", raising=False)
     assert run("--add-to", real) == 0
     assert "nnU-Net reads folds in $nnUNet_preprocessed/Dataset137_BraTS2021 alone" in capsys.readouterr().err
+    elsewhere = Addition(1, real, tmp_path / "splits_final.json", augmented=True)
+    assert [note.partition(":")[0] for note in elsewhere.notes()] == ["the cases are made from a real one (augment)"]
 
 
 CHECK = """
