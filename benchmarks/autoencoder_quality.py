@@ -36,7 +36,7 @@ from ..train.data.cohort import Cohort, prepare_cohort
 from ..train.evaluation.reconstruction import psnr, ssim
 from ..train.mask_first import make_slab_autoencoder
 from ..train.phantom import HELD_OUT, PHANTOM_MODALITIES, make_reference, write_cohort
-from ..train.slab_volumes import decoded, encoded
+from ..train.slab_volumes import reconstructed
 
 FINE_PIXELS = 1.5  # in plane; the same length along z
 OUTER = 2  # voxels of the brain that `kept` leaves out
@@ -126,9 +126,9 @@ class Quality:
         """Mean figures of the first `count` cases; of phantoms of a seed, against what they are without noise."""
         slices, found = self.config.autoencoder.slices, []
         for case, called in enumerate(cohort.cases[:count]):
-            stored = cohort.slices(case)
+            stored, label = cohort.slices(case), cohort.label(case).transpose(1, 2, 0)
             scan = stored.transpose(1, 2, 3, 0).astype(np.float32) / np.float32(LEVELS)
-            made = decoded(self.autoencoder, encoded(self.autoencoder, stored, slices), slices)
+            made = reconstructed(self.autoencoder, stored, label, slices)
             truth = None if seed is None else truth_of(cohort, case, seed)
             found.append(case_figures(scan, made, cohort.grid.spacing_mm, truth))
             print(f"{name} {called}: {told(found[-1])}", flush=True)

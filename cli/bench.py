@@ -44,6 +44,8 @@ def bench(
     for path in (out, plot_file):
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"{path}: its folder does not exist")
+        if path is not None and path.exists() and not path.is_file():
+            raise UsageError(f"{path}: is no regular file; name another")
     if plot_file is not None:
         require_matplotlib()
     loaded = load_bundle(bundle)

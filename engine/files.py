@@ -337,9 +337,9 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    """Hex sha256 of a regular file's bytes; OSError where it is none, or cannot be read."""
+    with _regular(os.open(path, _READ & ~os.O_NOFOLLOW), path) as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _regular(descriptor: int, path: Path) -> BinaryIO:

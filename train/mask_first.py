@@ -96,7 +96,7 @@ class MaskFirstTrainer(Trainer):
     def previews(self) -> VolumePreviews:
         """Draws the first held-out case, or the first training case where none is held out."""
         shown = self.held_out if len(self.held_out) else self.cohort
-        return VolumePreviews(self.config, shown, self.schedule, self.run.seed, self.run.fabric.autocast)
+        return VolumePreviews(self.config, shown, self.schedule, self.run.seed, self.run.fabric.device)
 
     def inputs(self, stage: str) -> Mapping[str, str | None]:
         """The masks of the mask stage."""
@@ -171,7 +171,7 @@ class MaskFirstTrainer(Trainer):
             stage,
             denoiser,
             objective(self._noisy(images.training)),
-            lambda trained: self.previews.sample(trained, images.autoencoder, images.aggregator),
+            lambda trained: self.previews.sample(trained, images.aggregator, images.autoencoder.decoder),
             held_out=self._held_out(stage, unseen),
         )
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import lzma
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tokenize import TokenError
+from typing import IO
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,6 +24,7 @@ from ..engine.decode import decode
 from ..engine.errors import InvalidInputError
 from ..engine.files import sha256_file
 from ..engine.output.measure import measure_tumour
+from ..engine.scans.bounded import UnusableFileError, read_regular
 from .checkpoint import read_json, write_json
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
@@ -25,6 +33,12 @@ from .data.mask_maps import MapVariation, distance_maps, varied_maps
 
 FOLDER = "masks"
 LEAST_DEVIATION_MM = 0.001  # where no mask has a tissue
+MOST_MASKS = 8192  # of a file
+_UNREADABLE = (
+    UnusableFileError, OSError, ValueError, KeyError, EOFError,
+    RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,  # RuntimeError: encrypted, an unknown compression
+    SyntaxError, TokenError,  # NumPy reads headers as Python's literals
+)  # fmt: skip
 LEAST_ML = 0.3  # smaller tumours have no meaningful shape on the grid
 
 
@@ -52,15 +66,26 @@ def read_extra_masks(path: Path, config: MaskFirstConfig) -> NDArray[np.uint8]:
     Raises:
         InvalidInputError: unreadable, without `label`, or not on the grid.
     """
+    allowed = f"uint8 (masks, {', '.join(map(str, config.grid.shape))}) with values 0 to 4, at most {MOST_MASKS} masks"
     try:
-        with np.load(path) as archive:
-            label = archive["label"]
-    except (OSError, ValueError, KeyError) as error:
+        content = io.BytesIO(read_regular(path))
+        with zipfile.ZipFile(content) as archive, archive.open("label.npy") as member:
+            shape, dtype = _array_header(member)
+        if len(shape) != 4 or shape[1:] != config.grid.shape or shape[0] > MOST_MASKS or dtype != np.uint8:
+            raise InvalidInputError(f"{path}: label is {dtype} {shape}, must be {allowed}")
+        label: NDArray[np.uint8] = np.load(content)["label"]
+    except _UNREADABLE as error:
         raise InvalidInputError(f"{path}: must be an .npz file with an array 'label' ({error})") from error
-    if label.shape[1:] != config.grid.shape or label.dtype != np.uint8 or label.max(initial=0) > 4:
-        allowed = f"uint8 (masks, {', '.join(map(str, config.grid.shape))}) with values 0 to 4"
-        raise InvalidInputError(f"{path}: label is {label.dtype} {label.shape}, must be {allowed}")
+    if label.max(initial=0) > 4:
+        raise InvalidInputError(f"{path}: label holds {label.max()}, must be {allowed}")
     return np.where(label == 4, np.uint8(3), label)
+
+
+def _array_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type that an .npy file claims, before room is made for it."""
+    read = npy.read_array_header_1_0 if npy.read_magic(member) == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(member)
+    return shape, dtype
 
 
 def make_mask_set(

@@ -23,6 +23,7 @@ from .config import AnySystem, MaskFirstConfig
 from .data.cohort import Cohort, Progress, prepare_cohort
 from .data.copies import add_copies
 from .data.phantoms import add_phantoms, check_phantoms_fit
+from .faults import machine_faults
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
 from .latents import condition_names
@@ -131,7 +132,8 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
     Raises:
         InvalidInputError: faults of the cohort, phantoms that do not fit it, or a directory of another configuration.
         UsageError: a precision or device that is not there, or the directory cannot be written or is being trained in.
-        IncompleteRunError: the disk is full; what was saved can be gone on with.
+        IncompleteRunError: the disk is full, memory ran out, or a process beside this one ended; what was saved can be
+            gone on with.
     """
     stages = planned_stages(config, options.stage)
     for name in options.restart:
@@ -141,6 +143,8 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
     require_own(options.out)
     if options.masks is not None and not isinstance(config, MaskFirstConfig):
         raise UsageError(f"--masks: preset {config.preset} has no mask stage")
+    if options.masks is not None and not options.masks.is_file():
+        raise InvalidInputError(f"--masks {options.masks}: no such file, or no regular one")
     check_phantoms_fit(
         options.data, config.modalities, options.add_phantoms, options.read, one_tissue=config.classes == 2
     )
@@ -148,7 +152,7 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
         check_start(options.start_from, options.out, config)
     with disk_errors(options.out):
         cases = _prepared(config, options)
-    with writing_to(options.out):
+    with writing_to(options.out), machine_faults(options.out):
         _train(config, options, stages, cases)
 
 

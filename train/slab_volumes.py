@@ -1,16 +1,19 @@
-"""Whole volumes through the depth-compressing autoencoder: stored cases to latents, latents to images."""
+"""Whole cases through the depth-compressing autoencoder: to latents for training, and back as the engine does it."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
-from ..engine.scans.prepare import LEVELS, to_unit
+from ..engine.bundle.manifest import INT16_SCALE
+from ..engine.sampling.slabs import decode_slabs, encode_slabs, masked_volume
+from ..engine.sampling.types import SampleRequest
+from ..engine.scans.prepare import to_unit
 from .networks.slab_autoencoder import SlabAutoencoder
-from .objectives.slab_autoencoder import from_slabs, to_slabs
+from .objectives.slab_autoencoder import to_slabs
+from .torch_components import TorchComponents
 
 
 @torch.no_grad()
@@ -21,25 +24,23 @@ def encoded(autoencoder: SlabAutoencoder, stored: NDArray[np.uint8], slices: int
     return autoencoder.encode(slabs)[0].float()
 
 
-@torch.no_grad()
-def decoded(
-    autoencoder: SlabAutoencoder, latent: Tensor, slices: int, label: NDArray[np.uint8] | None = None
+def reconstructed(
+    autoencoder: SlabAutoencoder,
+    stored: NDArray[np.uint8],
+    label: NDArray[np.uint8],
+    slices: int,
+    autocast: torch.dtype | None = None,
 ) -> NDArray[np.float32]:
-    """Image (M, x, y, z) in 0..1 of Z (C, S, h, w).
-
-    The brain is the largest piece of what the decoder, or `label` (x, y, z), says is brain, holes filled; outside it is
-    exactly 0, inside at least the smallest stored value.
-    """
-    slabs, logits = autoencoder.decode(latent[None])
-    image = (from_slabs(slabs.float(), slices)[0] + 1.0) / 2.0
-    inside = logits.float()[0].flatten(0, 1).permute(1, 2, 0).cpu().numpy() > 0
-    brain = _largest_piece(inside if label is None else inside | (label > 0))
-    values = np.clip(image.permute(1, 2, 3, 0).cpu().numpy(), 1 / LEVELS, 1.0)
-    return np.where(brain, values, 0.0).astype(np.float32)
-
-
-def _largest_piece(brain: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    pieces, count = ndimage.label(brain)  # pyright: ignore[reportGeneralTypeIssues]
-    if count > 1:
-        brain = pieces == np.bincount(np.asarray(pieces).ravel())[1:].argmax() + 1
-    return np.asarray(ndimage.binary_fill_holes(brain), bool)
+    """Image (M, x, y, z) in 0..1 of a stored case (z, M, x, y) and its label (x, y, z), encoded and decoded."""
+    parts = {
+        "encoder": autoencoder.encoder,
+        "aggregator_encode": autoencoder.aggregator.encode,
+        "aggregator": autoencoder.aggregator.decode,
+        "decoder": autoencoder.decoder,
+    }
+    run = TorchComponents(parts, next(autoencoder.parameters()).device, autocast, "mask-first").run
+    features = encode_slabs(run, to_unit(stored), slices)
+    latent = run("aggregator_encode", {"features": features[None]})["latent"]
+    image, brain = decode_slabs(run, run("aggregator", {"latent": latent})["features"][0], stored.shape[1])
+    nobody = SampleRequest(0, 0, np.zeros(0, np.float32))
+    return masked_volume(nobody, image, brain, label, None).image.astype(np.float32) / np.float32(INT16_SCALE)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from math import prod
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..engine.bundle.manifest import NoiseSchedule, SamplingDefaults
-from ..engine.conditions.columns import ConditionColumn, normalise
-from ..engine.mask_solver import noise_size, solve_mask
+from ..engine.bundle.manifest import INT16_SCALE, MaskFirst, MaskMaps, NoiseSchedule
+from ..engine.conditions.columns import COLUMNS, ConditionColumn, normalise
 from ..engine.output.preview import Scan, cropped, panels
-from ..engine.sampling.plan import sampling_plan
-from ..engine.sampling.samplers import SAMPLERS, Latent
-from ..engine.sampling.types import SamplingOptions
+from ..engine.sampling.batch import Batch
+from ..engine.sampling.host import HostLoop
+from ..engine.sampling.mask_first import MaskFirstModel
+from ..engine.sampling.types import RunComponent, SampleRequest, SamplingOptions
 from ..engine.scans.prepare import LEVELS
-from ..kernels.noise import standard_normal
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import real_cases
@@ -27,83 +24,56 @@ from .logbook import Picture
 from .mask_set import MapScale
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from .previews import CASE, tiled
-from .slab_volumes import decoded, encoded
-from .volume_latents import tissue_planes
+from .slab_volumes import reconstructed
+from .torch_components import TorchComponents
 
-MASK_DRAW = 2**31  # first noise of the mask stage, as the engine draws it
-SOLVER_DRAW = MASK_DRAW + 32768
+_NO_SCALE = MapScale((), ())  # where no mask is drawn
 
 
 class VolumePreviews:
-    """Draws the first case of a cohort, and under it what the networks make of it or under its conditions."""
+    """Draws the first case of a cohort, and under it what the networks make of it, by the engine's own code."""
 
     def __init__(
-        self,
-        config: MaskFirstConfig,
-        cohort: Cohort,
-        schedule: NoiseSchedule,
-        seed: int,
-        autocast: Callable[[], AbstractContextManager[None]],
+        self, config: MaskFirstConfig, cohort: Cohort, schedule: NoiseSchedule, seed: int, device: torch.device
     ) -> None:
-        self.config, self.schedule, self.seed, self.autocast = config, schedule, seed, autocast
-        self.stored, stacked = cohort.slices(CASE), cohort.label(CASE)
-        self.planes = tissue_planes(stacked)
-        self.label = np.ascontiguousarray(stacked.transpose(1, 2, 0))
+        self.config, self.schedule, self.seed, self.device = config, schedule, seed, device
+        self.stored = cohort.slices(CASE)
+        self.label = np.ascontiguousarray(cohort.label(CASE).transpose(1, 2, 0))
         self.image = self.stored.transpose(1, 2, 3, 0).astype(np.float32) / np.float32(LEVELS)
         self.condition, self.source = cohort.conditions[CASE], float(real_cases(cohort)[CASE])
 
     def reconstruction(self, autoencoder: SlabAutoencoder) -> Picture:
         """The case encoded and decoded."""
         slices = self.config.autoencoder.slices
-        with self.autocast():
-            made = decoded(autoencoder, encoded(autoencoder, self.stored, slices), slices)
-        return self._picture((made, self.label))
+        return self._picture(reconstructed(autoencoder, self.stored, self.label, slices, torch.bfloat16), self.label)
 
-    def mask(self, denoiser: nn.Module, columns: tuple[ConditionColumn, ...], scale: MapScale) -> Picture:
-        """A mask under the case's condition, solved, over the case's own image."""
-        row = torch.from_numpy(normalise(self.condition[None], columns).astype(np.float32))
-        shape = self.config.maps_shape
-        maps = self._sampled(denoiser, (row,), shape, self.config.mask_sampling, MASK_DRAW)[0]
-        mean, std = (np.array(values, np.float32)[:, None, None, None] for values in (scale.mean, scale.std))
-        size = noise_size(self.config.grid.shape)
-        noise = standard_normal(self.seed, 0, SOLVER_DRAW, size)
-        grid = self.config.grid
-        solved = solve_mask(maps * std + mean, self.condition, grid.shape, grid.spacing_mm, noise)
-        return self._picture((self.image, solved.label))
+    def mask(self, denoiser: nn.Module, columns: Sequence[ConditionColumn], scale: MapScale) -> Picture:
+        """A mask under the case's characteristics, over the case's own image."""
+        row = normalise(self.condition[None], columns)[0].astype(np.float32)
+        batch = Batch([SampleRequest(0, 0, row, self.condition)], 1, self.seed)
+        made = self._model(scale).tell(self._networks(mask_denoiser=denoiser), batch, None).labels
+        assert made is not None
+        return self._picture(self.image, made[0])
 
-    def sample(self, denoiser: nn.Module, autoencoder: SlabAutoencoder, aggregator: NormalisedAggregator) -> Picture:
-        """An image made on the case's own mask, of the case's source."""
-        told = torch.from_numpy(self.planes)[None], torch.tensor([self.source])
-        made = self._sampled(denoiser, told, self.config.latent_shape, self.config.sampling, 0)
-        latent = torch.from_numpy(made[0]).to(aggregator.mean.device) * aggregator.scale + aggregator.mean
-        with self.autocast():
-            image = decoded(autoencoder, latent, self.config.autoencoder.slices, self.label)
-        return self._picture((image, self.label))
+    def sample(self, denoiser: nn.Module, aggregator: NormalisedAggregator, decoder: nn.Module) -> Picture:
+        """An image made around the case's own mask, of the case's source."""
+        run = self._networks(denoiser=denoiser, aggregator=aggregator.decode, decoder=decoder)
+        options = SamplingOptions.default(self.config.sampling, self.seed)
+        request = SampleRequest(0, 0, np.zeros(len(COLUMNS), np.float32), label=self.label)
+        (volume,) = HostLoop(self._model(_NO_SCALE), run, options).start([request])()
+        return self._picture(volume.image.astype(np.float32) / np.float32(INT16_SCALE), volume.label)
 
-    def _sampled(
-        self, denoiser: nn.Module, told: tuple[Tensor, ...], shape: tuple[int, ...], how: SamplingDefaults, first: int
-    ) -> Latent:
-        """(1, *shape) from noise of draws `first` and on."""
-        device = next(denoiser.parameters()).device
-        plan = sampling_plan(self.schedule, SamplingOptions.default(how, self.seed))
-        shown = [tensor.to(device) for tensor in told]
+    def _model(self, scale: MapScale) -> MaskFirstModel:
+        config, maps = self.config, MaskMaps(self.config.maps_shape, scale.mean, scale.std)
+        form = MaskFirst(config.autoencoder.slices, maps, config.mask_sampling, self.source)
+        shape, modalities, tissues = config.latent_shape, len(config.modalities), len(config.tissues)
+        return MaskFirstModel(self.schedule, shape, config.grid, modalities, tissues, len(COLUMNS), form)
 
-        def noise(draw: int) -> Latent:
-            return standard_normal(self.seed, 0, first + draw, prod(shape)).reshape(1, *shape)
+    def _networks(self, **modules: Callable[..., Tensor | tuple[Tensor, ...]]) -> RunComponent:
+        return TorchComponents(modules, self.device, torch.bfloat16, "mask-first").run
 
-        def predict(state: Latent, timestep: float) -> tuple[Latent, Latent | None]:
-            noisy, time = torch.from_numpy(state).to(device), torch.full((1,), timestep, device=device)
-
-            def predicted(kept: float) -> Latent:
-                with torch.inference_mode(), self.autocast():
-                    return denoiser(noisy, time, *shown, torch.full_like(time, kept)).float().cpu().numpy()
-
-            return predicted(1.0), None if plan.guidance is None else predicted(0.0)
-
-        return SAMPLERS[plan.sampler](predict, noise(0), plan, noise)
-
-    def _picture(self, made: tuple[NDArray[np.float32], NDArray[np.uint8]]) -> Picture:
+    def _picture(self, image: NDArray[np.float32], label: NDArray[np.uint8]) -> Picture:
         """The case, then what was made, image (M, x, y, z) and label (x, y, z), as rows of three views."""
         spacing = self.config.grid.spacing_mm
-        scans = [Scan(image, label, spacing) for image, label in ((self.image, self.label), made)]
+        scans = [Scan(self.image, self.label, spacing), Scan(image, label, spacing)]
         return tiled([panels(scan) for scan in cropped(scans)])

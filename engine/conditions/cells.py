@@ -124,7 +124,7 @@ def check_ids(lines: Sequence[int], ids: list[str], faults: Faults) -> None:
             faults.add(line, ID, name, "one line of printable text")
 
 
-def numbers(name: str, lines: Sequence[int], cells: list[str], allowed: str, faults: Faults) -> NDArray[np.float64]:
+def numbers(name: str, lines: Sequence[int], cells: Sequence[str], allowed: str, faults: Faults) -> NDArray[np.float64]:
     """The numbers of a column, NaN for empty cells and for what is no number."""
     values = np.full(len(cells), np.nan)
     for row, cell in enumerate(cells):

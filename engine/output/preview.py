@@ -21,9 +21,9 @@ PIXELS_A_MM = 1.5
 _MARGIN_MM = 8.0  # room for the letters
 _GAP, _CAPTION, _HEADER = 8, 26, 30
 _PAPER, _INK, _FAINT, _MARK = (18, 18, 22), (235, 235, 235), (150, 150, 158), (250, 204, 68)
-_TISSUE_COLOURS = np.array([[0, 0, 0], [222, 73, 104], [72, 187, 120], [250, 204, 68]], np.float32)
-_TISSUE_NAMES = {"ncr": "necrotic core", "ed": "oedema", "et": "enhancing tumour"}
-_MODALITY_NAMES = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
+TISSUE_COLOURS = np.array([[0, 0, 0], [222, 73, 104], [72, 187, 120], [250, 204, 68]], np.float32)
+TISSUE_NAMES = {"ncr": "necrotic core", "ed": "oedema", "et": "enhancing tumour"}
+MODALITY_NAMES = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
 _WINDOW_PERCENTILE = 99.7
 _LETTERS = {2: ("R", "L", "A", "P"), 1: ("R", "L", "S", "I"), 0: ("A", "P", "S", "I")}
 """Left, right, upper and lower edge of a section across an axis."""
@@ -98,7 +98,7 @@ def panels(scan: Scan, cuts: Sequence[int] | None = None, pixels_a_mm: float = P
 
 def row_titles(modalities: Sequence[str]) -> list[str]:
     """What stands above the pictures of `panels`."""
-    return [*(_MODALITY_NAMES.get(m, m) for m in modalities), "tissues", "coronal", "sagittal"]
+    return [*(MODALITY_NAMES.get(m, m) for m in modalities), "tissues", "coronal", "sagittal"]
 
 
 def widest_cuts(label: NDArray[np.uint8]) -> list[int]:
@@ -127,7 +127,7 @@ def _section(
     fine = _resized(_upright(grey), size, Image.Resampling.BICUBIC)
     shares = [
         _resized(_upright((label == v).astype(np.float32)), size, Image.Resampling.BILINEAR)
-        for v in range(len(_TISSUE_COLOURS))
+        for v in range(len(TISSUE_COLOURS))
     ]
     return np.repeat(np.clip(fine, 0, 255)[..., None], 3, axis=2), np.argmax(shares, axis=0).astype(np.uint8)
 
@@ -147,7 +147,7 @@ def _outlined(picture: Rgb, label: NDArray[np.uint8]) -> Rgb:
     regions = [(label > 0, 2), ((label == 1) | (label == 3), 3)] if label.max(initial=0) > 1 else [(label > 0, 3)]
     for region, colour in regions:
         edge = region & np.logical_not(ndimage.binary_erosion(region, border_value=1))
-        result[edge] = 0.15 * result[edge] + 0.85 * _TISSUE_COLOURS[colour]
+        result[edge] = 0.15 * result[edge] + 0.85 * TISSUE_COLOURS[colour]
     return result
 
 
@@ -164,17 +164,17 @@ def _lettered(picture: Rgb, axis: int) -> Rgb:
 
 def _filled(picture: Rgb, label: NDArray[np.uint8]) -> Rgb:
     tissue = (label > 0)[..., None]
-    return np.where(tissue, 0.45 * picture + 0.55 * _TISSUE_COLOURS[label], picture).astype(np.float32)
+    return np.where(tissue, 0.45 * picture + 0.55 * TISSUE_COLOURS[label], picture).astype(np.float32)
 
 
 def _legend(pen: ImageDraw.ImageDraw, layout: Layout, place: tuple[int, int], width: int) -> None:
     left, middle = place
     font = ImageFont.load_default(13)
-    names = layout.labels[1:] if len(layout.labels) == len(_TISSUE_COLOURS) else ()
+    names = layout.labels[1:] if len(layout.labels) == len(TISSUE_COLOURS) else ()
     for value, name in enumerate(names, start=1):
-        colour = tuple(int(c) for c in _TISSUE_COLOURS[value])
+        colour = tuple(int(c) for c in TISSUE_COLOURS[value])
         pen.rectangle((left, middle - 6, left + 12, middle + 6), fill=colour)
-        text = _TISSUE_NAMES.get(name, name)
+        text = TISSUE_NAMES.get(name, name)
         pen.text((left + 18, middle), text, _INK, font, anchor="lm")
         left += 18 + int(pen.textlength(text, font)) + 18
     note = "SYNTHETIC, shows no patient.  R right, L left, A front, P back, S top, I bottom of the patient"

@@ -6,9 +6,9 @@ import shlex
 from dataclasses import dataclass
 
 from ..bundle.load import Bundle, is_shipped
-from ..run.description import MasksDigest, RunDescription
+from ..run.description import RunDescription, SourceDigest
 
-CONDITIONS, CASE, BUNDLE, MASKS = "CONDITIONS.csv", "CASE", "BUNDLE", "MASKS"
+CONDITIONS, CASE, MASKS, BUNDLE = "CONDITIONS.csv", "CASE", "MASKS", "BUNDLE"
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
     """How the samples of a run are made again; `bundle` is the run's, where it is at hand."""
     options, resolved = run.options, run.resolved
     words, notes = ["sbldm-engine", "generate"], []
-    if isinstance(run.source, MasksDigest):
-        words += ["--masks", MASKS]
-        notes.append(f"{MASKS}: the folder of the masks that the run was given")
-    elif run.source is not None:
+    if isinstance(run.source, SourceDigest):
         words = ["sbldm-engine", "augment", CASE, "--strength", repr(run.source.strength)]
         notes.append(f"{CASE}: the folder of the case that the run starts from")
+    elif run.source is not None:
+        words += ["--masks", MASKS]
+        notes.append(f"{MASKS}: the folder of the masks that were given to the run")
     words += ["--count", str(options.count)]
     if run.conditions is not None:
         words += ["--conditions", CONDITIONS]
@@ -44,11 +44,9 @@ def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
     words += ["--seed", str(options.seed), "--steps", str(options.steps), "--sampler", options.sampler]
     words += ["--eta", repr(options.eta), "--guidance", repr(options.guidance)]
     words += ["--layout", options.layout, "--names", options.names, "--name-by", options.name_by]
-    words += ["--grid", "native" if options.grid == "dataset" else options.grid]
-    if options.grid == "dataset":
-        notes.append(
-            "the files of the run have the voxels of a data set (--add-to); this gives the sample on the model's"
-        )
+    words += ["--grid", options.grid if run.dataset_grid is None else "native"]
+    if run.dataset_grid is not None:
+        notes.append("the run took the voxels of a data set (--add-to); alone, a sample is made in the model's voxels")
     if options.reject is not None:
         words += ["--reject", repr(options.reject), "--attempts", str(options.attempts)]
     words += ["--backend", resolved.backend, "--device", resolved.device, "--precision", resolved.precision]

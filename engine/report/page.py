@@ -7,17 +7,18 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..bundle.load import Bundle
 from ..bundle.manifest import SEGMENTATION
 from ..conditions.adherence import adherence
 from ..files import Folder
+from ..output.preview import TISSUE_COLOURS
 from ..run.ledger import SampleRecord
 from ..run.outcomes import VOLUME_TOLERANCE
 from ..run.preview import caption
@@ -27,11 +28,12 @@ from .command import Recipe
 from .facts import MAX_LISTED, RunFacts
 from .plots import MAX_POINTS, scatter
 from .volumes import MAX_CASE_BYTES, CaseVolumes, embed_case
-from .words import TISSUE_COLOURS, Quantity, modality_name, tissue_names
+from .words import Quantity, modality_name, tissue_names
 
 NIIVUE_VERSION = "0.69.0"
 MAX_ROWS = 1000
 """Of the table of samples; manifest.csv has all."""
+_HERE = Path(__file__).parent
 _SCRIPTS = (f"niivue-{NIIVUE_VERSION}.umd.js", "report.js")
 _STYLE, _LICENCES = "report.css", "niivue-LICENSES.txt"
 
@@ -112,7 +114,7 @@ def policy() -> str:
 @cache
 def asset(name: str) -> str:
     """Text of a file that comes with the page."""
-    return files(__package__).joinpath("assets", name).read_text("utf-8")
+    return (_HERE / "assets" / name).read_text("utf-8")
 
 
 def _digest(text: str) -> str:
@@ -122,7 +124,7 @@ def _digest(text: str) -> str:
 @cache
 def _environment() -> Environment:
     return Environment(
-        loader=PackageLoader(__package__, "templates"),
+        loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -137,10 +139,10 @@ def _adherence(facts: RunFacts, kinds: tuple[Quantity, ...]) -> list[Adherence]:
     told = []
     for kind in kinds:
         found = pairs[kind.column]
-        finite = np.isfinite(found).all(axis=1)
+        finite = np.asarray(np.isfinite(found).all(axis=1))
         points = found[finite] * kind.factor + kind.offset
         marked = frozenset(np.flatnonzero(in_viewer[finite]).tolist())
-        own = [name for name, counts in zip(names, finite.tolist(), strict=True) if counts]
+        own = [name for name, counts in zip(names, finite, strict=True) if counts]
         plot = scatter(kind.name, kind.unit, points, own, marked) if len(points) else None
         told.append(_told(kind, figures[kind.column], plot))
     return told
@@ -178,7 +180,8 @@ def _options(facts: RunFacts) -> list[tuple[str, str]]:
 
 def _tissues(facts: RunFacts) -> list[dict[str, Any]]:
     names = tissue_names(facts.run.bundle.labels)
-    return [{"name": name, "colour": TISSUE_COLOURS[k % len(TISSUE_COLOURS)]} for k, name in enumerate(names)]
+    colours = TISSUE_COLOURS[1:].astype(int).tolist()
+    return [{"name": name, "colour": colours[k % len(colours)]} for k, name in enumerate(names)]
 
 
 def _viewer(facts: RunFacts) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -68,25 +69,23 @@ def embed_case(folder: Folder, run: RunDescription, sample: int, caption: str) -
     spacing = tuple(float(s) for s in np.diag(case.affine)[:3])
     preview = _preview(Scan(case.image, case.label, spacing), layout, caption)  # type: ignore[arg-type]
     case = _cut(case, spacing)
-    coarser = _first_guess(case)
-    while True:
+    made, coarser = None, _first_guess(case)
+    while made is None or (made.bytes > MAX_CASE_BYTES and coarser <= max(case.label.shape)):
         made = _encode(_coarsened(case, coarser), run.bundle.modalities, coarser, preview)
-        if made.bytes <= MAX_CASE_BYTES:
-            return made
         coarser += 1
+    return made
 
 
 def _read_case(folder: Folder, run: RunDescription, layout: Layout, sample: int) -> _Case:
-    paths, grid, files = layout.paths(sample), run.bundle.grid, run.file_grid()
-    shape, affine = (grid.shape, grid.affine) if files is None else (files.shape, np.array(files.affine))
-    label = layout.array_labels(read_voxels(folder, paths[SEGMENTATION], shape, np.dtype(np.uint8)))
+    paths, files = layout.paths(sample), run.file_grid()
+    shape = (run.bundle.grid if files is None else files).shape
+    affine = np.array(run.bundle.grid.affine if files is None else files.affine)
+    label = read_voxels(folder, paths[SEGMENTATION], shape, np.dtype(np.uint8))
     images = [read_voxels(folder, paths[m], shape, np.dtype(np.int16)) for m in layout.modalities]
-    turn = nib.io_orientation(affine)
-    return _Case(
-        np.stack([nib.apply_orientation(image, turn) for image in images]).astype(np.float32),
-        nib.apply_orientation(label, turn),
-        affine @ nib.orientations.inv_ornt_aff(turn, shape),
-    )
+    turn = io_orientation(affine)  # to RAS
+    image = np.stack([apply_orientation(image, turn) for image in images]).astype(np.float32)
+    label = apply_orientation(layout.array_labels(label), turn)
+    return _Case(image, label, affine @ inv_ornt_aff(turn, shape))
 
 
 def _cut(case: _Case, spacing: tuple[float, ...]) -> _Case:
@@ -143,8 +142,7 @@ def _encode(case: _Case, modalities: tuple[str, ...], coarser: int, preview: str
 
 def _centre_mm(case: _Case) -> tuple[float, float, float]:
     """Where the tumour is largest along each axis; the centre where there is none."""
-    index = widest_cuts(case.label)
-    place = case.affine @ [*index, 1]
+    place = case.affine @ [*widest_cuts(case.label), 1]
     return round(float(place[0]), 2), round(float(place[1]), 2), round(float(place[2]), 2)
 
 

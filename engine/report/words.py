@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..bundle.manifest import Grid
-
-MODALITY_NAMES = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
-TISSUE_NAMES = {"ncr": "necrotic core", "ed": "oedema", "et": "enhancing tumour"}
-TISSUE_COLOURS = ((222, 73, 104), (72, 187, 120), (250, 204, 68))
-"""Of the classes after the background, as in the previews."""
+from ..output.preview import MODALITY_NAMES, TISSUE_NAMES
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.report.command import recipe
+from sbldm.engine.run.description import read_description
 
 GRID, SPACING = (32, 32, 16), (6.0, 6.0, 9.6)
 
@@ -79,6 +81,8 @@ def test_masks_come_back_with_images_around_them(
     assert recorded["source"]["masks"] == 2
     assert "given masks" in recorded["notice"]
     assert main(["verify", str(out)]) == 0
+    words = recipe(read_description(out), tiny_mask_first_bundle).words
+    assert words[1:4] == ("generate", "--masks", "MASKS")
 
 
 def test_workers_and_a_resumed_run_make_the_same_bytes(

@@ -124,6 +124,18 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
             read_bounded(path, 10)
 
 
+def test_a_single_file_never_takes_the_place_of_something_else(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "pipe", tmp_path / "folder", Path("/dev/null")):
+        with pytest.raises(OSError, match=r"not a regular file|Is a directory"):
+            write_atomic(path, b"x")
+        assert not path.is_file()
+    (tmp_path / "old").write_bytes(b"old")
+    write_atomic(tmp_path / "old", b"new")
+    assert (tmp_path / "old").read_bytes() == b"new"
+
+
 def test_a_copy_is_its_own_and_a_link_is_not(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()

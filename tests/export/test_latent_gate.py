@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from sbldm.export.bundle import accepted_faults
 from sbldm.export.plausibility import latent_faults
 from sbldm.train.build import make_system_aggregator
 from sbldm.train.checkpoint import load_system, read_tensors, weights_path
-from sbldm.train.latents import LatentStore, measure_normalisation
+from sbldm.train.latents import LatentStore, measure_latent_scale, measure_normalisation
 from sbldm.train.lineage import new_record, origin_of
-from sbldm.train.networks.aggregator import Aggregator
+from sbldm.train.networks.aggregator import Aggregator, MosaicAggregator
 from sbldm.train.stage import complete_stage
 
 from tests.support.tiny import tiny_system_config
@@ -61,6 +62,24 @@ def test_latents_that_collapsed_are_told_though_they_were_measured(tmp_path: Pat
     found = faults_of(tmp_path, values, measured(values))
     assert len(found) == CONFIG.vae.latent_channels
     assert all("it collapsed (autoencoder_loss.kl too large?)" in fault for fault in found)
+
+
+def test_a_mosaic_has_a_mean_of_its_own(tmp_path: Path) -> None:
+    """Its encoder is trained; only its deviation is measured."""
+    config = tiny_system_config("cmig2025")
+    shape = (8, 2, config.grid.shape[2], *config.slice_shape)
+    values = np.random.default_rng(0).normal(1.0, 3.0, shape).astype(np.float16)
+    aggregator = cast(MosaicAggregator, make_system_aggregator(config).eval())
+    store = LatentStore(values, np.zeros((8, 2, 12)))
+    measure_normalisation(aggregator, store)
+    final = aggregator.posterior
+    aggregator.posterior = lambda slices: (final(slices)[0] + 2.0, final(slices)[1])  # type: ignore[method-assign]
+    measure_latent_scale(aggregator, store)
+    (tmp_path / "latents").mkdir()
+    np.save(tmp_path / "latents" / "latents.npy", values)
+    assert latent_faults(tmp_path, config, {"aggregator": aggregator}) == []
+    np.save(tmp_path / "latents" / "latents.npy", values * 5)
+    assert latent_faults(tmp_path, config, {"aggregator": aggregator})
 
 
 def test_faults_are_refused_all_at_once_or_accepted() -> None:

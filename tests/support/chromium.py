@@ -22,6 +22,8 @@ FLAGS = (
     "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
     "--hide-scrollbars", "--force-color-profile=srgb",
 )  # fmt: skip
+PATIENCE_S = 240.0
+"""How long a picture may take: software draws it, on a machine that may have much else to do."""
 _HIGH = 20  # descriptors below are left to the child's 3 and 4
 
 
@@ -72,7 +74,9 @@ class Chromium:
 
     def open(self, path: Path) -> None:
         """Begin to load a page from disk."""
-        self.call("Page.navigate", url=path.as_uri())
+        answer = self.call("Page.navigate", url=path.as_uri())
+        if "errorText" in answer:
+            raise PageError(f"{path}: {answer['errorText']}")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """The result of a command of the protocol."""
@@ -82,7 +86,7 @@ class Chromium:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._next(60)
+            answer = self._next(PATIENCE_S)
             if answer.get("id") == self._number:
                 if "error" in answer:
                     raise PageError(f"{method}: {answer['error']}")
@@ -96,7 +100,7 @@ class Chromium:
             raise PageError(f"{script}: {found['exceptionDetails']}")
         return found["result"].get("value")
 
-    def until(self, script: str, seconds: float = 60) -> Any:
+    def until(self, script: str, seconds: float = PATIENCE_S) -> Any:
         """The value of an expression once it is true."""
         end = time.monotonic() + seconds
         while not (value := self.run(script)):
@@ -119,17 +123,17 @@ class Chromium:
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def picture(self, selector: str | None = None) -> Image.Image:
-        """What an element shows (by default the window), RGB."""
-        options: dict[str, Any] = {}
+        """What the window shows, or of it the part of an element, which is scrolled into view; RGB."""
+        box = None
         if selector is not None:
             box = self.run(
-                f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView();"
-                "const b = e.getBoundingClientRect();"
-                "return {x: b.x + scrollX, y: b.y + scrollY, width: b.width, height: b.height} })()"
+                f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+                "e.scrollIntoView({block: 'center', behavior: 'instant'}); const b = e.getBoundingClientRect();"
+                "return [b.left, b.top, b.right, b.bottom] })()"
             )
-            options = {"clip": {**box, "scale": 1}, "captureBeyondViewport": True}
-        data = self.call("Page.captureScreenshot", format="png", **options)["data"]
-        return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+        data = self.call("Page.captureScreenshot", format="png")["data"]
+        picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+        return picture if box is None else picture.crop([round(side) for side in box])
 
     def _event(self, message: dict[str, Any]) -> None:
         method, told = message.get("method"), message.get("params", {})

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from lightning.fabric import Fabric
 from sbldm.cli.main import main
 from sbldm.engine.conditions.columns import COLUMNS
@@ -30,6 +35,7 @@ from sbldm.train.config import (
 from sbldm.train.data.mask_maps import REACH_MM, MapVariation, distance_maps, varied_maps
 from sbldm.train.logbook import read_metrics
 from sbldm.train.mask_first import channel_weights, load_mask_first
+from sbldm.train.mask_set import read_extra_masks
 from sbldm.train.networks.planar import ImageDenoiser, MaskDenoiser, from_blocks, to_blocks
 from sbldm.train.networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from sbldm.train.phantom import write_cohort
@@ -106,6 +112,35 @@ def test_masks_that_do_not_fit_are_refused(phantoms: Path, tmp_path: Path, capsy
     assert "wrong.npz: label is uint8 (2, 16, 16, 16), must be uint8 (masks, 32, 32, 16)" in capsys.readouterr().err
     assert main([*command(phantoms, tmp_path, Path("isbi2024"), "other"), "--masks", str(wrong)]) in (2, 3)
     assert "no mask stage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["pipe", "/dev/zero", "folder", "far too many", "no zip"])
+def test_masks_are_a_regular_file_of_bounded_size(tmp_path: Path, what: str) -> None:
+    path = Path(what) if what.startswith("/") else tmp_path / "masks.npz"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "far too many":
+        with zipfile.ZipFile(path, "w") as archive, archive.open("label.npy", "w") as member:
+            shape = {"descr": "|u1", "fortran_order": False, "shape": (10**9, 32, 32, 16)}
+            np.lib.format.write_array_header_1_0(member, shape)
+    elif what == "no zip":
+        path.write_bytes(b"PK\3\4 and no more")
+    with pytest.raises(InvalidInputError, match=path.name):
+        read_extra_masks(path, tiny_mask_first())
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 10**6), bit=st.integers(0, 7), keep=st.one_of(st.none(), st.integers(0, 10**6)))
+def test_wounded_masks_are_told(tmp_path: Path, at: int, bit: int, keep: int | None) -> None:
+    path = tmp_path / "wounded.npz"
+    np.savez_compressed(path, label=np.ones((1, 32, 32, 16), np.uint8))
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] ^= 1 << bit
+    path.write_bytes(data[: None if keep is None else keep % len(data)])
+    with suppress(InvalidInputError):  # a flipped bit may well do no harm; any other exception fails
+        assert read_extra_masks(path, tiny_mask_first()).shape == (1, 32, 32, 16)
 
 
 def test_bfloat16_weights_resume_exactly(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -331,7 +332,7 @@ def load_entry(name: str, stem: Path) -> CachedCase | None:
         conditions = tuple(float(entry["conditions"][name]) for name in COLUMNS)
         values, warnings = tuple(entry["label_values"]), tuple(entry["warnings"])
         return CachedCase(name, array_file, tuple(entry["scales"]), conditions, values, warnings, entry["source"])
-    except (ValueError, TypeError, KeyError, EOFError, OSError):
+    except (ValueError, TypeError, KeyError, EOFError, OSError, SyntaxError, TokenError):
         return None
 
 

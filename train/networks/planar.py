@@ -23,7 +23,10 @@ FREQUENCIES = 64  # sinusoids of the timestep
 
 
 class VolumeNorm(nn.Module):
-    """Divides a volume's planes by the root mean square of them all, so that places keep their relative amplitudes."""
+    """Divides a volume's planes by the root mean square of them all, so that places keep their relative amplitudes.
+
+    It is the mean of the planes' means: a runtime that adds half a million numbers in a row loses six bits of float32.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -31,7 +34,7 @@ class VolumeNorm(nn.Module):
 
     def forward(self, x: Tensor, depth: int) -> Tensor:  # (N * D, C, H, W)
         volume = x.unflatten(0, (-1, depth))
-        power = volume.square().mean(dim=(1, 2, 3, 4), keepdim=True)
+        power = volume.square().mean(dim=(3, 4), keepdim=True).mean(dim=(1, 2), keepdim=True)
         return (volume * torch.rsqrt(power + 1e-5) * self.weight).flatten(0, 1)
 
 

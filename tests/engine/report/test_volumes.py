@@ -94,7 +94,7 @@ def test_a_case_over_its_budget_is_coarser(
     run = run_of(tiny_bundle, tmp_path / "run", "native")
     spoil(tmp_path / "run", run, "native")
     fine = embedded(tmp_path / "run", run)
-    budget = fine.bytes - 2000
+    budget = fine.bytes - 800
     monkeypatch.setattr(volumes, "MAX_CASE_BYTES", budget)
     made = embedded(tmp_path / "run", run)
     assert made.coarser > fine.coarser
