@@ -100,7 +100,7 @@ class RunFlags:
         str | None,
         _files(
             "--grid",
-            "The model's (default), or 240x240x155 voxels of 1 mm; with --add-to by default the data set's.",
+            "The model's (default), or 240x240x155 voxels of 1 mm.",
             **choices("native", "brats"),
         ),
     ] = None

@@ -34,7 +34,7 @@ def generate(
         Path | None,
         typer.Option(
             "--add-to",
-            help="With --layout nnunet: raw data set that gets the cases as training cases.",
+            help="With --layout nnunet: raw data set that gets the cases for training, on its voxels without --grid.",
             rich_help_panel=FILES,
         ),
     ] = None,

@@ -103,6 +103,17 @@ def test_a_volume_loses_its_small_components_and_says_what_is_wrong() -> None:
         tensor[0, 0, 0, 0] = kept
 
 
+def test_a_volume_is_background_beside_its_brain() -> None:
+    latents = np.full((DEPTH, 2 + CLASSES, SIDE, SIDE), -1, np.float32)
+    latents[:, 2:] = np.array([1, 0, 0], np.float32)[:, None, None] - np.arange(DEPTH)[:, None, None, None]
+    latents[4:12, :2, 1:3, 1:3] = np.linspace(0.1, 0.6, 8)[:, None, None, None]
+    latents[18, 1, 0, 3] = 0.5
+    volume = assemble_volume(REQUEST, decode_slices(Networks().run, latents, refined=False), True, 0.02)
+    assert volume.image[:, 0, 3, 18].tolist() == [0, 0]
+    assert (volume.image[:, 1:3, 1:3, 4:12] > 0).all()
+    assert volume.fault is None
+
+
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
