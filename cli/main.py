@@ -45,6 +45,8 @@ COMMANDS = {
 _NAME, _COMPLETION = "sbldm-engine", "_SBLDM_ENGINE_COMPLETE"
 PLOTTING = ("bench", "train", "evaluate")  # commands that load Matplotlib, themselves or by what they load
 
+LEAST_SPACE = 600 * 10**6  # bytes; with less, libraries end the process themselves or spin while they are loaded
+
 
 class LazyGroup(Group):
     """Lists every command by name and help, and imports a command's module only when it runs."""
@@ -133,10 +135,16 @@ def run() -> None:
         multiprocessing.freeze_support()
     if _COMPLETION in os.environ:  # a shell asks, at every press of a key: nothing is imported that it does not need
         typer.main.get_command(app).main(prog_name=_NAME)
+    from ..engine.portable import process_limits
     from ..engine.stopping import stopped_by_signals
+    from ..engine.telemetry import EventLog
 
     settle_allocator(sys.argv[1:])
     settle_streams()
+    space = process_limits().get("address_space_bytes")
+    if space is not None and space < LEAST_SPACE:
+        told = f"this process may use {space / 1e6:.0f} MB of memory (ulimit -v), libraries alone need"
+        sys.exit(_fail(EventLog("text"), f"{told} {LEAST_SPACE / 1e6:.0f} MB; allow more", 5))
     with stopped_by_signals():
         code = main()
     try:
