@@ -34,16 +34,18 @@ def refused(bundle: Bundle, **given: Any) -> list[str]:
 
 
 def test_every_field_is_of_the_run_the_machine_or_this_process_alone() -> None:
-    parts = [OPTIONS, MACHINE, PROCESS, {"bundle", "conditions", "source"}]
+    parts = [OPTIONS, MACHINE, PROCESS, {"bundle", "conditions", "source", "dataset_grid"}]
     assert set().union(*parts) == NAMES
     assert sum(map(len, parts)) == len(NAMES)
 
 
 def test_the_command_line_has_a_flag_for_every_field() -> None:
     flags = {f.name: f.default for f in dataclasses.fields(RunFlags)}
-    assert flags.keys() >= NAMES - {"source"}
+    assert flags.keys() >= NAMES - {"source", "dataset_grid"}  # of `augment`, --masks and --add-to
     defaults = {
-        f.name: f.default for f in dataclasses.fields(GenerateRequest) if f.name not in ("bundle", "source", "out")
+        f.name: f.default
+        for f in dataclasses.fields(GenerateRequest)
+        if f.name not in ("bundle", "source", "dataset_grid", "out")
     }
     assert {name: value for name, value in defaults.items() if flags[name] not in (None, value)} == {}
     assert flags["bundle"] == DEFAULT_BUNDLE
@@ -135,7 +137,7 @@ def test_options_are_those_of_run_json_with_the_bundles_defaults(tiny_bundle: Bu
     assert text == (
         f'{{"count": 5, "seed": 3, "steps": {defaults.steps}, "sampler": "{defaults.sampler}", '
         f'"eta": {defaults.eta}, "guidance": {defaults.guidance}, "layout": "brats", "names": "2021", '
-        '"grid": "native", "reject": null, "attempts": 4}'
+        '"name_by": "sample", "grid": "native", "reject": null, "attempts": 4}'
     )
     assert GenerateRequest(bundle=tiny_bundle, count=2).options(5).count == 2
 
