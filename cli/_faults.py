@@ -12,6 +12,7 @@ _UNUSABLE = frozenset(
 )  # fmt: skip
 _FAILING = frozenset({errno.EIO, errno.ESTALE, errno.ENOLCK, errno.ETIMEDOUT, errno.EREMOTEIO})
 _TOO_MANY = frozenset({errno.EMFILE, errno.ENFILE})
+_NO_ROOM = ("failed to map segment", "annot allocate memory")  # what the loader says of a library
 EXTRAS = {
     "onnxruntime": "cpu", "openvino": "openvino", "ray": "ray", "tensorrt": "gpu", "pycuda": "gpu", "cuda": "gpu",
     "torch": "train", "lightning": "train", "monai": "train", "safetensors": "train",
@@ -29,6 +30,8 @@ def explained(error: Exception) -> tuple[str, int] | None:
         package = (error.name or "").partition(".")[0]
         if package in EXTRAS:
             return f'{package} is not installed: pip install "sbldm-engine[{EXTRAS[package]}]"', 2
+    if isinstance(error, ImportError) and any(sign in str(error) for sign in _NO_ROOM):
+        return f"no memory left for a library ({error}); allow more (ulimit -v, memory of a container)", 5
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return "no more threads can be started (ulimit -u, or the pids limit of a container); allow more", 4
     return _of_system(error) if isinstance(error, OSError) else None

@@ -21,7 +21,7 @@ fi
 sbldm-engine train --preset "$preset" --data "$work/phantoms" --out "$work/phantom" --held-out 16 --seed 1 \
     --workers "$workers"
 [ -d "$work/phantom.bundle" ] || sbldm-engine export --checkpoint "$work/phantom" --out "$work/phantom.bundle" \
-    --store fp16 --id phantom --data "$phantoms phantoms, no patient" --licence "Apache-2.0"
+    --store fp16 --id phantom --source phantom --data "$phantoms phantoms, no patient" --licence "Apache-2.0"
 
 if [ -z "${REAL:-}" ]; then exit 0; fi
 sbldm-engine train --preset "$preset" --data "$REAL" --out "$work/real" --held-out "$held_out" --seed 2 \

@@ -22,6 +22,7 @@ from ..output.preview import TISSUE_COLOURS
 from ..run.ledger import SampleRecord
 from ..run.outcomes import VOLUME_TOLERANCE
 from ..run.preview import caption
+from ..screen import shown
 from .card import model_card
 from .cohort import Compared
 from .command import Recipe
@@ -126,10 +127,16 @@ def _environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,
+        finalize=_plain,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _plain(value: object) -> object:
+    """Text from outside without characters that no page can hold, or that turn the direction of writing round."""
+    return shown(value) if type(value) is str else value
 
 
 def _adherence(facts: RunFacts, kinds: tuple[Quantity, ...]) -> list[Adherence]:

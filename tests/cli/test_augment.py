@@ -65,8 +65,9 @@ def test_a_run_like_any_other(tiny_bundle: Bundle, case: Path, tmp_path: Path) -
 
 
 def options_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """Options that have a line of their own; others may be named in a text."""
     assert main([command, "--help"]) == 0
-    return set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    return set(re.findall(r"(?m)^\W*(--[a-z][a-z-]+)", capsys.readouterr().out))
 
 
 def test_it_has_every_option_of_generate_but_masks_and_those_of_a_training_set(

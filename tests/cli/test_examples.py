@@ -6,12 +6,14 @@ import os
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 pytest.importorskip("torch")
 
-from sbldm.cli.main import main
+from sbldm.cli.main import app, main
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_bundles.sh"
 STAND_IN = """#!/bin/bash
@@ -33,18 +35,28 @@ def commands(folder: Path, **environment: str) -> list[list[str]]:
     return [shlex.split(line) for line in log.read_text().splitlines()]
 
 
+def is_understood(line: list[str]) -> bool:
+    """Whether a command takes these options; nothing is run."""
+    group: Any = typer.main.get_command(app)
+    context = group.make_context("sbldm-engine", [line[0]])
+    return group.get_command(context, line[0]).make_context(line[0], line[1:]) is not None
+
+
 def test_phantoms_alone_make_a_bundle_without_a_patient(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = commands(tmp_path)
     assert [line[0] for line in made] == ["phantom", "train", "export"]
+    assert all(is_understood(line) for line in made)
     assert not {"--masks", "--start-from", "--add-phantoms"} & set(made[1])
     assert main([*made[1], "--dry-run"]) == 0
     assert "stage denoiser" in capsys.readouterr().out
+    assert made[2][made[2].index("--source") + 1] == "phantom"
     assert [line[0] for line in commands(tmp_path)] == ["train"]
 
 
 def test_real_scans_begin_where_the_phantoms_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = commands(tmp_path, REAL="my scans", MASKS="more masks.npz")
     assert [line[0] for line in made] == ["phantom", "train", "export", "train", "export"]
+    assert all(is_understood(line) for line in made)
     second = made[3]
     assert second[second.index("--start-from") + 1] == made[1][made[1].index("--out") + 1]
     assert second[second.index("--data") + 1] == "my scans"

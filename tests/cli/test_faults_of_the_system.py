@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from sbldm.engine.run.memory import require_memory
     ("error", "code", "told"),
     [
         (MemoryError(), 5, "--resume"),
+        (ImportError("x.so: failed to map segment from shared object"), 5, "allow more"),
         (OSError(errno.EMFILE, "Too many open files", "a"), 5, "ulimit -n"),
         (OSError(errno.ENOSPC, "No space left on device"), 5, "make room"),
         (RuntimeError("can't start new thread"), 4, "ulimit -u"),
@@ -54,6 +58,29 @@ def test_absurd_numbers_are_refused_with_what_is_allowed(
     assert main(["generate", "--bundle", str(tiny_bundle.path), "--out", str(out), *options]) == 2
     assert "must be" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "address_space", [250, 350, 550]
+)  # MB: too little for a library, for the start, for the networks
+def test_a_limit_of_memory_is_told(address_space: int, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]) * 10**6,) * 2);"
+        "from sbldm.cli.main import run; sys.argv[1:2] = []; run()"
+    )
+    asked = ["generate", "--bundle", str(tiny_bundle.path), "--count", "2", "--threads", "1", "--quiet"]
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; {program}", str(address_space), *asked, "--out", str(tmp_path / "run")],
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if run.returncode != 0:
+        assert "unexpected" not in run.stderr
+        assert run.returncode in (4, 5), run.stderr
+        assert len(list((tmp_path / "run").glob("**/*.tmp"))) == 0
 
 
 def test_a_batch_that_no_memory_holds_is_refused_with_the_figure(

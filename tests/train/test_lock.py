@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from sbldm.engine.errors import UsageError
-from sbldm.train.lock import writing_to
+from sbldm.train.lock import require_own, writing_to
 
 HOLDS = """
 import sys, time
@@ -33,6 +33,20 @@ def test_a_second_training_is_told_who_trains_until_that_one_is_killed(tmp_path:
     with writing_to(tmp_path):
         assert f"process {os.getpid()} " in (tmp_path / "train.holder").read_text()
     assert not (tmp_path / "train.holder").exists()
+
+
+def test_directories_of_others_are_refused(tmp_path: Path) -> None:
+    for name in ("new", "mine", "begun", "trained"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_bytes(b"mine")
+    (tmp_path / "begun" / "cache").mkdir()  # of a training that was stopped before it wrote of itself
+    for name in ("system.json", "notes.txt"):
+        (tmp_path / "trained" / name).write_bytes(b"{}")
+    for name in ("absent", "new", "begun", "trained"):
+        require_own(tmp_path / name)
+    for path in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt"):
+        with pytest.raises(UsageError, match="--out"):
+            require_own(path)
 
 
 def test_ranks_beside_the_first_train_under_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
