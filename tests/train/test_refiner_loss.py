@@ -44,4 +44,5 @@ def test_the_loss_of_inputs_in_16_bits_is_finite_and_that_of_32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         short, terms = stage.loss(*(tensor.bfloat16() for tensor in (coarse, label, real)))
     assert all(bool(torch.isfinite(term)) for term in terms.values())
+    assert terms["ssim"].dtype == torch.float32
     assert float(short) == pytest.approx(float(exact), rel=0.05)
