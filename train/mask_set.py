@@ -73,6 +73,7 @@ def read_extra_masks(path: Path, config: MaskFirstConfig) -> NDArray[np.uint8]:
             shape, dtype = _array_header(member)
         if len(shape) != 4 or shape[1:] != config.grid.shape or shape[0] > MOST_MASKS or dtype != np.uint8:
             raise InvalidInputError(f"{path}: label is {dtype} {shape}, must be {allowed}")
+        content.seek(0)
         label: NDArray[np.uint8] = np.load(content)["label"]
     except _UNREADABLE as error:
         raise InvalidInputError(f"{path}: must be an .npz file with an array 'label' ({error})") from error

@@ -131,6 +131,7 @@ class GenerateRequest:
         yield ("count", "conditions"), self._asks_for_something
         yield ("count",), self._count_has_an_end
         yield ("conditions", "out"), self._conditions_can_be_recorded
+        yield ("dataset_grid",), self._dataset_grid_is_one
         yield ("steps",), self._steps_fit_the_schedule
         yield ("layout", "names"), lambda: make_layout(self.layout, manifest.modalities, manifest.labels, self.names)
         yield ("eta", "sampler", "steps", "guidance", "seed"), self._sampler_takes_the_options
@@ -153,6 +154,10 @@ class GenerateRequest:
     def _conditions_can_be_recorded(self) -> None:
         if self.out is not None and not isinstance(self.conditions, Path | None):
             raise UsageError("--conditions: a run in a directory is recorded with its file; give the path of a CSV")
+
+    def _dataset_grid_is_one(self) -> None:
+        if self.dataset_grid is not None and not isinstance(self.dataset_grid, FileGrid):
+            raise UsageError(fault("dataset_grid", repr(self.dataset_grid), "must be a FileGrid, or None"))
 
     def _steps_fit_the_schedule(self) -> None:
         most = most_steps(self.bundle.manifest)

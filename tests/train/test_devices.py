@@ -28,7 +28,7 @@ def trained_by_two(folder: Path, out: str) -> tuple[dict[str, str], Counter[tupl
     script.write_text("from sbldm.cli.main import run\nif __name__ == '__main__':\n    run()\n", encoding="utf-8")
     command = [sys.executable, str(script), "train", "--data", str(folder / "data"), "--out", str(folder / out),
                "--cache", str(folder / "cache"), "--preset", str(folder / "short.yaml"), "--workers", "1",
-               "--precision", "32-true", "--devices", "2"]  # fmt: skip
+               "--devices", "2"]  # fmt: skip
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
     )

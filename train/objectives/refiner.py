@@ -44,13 +44,22 @@ class RefinerStage(nn.Module):
         self.ssim = SSIMLoss(spatial_dims=2, data_range=2.0, win_size=7)
 
     def loss(self, coarse: Tensor, label: Tensor, image: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Coarse (N, D, M, X, Y), one-hot label (N, D, L, X, Y), real image like coarse -> total loss and its terms."""
+        """Coarse (N, D, M, X, Y), one-hot label (N, D, L, X, Y), real image like coarse -> total loss and its terms.
+
+        Several processes are given the inputs in 16 bits and autocast; what is compared is compared in 32.
+        """
         refined = self.refiner(coarse, label).float().flatten(0, 1)
-        real, blurred = image.flatten(0, 1), coarse.flatten(0, 1)
+        real, blurred = image.float().flatten(0, 1), coarse.float().flatten(0, 1)
         frozen = {k: v.detach() for k, v in self.discriminator.named_parameters()}
         seen = functional_call(self.discriminator, frozen, (torch.cat([refined, blurred], dim=1),))
         fake_score = self.discriminator(torch.cat([refined.detach(), blurred], dim=1))
         real_score = self.discriminator(torch.cat([real, blurred], dim=1))
+        with torch.autocast(refined.device.type, enabled=False):
+            return self._terms(refined, real, seen, fake_score, real_score)
+
+    def _terms(
+        self, refined: Tensor, real: Tensor, seen: list[Tensor], fake_score: list[Tensor], real_score: list[Tensor]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         terms = {
             "l1": F.l1_loss(refined, real),
             "gradient": GRADIENT_WEIGHT * gradient_loss(refined, real),

@@ -41,7 +41,7 @@ def test_every_field_is_of_the_run_the_machine_or_this_process_alone() -> None:
 
 def test_the_command_line_has_a_flag_for_every_field() -> None:
     flags = {f.name: f.default for f in dataclasses.fields(RunFlags)}
-    assert flags.keys() >= NAMES - {"source", "dataset_grid"}
+    assert flags.keys() >= NAMES - {"source", "dataset_grid"}  # of `augment`, --masks and --add-to
     defaults = {
         f.name: f.default
         for f in dataclasses.fields(GenerateRequest)
