@@ -32,6 +32,8 @@ def explained(error: Exception) -> tuple[str, int] | None:
             return f'{package} is not installed: pip install "sbldm-engine[{EXTRAS[package]}]"', 2
     if isinstance(error, ImportError) and any(sign in str(error) for sign in _NO_ROOM):
         return f"no memory left for a library ({error}); allow more (ulimit -v, memory of a container)", 5
+    if "node timed out during startup" in str(error):  # Ray raises a bare Exception
+        return "--ray local: Ray did not start in time, is the machine overloaded? try again, or use --workers", 4
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return "no more threads can be started (ulimit -u, or the pids limit of a container); allow more", 4
     return _of_system(error) if isinstance(error, OSError) else None

@@ -20,6 +20,7 @@ from sbldm.engine.run.memory import require_memory
     [
         (MemoryError(), 5, "--resume"),
         (ImportError("x.so: failed to map segment from shared object"), 5, "allow more"),
+        (Exception("The current node timed out during startup."), 4, "--ray local"),
         (OSError(errno.EMFILE, "Too many open files", "a"), 5, "ulimit -n"),
         (OSError(errno.ENOSPC, "No space left on device"), 5, "make room"),
         (RuntimeError("can't start new thread"), 4, "ulimit -u"),
