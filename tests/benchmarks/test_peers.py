@@ -73,6 +73,7 @@ def test_the_choice_is_made_a_component_at_a_time(
 ) -> None:
     pytest.importorskip("openvino")
     embedded = {"denoiser": 0.1, "aggregator": 0.002, "decoder": 0.2, "refiner": 0.4}
+    calls = {"denoiser": tiny_bundle.manifest.defaults.steps, "aggregator": 1, "decoder": 1, "refiner": 1}
     names = {"onnxruntime": embedded, "openvino:fp32": openvino}
     plan = make_plan(
         tiny_bundle, backends=",".join(names), steps="5", samplers="ddim", batches="1",
@@ -82,7 +83,7 @@ def test_the_choice_is_made_a_component_at_a_time(
     for component in embedded:  # by turns, as they are measured
         for backend, seconds in names.items():
             timing = summarise([Run(seconds[component], 0.0)])
-            result.components.append(ComponentFigure(backend, component, timing, None, None))
+            result.components.append(ComponentFigure(backend, component, timing, None, None, calls[component]))
     backends = {spelled: choose_backend(tiny_bundle, spelled.partition(":")[0], "cpu", "fp32", 1) for spelled in names}
     chosen = choice.choose(tiny_bundle, backends, result)
     assert (chosen.backend, chosen.precision) == (expected, "fp32")

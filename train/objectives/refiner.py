@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -54,7 +55,7 @@ class RefinerStage(nn.Module):
         seen = functional_call(self.discriminator, frozen, (torch.cat([refined, blurred], dim=1),))
         fake_score = self.discriminator(torch.cat([refined.detach(), blurred], dim=1))
         real_score = self.discriminator(torch.cat([real, blurred], dim=1))
-        with torch.autocast(refined.device.type, enabled=False):
+        with _without_autocast(refined.device):
             return self._terms(refined, real, seen, fake_score, real_score)
 
     def _terms(
@@ -75,6 +76,13 @@ class RefinerStage(nn.Module):
         }
         sharpness = refined.detach().diff(dim=3).abs().mean() / real.diff(dim=3).abs().mean()
         return torch.stack(list(terms.values())).sum(), {**terms, "sharpness": sharpness}
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """32 bits within; on devices that know no autocast (meta, when memory is counted) there is nothing to end."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def detail_strength(image: Tensor) -> Tensor:
