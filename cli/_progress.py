@@ -1,4 +1,5 @@
-"""Progress of a run on stderr: a bar on a terminal, a line a minute in a pipe, an event a sample for collectors.
+"""Progress of a run on stderr: a bar on a terminal, in a pipe a line for the first sample and then one a minute, an
+event a sample for collectors.
 
 Nothing when quiet.
 """
@@ -24,18 +25,21 @@ class Pace:
 
     def __init__(self, done: int, total: int) -> None:
         self._before, self._total, self._ended = done, total, 0
+        self._any_made = False
         self._started = self._told = time.monotonic()
 
-    def line(self) -> str | None:
+    def line(self, *, made: bool) -> str | None:
         """Count one more sample; the line, where it is time for one and samples are left."""
         self._ended += 1
         now, left = time.monotonic(), self._total - self._before - self._ended
-        if now - self._told < LINE_EVERY_S or not left:
+        first = made and not self._any_made
+        self._any_made |= made
+        if not left or not first and now - self._told < LINE_EVERY_S:
             return None
         self._told = now
         each = (now - self._started) / self._ended
-        done = self._before + self._ended
-        return f"{done} of {self._total} samples, {each:.3g} s each, about {duration(each * left)} left"
+        done = "first sample made" if first else f"{self._before + self._ended} of {self._total} samples"
+        return f"{done}, {each:.3g} s each, about {duration(each * left)} left"
 
 
 def duration(seconds: float) -> str:
@@ -85,7 +89,7 @@ def run_progress(
 
         def recorded(record: SampleRecord) -> None:
             progress.advance(task)
-            line = pace.line()
+            line = pace.line(made=record.fault is None)
             if record.fault is not None:
                 log.event("sample failed", "error", sample=record.sample, fault=record.fault)
             elif log.as_json and not quiet:

@@ -88,7 +88,7 @@ def test_presets_of_the_help_exist(capsys) -> None:
     assert {"phantom", "glioma", "isbi2024", "cmig2025"} <= set(PRESETS)
 
 
-def test_a_pipe_gets_a_line_a_minute(monkeypatch, capsys) -> None:
+def test_a_pipe_gets_a_line_for_the_first_sample_and_then_one_a_minute(monkeypatch, capsys) -> None:
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(_progress.time, "monotonic", lambda: clock.now)
     directory = SimpleNamespace(done=10, todo=range(90), ledger_faults=[], changed=[])
@@ -96,14 +96,16 @@ def test_a_pipe_gets_a_line_a_minute(monkeypatch, capsys) -> None:
         opened(directory)  # type: ignore[arg-type]
         for sample in range(90):
             clock.now += 25
-            recorded(SimpleNamespace(sample=sample, fault=None, attempt=0))  # type: ignore[arg-type]
+            fault = "no tumour" if sample == 0 else None
+            recorded(SimpleNamespace(sample=sample, fault=fault, attempt=0))  # type: ignore[arg-type]
     lines = capsys.readouterr().err.splitlines()
-    assert lines[:3] == [
+    assert lines[:4] == [
         "info: started done=10 to_make=90",
-        "info: 13 of 100 samples, 25 s each, about 36 min left",
-        "info: 16 of 100 samples, 25 s each, about 35 min left",
+        "error: sample failed sample=0 fault=no tumour",
+        "info: first sample made, 25 s each, about 37 min left",
+        "info: 15 of 100 samples, 25 s each, about 35 min left",
     ]
-    assert len(lines) == 1 + 29
+    assert len(lines) == 2 + 30
     assert not any("100 of 100" in line for line in lines)
 
 
