@@ -34,7 +34,7 @@ class Pace:
         now, left = time.monotonic(), self._total - self._before - self._ended
         first = made and not self._any_made
         self._any_made |= made
-        if not left or not first and now - self._told < LINE_EVERY_S:
+        if not left or (not first and now - self._told < LINE_EVERY_S):
             return None
         self._told = now
         each = (now - self._started) / self._ended
