@@ -154,7 +154,7 @@ def test_a_damaged_list_of_known_files_costs_a_reading(
     data: Path, nothing_is_recent: None, monkeypatch: Any, content: str
 ) -> None:
     first = prepared(data)
-    (kept,) = (data.parent / "cache").glob("known-*.json")
+    (kept,) = (data.parent / "cache").glob("known-*")
     kept.write_text(content)
     seen = reads(monkeypatch)
     assert stems(prepared(data)) == stems(first)

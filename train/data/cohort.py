@@ -151,7 +151,7 @@ def prepare_cohort(
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
     work = partial(_cached_case, cache_dir=cache_dir, grid=grid, modalities=chosen, options=options)
-    known = KnownCases(cache_dir / f"known-{settings_digest(grid, chosen)}.json", chosen, options)
+    known = KnownCases(cache_dir / f"known-{settings_digest(grid, chosen)}", chosen, options)
     entries = [entry for files in sound if (entry := _unchanged_case(files, known, cache_dir)) is not None]
     prepared = {entry.name for entry in entries}
     unread = [files for files in sound if files.name not in prepared]
