@@ -17,7 +17,7 @@ from ..output.measure import measure_tumour
 from ..sampling.given_masks import GivenMasks
 from .cases import CaseFiles
 from .discover import discover_cases
-from .measure import decode_mask, id_faults, one_label_note
+from .measure import decode_mask, id_faults, of_each_case, one_label_note
 from .options import ReadOptions
 from .placement import RasGrid, place
 from .prepare import LABELS
@@ -58,17 +58,7 @@ def read_masks(
         InvalidInputError: no mask, or faulty ones: all are named.
     """
     found = discover_cases(folder, (), options)
-    faults = {case: list(texts) for case, texts in found.faults.items()}
-    masks: dict[str, _MaskOnGrid] = {}
-    for done, case in enumerate(found.cases):
-        advance(done, len(found.cases))
-        if case.name in faults:
-            continue
-        try:
-            masks[case.name] = _on_grid(case, columns, grid, options)
-        except (CaseError, InvalidInputError) as error:
-            faults[case.name] = getattr(error, "faults", [str(error)])
-    advance(len(found.cases), len(found.cases))
+    masks, faults = of_each_case(found, lambda case: _on_grid(case, columns, grid, options), advance)
     if faults:
         told = [f"{folder}: {name}: {text}" for name, texts in sorted(faults.items()) for text in texts]
         raise InvalidInputError("\n".join(told))

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,14 @@ from ..conditions.rules import FieldOfView, violations
 from ..errors import InvalidInputError
 from ..output.measure import measure_tumour
 from .bounded import Inflating, UnusableFileError
-from .cases import CaseFiles
+from .cases import CaseFiles, Discovery
 from .discover import discover_cases
 from .header import HEADER_BYTES, HeaderFault, parse_header
 from .options import ReadOptions
 from .placement import RasGrid, can_cut, place
 from .read import CaseError, Contents, RawCase, decode_case, read_contents
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,17 +63,7 @@ def measure_cohort(
     """
     options = options or ReadOptions()
     found = discover_cases(data_dir, (), options)
-    faults = {case: list(texts) for case, texts in found.faults.items()}
-    measured: dict[str, _Measured] = {}
-    for done, case in enumerate(found.cases):
-        advance(done, len(found.cases))
-        if case.name in faults:
-            continue
-        try:
-            measured[case.name] = _measure(case, columns, field_of_view_mm, options)
-        except (CaseError, InvalidInputError) as error:
-            faults[case.name] = getattr(error, "faults", [str(error)])
-    advance(len(found.cases), len(found.cases))
+    measured, faults = of_each_case(found, lambda case: _measure(case, columns, field_of_view_mm, options), advance)
     told = tuple(f"{name}: {text}" for name, texts in sorted(faults.items()) for text in texts)
     warnings = [*found.notes, *(f"{name}: {text}" for name, one in measured.items() for text in one.warnings)]
     rows = np.array([one.row for one in measured.values()]).reshape(-1, len(columns))
@@ -93,6 +86,24 @@ def one_label_note(label_values: Sequence[tuple[int, ...]]) -> str | None:
         "every mask holds label 1 alone: it is read as the whole tumour, whose tissues are unknown; "
         '--labels "necrosis=1" if it is necrosis'
     )
+
+
+def of_each_case(
+    found: Discovery, work: Callable[[CaseFiles], T], advance: Callable[[int, int], None]
+) -> tuple[dict[str, T], dict[str, list[str]]]:
+    """What `work` makes of each case, and the faults of those that it cannot use; one case's fault stays its own."""
+    faults = {case: list(texts) for case, texts in found.faults.items()}
+    made: dict[str, T] = {}
+    for done, case in enumerate(found.cases):
+        advance(done, len(found.cases))
+        if case.name in faults:
+            continue
+        try:
+            made[case.name] = work(case)
+        except (CaseError, InvalidInputError) as error:
+            faults[case.name] = getattr(error, "faults", [str(error)])
+    advance(len(found.cases), len(found.cases))
+    return made, faults
 
 
 def _measure(
