@@ -54,11 +54,9 @@ def painted(shares: FloatArray, label: NDArray[np.uint8], levels: Sequence[Seque
         levels: (tissue, modality) 0..1, `HEALTHY` first.
     """
     table = np.asarray(levels, np.float32)
-    seen = _all_shares(shares, label, len(table) - len(HEALTHY))
-    image = np.zeros((table.shape[1], *label.shape), np.float32)
-    for tissue, signals in zip(seen, table, strict=True):
-        for modality, signal in enumerate(signals):
-            image[modality] += signal * tissue
+    image = np.einsum("sxyz,sm->mxyz", shares, table[: len(HEALTHY)])
+    for number, signals in enumerate(table[len(HEALTHY) :], start=1):
+        image[:, label == number] = signals[:, None]
     stored = np.rint(np.clip(image, 0, 1) * np.float32(STEPS))
     return np.ascontiguousarray(np.moveaxis(stored * np.float32(2 / STEPS) - np.float32(1), -1, 0))
 
