@@ -63,7 +63,7 @@ def export(
 
         if bundle is not None or out is not None:
             write_monai_bundle(made, monai_bundle)
-        typer.echo(f"{monai_bundle}: MONAI bundle; there: python -m monai.bundle run --config_file configs/inference.json")
+        typer.echo(f"{monai_bundle}: MONAI bundle, see docs/README.md in it")
 
 
 def _options(

@@ -1,7 +1,7 @@
-"""A bundle as a MONAI bundle: `configs/`, `models/`, `docs/` and LICENSE, as MONAI's bundle specification lays them out.
+"""A bundle as a MONAI bundle: `configs/`, `models/`, `docs/` and LICENSE, as MONAI's specification lays them out.
 
-`models/` is the engine's own bundle, byte for byte, in place of a PyTorch checkpoint: `configs/inference.json` lets MONAI
-call the engine (`engine/monai_workflow.py`), so the samples are those of `sbldm-engine generate`.
+`models/` is the engine's own bundle, byte for byte, in place of a PyTorch checkpoint: `configs/inference.json` lets
+MONAI call the engine (`engine/monai_workflow.py`), so the samples are those of `sbldm-engine generate`.
 https://docs.monai.io/en/latest/mb_specification.html
 """
 
@@ -30,23 +30,26 @@ OLDEST = {"monai_version": "1.5.0", "pytorch_version": "2.6.0", "numpy_version":
 _TARGETS = "sbldm.engine"
 _OPTIONS = (  # of `DirectoryRun`; each may be set on MONAI's command line, null is the engine's default
     "count", "conditions", "seed", "steps", "sampler", "eta", "guidance", "reject", "attempts", "backend", "device",
-    "precision", "threads", "batch_size", "workers", "layout", "names", "name_by", "grid", "samples", "resume", "strict",
+    "precision", "threads", "batch_size", "workers", "layout", "names", "name_by", "grid", "samples", "resume",
+    "strict",
 )  # fmt: skip
 _SAMPLING = ("seed", "steps", "sampler", "eta", "guidance", "reject", "attempts")
 
 _README = """# {id} as a MONAI bundle
 
-Synthetic brain MRI with tumour masks from tumour characteristics. MONAI reads `configs/`; the networks in `models/` are a
-bundle of sbldm-engine (ONNX, no PyTorch weights) and run on its engine:
+Synthetic brain MRI with tumour masks from tumour characteristics. MONAI reads `configs/`; the networks in `models/` are
+a bundle of sbldm-engine (ONNX, no PyTorch weights) and run on its engine:
 
 ```
 pip install "sbldm-engine[cpu]" monai fire
+export ORT_DISABLE_TELEMETRY=1   # MONAI loads ONNX Runtime before the engine can switch its reports off
 python -m monai.bundle run --config_file configs/inference.json --count 3 --seed 1 --output_dir synthetic
 python -m monai.bundle verify_metadata --meta_file configs/metadata.json --filepath schema.json
 ```
 
-from this folder; from another, give `--bundle_root` too. `--conditions cond.csv` makes one case a row. The files are those
-of `sbldm-engine generate --bundle models --count 3 --seed 1 --out synthetic`, byte for byte. Options: {options}.
+from this folder; from another, give `--bundle_root` too. `--conditions cond.csv` makes one case a row. The files are
+those of `sbldm-engine generate --bundle models --count 3 --seed 1 --out synthetic`, byte for byte. Options:
+{options}.
 
 The licence of the weights is `{licence}` (LICENSE). What follows is the model card.
 
@@ -103,8 +106,9 @@ def metadata(bundle: Bundle) -> dict[str, Any]:
         "supported_apps": {},
         "name": manifest.id,
         "task": "Synthetic brain MRI with tumour masks from tumour characteristics",
-        "description": f"Slice-based latent diffusion, preset {manifest.preset}: a case a row of tumour characteristics, "
-        f"modalities {', '.join(manifest.modalities)}, with its mask. ONNX networks, computed by sbldm-engine.",
+        "description": f"Slice-based latent diffusion, preset {manifest.preset}: a case a row of tumour "
+        f"characteristics, modalities {', '.join(manifest.modalities)}, with its mask. ONNX networks, computed by "
+        "sbldm-engine.",
         "authors": "the authors of the weights; see docs/README.md",
         "copyright": f"licence of the weights: {manifest.provenance.licence}",
         "data_source": manifest.provenance.data,

@@ -33,7 +33,7 @@ SCHEMA = {  # what MONAI's specification asks of metadata.json; the published sc
     ],
     "properties": {
         **{name: {"type": "string"} for name in ("schema", "version", "monai_version", "pytorch_version",
-            "numpy_version", "task", "description", "authors", "copyright", "data_source", "data_type", "intended_use")},
+            "numpy_version", "task", "description", "authors", "copyright", "data_source", "intended_use")},
         **{name: {"type": "object"} for name in ("changelog", "required_packages_version", "supported_apps")},
         "references": {"type": "array", "items": {"type": "string"}},
         "network_data_format": {
