@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from ..bundle.load import Bundle
 from ..bundle.store import MANIFEST_NAME
@@ -108,7 +108,8 @@ class HuggingFaceRemote:
     def _errors(self) -> Iterator[None]:
         from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-        client_error = HfHubHTTPError.__bases__[0]  # HTTPError of the client that this version is built on
+        # HTTPError of the client that this version is built on
+        client_error = cast("type[Exception]", HfHubHTTPError.__bases__[0])
         shown = f"{HUGGING_FACE}{self.repository}@{self.revision}"
         try:
             yield
