@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup, TyperOption
@@ -56,6 +55,7 @@ def offered(words: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def bundles(incomplete: str) -> list[str]:
-    """Names of the shipped bundles; the engine is not imported to tell them."""
-    shipped = Path(__file__).resolve().parents[1] / "engine" / "bundles"
-    return sorted(found.parent.name for found in shipped.glob(f"{incomplete}*/bundle.json"))
+    """Names of the shipped and the pulled bundles."""
+    from ..engine.bundle.store import pulled_bundles, shipped_bundles
+
+    return [name for name in (*shipped_bundles(), *pulled_bundles()) if name.startswith(incomplete)]

@@ -35,6 +35,7 @@ COMMANDS = {
     "inspect": ("inspect", "Show what a bundle holds."),
     "doctor": ("doctor", "Say what this machine can run, and why."),
     "bench": ("bench", "Measure throughput and quality on this machine."),
+    "models": ("models", "List, pull and push models."),
     "phantom": ("phantom", "Write a procedural cohort in BraTS layout."),
     "train": ("train", "Train a system on a cohort."),
     "evaluate": ("evaluate", "Measure fidelity, adherence and memorisation."),

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import stat
 import weakref
 from collections.abc import Callable, Iterator
@@ -182,6 +183,24 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return False
         return True
+
+    def rename_folder(self, name: str, free: str) -> None:
+        """Give a folder directly in this directory another name, and make that lasting.
+
+        Raises:
+            OSError: the name is taken, or it cannot be given.
+        """
+        self._require_owned(name)
+        self._require_owned(free)
+        if self.has(free):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.root / free))
+        os.rename(name, free, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+        sync_folder(self._descriptor)
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder directly in this directory with all that is in it; links in it are removed, not followed."""
+        self._require_owned(name)
+        shutil.rmtree(name, dir_fd=self._descriptor)
 
     def sync(self, name: str) -> None:
         """Make the name of a file, and all that lie beside it, lasting."""

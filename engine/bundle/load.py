@@ -13,11 +13,11 @@ from ..files import Folder, sha256_file
 from .manifest import MANIFEST_NAME, BundleManifest, FileRecord
 from .onnx_scan import check_onnx_file
 from .parse import parse_manifest
+from .store import BUNDLES, named_bundle, pulled_bundles, shipped_bundles
 
 MAX_MANIFEST_BYTES = 8 * 2**20
 MAX_BUNDLE_BYTES = 16 * 2**30
 MAX_FILES = 10_000
-BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 DEFAULT_BUNDLE = "phantom"
 
 
@@ -38,30 +38,22 @@ class Bundle:
         return component in self.manifest.components
 
 
-def shipped_bundles() -> list[str]:
-    """Names of the bundles that come with the package."""
-    return sorted(p.parent.name for p in BUNDLES.glob(f"*/{MANIFEST_NAME}"))
-
-
 def is_shipped(bundle: Bundle) -> bool:
     """Whether a bundle came with the package, so that its name is enough to load it."""
     return bundle.path.parent == BUNDLES
 
 
 def bundle_directory(name_or_path: str | os.PathLike[str]) -> Path:
-    """Directory of a shipped bundle's name or of a path.
+    """Directory of a bundle's name, shipped or pulled, or of a path.
 
     Raises:
-        InvalidInputError: neither a directory nor the name of a shipped bundle.
+        InvalidInputError: neither a directory nor the name of such a bundle.
     """
-    shipped = shipped_bundles()
-    if str(name_or_path) in shipped:
-        return BUNDLES / str(name_or_path)
-    path = Path(name_or_path)
+    path = named_bundle(str(name_or_path)) or Path(name_or_path)
     if not path.is_dir():
-        names = ", ".join(shipped) or "none"
+        shipped, pulled = (", ".join(names) or "none" for names in (shipped_bundles(), pulled_bundles()))
         raise InvalidInputError(
-            f"bundle {path}: no such directory, and no shipped bundle of that name (shipped: {names})"
+            f"bundle {path}: no such directory, and no bundle of that name (shipped: {shipped}; pulled: {pulled})"
         )
     return path
 
