@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ._commands import bundles, choices
+from ._commands import RequireSignature, bundles, choices
 
 
 def export(
@@ -26,6 +26,7 @@ def export(
     bundle: Annotated[
         str | None, typer.Option(help="With --triton: its bundle, a path or a name.", autocompletion=bundles)
     ] = None,
+    require_signature: RequireSignature = None,
     triton: Annotated[Path | None, typer.Option(help="Write a Triton model repository of the bundle.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="With --triton: largest batch of volumes.")] = 8,
 ) -> None:
@@ -39,7 +40,7 @@ def export(
         raise UsageError("give --checkpoint and --out for a bundle, or --bundle and --triton for a Triton repository")
     if checkpoint is not None and (out is None or bundle is not None):
         raise UsageError("--checkpoint needs --out and takes no --bundle")
-    made = load_bundle(bundle) if bundle is not None else None
+    made = load_bundle(bundle, require_signature) if bundle is not None else None
     if checkpoint is not None and out is not None:
         from ..engine.bundle.report import report_text
         from ..export.bundle import ExportOptions, Source, Storage, export_bundle
