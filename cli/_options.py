@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from ._commands import bundles, choices
+from ._commands import bundles, choices, require_signature
 
 if TYPE_CHECKING:
     from ..engine.bundle.load import Bundle
@@ -49,6 +49,7 @@ class RunFlags:
         None
     )
     bundle: Annotated[str, _run("--bundle", "Name of a shipped bundle, or a path.", autocompletion=bundles)] = "phantom"
+    require_signature: Annotated[Path | None, require_signature(RUN)] = None
     seed: Annotated[int, _run("--seed", "Seed of the run, 0 to 2^64 - 1.")] = 0
     resume: Annotated[bool, _run("--resume", "Go on with the run in --out.")] = False
     shard: Annotated[str | None, _run("--shard", "Make only part I (from 0) of N.", "I/N")] = None

@@ -38,7 +38,7 @@ def augment(
     from ._job import run_job
 
     log = flags.event_log()
-    bundle = load_bundle(flags.bundle)
+    bundle = load_bundle(flags.bundle, flags.require_signature)
     source, warnings = read_case(case, bundle, strength, read_options(labels, cavity, orientation))
     for warning in warnings:
         log.event(warning, "warning")

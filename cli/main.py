@@ -32,6 +32,7 @@ COMMANDS = {
     "merge": ("merge", "Put the shards of a run together."),
     "verify": ("verify", "Hash every file of a run again."),
     "report": ("report", "Show a run in one HTML file: 3D, plots, faults."),
+    "bundle": ("bundle", "Sign a bundle, or verify its signature."),
     "inspect": ("inspect", "Show what a bundle holds."),
     "doctor": ("doctor", "Say what this machine can run, and why."),
     "bench": ("bench", "Measure throughput and quality on this machine."),

@@ -65,6 +65,7 @@ class Generator:
         cls,
         bundle: str | os.PathLike[str] = DEFAULT_BUNDLE,
         *,
+        require_signature: str | os.PathLike[str] | None = None,
         batch_size: int = 1,
         **machine: Unpack[MachineArguments],
     ) -> Generator:
@@ -72,18 +73,21 @@ class Generator:
 
         Args:
             bundle: name or path.
+            require_signature: PEM file of the public key, or of the issuer's certificate, that must have signed it.
             batch_size: samples that are sampled together.
             machine: `backend`, `device`, `precision`, `threads` as on the command line.
 
         Raises:
-            InvalidInputError: the bundle is damaged.
+            InvalidInputError: the bundle is damaged, or not signed as required.
             UsageError, BackendUnavailableError: what was asked for cannot run here.
         """
         _require_batch_size(batch_size)
         require_fields(**machine)
         if not isinstance(bundle, str | os.PathLike):
             raise UsageError(f"--bundle {bundle!r}: must be the name of a shipped bundle, or a path")
-        loaded = load_bundle(bundle)
+        if not isinstance(require_signature, str | os.PathLike | None):
+            raise UsageError(f"--require-signature {require_signature!r}: must be a path")
+        loaded = load_bundle(bundle, require_signature)
         chosen = choose_backend(
             loaded,
             machine.get("backend", "auto"),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
 from ..errors import InvalidInputError
 from ..files import Folder, sha256_file
-from .manifest import MANIFEST_NAME, BundleManifest, FileRecord
+from .manifest import MANIFEST_NAME, SIGNATURE_NAME, BundleManifest, FileRecord
 from .onnx_scan import check_onnx_file
 from .parse import parse_manifest
+from .pins import require_pinned
+from .signature import Signer, require_signed
 from .store import BUNDLES, named_bundle, pulled_bundles, shipped_bundles
 
 MAX_MANIFEST_BYTES = 8 * 2**20
@@ -28,6 +30,12 @@ class Bundle:
     path: Path
     manifest: BundleManifest
     sha256: str  # of bundle.json, which fixes every other file
+    signer: Signer | None = None  # where its signature was verified
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hex sha256 of every file but the signature, by name."""
+        return {MANIFEST_NAME: self.sha256} | {name: record.sha256 for name, record in self.manifest.files.items()}
 
     def component_path(self, component: str) -> Path:
         """Path of a component's ONNX file; KeyError when the preset lacks it."""
@@ -40,7 +48,7 @@ class Bundle:
 
 def is_shipped(bundle: Bundle) -> bool:
     """Whether a bundle came with the package, so that its name is enough to load it."""
-    return bundle.path.parent == BUNDLES
+    return _lies_in_the_package(bundle.path)
 
 
 def bundle_directory(name_or_path: str | os.PathLike[str]) -> Path:
@@ -58,29 +66,42 @@ def bundle_directory(name_or_path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def load_bundle(name_or_path: str | os.PathLike[str] = DEFAULT_BUNDLE) -> Bundle:
-    """Read and verify a bundle: schema, file list, sizes, hashes, sound ONNX files; no model is loaded.
+def load_bundle(
+    name_or_path: str | os.PathLike[str] = DEFAULT_BUNDLE, require_signature: str | os.PathLike[str] | None = None
+) -> Bundle:
+    """Read and verify a bundle: schema, file list, sizes, hashes, signature, sound ONNX files; no model is loaded.
+
+    Args:
+        name_or_path: a shipped bundle's name, or a directory.
+        require_signature: PEM file of the public key, or of the issuer's certificate, that it must be signed by.
 
     Raises:
         InvalidInputError: what is wrong with it, naming the file.
+        UsageError: `require_signature` is no such file, or what verifies signatures is not installed.
     """
     path = bundle_directory(name_or_path)
     manifest_path = path / MANIFEST_NAME
     try:
         with Folder(path) as folder:
             raw = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
-            manifest = parse_manifest(raw, str(manifest_path))
-            _verify_files(folder, manifest)
+            digest = hashlib.sha256(raw).hexdigest()
+            if _lies_in_the_package(path):
+                require_pinned(path.resolve(), digest)
+            bundle = Bundle(path, parse_manifest(raw, str(manifest_path)), digest)
+            _verify_files(folder, bundle.manifest)
+            if require_signature is not None:
+                bundle = replace(bundle, signer=require_signed(folder, bundle.hashes, require_signature))
     except OSError as error:
         raise InvalidInputError(f"{manifest_path}: cannot be read ({error.strerror}); is this a bundle?") from error
-    for component in manifest.components.values():
+    for component in bundle.manifest.components.values():
         check_onnx_file(path / component.file)
-    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+    return bundle
 
 
 def record_files(path: Path) -> dict[str, FileRecord]:
-    """Records of every file below a bundle directory but its manifest, by relative POSIX path."""
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p != path / MANIFEST_NAME)
+    """Records of every file below a bundle directory but its manifest and signature, by relative POSIX path."""
+    unlisted = (path / MANIFEST_NAME, path / SIGNATURE_NAME)
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p not in unlisted)
     return {p.relative_to(path).as_posix(): FileRecord(sha256_file(p), p.stat().st_size) for p in files}
 
 
@@ -90,13 +111,19 @@ def provenance_date() -> str:
     return (date.fromtimestamp(int(epoch)) if epoch else date.today()).isoformat()
 
 
+def _lies_in_the_package(path: Path) -> bool:
+    return path.resolve().parent == BUNDLES
+
+
 def _verify_files(folder: Folder, manifest: BundleManifest) -> None:
     path = folder.root
     for count, name in enumerate(folder.walk()):
-        if name not in manifest.files and name != MANIFEST_NAME:
+        if name not in manifest.files and name not in (MANIFEST_NAME, SIGNATURE_NAME):
             raise InvalidInputError(
                 f"{path / name}: not listed in {MANIFEST_NAME}; remove it or export the bundle again"
             )
+        if name == SIGNATURE_NAME and folder.status(name) is None:
+            raise InvalidInputError(f"{path / name}: is a link or no regular file; a bundle holds plain files alone")
         if count > MAX_FILES:
             raise InvalidInputError(f"{path}: holds more than {MAX_FILES} files")
     total = sum(record.bytes for record in manifest.files.values())
