@@ -77,7 +77,7 @@ def write_report(
             compared = compare(facts, kinds, options.real, options.reading, advance)
         size = 0
         try:
-            with atomic_file(target) as handle:
+            with atomic_file(target, private=run.is_derived or options.real is not None) as handle:
                 for piece in page(folder, facts, kinds, bundle, recipe(run, bundle), compared):
                     data = piece.encode()
                     handle.write(data)
