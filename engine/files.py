@@ -23,6 +23,7 @@ from .locked_files import LockedFile
 from .locks import lock_file
 from .new_files import TEMPORARY_SUFFIX, NewFile, hard_link, modes, sync_folder, temporary
 from .portable import PATH_ONLY
+from .trees import remove_tree
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Numbers of the system errors that mean there is no room left."""
@@ -42,9 +43,7 @@ class Folder:
         OSError: it cannot be opened.
     """
 
-    def __init__(
-        self, root: Path, owns: Callable[[str], bool] = lambda _: True, *, private: bool = False
-    ) -> None:
+    def __init__(self, root: Path, owns: Callable[[str], bool] = lambda _: True, *, private: bool = False) -> None:
         self.root, self._owns = root, owns
         self._file_mode, self._folder_mode = modes(private)
         try:
@@ -200,6 +199,16 @@ class Folder:
                 raise
             return False
         return True
+
+    def clear(self, name: str) -> None:
+        """Remove a folder with all that lies below it, links as links.
+
+        Raises:
+            OSError: something cannot be removed.
+        """
+        self._require_owned(name)
+        with suppress(FileNotFoundError), self._parent(name) as (above, last):
+            remove_tree(last, above)
 
     def sync(self, name: str) -> None:
         """Make the name of a file, and all that lie beside it, lasting."""

@@ -116,12 +116,14 @@ def append(folder: Folder, subject: dict[str, Any], event: str, outcome: dict[st
     actor = _actor.get() or Actor(_kept(sys.argv))
     with _locked(folder) as file:
         file.cut_torn_line()
+        previous = _head_of(file)
         line = AuditLine(
-            _head_of(file), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), event, _user(), actor.client,
+            previous, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), event, _user(), actor.client,
             socket.gethostname(), os.getpid(), actor.command, subject, outcome,
         ).to_line()  # fmt: skip
         file.append(line)
-        file.sync_name()
+        if previous == FIRST:
+            file.sync_name()
     _log.debug(f"{event}: recorded in {AUDIT_NAME}")
     return _sha256(line.rstrip(b"\n"))
 
@@ -207,4 +209,3 @@ def _user() -> str:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-

@@ -10,8 +10,8 @@ from pathlib import Path
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
 from ..events import every_few_seconds
 from ..files import FULL, Folder, make_directory
-from ..new_files import modes
 from ..locked_files import LockedFile
+from ..new_files import modes
 from .description import RUN_NAME, NotARunError, RunDescription, differences, read_description
 from .ledger import Ledger, LedgerIndex, SampleRecord, Shard, ledger_names, lock_ledger
 from .manifest import MANIFEST_CSV, write_manifest
