@@ -41,11 +41,12 @@ COMMANDS = {
     "train": ("train", "Train a system on a cohort."),
     "evaluate": ("evaluate", "Measure fidelity, adherence and memorisation."),
     "export": ("export", "Turn checkpoints into a bundle, held to PyTorch."),
+    "serve": ("serve", "Take jobs over HTTP, on this machine or behind a gateway."),
     "build": ("build", "Build TensorRT engines ahead of time."),
 }
 
 _NAME, _COMPLETION = "sbldm-engine", "_SBLDM_ENGINE_COMPLETE"
-PRIVATE = ("augment", "conditions measure", "data", "train", "evaluate", "downstream", "masks")
+PRIVATE = ("augment", "conditions measure", "data", "train", "evaluate", "downstream", "masks", "serve")
 """Commands that write what is derived from patients: for the user alone (umask 077)."""
 PLOTTING = ("bench", "train", "evaluate")  # commands that load Matplotlib, themselves or by what they load
 

@@ -93,8 +93,10 @@ def _checked(asked: AskedJob, bundle: Bundle, most: int, conditions: Path | None
     if count > most:
         raise UsageError(f"count: {count} samples, this service makes at most {most} a job")
     manifest = bundle.manifest
-    voxels = _BRATS_VOXELS if asked.grid == "brats" else manifest.grid.shape[0] * manifest.grid.shape[1] * (
-        manifest.grid.shape[2]
+    voxels = (
+        _BRATS_VOXELS
+        if asked.grid == "brats"
+        else manifest.grid.shape[0] * manifest.grid.shape[1] * (manifest.grid.shape[2])
     )
     each = voxels * (2 * len(manifest.modalities) + 1)
     return Reserved(None if uncounted else count, _OVERHEAD + count * each)

@@ -30,6 +30,10 @@ _HEADERS = (
 _ASK = ((b"www-authenticate", b'Bearer realm="sbldm-engine"'), (b"www-authenticate", b'Basic realm="sbldm-engine"'))
 
 
+class SlowReaderError(Exception):
+    """Nobody takes an answer."""
+
+
 class Rates:
     """A bucket of requests a client, refilled steadily."""
 
@@ -65,8 +69,8 @@ class Guard:
             if not await self._refused(scope, client, request):
                 scope.setdefault("state", {})["client"] = client
                 await self.app(scope, request.receive, request.send)
-        except (OSError, TimeoutError):
-            self._figures.refused("connection lost")
+        except SlowReaderError:
+            self._figures.refused("too slow")
         except Exception as error:  # noqa: BLE001 - the border of a request: others go on
             self._logs.event("unexpected fault", "error", kind=type(error).__name__, at=_place(error))
             if request.status == 0:
@@ -135,11 +139,14 @@ class _Request:
         return message
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
-        """Send a part of the answer; TimeoutError where nobody takes it."""
+        """Send a part of the answer; SlowReaderError where nobody takes it."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
-        await asyncio.wait_for(self._send(message), self._slow_s)
+        try:
+            await asyncio.wait_for(self._send(message), self._slow_s)
+        except TimeoutError:
+            raise SlowReaderError from None
 
     async def answer(self, status: int, error: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         """Answer with an error, without the application."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from ..bundle.load import Bundle, load_bundle
@@ -21,7 +22,7 @@ from .job import RUN_NAME, Job
 from .logs import Figures, Logs
 from .queue import Queue
 from .settings import Settings
-from .store import Store
+from .store import Reserved, Store
 from .tokens import Tokens, local_token, read_tokens
 from .uploads import check_head, check_name, missing_uploads, upload_path
 
@@ -106,7 +107,7 @@ class Service:
             self._require_room(client)
             held = self.store.held(client)[2]
 
-            def check(path):  # noqa: ANN001, ANN202
+            def check(path: Path | None) -> Reserved:
                 reserved = check_asked(asked, bundle, self.settings.samples, path)
                 if held + reserved.bytes > self.settings.client_bytes:
                     raise Refused(429, f"results may take {reserved.bytes} bytes more than this client has left")
@@ -119,7 +120,7 @@ class Service:
             return job if asked.kind != "generate" else (self.queue.add(job) or job)
 
     def start(self, client: str, job_id: str) -> Job:
-        """Queue a job that has its uploads; Refused (409) where it does not wait for that, 429 where there is no room."""
+        """Queue a job that has its uploads; Refused: 409 where it does not wait for that, 429 without room."""
         job = self.job(client, job_id)
         with self._making:
             if any(key[0] == job_id for key in self._uploading):

@@ -1,4 +1,4 @@
-"""Scans and masks that a client sends: named by the service, bounded while they come, looked at before they are kept."""
+"""Scans and masks that a client sends: named by the service, and looked at before they are kept."""
 
 from __future__ import annotations
 
