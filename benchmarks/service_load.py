@@ -23,6 +23,7 @@ import numpy as np
 
 from ..engine.service.store import Reserved, Store
 
+Times = dict[str, list[float]]  # milliseconds by request
 _BREAKS_OFF = 0.05  # share of clients that send half a request and leave
 _START_S = 300.0
 
@@ -35,10 +36,8 @@ async def answered(port: int, request: bytes) -> tuple[asyncio.StreamReader, asy
     return reader, writer
 
 
-async def ask(
-    port: int, requests: dict[str, bytes], until: float, pause_s: float, seen: dict[str, list[float]]
-) -> None:
-    """One client: requests in turn on one connection, with pauses, until the time is over; milliseconds go to `seen`."""
+async def ask(port: int, requests: dict[str, bytes], until: float, pause_s: float, seen: Times) -> None:
+    """One client: requests in turn on one connection, with pauses, until the time is over; times go to `seen`."""
     luck = random.Random()
     await asyncio.sleep(luck.uniform(0, pause_s))
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -63,11 +62,9 @@ async def break_off(port: int, until: float, pause_s: float) -> None:
         writer.close()
 
 
-async def load(
-    port: int, requests: dict[str, bytes], clients: int, seconds: float, rate: float
-) -> dict[str, list[float]]:
+async def load(port: int, requests: dict[str, bytes], clients: int, seconds: float, rate: float) -> Times:
     """Milliseconds by request of so many clients, which ask `rate` times a second together."""
-    seen: dict[str, list[float]] = {name: [] for name in (*requests, "refused")}
+    seen: Times = {name: [] for name in (*requests, "refused")}
     until, pause_s = time.monotonic() + seconds, clients / rate
     broken = int(clients * _BREAKS_OFF)
     await asyncio.gather(

@@ -17,8 +17,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-
-pytest.importorskip("fastapi")
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.service.app import create_app
@@ -353,7 +351,7 @@ def busy(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_a_job_gives_what_the_command_line_gives(
     busy: tuple[TestClient, Service, io.StringIO], tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
-    client, service, log = busy
+    client, service, _ = busy
     made = client.post("/v1/jobs", json=ASKED)
     assert made.status_code == 201
     job = made.json()["id"]

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-schemathesis = pytest.importorskip("schemathesis")
-pytest.importorskip("fastapi")
+import schemathesis
 from hypothesis import HealthCheck, settings
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.service.app import create_app
