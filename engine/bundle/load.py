@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from dataclasses import dataclass
 from datetime import date
@@ -14,6 +15,7 @@ from .manifest import MANIFEST_NAME, BundleManifest, FileRecord
 from .onnx_scan import check_onnx_file
 from .parse import parse_manifest
 
+_log = logging.getLogger("sbldm")
 MAX_MANIFEST_BYTES = 8 * 2**20
 MAX_BUNDLE_BYTES = 16 * 2**30
 MAX_FILES = 10_000
@@ -83,6 +85,7 @@ def load_bundle(name_or_path: str | os.PathLike[str] = DEFAULT_BUNDLE) -> Bundle
         raise InvalidInputError(f"{manifest_path}: cannot be read ({error.strerror}); is this a bundle?") from error
     for component in manifest.components.values():
         check_onnx_file(path / component.file)
+    _log.debug(f"bundle {manifest.id}: {len(manifest.files)} files are as its manifest says")
     return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +85,7 @@ def write_report(
                     size += len(data)
         except UnreadableError as error:
             raise InvalidInputError(f"{directory}: {error}") from error
+    logging.getLogger("sbldm").debug(f"report of {len(facts.cohort)} samples written, {size} bytes")
     faults = [] if compared is None else [f"--real: {text}" for text in (*compared.faults, *compared.warnings)]
     return Report(target, size, len(facts.cohort), len(facts.shown), (*facts.warnings(), *faults))
 

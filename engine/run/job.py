@@ -298,6 +298,7 @@ def _resolve(
     wanted = measured_batch_size(bundle, backend, options, request.source) if measured else given
     opened = fit_batch(lambda n: open_loop(bundle, backend, options, n, request.source), wanted, warn)
     fitting = opened.options.batch_size
+    _log.debug(f"{backend.name} on {kind}: {backend.precision}, {backend.threads} threads, {opened.kind}")
     if opened.kind == "launches":
         warn(f"sampling by plain launches: {opened.reason}")
     resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)

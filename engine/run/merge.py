@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -69,6 +70,7 @@ def merge_runs(directories: Sequence[Path], out: Path) -> MergeSummary:
         with disk_faults(out), audited(folder, subject, "merge") as outcome:
             linked, copied = _bring_together(sources, owners, folder)
             outcome |= {"samples": len(owners), "linked": linked, "copied": copied}
+    logging.getLogger("sbldm").debug(f"{len(owners)} samples of {len(paths)} directories merged")
     return MergeSummary(len(owners), linked, copied)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ def purge_run(directory: Path) -> Purged:
             purged = _remove(folder, run)
             outcome |= {"files": purged.files, "bytes": purged.bytes}
             outcome |= {"linked": len(purged.linked), "foreign": len(purged.foreign)}
+    logging.getLogger("sbldm").debug(f"{purged.files} files removed, {len(purged.foreign)} left")
     return purged
 
 

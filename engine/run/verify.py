@@ -8,6 +8,7 @@ of this is named.
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,9 @@ def verify_run(directory: Path) -> Verification:
     with read_faults(directory):
         run = read_description(directory)
         with Folder(directory) as folder:
-            return _Verifier(folder, run).verify()
+            found = _Verifier(folder, run).verify()
+    logging.getLogger("sbldm").debug(f"{found.samples} samples verified, {len(found.faults)} faults")
+    return found
 
 
 class _Verifier:

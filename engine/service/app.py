@@ -40,6 +40,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(OSError, _disk)
     app.add_middleware(Guard, service.settings, service.tokens, service.logs, service.figures)  # type: ignore[arg-type]
+    app.openapi()  # made now and kept: later it would hold up those who ask meanwhile
     return app
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -50,8 +50,9 @@ class Setup:
 
 def work(setup: Setup, connection: Connection) -> None:
     """Life of the process: sends ("opened", (done, to do)), ("sample", sound), and one of ("ended", counts),
-    ("stopped", None), ("failed", (exit code, reason)) at its end. TERM stops it."""
+    ("stopped", None), ("failed", (kind of fault, reason)) at its end. TERM stops it."""
     os.umask(0o077)
+    logging.getLogger("sbldm").addHandler(logging.NullHandler())  # what libraries tell may be of patients
     be_nice(_NICE)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -66,12 +67,13 @@ def work(setup: Setup, connection: Connection) -> None:
     except KeyboardInterrupt:
         tell("stopped", None)
     except SbldmError as error:
-        tell("failed", (error.exit_code, _for_the_client(str(error), setup.folder)))
+        tell("failed", (type(error).__name__, _for_the_client(str(error), setup.folder)))
     except MemoryError:
-        tell("failed", (IncompleteRunError.exit_code, "no memory left on the service's machine"))
+        tell("failed", ("MemoryError", "no memory left on the service's machine"))
     except Exception as error:  # noqa: BLE001 - the border of the process: the parent reports it
-        print(f"job {setup.job.id}: unexpected {type(error).__name__}", file=sys.stderr)
-        tell("failed", (1, "unexpected fault of the service; its operator finds the kind of it in the log"))
+        tell(
+            "failed", (type(error).__name__, "unexpected fault of the service; its operator finds its kind in the log")
+        )
 
 
 def _make(setup: Setup, tell: Tell) -> None:

@@ -190,8 +190,8 @@ class Queue:
             sound, faulty = content
             self._end(job, "incomplete" if faulty else "done", done=sound, faulty=faulty)
         elif kind == "failed":
-            code, reason = content
-            _log.error(f"job {job.id} failed with exit code {code}")
+            fault, reason = content
+            _log.error(f"job {job.id} failed: {fault}")
             self._end(job, "failed", reason=reason)
         elif self._stopping or kind == "stopped":
             self._again(job, starts=-1)

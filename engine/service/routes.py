@@ -223,7 +223,7 @@ def result(job_id: JobId, path: Annotated[str, Path(max_length=300)], service: O
 
 
 @router.get("/docs", include_in_schema=False)
-async def docs(request: Request) -> HTMLResponse:
+def docs(request: Request) -> HTMLResponse:
     """The addresses as a page that loads nothing."""
     return HTMLResponse(api_page(request.app.openapi()))
 

@@ -67,13 +67,15 @@ class Store:
         self._bytes: Counter[str] = Counter()  # by client
         self._opened = ExitStack()
         with disk_faults(root, started=False):
-            if root.is_dir() and (root / MARK_NAME).exists() is False and any(root.iterdir()):
+            if root.is_dir() and not (root / MARK_NAME).exists() and any(root.iterdir()):
                 raise UsageError(f"--jobs {root}: holds files and is no service's; give a new or empty directory")
             make_directory(root, 0o700)
-            self.folder = self._opened.enter_context(Folder(root, private=True))
-            self._opened.callback(self._hold().close)
-            self.folder.create(MARK_NAME, _MARK)
-            self._read()
+            with self._opened:
+                self.folder = self._opened.enter_context(Folder(root, private=True))
+                self._opened.callback(self._hold().close)
+                self.folder.create(MARK_NAME, _MARK)
+                self._read()
+                self._opened = self._opened.pop_all()
 
     def close(self) -> None:
         """Give the directory back."""
