@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ._options import MODEL, RunFlags, with_run_flags
 from ._scans import Cavity, Labels, Orientation
-
-if TYPE_CHECKING:
-    from ..engine.bundle.load import Bundle
-    from ..engine.sampling.sdedit import SourceCase
-    from ..engine.scans.options import ReadOptions
 
 
 @with_run_flags
@@ -35,6 +30,7 @@ def augment(
     """Encode a real case, noise it up to --strength, sample back. Derived from a patient: protect it as such."""
     from ..engine.bundle.load import load_bundle
     from ..engine.scans.options import read_options
+    from ..engine.scans.source_case import read_case
     from ._job import run_job
 
     log = flags.event_log()
@@ -43,43 +39,3 @@ def augment(
     for warning in warnings:
         log.event(warning, "warning")
     return run_job(flags.request(bundle, source), flags, log)
-
-
-def read_case(
-    folder: Path, bundle: Bundle, strength: float, options: ReadOptions
-) -> tuple[SourceCase, tuple[str, ...]]:
-    """The one case of a folder, brought to the bundle's grid, and what should be known of it.
-
-    Raises:
-        InvalidInputError: the folder holds no case, several, or a broken one.
-    """
-    import numpy as np
-
-    from ..engine.bundle.manifest import INT16_SCALE
-    from ..engine.errors import InvalidInputError
-    from ..engine.sampling.sdedit import SourceCase
-    from ..engine.scans.case import load_case, modalities_to_read
-    from ..engine.scans.discover import discover_cases
-    from ..engine.scans.prepare import LEVELS, prepare_case
-    from ..engine.scans.read import CaseError, read_contents
-
-    if not folder.is_dir():
-        raise InvalidInputError(f"{folder}: no such directory; give the folder of one case")
-    modalities, grid = bundle.manifest.modalities, bundle.manifest.grid
-    found = discover_cases(folder, modalities, options)
-    if found.faults:
-        raise InvalidInputError(
-            "\n".join(f"{folder}: {name}: {text}" for name, faults in found.faults.items() for text in faults)
-        )
-    if len(found.cases) != 1:
-        raise InvalidInputError(f"{folder}: holds {len(found.cases)} cases; give the folder of one")
-    files = found.cases[0]
-    try:
-        contents = read_contents(files, modalities_to_read(files, modalities))
-        loaded = load_case(files, modalities, contents, options, grid.fov_mm)
-        prepared = prepare_case(loaded, grid)
-    except CaseError as error:
-        raise InvalidInputError("\n".join(f"{folder}: {text}" for text in error.faults)) from error
-    image = np.rint(prepared.image.astype(np.float32) * (INT16_SCALE / LEVELS)).astype(np.int16)
-    label = prepared.label if len(bundle.manifest.labels) > 2 else (prepared.label > 0).astype(np.uint8)
-    return SourceCase(image, label, strength), (*found.notes, *loaded.warnings)

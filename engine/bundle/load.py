@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from dataclasses import dataclass, replace
 from datetime import date
@@ -17,6 +18,7 @@ from .pins import require_pinned
 from .signature import Signer, require_signed
 from .store import BUNDLES, named_bundle, pulled_bundles, shipped_bundles
 
+_log = logging.getLogger("sbldm")
 MAX_MANIFEST_BYTES = 8 * 2**20
 MAX_BUNDLE_BYTES = 16 * 2**30
 MAX_FILES = 10_000
@@ -95,6 +97,7 @@ def load_bundle(
         raise InvalidInputError(f"{manifest_path}: cannot be read ({error.strerror}); is this a bundle?") from error
     for component in bundle.manifest.components.values():
         check_onnx_file(path / component.file)
+    _log.debug(f"bundle {bundle.manifest.id}: {len(bundle.manifest.files)} files are as its manifest says")
     return bundle
 
 

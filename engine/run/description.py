@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..bundle.load import Bundle
 from ..bundle.manifest import NAME, Grid
@@ -144,6 +144,21 @@ class RunDescription:
         """Identity of the run: sha256 of its description; every ledger line is bound to it."""
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether it is made from somebody's scan or masks, and to be protected as those are."""
+        return self.source is not None
+
+    def inputs(self) -> dict[str, Any]:
+        """What the run is made with, and the hashes of what it is made from, for the audit trail."""
+        return {
+            "run": self.id,
+            "bundle": {"id": self.bundle.id, "sha256": self.bundle.sha256},
+            "versions": self.versions,
+            "conditions": None if self.conditions is None else self.conditions.sha256,
+            "source": None if self.source is None else self.source.sha256,
+        }
 
     def to_bytes(self) -> bytes:
         """The bytes of `run.json`."""

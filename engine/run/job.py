@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -19,6 +20,7 @@ from ..sampling.given_masks import GivenMasks
 from ..sampling.types import BatchLoop
 from ..stopping import end_process
 from ..telemetry import Telemetry
+from .audit import audited
 from .description import (
     AnySource,
     ConditionsDigest,
@@ -45,6 +47,7 @@ from .workers import WorkerPool, WorkerSetup
 from .writer import Finisher
 
 _AUTO = "auto"
+_log = logging.getLogger("sbldm")
 
 
 @dataclass(frozen=True)
@@ -126,42 +129,65 @@ def execute(
         IncompleteRunError: the disk is full, or workers die one after another.
         SbldmError: see `prepare` and `require_same`.
     """
-    made = failed = 0
+    source = job.run.source
+    verb = "augment" if isinstance(source, SourceDigest) else "generate"
+    part = {"shard": job.request.shard, "samples": job.request.samples}
     verify_files = job.request.verify_files
-    with RunDirectory(job.out, job.run, job.selection, verify_files=verify_files) as directory:
+    with (
+        RunDirectory(job.out, job.run, job.selection, verify_files=verify_files) as directory,
+        disk_faults(job.out),
+        audited(directory.folder, directory.run.inputs() | part, verb) as outcome,
+    ):
         telemetry.total = len(directory.todo)
         opened(directory)
+        _log.debug(f"{verb}: {len(directory.todo)} samples to make, {directory.done} are there")
+        summary = _fill(job, directory, telemetry, stop, recorded)
+        outcome |= {
+            name: getattr(summary, name) for name in ("selected", "already_done", "made", "failed", "interrupted")
+        }
+    return summary
 
-        def record(sample: SampleRecord) -> None:
-            nonlocal made, failed
-            directory.record(sample)
-            made, failed = made + (sample.fault is None), failed + (sample.fault is not None)
-            recorded(sample)
 
-        interrupted, outcomes = False, Outcomes()
-        try:
-            with disk_faults(job.out):
-                if directory.todo and job.request.ray is not None:
-                    _on_ray(job, job.request.ray, directory, record, telemetry, stop)
-                elif directory.todo and job.request.workers > 1:
-                    _with_workers(job, directory, record, telemetry, stop)
-                elif directory.todo:
-                    _in_process(job, directory, record, telemetry, stop)
-        except DeviceMemoryError as error:
-            raise IncompleteRunError(f"{error}; make room in memory and go on with --resume") from error
-        except KeyboardInterrupt:
-            interrupted = True
-            directory.clear_leftovers()
-        interrupted = interrupted or stop.is_set()
-        if not interrupted:
-            outcomes = directory.close_complete()
-            failed = outcomes.failed
-        telemetry.write_metrics()
-        selected = directory.done + len(directory.todo)
-        return Summary(
-            selected, directory.done, made, failed, len(directory.changed), outcomes.without_tumour,
-            outcomes.off_volume, interrupted, tuple(outcomes.told()),
-        )  # fmt: skip
+def _fill(
+    job: Job,
+    directory: RunDirectory,
+    telemetry: Telemetry,
+    stop: threading.Event,
+    recorded: Callable[[SampleRecord], None],
+) -> Summary:
+    """Make what an open directory lacks; see `execute`."""
+    made = failed = 0
+
+    def record(sample: SampleRecord) -> None:
+        nonlocal made, failed
+        directory.record(sample)
+        made, failed = made + (sample.fault is None), failed + (sample.fault is not None)
+        recorded(sample)
+
+    interrupted, outcomes = False, Outcomes()
+    try:
+        with disk_faults(job.out):
+            if directory.todo and job.request.ray is not None:
+                _on_ray(job, job.request.ray, directory, record, telemetry, stop)
+            elif directory.todo and job.request.workers > 1:
+                _with_workers(job, directory, record, telemetry, stop)
+            elif directory.todo:
+                _in_process(job, directory, record, telemetry, stop)
+    except DeviceMemoryError as error:
+        raise IncompleteRunError(f"{error}; make room in memory and go on with --resume") from error
+    except KeyboardInterrupt:
+        interrupted = True
+        directory.clear_leftovers()
+    interrupted = interrupted or stop.is_set()
+    if not interrupted:
+        outcomes = directory.close_complete()
+        failed = outcomes.failed
+    telemetry.write_metrics()
+    selected = directory.done + len(directory.todo)
+    return Summary(
+        selected, directory.done, made, failed, len(directory.changed), outcomes.without_tumour,
+        outcomes.off_volume, interrupted, tuple(outcomes.told()),
+    )  # fmt: skip
 
 
 def _in_process(
@@ -272,6 +298,7 @@ def _resolve(
     wanted = measured_batch_size(bundle, backend, options, request.source) if measured else given
     opened = fit_batch(lambda n: open_loop(bundle, backend, options, n, request.source), wanted, warn)
     fitting = opened.options.batch_size
+    _log.debug(f"{backend.name} on {kind}: {backend.precision}, {backend.threads} threads, {opened.kind}")
     if opened.kind == "launches":
         warn(f"sampling by plain launches: {opened.reason}")
     resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)

@@ -33,7 +33,7 @@ def write_preview(directory: Path, rows: int = MAX_ROWS) -> Path:
     data = io.BytesIO()
     sheet.save(data, "PNG")
     path = directory / PREVIEW_NAME
-    write_atomic(path, data.getvalue())
+    write_atomic(path, data.getvalue(), private=run.is_derived)
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -38,6 +39,7 @@ from .requests import SampleTask
 from .time_limit import SAMPLE_TIMEOUT_S
 from .writer import Finisher
 
+_log = logging.getLogger("sbldm")
 Group = list[SampleTask]
 _ERRORS: dict[str, type[SbldmError]] = {
     kind.__name__: kind
@@ -200,6 +202,7 @@ class WorkerPool:
         worker.connection.close()
         self._telemetry.count("lost_workers")
         self._deaths_in_a_row += 1
+        _log.warning(f"worker {worker.number} ended (exit status {worker.process.exitcode}) and is replaced")
         if self._never_ready and self._deaths_in_a_row >= _MAX_STARTS:
             raise IncompleteRunError(
                 f"worker processes end before they are ready (exit status {worker.process.exitcode}): no sample is at "

@@ -19,7 +19,7 @@ from ..sampling.types import Volume
 from ..telemetry import Telemetry
 from .description import RunDescription
 from .ledger import QUALITY, FileEntry, SampleRecord
-from .owned import OwnNames
+from .owned import run_folder
 from .requests import SampleTask
 
 
@@ -47,7 +47,7 @@ class Finisher:
     @cached_property
     def folder(self) -> Folder:
         """The run's directory, open for the files of this run alone."""
-        return Folder(self.root, OwnNames(self.run))
+        return run_folder(self.root, self.run)
 
     def measure(self, task: SampleTask, volume: Volume) -> Candidate | str:
         """Measure the tumour of a volume; its fault, or that of a mask without a tumour, where it has one."""

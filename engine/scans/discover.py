@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,6 +58,7 @@ def discover_cases(
             found.add_fault(case.name, f"missing modality {', '.join(missing)} (there: {there}{here})")
         if case.label is None:
             found.add_fault(case.name, "missing segmentation" + (f" ({here.removeprefix('; ')})" if here else ""))
+    logging.getLogger("sbldm").debug(f"{len(found.cases)} cases found, {len(found.faults)} with faults")
     return found
 
 
