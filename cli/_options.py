@@ -89,7 +89,7 @@ class RunFlags:
     ] = None
     attempts: Annotated[int, _model("--attempts", "Redraws at most, with --reject; then the best is kept.")] = 4
     layout: Annotated[
-        str, _files("--layout", "Folders, file names and labels.", **choices("brats", "nnunet", "bids"))
+        str, _files("--layout", "Folders, file names and labels.", **choices("brats", "nnunet", "bids", "dicom"))
     ] = "brats"
     names: Annotated[str, _files("--names", "BraTS file names of that year.", **choices("2021", "2023"))] = "2021"
     name_by: Annotated[

@@ -11,18 +11,24 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from ..bundle.load import Bundle
 from ..bundle.manifest import NAME, Grid
 from ..conditions.columns import COLUMNS
 from ..conditions.file import ConditionFile
 from ..decode import decode
+from ..dicom.extra import PACKAGES
+from ..dicom.stack import Stack
 from ..errors import InvalidInputError
 from ..files import read_bounded
-from ..output.case_files import grid_of_files
+from ..output.case_files import grid_of_files, slices_of
 from ..output.case_tags import IdTags, NumberTags, id_faults
 from ..output.layouts import Layout, make_layout
 from ..output.nifti import SYNTHETIC
 from ..output.regrid import FileGrid
+from ..sampling.given_masks import GivenMasks
+from ..sampling.sdedit import SourceCase
 from ..sampling.types import LoopKind
 from ..versions import installed
 from .options import MAX_COUNT, RunOptions
@@ -123,6 +129,13 @@ class MasksDigest:
 AnySource = SourceDigest | MasksDigest
 
 
+def source_digest(source: SourceCase | GivenMasks | None) -> AnySource | None:
+    """What run.json records of what sampling starts from."""
+    if isinstance(source, GivenMasks):
+        return MasksDigest(source.sha256(), len(source.packed))
+    return None if source is None else SourceDigest(source.sha256(), source.strength)
+
+
 @dataclass(frozen=True)
 class RunDescription:
     """The content of `run.json`: equal for every shard of a run."""
@@ -149,6 +162,17 @@ class RunDescription:
         """The bytes of `run.json`."""
         return (json.dumps({**asdict(self), CHECKSUM: self.id}, indent=1, allow_nan=False) + "\n").encode()
 
+    @cached_property
+    def recipe(self) -> str:
+        """See `RunOptions.recipe`."""
+        return self.options.recipe(self.bundle.sha256, self.source)
+
+    def stack(self) -> Stack:
+        """The slices of the run's volumes, in DICOM."""
+        files, grid = self.file_grid(), self.bundle.grid
+        affine = grid.affine if files is None else np.array(files.affine)
+        return Stack.of((grid if files is None else files).shape, affine, as_radiologists_see_it=True)
+
     def layout(self) -> Layout:
         """The layout of the run's files."""
         return self._layout
@@ -161,7 +185,8 @@ class RunDescription:
     def _layout(self) -> Layout:
         tags = NumberTags() if self.row_ids is None else IdTags(self.row_ids)
         options, bundle = self.options, self.bundle
-        return make_layout(options.layout, bundle.modalities, bundle.labels, options.names, tags)
+        slices = slices_of(self.file_grid(), bundle.grid)
+        return make_layout(options.layout, bundle.modalities, bundle.labels, options.names, tags, slices)
 
 
 def describe(
@@ -186,7 +211,7 @@ def describe(
         SCHEMA_VERSION,
         NOTICE if source is None else source.notice,
         BundleIdentity(manifest.id, bundle.sha256, manifest.modalities, manifest.labels, columns, manifest.grid),
-        _versions() | backend,
+        _versions(options.layout) | backend,
         options,
         resolved,
         loop,
@@ -297,6 +322,7 @@ def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest |
     return [f"conditions: the file is not the one that the run was started with; it differs {where}"]
 
 
-def _versions() -> dict[str, str]:
+def _versions(layout: str) -> dict[str, str]:
     names = ("sbldm-engine", "numpy", "scipy", "scikit-image", "nibabel", "isal")
+    names += PACKAGES if layout == "dicom" else ()
     return {"python": platform.python_version(), **{name: installed(name) or "unknown" for name in names}}

@@ -23,6 +23,7 @@ from ..bundle.manifest import SamplerName
 from ..conditions.columns import ConditionRows
 from ..conditions.csv import RowWatch
 from ..conditions.table import ConditionsLike, read_table
+from ..dicom.extra import require_dicom
 from ..errors import UsageError
 from ..output.case_files import GRIDS, GridName
 from ..output.case_tags import NAME_BY, NameBy
@@ -134,6 +135,8 @@ class GenerateRequest:
         yield ("dataset_grid",), self._dataset_grid_is_one
         yield ("steps",), self._steps_fit_the_schedule
         yield ("layout", "names"), lambda: make_layout(self.layout, manifest.modalities, manifest.labels, self.names)
+        if self.layout == "dicom":
+            yield ("layout",), require_dicom
         yield ("eta", "sampler", "steps", "guidance", "seed"), self._sampler_takes_the_options
         yield ("shard",), lambda: parse_shard(self.shard)
         yield ("samples", "count"), self._samples_exist
