@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ._options import MODEL, RunFlags, with_run_flags
-from ._scans import Cavity, Labels, Orientation
+from ._scans import Cavity, Labels, Map, Orientation
 
 if TYPE_CHECKING:
     from ..engine.bundle.load import Bundle
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @with_run_flags
 def augment(
     flags: RunFlags,
-    case: Annotated[Path, typer.Argument(help="Folder of one case: its modalities and segmentation, BraTS names.")],
+    case: Annotated[Path, typer.Argument(help="Folder of one case, mask included: BraTS names, or DICOM.")],
     strength: Annotated[
         float,
         typer.Option(
@@ -31,6 +31,7 @@ def augment(
     labels: Labels = None,
     cavity: Cavity = "refuse",
     orientation: Orientation = None,
+    series: Map = None,
 ) -> int:
     """Encode a real case, noise it up to --strength, sample back. Derived from a patient: protect it as such."""
     from ..engine.bundle.load import load_bundle
@@ -39,7 +40,7 @@ def augment(
 
     log = flags.event_log()
     bundle = load_bundle(flags.bundle)
-    source, warnings = read_case(case, bundle, strength, read_options(labels, cavity, orientation))
+    source, warnings = read_case(case, bundle, strength, read_options(labels, cavity, orientation, series))
     for warning in warnings:
         log.event(warning, "warning")
     return run_job(flags.request(bundle, source), flags, log)
@@ -66,7 +67,7 @@ def read_case(
     if not folder.is_dir():
         raise InvalidInputError(f"{folder}: no such directory; give the folder of one case")
     modalities, grid = bundle.manifest.modalities, bundle.manifest.grid
-    found = discover_cases(folder, modalities, options)
+    found = discover_cases(folder, modalities, options, dicom=True)
     if found.faults:
         raise InvalidInputError(
             "\n".join(f"{folder}: {name}: {text}" for name, faults in found.faults.items() for text in faults)

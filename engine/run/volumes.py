@@ -67,17 +67,19 @@ def read_volume(folder: Folder, run: RunDescription, sample: int, role: str) -> 
 
 def _read_dicom(folder: Folder, run: RunDescription, layout: DicomLayout, sample: int, role: str) -> NDArray:
     require_dicom()
-    from ..dicom.own import own_mask, own_series
+    from ..dicom.faults import DicomFault
+    from ..dicom.own import own_series
+    from ..dicom.segments import mask
 
     stack = run.stack()
     columns, rows, slices = stack.shape
     try:
         if role == SEGMENTATION:
             data = folder.read(layout.path(sample, role), columns * rows * slices + _DICOM_BYTES * (1 + slices // 64))
-            return stack.turned(own_mask(data, stack))
+            return stack.turned(mask(data, stack, "the mask"))
         read = [folder.read(path, 2 * columns * rows + _DICOM_BYTES) for path in layout.series(sample, role)]
         return stack.turned(own_series(read, stack))
-    except (ValueError, InvalidInputError) as error:
+    except (DicomFault, InvalidInputError) as error:
         raise UnreadableError(f"{layout.path(sample, role)}: not a readable file of this run ({error})") from error
 
 
