@@ -100,8 +100,8 @@ class RunFlags:
         str | None,
         _files(
             "--grid",
-            "The model's (default), or 240x240x155 voxels of 1 mm.",
-            **choices("native", "brats"),
+            "The model's (default), 240x240x155 voxels of 1 mm, or of augment's case (source).",
+            **choices("native", "brats", "source"),
         ),
     ] = None
     preview: Annotated[bool, _files("--preview", "Write a contact sheet, preview.png.")] = False

@@ -13,9 +13,11 @@ from ..dicom.stack import Stack
 from .layouts import DicomLayout, Layout
 from .nifti import nifti_bytes
 from .regrid import BRATS_FILES, FileGrid, to_files
+from .scan_voxels import ScanVoxels
 
 GridName = Literal["native", "brats"]
 GRIDS: tuple[GridName, ...] = get_args(GridName)
+FileVoxels = FileGrid | ScanVoxels
 
 
 def grid_of_files(name: GridName) -> FileGrid | None:
@@ -23,9 +25,16 @@ def grid_of_files(name: GridName) -> FileGrid | None:
     return BRATS_FILES if name == "brats" else None
 
 
-def slices_of(on: FileGrid | None, grid: Grid) -> int:
+def slices_of(on: FileVoxels | None, grid: Grid) -> int:
     """How many slices the files of a volume have."""
     return (grid if on is None else on).shape[2]
+
+
+def stack_of(on: FileVoxels | None, grid: Grid) -> Stack:
+    """The slices of a volume's files, in DICOM: a scan's own, else as radiologists see them."""
+    affine = grid.affine if on is None else np.array(on.affine)
+    is_scan = isinstance(on, ScanVoxels)
+    return Stack.of((grid if on is None else on).shape, affine, as_radiologists_see_it=not is_scan)
 
 
 def case_files(
@@ -34,7 +43,7 @@ def case_files(
     grid: Grid,
     layout: Layout,
     about: CaseAbout,
-    on: FileGrid | None,
+    on: FileVoxels | None,
     number: int | None = None,
 ) -> list[tuple[str, bytes]]:
     """Path and bytes of each file of a sample.
@@ -45,14 +54,17 @@ def case_files(
         on: the voxels of the files; None: those of `grid`.
         number: of the sample in the layout, by default its own.
     """
-    affine = grid.affine
-    if on is not None:
-        image, label = to_files(image, label, len(layout.labels), grid, on)
-        affine = np.array(on.affine)
+    classes = len(layout.labels)
+    if isinstance(on, ScanVoxels):
+        image, label = on.bring(image, label, classes, grid)
+    elif on is not None:
+        image, label = to_files(image, label, classes, grid, on)
+    affine = grid.affine if on is None else np.array(on.affine)
     sample = about.sample if number is None else number
     label = layout.file_labels(label)
     if isinstance(layout, DicomLayout):
-        return _dicom_files(image, label, affine, layout, about, sample)
+        stack = stack_of(on, grid)
+        return _dicom_files(image, label, stack, layout, about, sample)
     arrays: list[NDArray[np.int16] | NDArray[np.uint8]] = [*image, label]
     return [
         (layout.path(sample, role), nifti_bytes(array, affine, about.description))
@@ -63,7 +75,7 @@ def case_files(
 def _dicom_files(
     image: NDArray[np.int16],
     label: NDArray[np.uint8],
-    affine: NDArray[np.float64],
+    stack: Stack,
     layout: DicomLayout,
     about: CaseAbout,
     sample: int,
@@ -71,7 +83,6 @@ def _dicom_files(
     from ..dicom.case import DicomCase
     from ..dicom.segmentation import segmentation
 
-    stack = Stack.of(label.shape, affine, as_radiologists_see_it=True)
     case = DicomCase(about, stack, layout.modalities)
     contents = [data for m, volume in zip(layout.modalities, image, strict=True)
                 for data in case.series(m, stack.turned(volume))]  # fmt: skip

@@ -11,8 +11,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from ..bundle.load import Bundle
 from ..bundle.manifest import NAME, Grid
 from ..conditions.columns import COLUMNS
@@ -22,13 +20,14 @@ from ..dicom.extra import PACKAGES
 from ..dicom.stack import Stack
 from ..errors import InvalidInputError
 from ..files import read_bounded
-from ..output.case_files import grid_of_files, slices_of
+from ..output.case_files import FileVoxels, grid_of_files, slices_of, stack_of
 from ..output.case_tags import IdTags, NumberTags, id_faults
 from ..output.layouts import Layout, make_layout
 from ..output.nifti import SYNTHETIC
 from ..output.regrid import FileGrid
+from ..output.scan_voxels import ScanVoxels
 from ..sampling.given_masks import GivenMasks
-from ..sampling.sdedit import SourceCase
+from ..sampling.sdedit import Identity, SourceCase
 from ..sampling.types import LoopKind
 from ..versions import installed
 from .options import MAX_COUNT, RunOptions
@@ -104,6 +103,8 @@ class SourceDigest:
 
     sha256: str
     strength: float
+    voxels: ScanVoxels | None  # where the case came from a scan
+    identity: Identity
 
     notice: ClassVar[str] = NOTICE_AUGMENTED
     origin: ClassVar[str] = "from a real case"
@@ -133,7 +134,10 @@ def source_digest(source: SourceCase | GivenMasks | None) -> AnySource | None:
     """What run.json records of what sampling starts from."""
     if isinstance(source, GivenMasks):
         return MasksDigest(source.sha256(), len(source.packed))
-    return None if source is None else SourceDigest(source.sha256(), source.strength)
+    if source is None:
+        return None
+    identity: Identity = "replace" if source.study is None else "keep"
+    return SourceDigest(source.sha256(), source.strength, source.voxels, identity)
 
 
 @dataclass(frozen=True)
@@ -169,16 +173,16 @@ class RunDescription:
 
     def stack(self) -> Stack:
         """The slices of the run's volumes, in DICOM."""
-        files, grid = self.file_grid(), self.bundle.grid
-        affine = grid.affine if files is None else np.array(files.affine)
-        return Stack.of((grid if files is None else files).shape, affine, as_radiologists_see_it=True)
+        return stack_of(self.file_grid(), self.bundle.grid)
 
     def layout(self) -> Layout:
         """The layout of the run's files."""
         return self._layout
 
-    def file_grid(self) -> FileGrid | None:
+    def file_grid(self) -> FileVoxels | None:
         """The voxels of the run's files; None where they are the model's."""
+        if self.options.grid == "source":
+            return self.source.voxels if isinstance(self.source, SourceDigest) else None
         return self.dataset_grid if self.options.grid == "dataset" else grid_of_files(self.options.grid)
 
     @cached_property
@@ -272,6 +276,11 @@ def _check(run: RunDescription, where: str) -> None:
         raise InvalidInputError(f"{where}: dataset_grid: must be there where grid is dataset, and only there")
     if run.dataset_grid is not None and (wrong := run.dataset_grid.problems()):
         raise InvalidInputError(f"{where}: dataset_grid: {wrong[0]}")
+    voxels = run.source.voxels if isinstance(run.source, SourceDigest) else None
+    if run.options.grid == "source" and voxels is None:
+        raise InvalidInputError(f"{where}: source: must have voxels where grid is source")
+    if voxels is not None and (wrong := voxels.problems()):
+        raise InvalidInputError(f"{where}: source: voxels: {wrong[0]}")
     problems = run.bundle.grid.problems()
     if problems:
         raise InvalidInputError(f"{where}: bundle: {problems[0]}")

@@ -169,7 +169,7 @@ def _in_process(
     stop: threading.Event,
 ) -> None:
     loop = job.loop or reopen_loop(job.bundle, job.run, job.request.device, job.request.source)
-    finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
+    finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry, job.request.source)
     limit = TimeLimit(job.request.sample_timeout, lambda samples: _end_stuck(job, samples, record))
     with Pipeline(loop, finisher, record, limit=limit) as pipeline:
         for group in groups(job, directory.todo):

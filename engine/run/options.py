@@ -12,7 +12,7 @@ from ..output.case_tags import NameBy
 from ..output.layouts import LayoutName, Names
 
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
-RunGrid = Literal["native", "brats", "dataset"]  # `case_files.GridName`, or that of the data set which gets the cases
+RunGrid = Literal["native", "brats", "dataset", "source"]  # `case_files.GridName`; of --add-to, or of augment's case
 MAX_STEPS = 65535  # draws of one attempt, less the initial one
 MAX_BATCH = 4096
 MAX_COUNT = 10**12  # samples of a run

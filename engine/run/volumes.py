@@ -18,6 +18,7 @@ from ..dicom.extra import require_dicom
 from ..errors import InvalidInputError
 from ..files import Folder
 from ..output.layouts import SEGMENTATION, DicomLayout
+from ..output.scan_voxels import ScanVoxels
 from .description import RunDescription
 
 _HEADER_BYTES = 4096  # more than any NIfTI header of ours
@@ -47,7 +48,16 @@ def read_case(folder: Folder, run: RunDescription, sample: int) -> CaseOnDisk:
     turn = io_orientation(affine)  # to RAS
     image = np.stack([apply_orientation(image, turn) for image in images]).astype(np.float32)
     label = apply_orientation(layout.array_labels(label), turn)
-    return CaseOnDisk(image, label, affine @ inv_ornt_aff(turn, shape))
+    turned = affine @ inv_ornt_aff(turn, shape)
+    return CaseOnDisk(image, label, _straight(turned, label.shape) if isinstance(files, ScanVoxels) else turned)
+
+
+def _straight(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The affine of the same voxels along the patient's axes, about the same middle: an oblique scan as it is shown."""
+    middle = (np.array(shape) - 1) / 2
+    straight = np.diag([*np.linalg.norm(affine[:3, :3], axis=0), 1.0])
+    straight[:3, 3] = affine[:3, :3] @ middle + affine[:3, 3] - straight[:3, :3] @ middle
+    return straight
 
 
 def read_volume(folder: Folder, run: RunDescription, sample: int, role: str) -> NDArray:

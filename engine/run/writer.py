@@ -17,11 +17,13 @@ from ..dicom.about import CaseAbout
 from ..files import Folder
 from ..output.case_files import case_files
 from ..output.measure import TumourMeasurement, measure_tumour
+from ..sampling.sdedit import SourceCase
 from ..sampling.types import Volume
 from ..telemetry import Telemetry
 from .description import RunDescription
 from .ledger import QUALITY, FileEntry, SampleRecord
 from .owned import OwnNames
+from .request import Source
 from .requests import SampleTask
 
 
@@ -43,8 +45,16 @@ NO_TUMOUR = "its mask is empty, a tumour was asked for"
 class Finisher:
     """Measures and writes the volumes of one run; safe to use from several threads."""
 
-    def __init__(self, root: Path, run: RunDescription, bundle: BundleManifest, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        root: Path,
+        run: RunDescription,
+        bundle: BundleManifest,
+        telemetry: Telemetry,
+        source: Source | None = None,
+    ) -> None:
         self.root, self.run, self.bundle, self.telemetry = root, run, bundle, telemetry
+        self.study = source.study if isinstance(source, SourceCase) else None
         self.layout = run.layout()
         self.columns = run.bundle.columns
 
@@ -120,6 +130,7 @@ class Finisher:
             task.sample,
             tuple(self._requested(task).items()),
             "" if run.source is None else run.source.origin,
+            self.study,
         )
         return case_files(volume.image, volume.label, self.bundle.grid, self.layout, about, run.file_grid())
 
