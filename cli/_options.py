@@ -90,7 +90,7 @@ class RunFlags:
     ] = None
     attempts: Annotated[int, _model("--attempts", "Redraws at most, with --reject; then the best is kept.")] = 4
     layout: Annotated[
-        str, _files("--layout", "Folders, file names and labels.", **choices("brats", "nnunet", "bids"))
+        str, _files("--layout", "Folders, file names and labels.", **choices("brats", "nnunet", "bids", "dicom"))
     ] = "brats"
     names: Annotated[str, _files("--names", "BraTS file names of that year.", **choices("2021", "2023"))] = "2021"
     name_by: Annotated[
@@ -101,8 +101,8 @@ class RunFlags:
         str | None,
         _files(
             "--grid",
-            "The model's (default), or 240x240x155 voxels of 1 mm.",
-            **choices("native", "brats"),
+            "The model's (default), 240x240x155 voxels of 1 mm, or of augment's case (source).",
+            **choices("native", "brats", "source"),
         ),
     ] = None
     preview: Annotated[bool, _files("--preview", "Write a contact sheet, preview.png.")] = False

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ._commands import Command, Group, RequireSignature
-from ._scans import Cavity, Labels, Orientation, escaped
+from ._scans import Cavity, Labels, Map, Orientation, escaped
 
 app = typer.Typer(
     cls=Group, no_args_is_help=True, add_completion=False, help="Check, measure or draw tumour characteristics."
@@ -55,7 +55,7 @@ def check(
 
 @app.command(cls=Command)
 def measure(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Cohort: any layout that `train` reads.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Cohort: any layout that `train` reads, or DICOM.")],
     out: Out = None,
     bundle: Annotated[str | None, typer.Option(help="Columns and field of view of this model's grid.")] = None,
     require_signature: RequireSignature = None,
@@ -67,6 +67,7 @@ def measure(
     labels: Labels = None,
     cavity: Cavity = "refuse",
     orientation: Orientation = None,
+    series: Map = None,
 ) -> None:
     """Measure the tumours of a cohort; without --bundle for a model with all columns on the default grid."""
     from rich.console import Console
@@ -90,7 +91,7 @@ def measure(
         task = bar.add_task("cases")
         measured = measure_cohort(
             directory, columns, view, lambda done, total: bar.update(task, completed=done, total=total),
-            read_options(labels, cavity, orientation),
+            read_options(labels, cavity, orientation, series),
         )  # fmt: skip
     for warning in measured.warnings:
         typer.echo(escaped(f"warning: {warning}"), err=True)

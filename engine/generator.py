@@ -24,7 +24,7 @@ from .conditions.table import ConditionsLike
 from .errors import InvalidInputError, SbldmError, UsageError
 from .output.measure import measure_tumour
 from .run.arguments import MachineArguments, SamplingArguments, python_call
-from .run.description import MasksDigest, SourceDigest
+from .run.description import AnySource, source_digest
 from .run.open_loop import fit_batch, open_loop
 from .run.options import RunOptions
 from .run.redraw import Redraws
@@ -232,7 +232,7 @@ class Generator:
             requests.groups(numbers, loop.options.batch_size),
             options,
             stops,
-            _origin(request),
+            source_digest(request.source),
         )
 
     def _made(
@@ -241,7 +241,7 @@ class Generator:
         groups: Iterator[list[SampleTask]],
         options: RunOptions,
         stops: list[threading.Event],
-        origin: str,
+        source: AnySource | None,
     ) -> Iterator[Sample]:
         def check() -> None:
             if any(stop.is_set() for stop in stops):
@@ -254,9 +254,7 @@ class Generator:
             while tasks:
                 volumes = self._volumes(loop, tasks, check)
                 drawn = zip(tasks, volumes, strict=True)
-                judged = [
-                    redraws.judge(task, *self._finish(task, volume, options.seed, origin)) for task, volume in drawn
-                ]
+                judged = [redraws.judge(task, *self._finish(task, volume, options, source)) for task, volume in drawn]
                 kept |= {verdict.index: verdict for verdict in judged if isinstance(verdict, Sample)}
                 tasks = [verdict for verdict in judged if isinstance(verdict, SampleTask)]
             yield from (kept[task.sample] for task in group)
@@ -267,7 +265,9 @@ class Generator:
         with self._turn:
             return loop.start(asked, check)()
 
-    def _finish(self, task: SampleTask, volume: Volume, seed: int, origin: str) -> tuple[Sample, float | None]:
+    def _finish(
+        self, task: SampleTask, volume: Volume, options: RunOptions, source: AnySource | None
+    ) -> tuple[Sample, float | None]:
         manifest = self.bundle.manifest
         grid = manifest.grid
         columns = [column.name for column in manifest.condition_columns]
@@ -285,17 +285,12 @@ class Generator:
             volume.fault or (NO_TUMOUR if measured.volume_ml == 0 else None),
             manifest.modalities,
             manifest.labels,
-            seed,
-            origin,
+            options.seed,
+            "" if source is None else source.origin,
+            manifest.id,
+            options.recipe(self.bundle.sha256, source),
         )
         return sample, None if sample.fault else miss(requested, measured, grid.fov_mm)
-
-
-def _origin(request: GenerateRequest) -> str:
-    """What samples are made from, as `descrip` of their files says it."""
-    if request.source is None:
-        return ""
-    return (MasksDigest if isinstance(request.source, GivenMasks) else SourceDigest).origin
 
 
 def _judged(samples: Iterator[Sample], faulty: Faulty) -> Iterator[Sample]:
