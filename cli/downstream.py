@@ -21,7 +21,7 @@ def downstream(
     out: Annotated[
         Path, typer.Option(help="Directory of downstream.json, downstream.md, plots and each training's scores.")
     ] = Path("downstream"),
-    trainer: Annotated[str, typer.Option(help="Segmenter.", **choices("slices", "monai"))] = "slices",
+    trainer: Annotated[str, typer.Option(help="Segmenter.", **choices("slices", "monai", "nnunet"))] = "slices",
     arms: Annotated[str, typer.Option(help="What to compare.", metavar="A,B,...")] = ARMS,
     real_cases: Annotated[
         str | None, typer.Option(help="Numbers of real cases, for curves; default: all of them.", metavar="N,M,...")

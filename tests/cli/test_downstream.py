@@ -144,3 +144,24 @@ def test_pictures_of_others_are_not_overwritten(run: Run, tmp_path: Path, capsys
     assert run("--out", tmp_path, "--quiet") == 2
     assert "holds 'curves.png' and no downstream.json" in capsys.readouterr().err
     assert (tmp_path / "curves.png").read_bytes() == b"mine"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["monai", "nnunet"])
+def test_other_segmenters_train_and_find(
+    run: Run, tmp_path: Path, trainer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip({"monai": "monai", "nnunet": "nnunetv2"}[trainer])
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    out = tmp_path / "out"
+    assert run("--out", out, "--seeds", 1, "--arms", "real+synthetic", "--trainer", trainer, "--quiet") == 0
+    (kept,) = (out / "trainings").iterdir()
+    record = json.loads(kept.read_text())
+    assert record["trained_on"] == 5
+    assert [len(values) for values in record["scores"]["dice"].values()] == [2] * 5
+    assert not list((out / "scratch").glob("*"))
+
+
+def test_nnunet_trains_whole_epochs(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--out", tmp_path / "out", "--trainer", "nnunet", "--steps", 300, "--quiet") == 2
+    assert "epochs of 250 steps" in capsys.readouterr().err

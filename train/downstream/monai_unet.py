@@ -23,7 +23,7 @@ from monai.transforms.spatial.dictionary import RandAffined, RandFlipd
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..evaluation.segmenter import CLASSES, normalised
+from ..evaluation.segmenter import CLASSES, Volume, normalised
 from .trainers import Predict, Work
 
 
@@ -60,7 +60,7 @@ def train_unet(work: Work) -> Predict:
         optimiser.step()
         schedule.step()
         work.advance(step, float(loss.detach()))
-    return partial(_segment, model.eval(), _patch(work))
+    return partial(map, partial(_segment, model.eval(), _patch(work)))
 
 
 @torch.inference_mode()
@@ -77,7 +77,7 @@ def _batches(work: Work) -> Iterator[tuple[Tensor, Tensor]]:
     rng, varied = np.random.default_rng(work.seed), _Augmentation(work.seed)
     for _ in range(work.steps):
         drawn = rng.choice(len(work.volumes), SETTINGS.batch_size, p=work.chances)
-        made = [varied(_cut(*work.volumes[case], _patch(work), rng)) for case in drawn]
+        made = [varied(_cut(work.volumes[case], _patch(work), rng)) for case in drawn]
         yield torch.stack([image for image, _ in made]), torch.stack([label for _, label in made])
 
 
@@ -85,10 +85,9 @@ def _patch(work: Work) -> tuple[int, int, int]:
     return cast("tuple[int, int, int]", tuple(map(min, SETTINGS.patch, work.grid.shape)))
 
 
-def _cut(
-    image: NDArray[np.uint8], label: NDArray[np.uint8], patch: tuple[int, int, int], rng: np.random.Generator
-) -> dict[str, Any]:
+def _cut(volume: Volume, patch: tuple[int, int, int], rng: np.random.Generator) -> dict[str, Any]:
     """A patch about a voxel of tumour or of brain, as near to its middle as the volume allows."""
+    image, label = volume
     tumour = np.flatnonzero(label)
     held = tumour if tumour.size and rng.random() < SETTINGS.tumour_share else np.flatnonzero(image.any(axis=0))
     centre = np.unravel_index(rng.choice(held), label.shape)

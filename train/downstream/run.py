@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,11 +98,12 @@ def compare(options: DownstreamOptions, told: Callable[[str], None] = lambda lin
         InvalidInputError: faulty cases, or test cases that are in training.
     """
     trainer = _checked_trainer(options)
+    steps = options.steps or (QUICK_STEPS if options.quick else trainer.steps)
+    trainer.require(steps)
     device = _device(options.device)
     torch.set_num_threads(available_threads())
     sides = _prepared(options)
     counts = _real_counts(options, len(sides.real))
-    steps = options.steps or (QUICK_STEPS if options.quick else trainer.steps)
     beside = len(sides.real) if sides.synthetic is None else len(sides.synthetic)
     arms = [arm for arm in options.arms if arm not in (BOTH, SYNTHETIC) or sides.synthetic is not None]
     todo = planned(arms, counts, options.seeds)
@@ -182,7 +184,8 @@ def _kept_or_made(comparison: Comparison, training: Training, told: Callable[[st
     kept = _read(path, training)
     if kept is not None:
         return kept
-    found = _made(comparison, training, cases, options.out / SCRATCH_FOLDER / f"{training.name}-{key}", told)
+    scratch = options.out / SCRATCH_FOLDER / key
+    found = _made(comparison, training, cases, scratch, told)
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "arm": training.arm, "real_cases": training.real_cases, "seed": training.seed, "trained_on": len(cases.cohort),
@@ -190,6 +193,8 @@ def _kept_or_made(comparison: Comparison, training: Training, told: Callable[[st
         "cost": found.cost,
     }  # fmt: skip
     write_atomic(path, json.dumps(record, indent=1, allow_nan=False).encode())
+    if scratch.is_dir():
+        shutil.rmtree(scratch)
     return found
 
 
@@ -236,9 +241,9 @@ def _made(
     predict = comparison.trainer.train(work)
     trained = (time.monotonic(), time.process_time())
     found: dict[str, dict[str, list[float]]] = {}
-    for case in range(len(test)):
-        image, label = _volume(test, case)
-        for metric, regions in scores(predict(image), np.asarray(label), options.grid).items():
+    tests = [_volume(test, case) for case in range(len(test))]
+    for predicted, (_, label) in zip(predict(image for image, _ in tests), tests, strict=True):
+        for metric, regions in scores(predicted, np.asarray(label), options.grid).items():
             for region, value in regions.items():
                 found.setdefault(metric, {}).setdefault(region, []).append(value)
     cost = {

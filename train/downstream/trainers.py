@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from ...engine.bundle.manifest import Grid
 from ..evaluation.segmenter import SegmenterSettings, Volume, segment, train_segmenter
 
-Predict = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]  # image (modality, x, y, z) -> label (x, y, z)
+Image = NDArray[np.uint8]  # (modality, x, y, z): 0 background
+Label = NDArray[np.uint8]  # (x, y, z): 0 background, 1 NCR, 2 ED, 3 ET
+Predict = Callable[[Iterable[Image]], Iterator[Label]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ def train_slices(work: Work) -> Predict:
     """The small 2.5D U-Net of `evaluation/segmenter.py`."""
     settings = SegmenterSettings(steps=work.steps, seed=work.seed)
     model = train_segmenter(work.volumes, settings, work.advance, chances=work.chances, device=work.device)
-    return lambda image: segment(model, image)
+    return partial(map, partial(segment, model))
 
 
 def train_monai(work: Work) -> Predict:
@@ -43,6 +46,13 @@ def train_monai(work: Work) -> Predict:
     from .monai_unet import train_unet
 
     return train_unet(work)
+
+
+def train_nnunet(work: Work) -> Predict:
+    """nnU-Net 2, where it is installed; see `nnunet.py`."""
+    from . import nnunet
+
+    return nnunet.train_nnunet(work)
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ class Trainer:
     steps: int  # by default
     settings: dict[str, Any]  # what else shapes it, for its results' key
     packages: tuple[str, ...]  # whose versions its results depend on
+    require: Callable[[int], None] = lambda steps: None  # UsageError where it cannot train so many steps here
 
 
 def _slices() -> Trainer:
@@ -67,4 +78,10 @@ def _monai() -> Trainer:
     return Trainer(train_monai, 2000, asdict(SETTINGS), ("torch", "monai"))
 
 
-TRAINERS: dict[str, Callable[[], Trainer]] = {"slices": _slices, "monai": _monai}
+def _nnunet() -> Trainer:
+    from .nnunet import require_nnunet
+
+    return Trainer(train_nnunet, 25_000, {}, ("torch", "nnunetv2"), require_nnunet)
+
+
+TRAINERS: dict[str, Callable[[], Trainer]] = {"slices": _slices, "monai": _monai, "nnunet": _nnunet}

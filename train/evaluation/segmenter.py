@@ -76,7 +76,7 @@ def segment(model: nn.Module, image: NDArray[np.uint8], batch_size: int = 8) -> 
     """Labels (x, y, z) of one image (modality, x, y, z); 0 outside the brain."""
     device = next(model.parameters()).device
     brain = image.any(axis=0)
-    held = np.flatnonzero(brain.any(axis=(0, 1)))
+    held = np.flatnonzero(image.any(axis=(0, 1, 2)))
     label = np.zeros(brain.shape, np.uint8)
     slabs = _slabs(torch.from_numpy(normalised(image)), held)
     for at, part in zip(torch.from_numpy(held).split(batch_size), slabs.split(batch_size), strict=True):
