@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..engine.files import sha256_file
-from .checkpoint import read_tensors, weights_path, write_json, write_tensors
+from .checkpoint import read_tensors, weights_path, write_tensors
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import chances, real_cases
-from .latents import MIRRORS, new_array
+from .latents import MIRRORS
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
+from .shared_store import filled
 from .slab_volumes import encoded
 
 FOLDER = "latents"
@@ -31,26 +32,24 @@ def encode_volumes(
     cohort: Cohort,
     config: MaskFirstConfig,
     directory: Path,
+    fabric: Fabric,
     progress: Callable[[int, int], None],
 ) -> Latents:
-    """Latents of every case, memory-mapped: encoded, or what the same autoencoder made of the same cohort before."""
+    """Latents of every case, memory-mapped: encoded, or what the same autoencoder made of the same cohort before.
+
+    Each of several processes, all of which have to call it, encodes its share.
+    """
     folder = directory / FOLDER
     folder.mkdir(exist_ok=True)
     key = {
         "encoder": sha256_file(weights_path(directory, "autoencoder")),
         "cases": [e.path.name for e in cohort.entries],
     }
-    array, stamp = folder / "latents.npy", folder / "key.json"
-    if not (array.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == key):
-        stamp.unlink(missing_ok=True)
-        store = new_array(array, (len(cohort), MIRRORS, *config.latent_shape))
-        for case in range(len(cohort)):
-            store[case] = encoded_case(autoencoder, cohort.slices(case), config.autoencoder.slices)
-            progress(case + 1, len(cohort))
-        store.flush()
-        save_normalisation(directory, *_measured_normalisation(store))
-        write_json(stamp, key)
-    return np.load(array, mmap_mode="r")
+    return filled(
+        folder / "latents.npy", (len(cohort), MIRRORS, *config.latent_shape), key,
+        lambda case: encoded_case(autoencoder, cohort.slices(case), config.autoencoder.slices), fabric, progress,
+        lambda store: save_normalisation(directory, *_measured_normalisation(store)),
+    )  # fmt: skip
 
 
 def encoded_case(autoencoder: SlabAutoencoder, stored: NDArray[np.uint8], slices: int) -> NDArray[np.float32]:

@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from ...engine.bundle.manifest import Grid
 from ...engine.errors import IncompleteRunError, UsageError
 from ..evaluation.segmenter import CLASSES
+from .nnunet_process import DATASET, EPOCH
 from .trainers import Image, Label, Predict, Work
 
-DATASET_ID, DATASET = 1, "Dataset001_downstream"
-EPOCH = 250  # steps, nnU-Net's
 SHOWN = 20  # last lines of its log, where it fails
 CHANNELS = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
 

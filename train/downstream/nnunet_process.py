@@ -1,27 +1,29 @@
-"""nnU-Net's own process: python -m sbldm.train.downstream.nnunet_process train|predict FOLDER; see `nnunet.py`."""
+"""nnU-Net's own process: python -m sbldm.train.downstream.nnunet_process train|predict FOLDER; see `nnunet.py`.
+
+Its workers import this module again, so that nnU-Net itself is imported where it is used.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import numpy as np
-import torch
-from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import nn
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from ...engine.processor import available_threads
-from .nnunet import DATASET, DATASET_ID, EPOCH
-
+DATASET_ID, DATASET = 1, "Dataset001_downstream"
+EPOCH = 250  # steps, nnU-Net's
 CONFIGURATION = "3d_fullres"
 
 
 def _trainer(folder: Path) -> nnUNetTrainer:
     """nnU-Net's trainer on all cases of the data set."""
+    import numpy as np
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
     plans, about = (
         json.loads(path.read_text("utf-8"))
         for path in (folder / "preprocessed" / DATASET / "nnUNetPlans.json", folder / "raw" / DATASET / "dataset.json")
@@ -38,6 +40,10 @@ def _trainer(folder: Path) -> nnUNetTrainer:
 
 
 def _train(folder: Path) -> None:
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
+
+    from ...engine.processor import available_threads
+
     threads = available_threads()
     if not (folder / "prepared").is_file():
         extract_fingerprints([DATASET_ID], num_processes=threads)
@@ -55,6 +61,10 @@ def _train(folder: Path) -> None:
 
 
 def _predict(folder: Path) -> None:
+    import numpy as np
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from torch import nn
+
     trainer = _trainer(folder)
     trainer.initialize()
     trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
