@@ -201,8 +201,7 @@ class MaskFirstTrainer(Trainer):
         autoencoder = make_slab_autoencoder(config)
         load_weights(autoencoder, self.directory, "autoencoder")
         autoencoder = autoencoder.eval().requires_grad_(False).to(self.run.fabric.device)
-        with self.run.fabric.rank_zero_first():
-            encoded = encode_volumes(autoencoder, self.cohort, config, self.directory, self.progress)
+        encoded = encode_volumes(autoencoder, self.cohort, config, self.directory, self.run.fabric, self.progress)
         aggregator = normalised_aggregator(autoencoder, config, self.directory)
         unseen = None
         if len(self.held_out):
