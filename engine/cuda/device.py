@@ -49,6 +49,7 @@ class Device(Protocol):
     """Memory, streams, launches and captured graphs. Streams, events and graphs are the device's own objects."""
 
     name: str
+    model: str  # the name under which it is sold; equal ones run each other's engines
 
     def current(self) -> AbstractContextManager[object]:
         """Makes the device the calling thread's for a block; everything else happens in such a block."""
@@ -56,6 +57,10 @@ class Device(Protocol):
 
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         """New memory, contents undefined; DeviceMemoryError where there is no room."""
+        ...
+
+    def memory(self) -> tuple[int, int]:
+        """(free, total) bytes of the device, as its driver says it now."""
         ...
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:

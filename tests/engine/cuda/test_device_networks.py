@@ -123,15 +123,16 @@ def test_no_gpu_is_an_unavailable_backend(monkeypatch: pytest.MonkeyPatch) -> No
     def missing() -> None:
         raise GpuUnavailableError("the NVIDIA driver sees no GPU")
 
-    monkeypatch.setattr("sbldm.engine.cuda.gpu.pycuda_driver", missing)
+    monkeypatch.setattr("sbldm.engine.cuda.gpu.cuda_driver", missing)
     with pytest.raises(BackendUnavailableError, match="sees no GPU") as refused:
         CudaDevice()
     assert refused.value.exit_code == 4
 
 
-def test_a_missing_pycuda_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sbldm.kernels.launcher import GpuUnavailableError, pycuda_driver
+def test_a_missing_binding_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sbldm.kernels.launcher import GpuUnavailableError, cuda_driver
 
-    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    for binding in ("pycuda.driver", "cuda.bindings.driver"):
+        monkeypatch.setitem(sys.modules, binding, None)
     with pytest.raises(GpuUnavailableError, match="pip install"):
-        pycuda_driver()
+        cuda_driver()

@@ -167,7 +167,7 @@ def stand_in(
 ) -> None:
     module = driver(kernels, capability)
     for where in (cuda_device, launcher, gpu_timing):
-        monkeypatch.setattr(where, "pycuda_driver", lambda: module)
+        monkeypatch.setattr(where, "cuda_driver", lambda: module)
     monkeypatch.setattr(cuda_device, "import_module", lambda name: graphs(status))
     monkeypatch.setattr(launcher, "cached_cubin", lambda source, architecture, cache: b"")
 
@@ -204,7 +204,7 @@ def test_the_context_is_left_as_it_was_found(monkeypatch: pytest.MonkeyPatch, ke
     """PyCUDA aborts a process that ends with a context on its stack."""
     stand_in(monkeypatch, kernels)
     device = CudaDevice()
-    depth = cuda_device.pycuda_driver().depth
+    depth = cuda_device.cuda_driver().depth
     assert not depth
     with device.current(), device.current():
         assert len(depth) == 2
@@ -292,7 +292,7 @@ def test_an_item_reports_figures_reasons_and_faults(
 
 def test_without_a_gpu_the_script_gets_to_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     try:
-        launcher.pycuda_driver()
+        launcher.cuda_driver()
     except launcher.GpuUnavailableError as error:
         reason = str(error)
     else:
