@@ -1,4 +1,4 @@
-"""The CUDA driver through cuda-bindings, under the names of `pycuda.driver`: what the engine needs where PyCUDA is not."""
+"""The CUDA driver through cuda-bindings, under the names of `pycuda.driver`, for where PyCUDA is not."""
 
 from __future__ import annotations
 

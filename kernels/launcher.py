@@ -1,4 +1,4 @@
-"""Launches the kernels on a GPU, through PyCUDA or cuda-bindings: modules compiled for the GPU that is there, loaded on first use."""
+"""Launches the kernels, through PyCUDA or cuda-bindings: modules compiled for the GPU that is there, once."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,8 +107,20 @@ class Device(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Launching:
+    """How a network's runs may be launched: captured in a graph of ours, each replayed from a graph of its runtime's
+    own, or one by one; and why not better.
+    """
+
+    kind: Literal["graph", "graphs", "launches"]
+    reason: str
+
+
 class DeviceNetwork(Protocol):
     """A network of the bundle whose inputs and outputs are device buffers; floating-point ones are float32."""
+
+    launching: Launching
 
     def enqueue(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], stream: Any) -> None:
         """Queues one run."""

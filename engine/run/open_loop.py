@@ -58,8 +58,8 @@ def reopen_loop(bundle: Bundle, run: RunDescription, device: str, source: Source
             "install that version to go on, or start a new run"
         )
     loops = device_loops(backend)
-    if run.loop is not None and loops is not None:
-        loops.decide(run.loop.reason if run.loop.kind == "launches" else None)
+    if run.loop is not None and loops is not None and run.loop.kind == "launches":
+        loops.refuse_graphs(run.loop.reason)
     return open_loop(bundle, backend, run.options, size, source)
 
 
