@@ -31,7 +31,14 @@ def require_cuda(device: str) -> None:
 
 
 def open_cuda_session(
-    path: Path, index: int, rows: int, precision: str, stream_handle: int | None = None, *, replays: bool = False
+    path: Path,
+    index: int,
+    rows: int,
+    precision: str,
+    stream_handle: int | None = None,
+    *,
+    replays: bool = False,
+    profile: str | None = None,
 ) -> onnxruntime.InferenceSession:
     """A session of a graph on GPU `index` for batches of `rows` rows.
 
@@ -42,6 +49,7 @@ def open_cuda_session(
         precision: `fp32`, `tf32`, or that of a graph in 16 bits.
         stream_handle: of a CUstream that its work goes to; None: one of its own.
         replays: ONNX Runtime captures each run as a CUDA graph and replays it (`OnnxRuntimeNetwork`).
+        profile: how the file that it writes its profile to begins.
 
     Raises:
         InvalidInputError: the graph cannot be loaded.
@@ -55,17 +63,23 @@ def open_cuda_session(
     with load_errors(path):
         graph = frozen_graph(path, rows) if precision in ("fp32", "tf32") else str(path)
     provider = cuda_options(index, tf32=precision == "tf32", stream_handle=stream_handle, replays=replays)
-    return session_without_host(graph, path, rows, (PROVIDER, provider))
+    return session_without_host(graph, path, rows, (PROVIDER, provider), profile)
 
 
 def session_without_host(
-    graph: bytes | str, path: Path, rows: int, provider: str | tuple[str, dict[str, str]]
+    graph: bytes | str,
+    path: Path,
+    rows: int,
+    provider: str | tuple[str, dict[str, str]],
+    profile: str | None = None,
 ) -> onnxruntime.InferenceSession:
     """A session all of whose nodes the provider runs; errors as `open_cuda_session`."""
     name = provider if isinstance(provider, str) else provider[0]
     options = session_options(1)
     options.add_free_dimension_override_by_name(BATCH_AXIS, rows)
     options.add_session_config_entry(NO_FALLBACK, "1")
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     try:
         with load_errors(path):
             session = import_onnxruntime().InferenceSession(graph, options, providers=[provider], enable_fallback=0)

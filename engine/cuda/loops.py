@@ -12,6 +12,7 @@ from ..bundle.load import Bundle
 from ..errors import DeviceMemoryError
 from ..sampling.plan import SamplingPlan
 from .device import Device, DeviceNetwork, GraphError, Launching
+from .footprint import default_samples, require_room
 from .loop import LoopBatch
 from .networks import open_generator
 from .volumes import BUFFERS, VolumeGenerator
@@ -19,6 +20,11 @@ from .volumes import BUFFERS, VolumeGenerator
 
 class Networks(Protocol):
     """A bundle's networks on a device."""
+
+    @property
+    def precision(self) -> str:
+        """What they compute in."""
+        ...
 
     def open_device(self) -> Device:
         """The device; BackendUnavailableError where it cannot be had."""
@@ -68,10 +74,18 @@ class DeviceLoops:
             self._device = self._networks.open_device()
         return self._device
 
+    def default_samples(self, guided: bool) -> int:
+        """Samples of a batch where none are asked for: by the model and the card's memory."""
+        with self.device().current():
+            _, total = self.device().memory()
+        return default_samples(self._bundle, guided, total, self._networks.precision)
+
     def refuse_graphs(self, reason: str) -> None:
         """Launch without graphs, as another process of the same run found that it must."""
         self._refusal = reason
         self._networks.refuse_graphs(reason)
+        self._loop = None
+        self._tried.clear()
 
     def open(self, batch: int, plan: SamplingPlan) -> DeviceLoop:
         """A loop that has run this plan once: its memory is there, its networks are warm, its graphs are captured.
@@ -93,9 +107,8 @@ class DeviceLoops:
             try:
                 return self._ready(loop, batch, plan)
             except GraphError as error:
+                loop = None
                 self.refuse_graphs(str(error))
-            self._loop = loop = None
-            self._tried.clear()
             return self._ready(None, batch, plan)
 
     def _ready(self, loop: DeviceLoop | None, batch: int, plan: SamplingPlan) -> DeviceLoop:
@@ -112,6 +125,7 @@ class DeviceLoops:
 
     def _build(self, batch: int, guided: bool) -> DeviceLoop:
         device = self.device()
+        require_room(self._bundle, batch, guided, *device.memory(), self._networks.precision)
         streams = (device.stream(), device.stream())
         components = self._networks.components(2 * batch if guided else batch, device, streams)
         launching = components["denoiser"].launching if self._refusal is None else Launching("launches", self._refusal)

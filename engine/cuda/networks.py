@@ -39,7 +39,9 @@ def open_generator(
     """
     manifest = bundle.manifest
     volume = VolumeShape(len(manifest.modalities), len(manifest.labels), manifest.grid.shape)
-    decoding = DecodingShape(volume, _slice_latent(bundle), manifest.background_threshold, decoder_rows(manifest))
+    decoding = DecodingShape(
+        volume, decoder_latent_shape(bundle), manifest.background_threshold, decoder_rows(manifest)
+    )
     loop = LoopShape(batch, manifest.latent.shape, len(manifest.condition_columns), guided)
     return VolumeGenerator(device, components, loop, decoding, streams, use_graphs)
 
@@ -52,7 +54,7 @@ class OnnxRuntimeNetworks:
     """
 
     def __init__(self, bundle: Bundle, index: int, precision: str, replays: bool | None = None) -> None:
-        self._bundle, self._index, self._precision = bundle, index, precision
+        self._bundle, self._index, self.precision = bundle, index, precision
         self._launching = None if replays is None else Launching("graphs" if replays else "launches", "")
 
     def open_device(self) -> CudaDevice:
@@ -79,13 +81,13 @@ class OnnxRuntimeNetworks:
         if self._launching is None:
             from .replay_trial import replay_refusal
 
-            reason = replay_refusal(self._bundle, self._index, self._precision)
+            reason = replay_refusal(self._bundle, self._index, self.precision)
             self._launching = Launching("graphs" if reason is None else "launches", reason or "")
         # each sample's latent is at another address: a graph for each would cost more than it saves
         launching = self._launching if name != "aggregator" else Launching("launches", "")
-        path = self._bundle.component_path(name, self._precision)
+        path = self._bundle.component_path(name, self.precision)
         replays = launching.kind == "graphs"
-        session = open_cuda_session(path, self._index, rows, self._precision, stream.handle, replays=replays)
+        session = open_cuda_session(path, self._index, rows, self.precision, stream.handle, replays=replays)
         return OnnxRuntimeNetwork(session, "cuda", self._index, launching, lambda: device.memory()[0])
 
 
@@ -104,7 +106,7 @@ def decoder_rows(manifest: BundleManifest) -> int:
     return max(rows for rows in range(1, min(whole, most) + 1) if whole % rows == 0)
 
 
-def _slice_latent(bundle: Bundle) -> tuple[int, int, int]:
+def decoder_latent_shape(bundle: Bundle) -> tuple[int, int, int]:
     """(c, h, w) of the decoder's input, from its tensor specification (S, c, h, w)."""
     (spec,) = (tensor for tensor in bundle.manifest.components["decoder"].inputs if tensor.name == "latent")
     _, channels, height, width = spec.shape

@@ -189,6 +189,14 @@ class VolumeGenerator:
         buffers.started = StartedBatch(batch, buffers, self._device.record(self._decoding))
         return buffers.started
 
+    def latents(self, started: StartedBatch) -> NDArray[np.float32]:
+        """Waits for a batch, and gives its clean latents (N, ...)."""
+        latent = started.buffers.loop.latent
+        found = self._device.pinned(latent.shape, latent.dtype)
+        self._device.download(latent, found, self._decoding)
+        self._device.synchronize(self._device.record(self._decoding))
+        return found
+
     def collect(self, started: StartedBatch) -> VolumeBatch:
         """Waits for a batch; ValueError where it was collected before or lost."""
         buffers = started.buffers

@@ -125,6 +125,8 @@ class Toy:
 class HostNetworks:
     """A bundle's networks on a `HostDevice`."""
 
+    precision = "fp32"
+
     def __init__(self, backend: OnnxRuntimeBackend, device: HostDevice) -> None:
         self.backend, self.device = backend, device
 

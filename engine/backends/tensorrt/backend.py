@@ -27,7 +27,7 @@ class TensorRtNetworks:
     """A bundle's components on a GPU in TensorRT, as `loops.Networks`."""
 
     def __init__(self, engines: EngineSet, device: Device) -> None:
-        self._engines, self._device = engines, device
+        self._engines, self._device, self.precision = engines, device, engines.precision
 
     def open_device(self) -> Device:
         """The GPU."""
