@@ -73,7 +73,8 @@ class RunFlags:
         float | None, _model("--guidance", "Classifier-free guidance, 1 is none; default: the bundle's.")
     ] = None
     batch_size: Annotated[
-        str | None, _model("--batch-size", "Samples a batch; default: 1 on a CPU, measured on a GPU.", metavar="N|auto")
+        str | None,
+        _model("--batch-size", "Samples a batch; default: 1 on a CPU, by memory on a GPU.", metavar="N|auto"),
     ] = None
     backend: Annotated[
         str,

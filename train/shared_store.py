@@ -29,8 +29,9 @@ def filled(
 ) -> NDArray[np.float16]:
     """What `encode` gives of each case, (cases, ...), or what was stored under the same key before.
 
-    Every process has to call it. `begin` is called before the first case and `finish` gets the whole array, both in the first
-    process alone; then `key.json` beside it says what it is of, so that an array which was filled in part is filled again.
+    Every process has to call it. `begin` is called before the first case and `finish` gets the whole array, both in
+    the first process alone; then `key.json` beside it says what it is of, so that an array which was filled in part is
+    filled again.
 
     Raises:
         OSError: there is no room.

@@ -23,6 +23,8 @@ MAX_MANIFEST_BYTES = 8 * 2**20
 MAX_BUNDLE_BYTES = 16 * 2**30
 MAX_FILES = 10_000
 DEFAULT_BUNDLE = "phantom"
+REDUCED_PRECISIONS = ("fp16", "bf16")
+"""Of graphs that a bundle may hold beside its fp32 ones, the more exact first."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,35 @@ class Bundle:
         """Hex sha256 of every file but the signature, by name."""
         return {MANIFEST_NAME: self.sha256} | {name: record.sha256 for name, record in self.manifest.files.items()}
 
-    def component_path(self, component: str) -> Path:
-        """Path of a component's ONNX file; KeyError when the preset lacks it."""
-        return self.path / self.manifest.components[component].file
+    def component_path(self, component: str, precision: str = "fp32") -> Path:
+        """Path of a component's ONNX file, in a precision that lies beside the plain one; KeyError without it."""
+        return self.path / self.component_file(component, precision)
+
+    def component_file(self, component: str, precision: str = "fp32") -> str:
+        """Name of that file, as the manifest lists it."""
+        plain = self.manifest.components[component].file
+        reduced = reduced_graph_name(plain, precision)
+        return reduced if reduced in self.manifest.files else plain
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What its graphs compute in: the plain ones, then those in 16 bits beside them that every component has."""
+        files = [spec.file for spec in self.manifest.components.values()]
+        beside = (
+            precision
+            for precision in REDUCED_PRECISIONS
+            if all(reduced_graph_name(file, precision) in self.manifest.files for file in files)
+        )
+        return (self.manifest.precision, *beside)
 
     def has(self, component: str) -> bool:
         """Whether the preset has this component."""
         return component in self.manifest.components
+
+
+def reduced_graph_name(file: str, precision: str) -> str:
+    """Name of the graph beside `file` that computes in 16 bits."""
+    return f"{file.removesuffix('.onnx')}.{precision}.onnx"
 
 
 def is_shipped(bundle: Bundle) -> bool:
@@ -96,7 +120,9 @@ def load_bundle(
     except OSError as error:
         raise InvalidInputError(f"{manifest_path}: cannot be read ({error.strerror}); is this a bundle?") from error
     for component in bundle.manifest.components.values():
-        check_onnx_file(path / component.file)
+        beside = (reduced_graph_name(component.file, precision) for precision in REDUCED_PRECISIONS)
+        for name in (component.file, *filter(bundle.manifest.files.__contains__, beside)):
+            check_onnx_file(path / name)
     _log.debug(f"bundle {bundle.manifest.id}: {len(bundle.manifest.files)} files are as its manifest says")
     return bundle
 

@@ -32,7 +32,7 @@ from .description import (
 from .directory import RunDirectory, disk_faults, recorded_run, require_same
 from .ledger import SampleRecord
 from .memory import require_memory
-from .open_loop import fit_batch, load_networks, measured_batch_size, open_loop, reopen_loop
+from .open_loop import default_batch_size, fit_batch, load_networks, open_loop, reopen_loop
 from .options import RunOptions
 from .outcomes import Outcomes
 from .pipeline import Pipeline
@@ -292,8 +292,8 @@ def _resolve(
     kind = backend.device.partition(":")[0]
     if kind == "cpu" and given > 1:
         require_memory(bundle, given)
-    measured = size == _AUTO or (size is None and kind != "cpu")
-    wanted = measured_batch_size(bundle, backend, options, request.source) if measured else given
+    chosen_here = size == _AUTO or (size is None and kind != "cpu")
+    wanted = default_batch_size(backend, options) if chosen_here else given
     opened = fit_batch(lambda n: open_loop(bundle, backend, options, n, request.source), wanted, warn)
     fitting = opened.options.batch_size
     _log.debug(f"{backend.name} on {kind}: {backend.precision}, {backend.threads} threads, {opened.kind}")

@@ -74,7 +74,9 @@ class GenerateRequest:
     backend: Annotated[str, text()] = "auto"  # those of `backends.choose`
     device: Annotated[str, text()] = "auto"  # cpu, cuda or cuda:I
     precision: Annotated[str, text()] = "auto"  # what the backend offers
-    batch_size: Annotated[int | Literal["auto"] | None, batch(MAX_BATCH)] = None  # "auto": measured; None: 1 on a CPU
+    batch_size: Annotated[int | Literal["auto"] | None, batch(MAX_BATCH)] = (
+        None  # others: 1 on a CPU, by memory on a GPU
+    )
     threads: Annotated[int | None, whole(1, 1024)] = None  # CPU threads a process; None: all
 
     # This process
