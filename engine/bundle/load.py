@@ -11,12 +11,13 @@ from pathlib import Path
 
 from ..errors import InvalidInputError
 from ..files import Folder, sha256_file
+from . import store
 from .manifest import MANIFEST_NAME, SIGNATURE_NAME, BundleManifest, FileRecord
 from .onnx_scan import check_onnx_file
 from .parse import parse_manifest
 from .pins import require_pinned
 from .signature import Signer, require_signed
-from .store import BUNDLES, named_bundle, pulled_bundles, shipped_bundles
+from .store import named_bundle, pulled_bundles, shipped_bundles
 
 _log = logging.getLogger("sbldm")
 MAX_MANIFEST_BYTES = 8 * 2**20
@@ -141,7 +142,7 @@ def provenance_date() -> str:
 
 
 def _lies_in_the_package(path: Path) -> bool:
-    return path.resolve().parent == BUNDLES
+    return path.resolve().parent == store.BUNDLES
 
 
 def _verify_files(folder: Folder, manifest: BundleManifest) -> None:
@@ -168,7 +169,9 @@ def _verify_file(folder: Folder, name: str, record: FileRecord) -> None:
         if folder.has(name):
             raise InvalidInputError(f"{file}: is a link or no regular file; a bundle holds plain files alone")
         raise InvalidInputError(f"{file}: listed in {MANIFEST_NAME} but missing; get the bundle again")
-    if status.st_nlink > 1 and not folder.root.resolve().is_relative_to(BUNDLES):  # installers link what is shipped
+    if status.st_nlink > 1 and not folder.root.resolve().is_relative_to(
+        store.BUNDLES
+    ):  # installers link what is shipped
         raise InvalidInputError(f"{file}: has another name elsewhere (a hard link); copy the bundle with its content")
     if status.st_size != record.bytes:
         raise InvalidInputError(

@@ -141,8 +141,7 @@ class GenerateRequest:
         yield ("layout", "source"), self._identity_can_be_kept
         yield ("steps",), self._steps_fit_the_schedule
         yield ("layout", "names"), lambda: make_layout(self.layout, manifest.modalities, manifest.labels, self.names)
-        if self.layout == "dicom":
-            yield ("layout",), require_dicom
+        yield ("layout",), self._layout_can_be_written
         yield ("eta", "sampler", "steps", "guidance", "seed"), self._sampler_takes_the_options
         yield ("shard",), lambda: parse_shard(self.shard)
         yield ("samples", "count"), self._samples_exist
@@ -171,6 +170,10 @@ class GenerateRequest:
     def _source_has_voxels(self) -> None:
         if self.grid == "source" and (not isinstance(self.source, SourceCase) or self.source.voxels is None):
             raise UsageError("--grid source: is for augment, whose case has voxels of its own")
+
+    def _layout_can_be_written(self) -> None:
+        if self.layout == "dicom":
+            require_dicom()
 
     def _identity_can_be_kept(self) -> None:
         kept = isinstance(self.source, SourceCase) and self.source.study is not None
