@@ -16,8 +16,11 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 _FENCES = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _LIST_UNDER_TEXT = re.compile(r"^(?![-*|>#\s]|\d+\. )(.+)\n(?=(?:[-*]|1\.) )", re.MULTILINE)
-_PAGE_LINK = re.compile(r"\]\(\.\./\.\./docs/")
-_NOTEBOOK_LINK = re.compile(r"\]\(\.\./((?:\.\./)*)examples/(notebooks/\w+)\.ipynb\)")
+_PAGE_ASIDE = re.compile(rf"{_FENCES.pattern}|^#.*$|<!--.*?-->", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(\.\./\.\./docs/")
+_NOTEBOOK_ASIDE = re.compile(rf"{_FENCES.pattern}|^#.*$|<!--.*?-->", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(\.\./((?:\.\./)*)examples/(notebooks/\w+)\.ipynb\)")
+_ASIDE = re.compile(rf"{_FENCES.pattern}|^#.*$|<!--.*?-->", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 
 
@@ -68,7 +71,7 @@ def _blocks(book: nbformat.NotebookNode, name: str, pictures: dict[str, bytes]) 
 
 
 def _index(pages: list[Page], config: MkDocsConfig) -> Iterator[str]:
-    yield f"# {config.site_name}\n\n> {config.site_description}."
+    yield f"# {config.site_name}\n\n> {config.site_description}.\n"
     section = None
     page = next((page for page in pages if page.is_homepage), None)
     while page:
@@ -80,6 +83,6 @@ def _index(pages: list[Page], config: MkDocsConfig) -> Iterator[str]:
 
 
 def _first_sentence(markdown: str) -> str:
-    prose = _FENCES.sub("", markdown)
-    paragraph = next((part for part in prose.split("\n\n") if re.match(r"[A-Z`*]", part)), "")
-    return re.split(r"(?<=[.:])\s", _LINK.sub(r"\1", " ".join(paragraph.split())))[0]
+    prose = _ASIDE.sub("\n\n", markdown)
+    paragraph = next((part for part in prose.split("\n\n") if re.match(r"\s*[A-Za-z`]", part)), "")
+    return re.split(r"(?<=\.)\s|:$", _LINK.sub(r"\1", " ".join(paragraph.split())))[0]

@@ -17,16 +17,18 @@ NOTEBOOKS = Path(__file__).parents[1] / "examples" / "notebooks"
 def executed(notebook: Path, folder: Path) -> nbformat.NotebookNode:
     """The notebook as it looks after it was run in `folder`; CellExecutionError where a cell fails."""
     book = nbformat.read(notebook, as_version=4)
-    client = NotebookClient(
-        book,
-        timeout=900,
-        record_timing=False,
-        coalesce_streams=True,
-        resources={"metadata": {"path": str(folder)}},
-        config=Config({"KernelManager": {"transport": "ipc"}}),  # no port is opened
-    )
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # for the cells of a shell
-    client.execute(env={**os.environ, "PATH": path})
+    with tempfile.TemporaryDirectory() as sockets:  # no port is opened
+        client = NotebookClient(
+            book,
+            timeout=900,
+            startup_timeout=300,
+            record_timing=False,
+            coalesce_streams=True,
+            resources={"metadata": {"path": str(folder)}},
+            config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+        )
+        client.execute(env={**os.environ, "PATH": path})
     for cell in book.cells:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop("image/jpeg", None)  # the picture is there as PNG, too

@@ -61,7 +61,7 @@ def _phantom(case: int) -> tuple[str, Scan]:
 def _save(name: str, rows: list[tuple[str, Scan]]) -> None:
     sheet = draw_sheet(rows, LAYOUT)
     smaller = sheet.resize((WIDTH, round(sheet.height * WIDTH / sheet.width)), Image.Resampling.LANCZOS)
-    smaller.quantize(128).save(HERE / f"{name}.png", optimize=True)
+    smaller.save(HERE / f"{name}.jpg", quality=88, subsampling=0)
 
 
 if __name__ == "__main__":
