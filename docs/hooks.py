@@ -15,12 +15,10 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 _FENCES = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^#.*$|<!--.*?-->", re.MULTILINE)
 _LIST_UNDER_TEXT = re.compile(r"^(?![-*|>#\s]|\d+\. )(.+)\n(?=(?:[-*]|1\.) )", re.MULTILINE)
-_PAGE_ASIDE = re.compile(rf"{_FENCES.pattern}|^#.*$|<!--.*?-->", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"\]\(\.\./\.\./docs/")
-_NOTEBOOK_ASIDE = re.compile(rf"{_FENCES.pattern}|^#.*$|<!--.*?-->", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"\]\(\.\./((?:\.\./)*)examples/(notebooks/\w+)\.ipynb\)")
-_ASIDE = re.compile(rf"{_FENCES.pattern}|^#.*$|<!--.*?-->", re.MULTILINE | re.DOTALL)
+_PAGE_LINK = re.compile(r"\]\(\.\./\.\./docs/")
+_NOTEBOOK_LINK = re.compile(r"\]\(\.\./((?:\.\./)*)examples/(notebooks/\w+)\.ipynb\)")
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 
 
@@ -83,6 +81,6 @@ def _index(pages: list[Page], config: MkDocsConfig) -> Iterator[str]:
 
 
 def _first_sentence(markdown: str) -> str:
-    prose = _ASIDE.sub("\n\n", markdown)
+    prose = _HEADING.sub("\n\n", _FENCES.sub("\n\n", markdown))
     paragraph = next((part for part in prose.split("\n\n") if re.match(r"\s*[A-Za-z`]", part)), "")
     return re.split(r"(?<=\.)\s|:$", _LINK.sub(r"\1", " ".join(paragraph.split())))[0]
