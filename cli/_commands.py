@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 HELP = {"help_option_names": ["--help", "-h"]}
@@ -59,3 +61,17 @@ def bundles(incomplete: str) -> list[str]:
     from ..engine.bundle.store import pulled_bundles, shipped_bundles
 
     return [name for name in (*shipped_bundles(), *pulled_bundles()) if name.startswith(incomplete)]
+
+
+def require_signature(panel: str | None = None) -> Any:
+    """Option of every command that loads a bundle: who must have signed it."""
+    return typer.Option(
+        "--require-signature",
+        metavar="KEY",
+        envvar="SBLDM_REQUIRE_SIGNATURE",
+        help="PEM file of the key, or of the issuer's certificate, that must have signed the bundle.",
+        rich_help_panel=panel,
+    )
+
+
+RequireSignature = Annotated[Path | None, require_signature()]

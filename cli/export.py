@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ._commands import bundles, choices
+from ._commands import RequireSignature, bundles, choices
 
 if TYPE_CHECKING:
     from ..engine.bundle.load import Bundle
@@ -32,6 +32,7 @@ def export(
         str | None,
         typer.Option(help="With --triton, --monai-bundle: a bundle, by path or name.", autocompletion=bundles),
     ] = None,
+    require_signature: RequireSignature = None,
     triton: Annotated[Path | None, typer.Option(help="Write a Triton model repository of the bundle.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="With --triton: largest batch of volumes.")] = 8,
     monai_bundle: Annotated[
@@ -49,7 +50,7 @@ def export(
     if checkpoint is not None and (bundle is not None or (out is None and monai_bundle is None)):
         raise UsageError("--checkpoint needs --out, or --monai-bundle, and takes no --bundle")
     if bundle is not None:
-        made = load_bundle(bundle)
+        made = load_bundle(bundle, require_signature)
     else:
         options = _options(precision, opset, store, identifier, data, licence, source, force)
         made = _from_checkpoint(cast("Path", checkpoint), out, monai_bundle, options)

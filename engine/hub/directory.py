@@ -69,14 +69,14 @@ class DirectoryRemote:
 
     def _add(self, source: Folder, target: Folder, bundle: Bundle, staging: str) -> None:
         if target.has(staging):  # of a push that was killed
-            target.remove_folder(staging)
+            target.clear(staging)
         try:
             for file in (*bundle.manifest.files, MANIFEST_NAME):
                 target.bring(source, file, f"{staging}/{file}", link=False)
             if load_bundle(self.root / staging).sha256 != bundle.sha256:
                 raise InvalidInputError(f"{bundle.path}: was changed while it was copied")
         except BaseException:
-            target.remove_folder(staging)
+            target.clear(staging)
             raise
 
     def _require_there(self) -> None:

@@ -130,7 +130,7 @@ def _bring(
                 _fill(remote, name, manifest, raw, folder, staging, tell)
                 folder.rename_folder(staging, target)
             except InvalidInputError:
-                folder.remove_folder(staging)
+                folder.clear(staging)
                 raise
             finally:
                 folder.remove(lock)
