@@ -20,7 +20,7 @@ from sbldm.engine.bundle.load import Bundle
 from tests.support.commands import hashes
 from tests.support.service import ended, served
 
-SAMPLES = 40
+SAMPLES = 24
 ASKED = {"count": SAMPLES, "steps": 2, "seed": 5}
 
 
