@@ -312,7 +312,12 @@ def test_ten_thousand_jobs_in_pages(tiny_bundle: Bundle, jobs: Path, monkeypatch
 
 def test_what_a_killed_service_left_half_made_is_cleared(tiny_bundle: Bundle, jobs: Path) -> None:
     service, _ = service_of(tiny_bundle.path, jobs)
+    client = TestClient(create_app(service), headers=bearer(jobs))
+    waiting = client.post("/v1/jobs", json={"kind": "augment", "count": 1}).json()["id"]
     service.__exit__()
+    upload = jobs / "jobs" / "local" / waiting / "inputs" / "case" / "case_t1.nii.gz.7.tmp"
+    upload.parent.mkdir(parents=True)
+    upload.write_bytes(b"half")
     half = jobs / "jobs" / "local" / ("ab" * 16)
     (half / "inputs" / "case").mkdir(parents=True)
     (half / "inputs" / "case" / "case_t1.nii.gz.7.tmp").write_bytes(b"half")
@@ -322,6 +327,8 @@ def test_what_a_killed_service_left_half_made_is_cleared(tiny_bundle: Bundle, jo
     (broken / "job.json").write_text("{")
     service, _ = service_of(tiny_bundle.path, jobs)
     assert not half.exists()
+    assert not upload.exists()
+    assert service.store.get("local", waiting) is not None
     assert (jobs / "token").exists()
     assert (broken / "job.json").read_text() == "{"
     service.__exit__()
