@@ -34,12 +34,15 @@ COMMANDS = {
     "verify": ("verify", "Hash every file of a run again."),
     "purge": ("purge", "Remove a run; its audit trail stays."),
     "report": ("report", "Show a run in one HTML file: 3D, plots, faults."),
+    "bundle": ("bundle", "Sign a bundle, or verify its signature."),
     "inspect": ("inspect", "Show what a bundle holds."),
     "doctor": ("doctor", "Say what this machine can run, and why."),
     "bench": ("bench", "Measure throughput and quality on this machine."),
+    "models": ("models", "List, pull and push models."),
     "phantom": ("phantom", "Write a procedural cohort in BraTS layout."),
     "train": ("train", "Train a system on a cohort."),
     "evaluate": ("evaluate", "Measure fidelity, adherence and memorisation."),
+    "downstream": ("downstream", "Tell whether synthetic cases help a segmenter."),
     "export": ("export", "Turn checkpoints into a bundle, held to PyTorch."),
     "serve": ("serve", "Take jobs over HTTP, on this machine or behind a gateway."),
     "build": ("build", "Build TensorRT engines ahead of time."),
@@ -48,7 +51,12 @@ COMMANDS = {
 _NAME, _COMPLETION = "sbldm-engine", "_SBLDM_ENGINE_COMPLETE"
 PRIVATE = ("augment", "conditions measure", "data", "train", "evaluate", "downstream", "masks", "serve")
 """Commands that write what is derived from patients: for the user alone (umask 077)."""
-PLOTTING = ("bench", "train", "evaluate")  # commands that load Matplotlib, themselves or by what they load
+PLOTTING = (
+    "bench",
+    "train",
+    "evaluate",
+    "downstream",
+)  # commands that load Matplotlib, themselves or by what they load
 
 LEAST_SPACE = 600 * 10**6  # bytes; with less, libraries end the process themselves or spin while they are loaded
 

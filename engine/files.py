@@ -189,6 +189,19 @@ class Folder:
             return False
         return True
 
+    def rename_folder(self, name: str, free: str) -> None:
+        """Give a folder directly in this directory another name, and make that lasting.
+
+        Raises:
+            OSError: the name is taken, or it cannot be given.
+        """
+        self._require_owned(name)
+        self._require_owned(free)
+        if self.has(free):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.root / free))
+        os.rename(name, free, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+        sync_folder(self._descriptor)
+
     def remove_folder(self, name: str) -> bool:
         """Remove a folder if it is empty; whether it was."""
         try:

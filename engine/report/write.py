@@ -11,7 +11,7 @@ from ..errors import InvalidInputError, UsageError
 from ..files import Folder, atomic_file
 from ..run.description import read_description
 from ..run.owned import REPORT_NAME
-from ..run.remeasure import UnreadableError
+from ..run.volumes import UnreadableError
 from ..scans.options import ReadOptions
 from .card import find_bundle
 from .cohort import compare

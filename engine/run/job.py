@@ -16,29 +16,27 @@ from ..conditions.unusual import UnusualRows
 from ..errors import DeviceMemoryError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
 from ..processes import require_children
-from ..sampling.given_masks import GivenMasks
 from ..sampling.types import BatchLoop
 from ..stopping import end_process
 from ..telemetry import Telemetry
 from .audit import audited
 from .description import (
-    AnySource,
     ConditionsDigest,
     Loop,
-    MasksDigest,
     Resolved,
     RunDescription,
     SourceDigest,
     describe,
+    source_digest,
 )
 from .directory import RunDirectory, disk_faults, recorded_run, require_same
 from .ledger import SampleRecord
 from .memory import require_memory
-from .open_loop import fit_batch, load_networks, measured_batch_size, open_loop, reopen_loop
+from .open_loop import default_batch_size, fit_batch, load_networks, open_loop, reopen_loop
 from .options import RunOptions
 from .outcomes import Outcomes
 from .pipeline import Pipeline
-from .request import GenerateRequest, Source
+from .request import GenerateRequest
 from .requests import Requests, SampleTask
 from .row_ids import row_ids
 from .selection import Selection, parse_samples, parse_shard
@@ -198,7 +196,7 @@ def _in_process(
     stop: threading.Event,
 ) -> None:
     loop = job.loop or reopen_loop(job.bundle, job.run, job.request.device, job.request.source)
-    finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
+    finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry, job.request.source)
     limit = TimeLimit(job.request.sample_timeout, lambda samples: _end_stuck(job, samples, record))
     with Pipeline(loop, finisher, record, limit=limit) as pipeline:
         for group in groups(job, directory.todo):
@@ -280,7 +278,7 @@ def _resolve(
     """The run's description: the recorded one if it is the same run, else a new one and the loop that resolved it."""
     require_children(1 if request.ray is not None else request.workers)
     bundle, size = request.bundle, request.batch_size
-    source = _source_digest(request.source)
+    source = source_digest(request.source)
     if recorded is not None:
         asked = describe(bundle, options, _overridden(request, recorded), {}, digest, source,
                          row_ids=ids, dataset_grid=request.dataset_grid)  # fmt: skip
@@ -294,8 +292,8 @@ def _resolve(
     kind = backend.device.partition(":")[0]
     if kind == "cpu" and given > 1:
         require_memory(bundle, given)
-    measured = size == _AUTO or (size is None and kind != "cpu")
-    wanted = measured_batch_size(bundle, backend, options, request.source) if measured else given
+    chosen_here = size == _AUTO or (size is None and kind != "cpu")
+    wanted = default_batch_size(backend, options) if chosen_here else given
     opened = fit_batch(lambda n: open_loop(bundle, backend, options, n, request.source), wanted, warn)
     fitting = opened.options.batch_size
     _log.debug(f"{backend.name} on {kind}: {backend.precision}, {backend.threads} threads, {opened.kind}")
@@ -310,12 +308,6 @@ def _resolve(
         return run, None
     load_networks(bundle, backend, fitting)
     return run, opened
-
-
-def _source_digest(source: Source | None) -> AnySource | None:
-    if isinstance(source, GivenMasks):
-        return MasksDigest(source.sha256(), len(source.packed))
-    return None if source is None else SourceDigest(source.sha256(), source.strength)
 
 
 def _overridden(request: GenerateRequest, run: RunDescription) -> Resolved:

@@ -256,7 +256,7 @@ def make_pipeline(setup: WorkerSetup, telemetry: Telemetry, record: Callable[[Sa
     if bundle.sha256 != setup.run.bundle.sha256:
         raise InvalidInputError(f"{setup.bundle}: is not the bundle that the run was started with")
     loop = reopen_loop(bundle, setup.run, setup.device, setup.source)
-    return Pipeline(loop, Finisher(setup.directory, setup.run, bundle.manifest, telemetry), record)
+    return Pipeline(loop, Finisher(setup.directory, setup.run, bundle.manifest, telemetry, setup.source), record)
 
 
 def _work(setup: WorkerSetup, connection: Connection) -> None:
