@@ -1,7 +1,7 @@
 """What a release consists of: the hashed lock of a folder of wheels, its bill of materials, the licences of all parts.
 
-parts.py lock WHEELS EXTRAS            prints the lock: name==version --hash=sha256:...
-parts.py bill SBOM WHEELS              adds to a CycloneDX bill what no package is, and the wheels' hashes; prints the licences
+parts.py lock WHEELS EXTRAS    prints the lock: name==version --hash=sha256:...
+parts.py bill SBOM WHEELS      adds the wheels' hashes and what no package is to a CycloneDX bill; prints the licences
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import hashlib
 import json
 import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "sbldm-engine"
-_NOT_NAMED = re.compile(r"declared license (file|of)\b.*", re.DOTALL)
+_MOST = 120  # characters of a name; what is longer is a text
+_TEXT_ALONE = re.compile(r"declared license (file|of)\b.*", re.DOTALL)  # a licence without a name, as the bill calls it
 
 
 def normalised(name: str) -> str:
@@ -46,7 +48,7 @@ def other_parts() -> list[dict[str, Any]]:
     assets = ROOT / "engine" / "report" / "assets"
     (viewer,) = assets.glob("niivue-*.umd.js")
     version = viewer.name.removeprefix("niivue-").removesuffix(".umd.js")
-    anatomies = ROOT / "train" / "phantom" / "anatomies.npz"
+    anatomies = ROOT / "engine" / "anatomy" / "anatomies.npz"
     parts = [
         _part("library", "@niivue/niivue", version, viewer, "BSD-2-Clause", purl=f"pkg:npm/%40niivue/niivue@{version}"),
         _part("data", "SynthSeg label maps, cropped and resampled", "66342c1", anatomies, "Apache-2.0"),
@@ -62,21 +64,35 @@ def other_parts() -> list[dict[str, Any]]:
     return parts
 
 
+def first_line(wheel: Path) -> str:
+    """The first line of the licence texts in a wheel; empty where it has none."""
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(archive.namelist()):
+            if re.search(r"\.dist-info/(licenses/)?(LICEN[CS]E|COPYING)[^/]*$", name, re.IGNORECASE):
+                return next((line.strip() for line in archive.read(name).decode().splitlines() if line.strip()), "")
+    return ""
+
+
 def complete(bill: dict[str, Any], wheels: Path) -> list[tuple[str, str, str]]:
     """Add wheels' hashes and the other parts to a bill; (name, version, licence) of all, sorted.
 
     Raises:
         SystemExit: a part has no licence, or an installed package is no wheel of this folder.
     """
+    files = {normalised(wheel.name.split("-")[0]): wheel for wheel in wheels.glob("*.whl")}
     found, faults = hashes(wheels), []
-    packages = bill["components"]
-    for package in packages:
-        version, sha256 = found.get(normalised(package["name"]), (None, None))
+    root, packages = bill["metadata"]["component"], bill["components"]
+    for package in (root, *packages):
+        name = normalised(package["name"])
+        version, sha256 = found.get(name, (None, None))
         if version != package["version"]:
-            faults.append(f"{package['name']} {package['version']}: installed, but no wheel of {wheels}")
+            faults.append(f"{name} {package['version']}: installed, but no wheel of {wheels}")
+            continue
         package["hashes"] = [{"alg": "SHA-256", "content": sha256}]
+        if not licence(package) and (text := first_line(files[name])):
+            package.setdefault("licenses", []).append({"license": {"name": text}})
     bill["components"] = sorted([*packages, *other_parts()], key=lambda part: part["name"].lower())
-    rows = [(part["name"], part["version"], licence(part)) for part in (bill["metadata"]["component"], *bill["components"])]
+    rows = [(part["name"], part["version"], licence(part)) for part in (root, *bill["components"])]
     faults += [f"{name} {version}: names no licence" for name, version, named in rows if not named]
     if faults:
         sys.exit("\n".join(faults))
@@ -87,9 +103,12 @@ def licence(part: dict[str, Any]) -> str:
     """What a part of a bill says its licence is; empty where it names none."""
     named = []
     for entry in part.get("licenses", []):
-        text = entry.get("expression") or entry["license"].get("id") or entry["license"].get("name", "")
-        if text and not _NOT_NAMED.fullmatch(text):
-            named.append(" ".join(text.split())[:120])
+        one = entry.get("license", {})
+        text = entry.get("expression") or one.get("id") or one.get("name", "")
+        if _TEXT_ALONE.fullmatch(text):
+            text = one.get("text", {}).get("content", "") if "of" in text.split()[:3] else ""
+        if 0 < len(text) <= _MOST:
+            named.append(text.removeprefix("License :: OSI Approved :: "))
     return ", ".join(dict.fromkeys(named))
 
 
