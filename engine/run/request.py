@@ -23,6 +23,7 @@ from ..bundle.manifest import SamplerName
 from ..conditions.columns import ConditionRows
 from ..conditions.csv import RowWatch
 from ..conditions.table import ConditionsLike, read_table
+from ..copies import CopyReference
 from ..errors import UsageError
 from ..output.case_files import GRIDS, GridName
 from ..output.case_tags import NAME_BY, NameBy
@@ -65,7 +66,8 @@ class GenerateRequest:
     name_by: Annotated[NameBy, choice(NAME_BY)] = "sample"  # what file names hold: the sample's number, or its id
     grid: Annotated[GridName, choice(GRIDS)] = "native"  # the model's, or 240x240x155 at 1 mm
     reject: Annotated[float | None, tolerance(10)] = None  # miss that is redrawn (`writer.miss`); None: never
-    attempts: Annotated[int, whole(1, 100)] = 4  # redraws at most, with reject
+    attempts: Annotated[int, whole(1, 100)] = 4  # redraws at most, with reject or exclude_copies
+    exclude_copies: CopyReference | None = None  # cases; what is a copy of one is drawn again, and never written
 
     # The machine
     backend: Annotated[str, text()] = "auto"  # those of `backends.choose`

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ..bundle.manifest import BundleManifest
+from ..copies import CopyReference
 from ..files import Folder
 from ..output.case_files import case_files, description
 from ..output.measure import TumourMeasurement, measure_tumour
@@ -34,12 +35,21 @@ class Candidate:
 
 
 NO_TUMOUR = "its mask is empty, a tumour was asked for"
+COPY = "is closer to a case of --exclude-copies than those are to each other"
 
 
 class Finisher:
     """Measures and writes the volumes of one run; safe to use from several threads."""
 
-    def __init__(self, root: Path, run: RunDescription, bundle: BundleManifest, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        root: Path,
+        run: RunDescription,
+        bundle: BundleManifest,
+        telemetry: Telemetry,
+        copies: CopyReference | None = None,
+    ) -> None:
+        self._copies = copies  # cases whose copies are no samples
         self.root, self.run, self.bundle, self.telemetry = root, run, bundle, telemetry
         self.layout = run.layout()
         self.columns = run.bundle.columns
@@ -50,7 +60,7 @@ class Finisher:
         return Folder(self.root, OwnNames(self.run))
 
     def measure(self, task: SampleTask, volume: Volume) -> Candidate | str:
-        """Measure the tumour of a volume; its fault, or that of a mask without a tumour, where it has one."""
+        """Measure the tumour of a volume; its fault where it has one: no tumour, or a copy of a case (`COPY`)."""
         if volume.fault is not None:
             return volume.fault
         with self.telemetry.stage("measure"):
@@ -58,6 +68,8 @@ class Finisher:
             measured = measure_tumour(volume.label, self.bundle.grid.spacing_mm, brain)
             if measured.volume_ml == 0:
                 return NO_TUMOUR
+            if self._copies is not None and self._copies.closeness(volume.image) > 1:
+                return COPY
             requested = dict(zip(self.columns, task.requested, strict=True))
             return Candidate(task, volume, measured, miss(requested, measured, self.bundle.grid.fov_mm))
 
