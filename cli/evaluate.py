@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ._commands import choices
+from ._commands import RequireSignature, choices
 from ._scans import Cavity, Labels, Orientation
 
 FIGURES_NAME, TABLES_NAME = "evaluation.json", "evaluation.md"
@@ -21,6 +21,7 @@ def evaluate(
     bundle: Annotated[
         str | None, typer.Option(help="Bundle whose autoencoder gives latents and reconstructions.")
     ] = None,
+    require_signature: RequireSignature = None,
     out: Annotated[Path, typer.Option(help="Directory of evaluation.json, evaluation.md and the plots.")] = Path(
         "evaluation"
     ),
@@ -69,17 +70,18 @@ def evaluate(
     from ..engine.bundle.load import load_bundle
     from ..engine.files import write_atomic
     from ..engine.scans.options import read_options
+    from ._results import require_own
 
     if card and bundle is None:
         raise UsageError("--card writes into a bundle: give --bundle PATH")
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
-    loaded = None if bundle is None else load_bundle(bundle)
+    loaded = None if bundle is None else load_bundle(bundle, require_signature)
     backend = None if loaded is None else choose_backend(loaded, device=device)
     options = EvaluationOptions(
         real, synthetic, train, cache or out / "cache", held_out, pairs, reconstruct, fid_network,
         segmenter_steps, any_settings, workers, skip_invalid, read_options(labels, cavity, orientation),
     )  # fmt: skip
-    _require_own(out, [f"{name}.png" for name in PICTURES])
+    require_own(out, FIGURES_NAME, [TABLES_NAME, *(f"{name}.png" for name in PICTURES)])
     evaluation = measure(options, loaded, backend)
     evaluation.figures["command"] = _command(context)
     write_json(out / FIGURES_NAME, evaluation.figures)
@@ -91,24 +93,6 @@ def evaluate(
 
         write_evaluation(loaded, text, _command(context))
     typer.echo(json.dumps(plain(evaluation.figures), allow_nan=False) if as_json else text)
-
-
-def _require_own(out: Path, pictures: list[str]) -> None:
-    """Make the directory; UsageError where it cannot be, or holds files of these names that no evaluation wrote."""
-    from ..engine.errors import UsageError
-    from ..engine.files import make_directory
-
-    try:
-        make_directory(out)
-        names = {path.name for path in out.iterdir()}
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be used as a directory ({error.strerror})") from error
-    taken = sorted(names & {TABLES_NAME, *pictures})
-    if taken and FIGURES_NAME not in names:
-        raise UsageError(
-            f"--out {out}: holds {taken[0]!r} and no {FIGURES_NAME}, so it is not of an evaluation; nothing in it was "
-            "touched; give another directory"
-        )
 
 
 def _command(context: typer.Context) -> str:

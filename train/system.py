@@ -173,5 +173,4 @@ class SystemTrainer(Trainer):
         return aggregator.eval().requires_grad_(False).to(self.run.fabric.device)
 
     def _latents(self, vae: SliceVae) -> LatentStore:
-        with self.run.fabric.rank_zero_first():
-            return encode_cohort(vae.encoder, self.cohort, self.config, self.directory, self.encoding)
+        return encode_cohort(vae.encoder, self.cohort, self.config, self.directory, self.run.fabric, self.encoding)

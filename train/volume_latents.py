@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..engine.files import sha256_file
-from .checkpoint import read_tensors, weights_path, write_json, write_tensors
+from .checkpoint import read_tensors, weights_path, write_tensors
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import chances, real_cases
-from .latents import MIRRORS, new_array
+from .drafts import DRAFTS_VERSION, DraftLevels, load_levels, measured_levels, save_levels, stored_draft
+from .latents import MIRRORS
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
+from .shared_store import filled
 from .slab_volumes import encoded
 
 FOLDER = "latents"
 
 
-Latents = NDArray[np.float16]  # (cases, 2, C, S, h, w): each case as it is and mirrored left-right
+Latents = NDArray[np.float16]
+"""(cases, 2 MIRRORS, C, S, h, w): each case as it is and mirrored left-right, then its draft in the same ways."""
+
+DRAFT_JITTER = 0.3
+"""Most deviation of the noise on normalised drafts: those of scans and of drawn brains differ by less."""
 
 
 def encode_volumes(
@@ -31,30 +37,44 @@ def encode_volumes(
     cohort: Cohort,
     config: MaskFirstConfig,
     directory: Path,
+    fabric: Fabric,
     progress: Callable[[int, int], None],
 ) -> Latents:
-    """Latents of every case, memory-mapped: encoded, or what the same autoencoder made of the same cohort before."""
+    """Latents of every case and draft, memory-mapped: encoded, or what the same autoencoder made of the same cohort.
+
+    Each of several processes, all of which have to call it, encodes its share.
+    """
     folder = directory / FOLDER
     folder.mkdir(exist_ok=True)
     key = {
         "encoder": sha256_file(weights_path(directory, "autoencoder")),
         "cases": [e.path.name for e in cohort.entries],
+        "drafts": DRAFTS_VERSION,
     }
-    array, stamp = folder / "latents.npy", folder / "key.json"
-    if not (array.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == key):
-        stamp.unlink(missing_ok=True)
-        store = new_array(array, (len(cohort), MIRRORS, *config.latent_shape))
-        for case in range(len(cohort)):
-            store[case] = encoded_case(autoencoder, cohort.slices(case), config.autoencoder.slices)
-            progress(case + 1, len(cohort))
-        store.flush()
-        save_normalisation(directory, *_measured_normalisation(store))
-        write_json(stamp, key)
-    return np.load(array, mmap_mode="r")
+    return filled(
+        folder / "latents.npy", (len(cohort), 2 * MIRRORS, *config.latent_shape), key,
+        lambda case: encoded_case(autoencoder, cohort, case, load_levels(folder), config), fabric, progress,
+        lambda store: save_normalisation(directory, *_measured_normalisation(store[:, :MIRRORS])),
+        begin=lambda: save_levels(folder, measured_levels(cohort, len(config.tissues))),
+    )  # fmt: skip
 
 
-def encoded_case(autoencoder: SlabAutoencoder, stored: NDArray[np.uint8], slices: int) -> NDArray[np.float32]:
-    """Latents (2, C, S, h, w) of a stored case (z, M, x, y), as it is and mirrored left-right."""
+def encode_unseen(autoencoder: SlabAutoencoder, cohort: Cohort, config: MaskFirstConfig, directory: Path) -> Latents:
+    """Latents in memory of cases that are no part of the training; their drafts have the levels of those that are."""
+    levels = load_levels(directory / FOLDER)
+    encoded = [encoded_case(autoencoder, cohort, case, levels, config) for case in range(len(cohort))]
+    return np.stack(encoded).astype(np.float16)
+
+
+def encoded_case(
+    autoencoder: SlabAutoencoder, cohort: Cohort, case: int, levels: DraftLevels, config: MaskFirstConfig
+) -> NDArray[np.float32]:
+    """Latents (2 MIRRORS, C, S, h, w) of a case and of its draft."""
+    both = cohort.slices(case), stored_draft(cohort, case, levels)
+    return np.concatenate([_both_ways(autoencoder, stored, config.autoencoder.slices) for stored in both])
+
+
+def _both_ways(autoencoder: SlabAutoencoder, stored: NDArray[np.uint8], slices: int) -> NDArray[np.float32]:
     with torch.autocast(next(autoencoder.parameters()).device.type, torch.bfloat16):
         both = [encoded(autoencoder, image, slices).cpu().numpy() for image in (stored, stored[:, :, ::-1])]
     return np.stack(both)
@@ -94,7 +114,7 @@ def normalised_aggregator(
 
 
 class ImageVolumes:
-    """Normalised latents of random cases with their tissues and sources."""
+    """Normalised latents of random cases with their tissues, drafts and sources."""
 
     def __init__(self, cohort: Cohort, latents: Latents, aggregator: NormalisedAggregator) -> None:
         self.cohort, self.latents = cohort, latents
@@ -102,15 +122,21 @@ class ImageVolumes:
         self.mean, self.scale = aggregator.mean.cpu().numpy(), aggregator.scale.cpu().numpy()
 
     def draw(self, size: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], tuple[Tensor, ...]]:
-        """(N, C, S, h, w), then tissues (N, 3, z, x, y) and sources (N,)."""
+        """(N, C, S, h, w), then tissues (N, 3, z, x, y), drafts like the latents, a little noisy, and sources (N,)."""
         cases = generator.choice(len(self.chances), size=size, p=self.chances)
         mirrors = generator.integers(MIRRORS, size=size)
         pairs = list(zip(cases.tolist(), mirrors.tolist(), strict=True))
-        clean = np.stack([self.latents[c, m].astype(np.float32) for c, m in pairs])
         labels = [self.cohort.label(c)[:, ::-1] if m else self.cohort.label(c) for c, m in pairs]
         tissues = torch.from_numpy(np.stack([tissue_planes(label) for label in labels]))
-        normalised = ((clean - self.mean) / self.scale).astype(np.float32)
-        return normalised, (tissues, torch.from_numpy(self.sources[cases]))
+        drafts = self._normalised((case, MIRRORS + mirror) for case, mirror in pairs)
+        deviations = generator.uniform(0, DRAFT_JITTER, (size, *[1] * (drafts.ndim - 1))).astype(np.float32)
+        drafts += deviations * generator.standard_normal(drafts.shape, np.float32)
+        told = (tissues, torch.from_numpy(drafts), torch.from_numpy(self.sources[cases]))
+        return self._normalised(pairs), told
+
+    def _normalised(self, rows: Iterable[tuple[int, int]]) -> NDArray[np.float32]:
+        found = np.stack([self.latents[case, row].astype(np.float32) for case, row in rows])
+        return ((found - self.mean) / self.scale).astype(np.float32)
 
 
 def tissue_planes(label: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -8,17 +8,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.load import Bundle
 from ..bundle.manifest import INT16_SCALE
+from ..dicom.about import Study
 from ..errors import InvalidInputError, UsageError
+from ..output.scan_voxels import ScanVoxels
 from .host import HostLoop
 from .model import VolumeModel
 from .plan import sampling_plan
 from .types import LoopKind, OnStep, RunComponent, SampleRequest, SamplingOptions, Volume
+
+Identity = Literal["keep", "replace"]
+"""Whether DICOM files carry the source's patient, study and frame of reference."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,16 @@ class SourceCase:
     image: NDArray[np.int16]  # (modality, x, y, z) RAS+, 0..1000, background 0, as samples are written
     label: NDArray[np.uint8]  # (x, y, z), 0..classes-1
     strength: float  # 0 returns the reconstruction, 1 starts from noise as `generate` does
+    voxels: ScanVoxels | None = None  # of the scan that it was read from
+    study: Study | None = None  # of DICOM, whose identity the samples are to keep
 
     def sha256(self) -> str:
-        """Digest of image and label."""
-        return hashlib.sha256(
-            np.ascontiguousarray(self.image).tobytes() + np.ascontiguousarray(self.label).tobytes()
-        ).hexdigest()
+        """Digest of image and label, and of where they come from."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.image).tobytes())
+        digest.update(np.ascontiguousarray(self.label).tobytes())
+        if self.study is not None:
+            digest.update(repr(self.study).encode())
+        return digest.hexdigest()
 
 
 def check_source(source: SourceCase, bundle: Bundle) -> None:
@@ -79,10 +89,13 @@ class AugmentLoop:
         first = loop.options.steps - round(source.strength * loop.options.steps)
         self._plan = None if first == loop.options.steps else sampling_plan(loop.model.schedule, loop.options, first)
         self._clean = encode_source(loop.model, loop.run, source)
+        unit = source.image.astype(np.float32) / np.float32(INT16_SCALE)
+        self._shares = loop.model.healthy(unit, source.label)
 
     def start(self, requests: Sequence[SampleRequest], on_step: OnStep | None = None) -> Callable[[], list[Volume]]:
         """As `HostLoop.start`."""
         loop, plan = self._loop, self._plan
+        requests = [replace(request, shares=self._shares) for request in requests]
         if plan is None:
             requests = [replace(request, label=self._source.label) for request in requests]
         batch = loop.batch(requests)

@@ -158,12 +158,13 @@ def test_what_was_measured_on_the_cohort_stays_and_other_shapes_are_named(tmp_pa
 
 
 class RandomVolumes:
-    """Noise for latents, with random tissues and sources."""
+    """Noise for latents and drafts, with random tissues and sources."""
 
     def draw(self, size: int, generator: np.random.Generator) -> tuple[np.ndarray, tuple[Tensor, ...]]:
         clean = generator.standard_normal((size, 8, 4, 4, 4)).astype(np.float32)
         tissues = torch.from_numpy((generator.random((size, 3, 16, 32, 32)) < 0.3).astype(np.float32))
-        return clean, (tissues, torch.ones(size))
+        draft = torch.from_numpy(generator.standard_normal(clean.shape).astype(np.float32))
+        return clean, (tissues, draft, torch.ones(size))
 
 
 def guided(dropout: float = 0.1) -> GuidedObjective:
@@ -216,7 +217,7 @@ def test_the_held_out_loss_is_the_same_for_the_same_weights_and_only_for_them() 
     for parameter in other.parameters():
         parameter.add_(0.1)
     assert held_out(other) != first
-    assert first.keys() == {"held_out_loss"}
+    assert first.keys() == {"held_out_loss", *(f"held_out_t{quarter}" for quarter in range(1, 5))}
 
 
 def test_many_held_out_cases_are_looked_at_evenly(trained_cohort: Cohort) -> None:
