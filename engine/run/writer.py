@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ..bundle.manifest import BundleManifest
+from ..copies import CopyReference
 from ..dicom.about import CaseAbout
 from ..files import Folder
 from ..output.case_files import case_files
@@ -40,6 +41,7 @@ class Candidate:
 FEW_FILES = 8  # are written one after another
 AT_ONCE = 8
 NO_TUMOUR = "its mask is empty, a tumour was asked for"
+COPY = "is closer to a case of --exclude-copies than those are to each other"
 
 
 class Finisher:
@@ -52,7 +54,9 @@ class Finisher:
         bundle: BundleManifest,
         telemetry: Telemetry,
         source: Source | None = None,
+        copies: CopyReference | None = None,
     ) -> None:
+        self._copies = copies  # cases whose copies are no samples
         self.root, self.run, self.bundle, self.telemetry = root, run, bundle, telemetry
         self.study = source.study if isinstance(source, SourceCase) else None
         self.layout = run.layout()
@@ -64,7 +68,7 @@ class Finisher:
         return run_folder(self.root, self.run)
 
     def measure(self, task: SampleTask, volume: Volume) -> Candidate | str:
-        """Measure the tumour of a volume; its fault, or that of a mask without a tumour, where it has one."""
+        """Measure the tumour of a volume; its fault where it has one: no tumour, or a copy of a case (`COPY`)."""
         if volume.fault is not None:
             return volume.fault
         with self.telemetry.stage("measure"):
@@ -72,6 +76,8 @@ class Finisher:
             measured = measure_tumour(volume.label, self.bundle.grid.spacing_mm, brain)
             if measured.volume_ml == 0:
                 return NO_TUMOUR
+            if self._copies is not None and self._copies.closeness(volume.image) > 1:
+                return COPY
             requested = dict(zip(self.columns, task.requested, strict=True))
             return Candidate(task, volume, measured, miss(requested, measured, self.bundle.grid.fov_mm))
 
