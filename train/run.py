@@ -131,7 +131,9 @@ def _trainer(config: AnySystem, cases: Cases, options: TrainOptions, run: StageR
     if isinstance(config, MaskFirstConfig):
         data = MaskFirstData(cases.training, cases.held_out, options.masks)
         return MaskFirstTrainer(config, data, run, encoding, keep_stale=keep, start_from=start)
-    return SystemTrainer(config, cases.training, run, encoding, keep_stale=keep, start_from=start)
+    return SystemTrainer(
+        config, cases.training, run, encoding, held_out=cases.held_out, keep_stale=keep, start_from=start
+    )
 
 
 def _require_tissues(config: AnySystem, cohort: Cohort, data: Path) -> None:
