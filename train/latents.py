@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +77,15 @@ def encode_cohort(
         "encoder": sha256_file(weights_path(directory, "autoencoder")),
         "cases": [e.path.name for e in cohort.entries],
     }
-    encode = partial(encoded_case, encoder, cohort, config)
-    return LatentStore(filled(folder / "latents.npy", shape, key, encode, fabric, progress), both)
+    (latents,) = filled(
+        folder,
+        {"latents.npy": shape},
+        key,
+        lambda case: [encoded_case(encoder, cohort, config, case)],
+        fabric,
+        progress,
+    )
+    return LatentStore(latents, both)
 
 
 def encode_in_memory(encoder: Encoder, cohort: Cohort, config: SystemConfig) -> LatentStore:
