@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,20 @@ def test_errors_are_told_by_the_part_of_the_schedule_that_their_time_lies_in() -
     told = by_time(errors, torch.tensor([0, 249, 250, 999]), 1000)
     assert {name: float(value) for name, value in told.items() if not value.isnan()} == {"t1": 2.5, "t2": 7, "t4": 10}
     assert told.keys() == {"t1", "t2", "t3", "t4"}
+
+
+def test_a_held_out_case_that_is_in_training_under_another_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_small_cohort(tmp_path / "data", 2)
+    (data / "S9").mkdir()
+    for file in (data / "S0").iterdir():
+        shutil.copyfile(file, data / "S9" / file.name.replace("S0", "S9"))
+    asked = ["train", "--data", str(data), "--out", str(tmp_path / "out"), "--workers", "1"]
+    preset = write_preset(short_config(steps=2), tmp_path / "short.yaml")
+    assert main([*asked, "--cache", str(tmp_path / "cache"), "--preset", str(preset), "--held-out", "1"]) == 3
+    assert "S9 is S0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
