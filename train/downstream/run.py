@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 RESULTS_FOLDER, SCRATCH_FOLDER = "trainings", "scratch"
 RESULT_VERSION = 1  # raise it when the same training gives other scores
 FEW_SEEDS, FEW_TESTS = 3, 10
-QUICK_STEPS, QUICK_CASES = 100, {"--real": 24, "--synthetic": 48, "--test": 12}
+QUICK_STEPS, QUICK_CASES = 80, {"--real": 24, "--synthetic": 48, "--test": 12}
 QUICK_BESIDE = 16  # cases that each baseline makes
 
 
