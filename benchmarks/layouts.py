@@ -40,7 +40,7 @@ def volume() -> tuple[np.ndarray, np.ndarray]:
 
 
 def seconds(layout: str, folder: Path, repeats: int) -> dict[str, float]:
-    """Of a layout: medians of wall clock, CPU, and the wall clock before the disk; the best wall clock of a busy machine."""
+    """Of a layout: medians of wall clock, CPU, wall clock before the disk; the best wall clock of a busy machine."""
     image, label = volume()
     made = make_layout(layout, MODALITIES, LABELS, slices=DEFAULT_GRID.shape[2])
     wall, cpu, encode = list[float](), list[float](), list[float]()
