@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from torch import nn
 
+from ..engine.anatomy.anatomies import anatomies_sha256
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.bundle.checks import CHECKS_NAME, ROWS, check_inputs, elements, write_tensors
 from ..engine.bundle.load import Bundle, load_bundle, provenance_date, record_files, reduced_graph_name
@@ -42,10 +43,12 @@ from ..train.checkpoint import STAGES, load_system, weights_path
 from ..train.condition_file import load_conditions
 from ..train.config import AnySystem, MaskFirstConfig
 from ..train.diffusion import make_schedule
+from ..train.drafts import load_levels
 from ..train.lineage import lineage_faults, read_record, was_trained
 from ..train.mask_first import load_mask_first
 from ..train.mask_set import load_map_scale
 from ..train.trained import load_networks
+from ..train.volume_latents import FOLDER
 from .components import Component, components_of
 from .gate import GateInputs, require_passed, run_gate
 from .model_card import model_card
@@ -270,13 +273,15 @@ def mask_first_of(checkpoint: Path, config: AnySystem, source: Source) -> MaskFi
     """What only the mask-first form says; None for a system of slices.
 
     Raises:
-        InvalidInputError: the normalisation of the maps is not there.
+        InvalidInputError: the normalisation of the maps, or the levels of the drafts, is not there.
     """
     if not isinstance(config, MaskFirstConfig):
         return None
     scale = load_map_scale(checkpoint)
     maps = MaskMaps(config.maps_shape, scale.mean, scale.std)
-    return MaskFirst(config.autoencoder.slices, maps, config.mask_sampling, 1.0 if source == "real" else 0.0)
+    drawn_as = 1.0 if source == "real" else 0.0
+    levels = load_levels(checkpoint / FOLDER)
+    return MaskFirst(config.autoencoder.slices, maps, config.mask_sampling, drawn_as, levels, anatomies_sha256())
 
 
 def training_summary(checkpoint: Path, config: AnySystem) -> str:

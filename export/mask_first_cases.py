@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from ..engine.bundle.manifest import BundleManifest, Grid, NoiseSchedule
 from ..engine.conditions.columns import COLUMNS, normalise
 from ..engine.output.measure import measure_tumour
+from ..engine.sampling.batch import Batch
+from ..engine.sampling.mask_first import MaskFirstModel
 from ..engine.sampling.slabs import SLABS_AT_ONCE
-from ..engine.sampling.types import Arrays, RunComponent
+from ..engine.sampling.types import Arrays, RunComponent, SampleRequest
 from ..train.data.mask_maps import distance_maps
 from ..train.volume_latents import tissue_planes
 from .cases import Cases, noisy, places
@@ -38,7 +40,11 @@ def mask_first_cases(
     made = {"mask_denoiser": _maps_cases(ball, manifest)}
     if real is None:
         return made
-    shown: Arrays = {"tissues": tissue_planes(ball.transpose(2, 0, 1))[None], "source": np.ones(1, np.float32)}
+    shown: Arrays = {
+        "tissues": tissue_planes(ball.transpose(2, 0, 1))[None],
+        "draft": _draft(reference, manifest, ball),
+        "source": np.ones(1, np.float32),
+    }
     features = reference("aggregator", {"latent": real})["features"]
     slabs = {"features": features[0, :SLABS_AT_ONCE]}
     image = {"image": np.clip(reference("decoder", slabs)["image"], -1.0, 1.0)}
@@ -49,6 +55,14 @@ def mask_first_cases(
         "decoder": {"real latents": slabs},
         "encoder": {"real latents, decoded": image},
     }
+
+
+def _draft(reference: RunComponent, manifest: BundleManifest, label: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The latent (1, C, S, h, w) of the draft around a mask of a fixed request."""
+    said = manifest.mask_first
+    assert said is not None
+    request = SampleRequest(0, 0, np.zeros(len(COLUMNS), np.float32), label=label)
+    return MaskFirstModel.of(manifest, said).tell(reference, Batch([request], 1, seed=0), None).feeds["draft"]
 
 
 def ball_label(grid: Grid) -> NDArray[np.uint8]:

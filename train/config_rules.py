@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..engine.anatomy.shares import LEADING
 from ..engine.bundle.manifest import MAX_VOXELS, MODALITIES, TISSUES
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def mask_first_faults(config: MaskFirstConfig) -> Iterator[str]:
     yield from _modality_faults(config)
     if config.tissues != TISSUES:
         yield f"tissues: are {_listed(config.tissues)}, must be {_listed(TISSUES)}: the maps are theirs"
+    if missing := [name for name in LEADING if name not in config.modalities]:
+        yield f"modalities: {_listed(missing)} missing: the tissues of a scan are told apart by {_listed(LEADING)}"
     yield from _schedule_faults(config)
     wanted: dict[str, str] = dict.fromkeys(MASK_FIRST_REQUIRED, "")
     if config.distillation is not None:

@@ -104,7 +104,7 @@ def _mask_first_costs(config: MaskFirstConfig, columns: Sequence[ConditionColumn
             ("aggregator", aggregator, lambda: (aggregator.encode(features), aggregator.decode(latent))),
             ("decoder", decoder, lambda: decoder(features[0])),
             ("mask_denoiser", mask_denoiser, lambda: mask_denoiser(maps, one, condition, one)),
-            ("denoiser", denoiser, lambda: denoiser(latent, one, tissues, one, one)),
+            ("denoiser", denoiser, lambda: denoiser(latent, one, tissues, latent, one, one)),
         ]
         return [NetworkCost(name, weight_count(network), gmac_of(call), "volume") for name, network, call in calls]
 
@@ -178,7 +178,7 @@ def _mask_first_loss(
     denoiser = make_image_denoiser(config)
     x, y, depth = config.grid.shape
     latent, tissues = torch.empty(size, *config.latent_shape), torch.empty(size, len(config.tissues), depth, x, y)
-    return denoiser, lambda: denoiser(latent, one, tissues, one, one)
+    return denoiser, lambda: denoiser(latent, one, tissues, latent, one, one)
 
 
 def _stage_loss(

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..engine.anatomy.draft import HEALTHY
 from ..engine.conditions.columns import COLUMNS, ConditionColumn
 from ..engine.conditions.distribution import CohortDistribution
 from ..engine.errors import InvalidInputError
@@ -23,6 +23,7 @@ from .condition_file import load_conditions, save_conditions
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import chances
+from .drafts import DraftLevels, load_levels, save_levels
 from .held_out import CASES, HeldOutLoss, looked_at
 from .mask_set import LEAST_ML, MapScale, MaskSet, MaskVolumes, make_mask_set, measured_masks, save_map_scale
 from .networks.planar import ImageDenoiser, MaskDenoiser
@@ -32,7 +33,14 @@ from .objectives.volumes import GuidedObjective, NoisyVolumes, VolumeObjective, 
 from .stage import HeldOut, StageRun, StepLoss
 from .trained import write_randomised
 from .trainer import Trainer
-from .volume_latents import ImageVolumes, encode_volumes, encoded_case, normalised_aggregator, save_normalisation
+from .volume_latents import (
+    FOLDER,
+    ImageVolumes,
+    encode_unseen,
+    encode_volumes,
+    normalised_aggregator,
+    save_normalisation,
+)
 from .volume_previews import VolumePreviews
 
 Progress = Callable[[int, int], None]
@@ -171,7 +179,7 @@ class MaskFirstTrainer(Trainer):
             stage,
             denoiser,
             objective(self._noisy(images.training)),
-            lambda trained: self.previews.sample(trained, images.aggregator, images.autoencoder.decoder),
+            lambda trained: self.previews.sample(trained, images.aggregator, images.autoencoder, images.levels),
             held_out=self._held_out(stage, unseen),
         )
 
@@ -194,14 +202,14 @@ class MaskFirstTrainer(Trainer):
         load_weights(autoencoder, self.directory, "autoencoder")
         autoencoder = autoencoder.eval().requires_grad_(False).to(self.run.fabric.device)
         with self.run.fabric.rank_zero_first():
-            latents = encode_volumes(autoencoder, self.cohort, config, self.directory, self.progress)
+            encoded = encode_volumes(autoencoder, self.cohort, config, self.directory, self.progress)
         aggregator = normalised_aggregator(autoencoder, config, self.directory)
         unseen = None
         if len(self.held_out):
-            stored, slices = map(self.held_out.slices, range(len(self.held_out))), config.autoencoder.slices
-            others = [encoded_case(autoencoder, case, slices) for case in stored]
-            unseen = ImageVolumes(self.held_out, np.stack(others).astype(np.float16), aggregator)
-        return _Images(autoencoder, aggregator, ImageVolumes(self.cohort, latents, aggregator), unseen)
+            others = encode_unseen(autoencoder, self.held_out, config, self.directory)
+            unseen = ImageVolumes(self.held_out, others, aggregator)
+        training = ImageVolumes(self.cohort, encoded, aggregator)
+        return _Images(autoencoder, aggregator, load_levels(self.directory / FOLDER), training, unseen)
 
 
 @dataclass(frozen=True)
@@ -210,6 +218,7 @@ class _Images:
 
     autoencoder: SlabAutoencoder
     aggregator: NormalisedAggregator
+    levels: DraftLevels
     training: ImageVolumes
     held_out: ImageVolumes | None
 
@@ -261,3 +270,5 @@ def save_random_mask_first(
     write_randomised(directory, modules)
     save_normalisation(directory, torch.randn(config.latent_shape), torch.rand(config.latent_shape[0]) + 0.5)
     save_map_scale(directory, MapScale((15.0, 17.0, 18.0), (9.0, 7.0, 5.0)))
+    grey = tuple(0.2 + 0.1 * number for number in range(len(config.modalities)))
+    save_levels(directory / FOLDER, tuple(grey for _ in range(len(HEALTHY) + len(config.tissues))))

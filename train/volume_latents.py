@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from .checkpoint import read_tensors, weights_path, write_json, write_tensors
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import chances, real_cases
+from .drafts import DRAFTS_VERSION, DraftLevels, load_levels, measured_levels, save_levels, stored_draft
 from .latents import MIRRORS, new_array
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from .slab_volumes import encoded
@@ -25,6 +27,17 @@ FOLDER = "latents"
 
 Latents = NDArray[np.float16]  # (cases, 2, C, S, h, w): each case as it is and mirrored left-right
 
+DRAFT_JITTER = 0.3
+"""Most deviation of the noise on normalised drafts: those of scans and of drawn brains differ by less."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Latents of cases and of their drafts."""
+
+    images: Latents
+    drafts: Latents
+
 
 def encode_volumes(
     autoencoder: SlabAutoencoder,
@@ -32,29 +45,49 @@ def encode_volumes(
     config: MaskFirstConfig,
     directory: Path,
     progress: Callable[[int, int], None],
-) -> Latents:
-    """Latents of every case, memory-mapped: encoded, or what the same autoencoder made of the same cohort before."""
+) -> Encoded:
+    """Latents of every case and draft, memory-mapped: encoded, or what the same autoencoder made of the same cohort."""
     folder = directory / FOLDER
     folder.mkdir(exist_ok=True)
     key = {
         "encoder": sha256_file(weights_path(directory, "autoencoder")),
         "cases": [e.path.name for e in cohort.entries],
+        "drafts": DRAFTS_VERSION,
     }
-    array, stamp = folder / "latents.npy", folder / "key.json"
-    if not (array.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == key):
+    images, drafts, stamp = folder / "latents.npy", folder / "drafts.npy", folder / "key.json"
+    if not (images.is_file() and drafts.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == key):
         stamp.unlink(missing_ok=True)
-        store = new_array(array, (len(cohort), MIRRORS, *config.latent_shape))
+        levels = measured_levels(cohort, len(config.tissues))
+        save_levels(folder, levels)
+        shape = (len(cohort), MIRRORS, *config.latent_shape)
+        stores = new_array(images, shape), new_array(drafts, shape)
         for case in range(len(cohort)):
-            store[case] = encoded_case(autoencoder, cohort.slices(case), config.autoencoder.slices)
+            stores[0][case], stores[1][case] = encoded_case(autoencoder, cohort, case, levels, config)
             progress(case + 1, len(cohort))
-        store.flush()
-        save_normalisation(directory, *_measured_normalisation(store))
+        for store in stores:
+            store.flush()
+        save_normalisation(directory, *_measured_normalisation(stores[0]))
         write_json(stamp, key)
-    return np.load(array, mmap_mode="r")
+    return Encoded(np.load(images, mmap_mode="r"), np.load(drafts, mmap_mode="r"))
 
 
-def encoded_case(autoencoder: SlabAutoencoder, stored: NDArray[np.uint8], slices: int) -> NDArray[np.float32]:
-    """Latents (2, C, S, h, w) of a stored case (z, M, x, y), as it is and mirrored left-right."""
+def encode_unseen(autoencoder: SlabAutoencoder, cohort: Cohort, config: MaskFirstConfig, directory: Path) -> Encoded:
+    """Latents in memory of cases that are no part of the training; their drafts have the levels of those that are."""
+    levels = load_levels(directory / FOLDER)
+    both = [encoded_case(autoencoder, cohort, case, levels, config) for case in range(len(cohort))]
+    images, drafts = (np.stack(part).astype(np.float16) for part in zip(*both, strict=True))
+    return Encoded(images, drafts)
+
+
+def encoded_case(
+    autoencoder: SlabAutoencoder, cohort: Cohort, case: int, levels: DraftLevels, config: MaskFirstConfig
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Latents (2, C, S, h, w) of a case and of its draft, as they are and mirrored left-right."""
+    image, slices = cohort.slices(case), config.autoencoder.slices
+    return _both_ways(autoencoder, image, slices), _both_ways(autoencoder, stored_draft(cohort, case, levels), slices)
+
+
+def _both_ways(autoencoder: SlabAutoencoder, stored: NDArray[np.uint8], slices: int) -> NDArray[np.float32]:
     with torch.autocast(next(autoencoder.parameters()).device.type, torch.bfloat16):
         both = [encoded(autoencoder, image, slices).cpu().numpy() for image in (stored, stored[:, :, ::-1])]
     return np.stack(both)
@@ -94,23 +127,29 @@ def normalised_aggregator(
 
 
 class ImageVolumes:
-    """Normalised latents of random cases with their tissues and sources."""
+    """Normalised latents of random cases with their tissues, drafts and sources."""
 
-    def __init__(self, cohort: Cohort, latents: Latents, aggregator: NormalisedAggregator) -> None:
-        self.cohort, self.latents = cohort, latents
+    def __init__(self, cohort: Cohort, encoded: Encoded, aggregator: NormalisedAggregator) -> None:
+        self.cohort, self.encoded = cohort, encoded
         self.chances, self.sources = chances(cohort), real_cases(cohort).astype(np.float32)
         self.mean, self.scale = aggregator.mean.cpu().numpy(), aggregator.scale.cpu().numpy()
 
     def draw(self, size: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], tuple[Tensor, ...]]:
-        """(N, C, S, h, w), then tissues (N, 3, z, x, y) and sources (N,)."""
+        """(N, C, S, h, w), then tissues (N, 3, z, x, y), drafts like the latents, a little noisy, and sources (N,)."""
         cases = generator.choice(len(self.chances), size=size, p=self.chances)
         mirrors = generator.integers(MIRRORS, size=size)
         pairs = list(zip(cases.tolist(), mirrors.tolist(), strict=True))
-        clean = np.stack([self.latents[c, m].astype(np.float32) for c, m in pairs])
         labels = [self.cohort.label(c)[:, ::-1] if m else self.cohort.label(c) for c, m in pairs]
         tissues = torch.from_numpy(np.stack([tissue_planes(label) for label in labels]))
-        normalised = ((clean - self.mean) / self.scale).astype(np.float32)
-        return normalised, (tissues, torch.from_numpy(self.sources[cases]))
+        drafts = self._normalised(self.encoded.drafts, pairs)
+        deviations = generator.uniform(0, DRAFT_JITTER, (size, *[1] * (drafts.ndim - 1))).astype(np.float32)
+        drafts += deviations * generator.standard_normal(drafts.shape, np.float32)
+        told = (tissues, torch.from_numpy(drafts), torch.from_numpy(self.sources[cases]))
+        return self._normalised(self.encoded.images, pairs), told
+
+    def _normalised(self, latents: Latents, pairs: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+        found = np.stack([latents[case, mirror].astype(np.float32) for case, mirror in pairs])
+        return ((found - self.mean) / self.scale).astype(np.float32)
 
 
 def tissue_planes(label: NDArray[np.uint8]) -> NDArray[np.float32]:

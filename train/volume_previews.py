@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..engine.anatomy.anatomies import anatomies_sha256
 from ..engine.bundle.manifest import INT16_SCALE, MaskFirst, MaskMaps, NoiseSchedule
 from ..engine.conditions.columns import COLUMNS, ConditionColumn, normalise
 from ..engine.output.preview import Scan, cropped, panels
@@ -20,6 +21,7 @@ from ..engine.scans.prepare import LEVELS
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import real_cases
+from .drafts import DraftLevels
 from .logbook import Picture
 from .mask_set import MapScale
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
@@ -51,23 +53,37 @@ class VolumePreviews:
         """A mask under the case's characteristics, over the case's own image."""
         row = normalise(self.condition[None], columns)[0].astype(np.float32)
         batch = Batch([SampleRequest(0, 0, row, self.condition)], 1, self.seed)
-        made = self._model(scale).tell(self._networks(mask_denoiser=denoiser), batch, None).labels
-        assert made is not None
-        return self._picture(self.image, made[0])
+        (made,) = self._model(scale).labels(self._networks(mask_denoiser=denoiser), batch, None)
+        return self._picture(self.image, np.zeros_like(self.label) if made is None else made)
 
-    def sample(self, denoiser: nn.Module, aggregator: NormalisedAggregator, decoder: nn.Module) -> Picture:
-        """An image made around the case's own mask, of the case's source."""
-        run = self._networks(denoiser=denoiser, aggregator=aggregator.decode, decoder=decoder)
+    def sample(
+        self,
+        denoiser: nn.Module,
+        aggregator: NormalisedAggregator,
+        autoencoder: SlabAutoencoder,
+        levels: DraftLevels,
+    ) -> Picture:
+        """An image made around the case's own mask and on its own anatomy, of the case's source."""
+        run = self._networks(
+            denoiser=denoiser,
+            aggregator=aggregator.decode,
+            aggregator_encode=aggregator.encode,
+            encoder=autoencoder.encoder,
+            decoder=autoencoder.decoder,
+        )
         options = SamplingOptions.default(self.config.sampling, self.seed)
-        request = SampleRequest(0, 0, np.zeros(len(COLUMNS), np.float32), label=self.label)
-        (volume,) = HostLoop(self._model(_NO_SCALE), run, options).start([request])()
+        model = self._model(levels=levels)
+        nothing, shares = np.zeros(len(COLUMNS), np.float32), model.healthy(self.image, self.label)
+        request = SampleRequest(0, 0, nothing, label=self.label, shares=shares)
+        (volume,) = HostLoop(model, run, options).start([request])()
         return self._picture(volume.image.astype(np.float32) / np.float32(INT16_SCALE), volume.label)
 
-    def _model(self, scale: MapScale) -> MaskFirstModel:
+    def _model(self, scale: MapScale = _NO_SCALE, levels: DraftLevels = ()) -> MaskFirstModel:
         config, maps = self.config, MaskMaps(self.config.maps_shape, scale.mean, scale.std)
-        form = MaskFirst(config.autoencoder.slices, maps, config.mask_sampling, self.source)
-        shape, modalities, tissues = config.latent_shape, len(config.modalities), len(config.tissues)
-        return MaskFirstModel(self.schedule, shape, config.grid, modalities, tissues, len(COLUMNS), form)
+        form = MaskFirst(config.autoencoder.slices, maps, config.mask_sampling, self.source, levels, anatomies_sha256())
+        return MaskFirstModel(
+            self.schedule, config.latent_shape, config.grid, config.modalities, len(config.tissues), len(COLUMNS), form
+        )
 
     def _networks(self, **modules: Callable[..., Tensor | tuple[Tensor, ...]]) -> RunComponent:
         return TorchComponents(modules, self.device, torch.bfloat16, "mask-first").run

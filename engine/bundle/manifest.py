@@ -178,6 +178,8 @@ class MaskFirst:
     mask_maps: MaskMaps
     mask_sampling: SamplingDefaults  # of the mask denoiser; the schedule is the bundle's
     source: float  # what samples are drawn as: 1 real scans, 0 phantoms
+    draft_levels: tuple[tuple[float, ...], ...]  # (tissue, modality) 0..1: white, grey, fluid, then the tumour's
+    anatomies: str  # SHA-256 of the brains that drafts are made on
 
 
 @dataclass(frozen=True)

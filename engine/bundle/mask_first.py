@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
+from ..anatomy.anatomies import anatomies_sha256
+from ..anatomy.draft import HEALTHY
+from ..anatomy.shares import LEADING
 from ..conditions.columns import COLUMNS
 from .manifest import MAX_VOXELS, TISSUES, BundleManifest, ComponentSpec, Grid, TensorSpec
 
@@ -42,7 +45,7 @@ def mask_first_tensors(
     timestep, shown = _float("timestep"), _float("condition_mask")
     maps_state = (_float("sample", *maps), timestep, _float("condition", len(COLUMNS)), shown)
     tissues = _float("tissues", len(TISSUES), z, x, y)
-    image_state = (_float("sample", *latent), timestep, tissues, _float("source"), shown)
+    image_state = (_float("sample", *latent), timestep, tissues, _float("draft", *latent), _float("source"), shown)
     return {
         "encoder": ((image,), (slab,)),
         "aggregator_encode": ((volume,), (_float("latent", *latent),)),
@@ -68,6 +71,15 @@ def mask_first_faults(m: BundleManifest) -> Iterator[str]:
         yield f"mask_first.mask_sampling.steps {said.mask_sampling.steps}: allowed 1..{steps}"
     if said.source not in (0.0, 1.0):
         yield f"mask_first.source {said.source:g}: must be 1 (real scans) or 0 (phantoms)"
+    if missing := [name for name in LEADING if name not in m.modalities]:
+        yield f"modalities: {', '.join(missing)} missing, which tell the tissues of a scan apart"
+    if said.anatomies != anatomies_sha256():
+        yield "mask_first.anatomies: the model was trained with other brains than this version of sbldm-engine has"
+    rows, width = len(HEALTHY) + len(TISSUES), len(m.modalities)
+    if len(said.draft_levels) != rows or any(len(row) != width for row in said.draft_levels):
+        yield f"mask_first.draft_levels: needs {rows} tissues of {width} modalities each"
+    elif not all(0 <= level <= 1 for row in said.draft_levels for level in row):
+        yield "mask_first.draft_levels: must be from 0 to 1"
     maps = said.mask_maps
     if not len(maps.mean) == len(maps.std) == len(TISSUES) or min(maps.std) <= 0:
         yield f"mask_first.mask_maps: needs {len(TISSUES)} means and {len(TISSUES)} deviations above 0"

@@ -1,4 +1,4 @@
-"""The form that makes the mask first: conditions -> distance maps -> label, then an image around it, slab by slab."""
+"""The form that makes the mask first: conditions -> distance maps -> label -> a drafted brain around it -> image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from ..anatomy.draft import HEALTHY, painted
+from ..anatomy.draw import Field, drawn_shares
+from ..anatomy.shares import LEADING, tissue_shares
 from ..bundle.manifest import BundleManifest, Grid, MaskFirst, NoiseSchedule
 from ..mask_solver import noise_size, solve_mask
 from ..processor import available_threads
@@ -26,6 +29,9 @@ MASK_DRAW = 2**31
 SURFACE_DRAW = MASK_DRAW + 32768
 """Draw of the noise that roughens the surface of a mask."""
 
+ANATOMY_DRAW = SURFACE_DRAW + 1
+"""Draw of the numbers that the brain around a mask follows from."""
+
 _FLOAT = np.dtype(np.float32).itemsize
 
 
@@ -36,7 +42,7 @@ class MaskFirstModel:
     schedule: NoiseSchedule
     latent_shape: tuple[int, ...]  # (C, slab, h, w)
     grid: Grid
-    modalities: int
+    modalities: tuple[str, ...]
     tissues: int
     condition_columns: int
     form: MaskFirst
@@ -48,7 +54,7 @@ class MaskFirstModel:
             manifest.schedule,
             manifest.latent.shape,
             manifest.grid,
-            len(manifest.modalities),
+            manifest.modalities,
             len(manifest.labels) - 1,
             len(manifest.condition_columns),
             form,
@@ -56,32 +62,42 @@ class MaskFirstModel:
 
     @property
     def working_bytes(self) -> int:
-        """See `VolumeModel`: states, the tissues, and the decoded slabs as numbers."""
-        volumes = self.tissues + self.modalities + 1
+        """See `VolumeModel`: states, the tissues, draft and shares, and the decoded slabs as numbers."""
+        volumes = self.tissues + 2 * len(self.modalities) + len(HEALTHY) + 1
         states = LATENTS_AT_ONCE * max(prod(self.latent_shape), prod(self.form.mask_maps.shape))
         return _FLOAT * (states + volumes * prod(self.grid.shape))
 
     def rows(self, batch_size: int) -> Mapping[str, set[int]]:
         """See `VolumeModel`."""
         slabs = self.latent_shape[1]
+        at_once = {min(slabs, SLABS_AT_ONCE), slabs % SLABS_AT_ONCE or SLABS_AT_ONCE}
         return {
             "mask_denoiser": {batch_size},
+            "encoder": at_once,
+            "aggregator_encode": {1},
             "denoiser": {batch_size},
             "aggregator": {batch_size},
-            "decoder": {min(slabs, SLABS_AT_ONCE), slabs % SLABS_AT_ONCE or SLABS_AT_ONCE},
+            "decoder": at_once,
         }
 
     def tell(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> Told:
-        """The tissues of masks that are drawn here or given, and which source the images are to be of."""
+        """The tissues of masks that are drawn here or given, drafts of the brains around them, and of what source."""
         x, y, z = self.grid.shape
         labels = np.zeros((batch.size, x, y, z), np.uint8)
+        drafts = np.zeros((batch.size, *self.latent_shape), np.float32)
         failed = np.zeros(batch.size, np.bool_)
-        for request, label in zip(batch.requests, self._labels(run, batch, on_step), strict=True):
+        for request, label in zip(batch.requests, self.labels(run, batch, on_step), strict=True):
             slot = batch.slot(request)
             failed[slot] = label is None
-            labels[slot] = 0 if label is None else label
+            if label is not None:
+                labels[slot] = label
+        with ThreadPoolExecutor(min(len(batch.requests), available_threads()), "drafts") as pool:
+            drawn = pool.map(lambda one: self._painted(batch, one, labels[batch.slot(one)]), batch.requests)
+            for request, draft in zip(batch.requests, drawn, strict=True):
+                drafts[batch.slot(request)] = self.encode(run, draft)
         feeds = {
             "tissues": _tissues(labels, self.tissues),
+            "draft": drafts,
             "source": np.full(batch.size, self.form.source, np.float32),
         }
         return Told(feeds, labels, failed)
@@ -95,14 +111,19 @@ class MaskFirstModel:
         for request in batch.requests:
             slot = batch.slot(request)
             finite = not told.failed[slot] and bool(np.isfinite(latents[slot]).all())
-            image, brain = decode_slabs(run, features[slot], self.modalities)
+            image, brain = decode_slabs(run, features[slot], len(self.modalities))
             volumes.append(masked_volume(request, image, brain, told.labels[slot], None if finite else NOT_FINITE))
         return volumes
 
-    def encode(self, run: RunComponent, image: NDArray[np.float32], label: NDArray[np.uint8]) -> Latent:
+    def encode(self, run: RunComponent, image: NDArray[np.float32], label: NDArray[np.uint8] | None = None) -> Latent:
         """See `VolumeModel`: the image alone; its mask is told apart."""
         features = encode_slabs(run, image, self.form.slab_slices)
         return run("aggregator_encode", {"features": features[None]})["latent"][0]
+
+    def healthy(self, image: NDArray[np.float32], label: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `VolumeModel`."""
+        leading = image[[self.modalities.index(name) for name in LEADING]]
+        return tissue_shares(leading, label, self.grid.spacing_mm)
 
     def maps(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> NDArray[np.float32]:
         """Distance maps (batch size, map, z, x, y) in mm, from which the masks are made."""
@@ -114,7 +135,7 @@ class MaskFirstModel:
         mean, std = (np.array(values, np.float32)[:, None, None, None] for values in (maps.mean, maps.std))
         return clean * std + mean
 
-    def _labels(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> Sequence[NDArray[np.uint8] | None]:
+    def labels(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> Sequence[NDArray[np.uint8] | None]:
         """The mask of each request: given, or drawn and solved; None where its maps are not finite."""
         drawn = [request for request in batch.requests if request.label is None]
         if not drawn:
@@ -131,6 +152,14 @@ class MaskFirstModel:
             return [label(request) for request in batch.requests]
         with ThreadPoolExecutor(min(len(drawn), available_threads()), "solver") as pool:
             return list(pool.map(label, batch.requests))
+
+    def _painted(self, batch: Batch, request: SampleRequest, label: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The draft (z, modality, x, y) of a brain that is given, or drawn around the mask."""
+        shares = request.shares
+        if shares is None:
+            field = Field(self.grid.shape, self.grid.spacing_mm)
+            shares = drawn_shares(batch.normals(request, ANATOMY_DRAW, field.numbers), label, field)
+        return painted(shares, label, self.form.draft_levels)
 
     def _solved(self, batch: Batch, request: SampleRequest, maps: NDArray[np.float32]) -> NDArray[np.uint8]:
         noise = batch.normals(request, SURFACE_DRAW, noise_size(self.grid.shape))

@@ -53,6 +53,10 @@ class VolumeModel(Protocol):
         """The clean latent (C, ...) of slices (D, M, X, Y) in -1..1 with their labels (D, X, Y)."""
         ...
 
+    def healthy(self, image: NDArray[np.float32], label: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Shares (3, x, y, z) of a case's healthy tissues, image (M, x, y, z) in 0..1; None where they are not told."""
+        ...
+
 
 def model_of(manifest: BundleManifest) -> VolumeModel:
     """That of a bundle."""

@@ -79,10 +79,13 @@ class AugmentLoop:
         first = loop.options.steps - round(source.strength * loop.options.steps)
         self._plan = None if first == loop.options.steps else sampling_plan(loop.model.schedule, loop.options, first)
         self._clean = encode_source(loop.model, loop.run, source)
+        unit = source.image.astype(np.float32) / np.float32(INT16_SCALE)
+        self._shares = loop.model.healthy(unit, source.label)
 
     def start(self, requests: Sequence[SampleRequest], on_step: OnStep | None = None) -> Callable[[], list[Volume]]:
         """As `HostLoop.start`."""
         loop, plan = self._loop, self._plan
+        requests = [replace(request, shares=self._shares) for request in requests]
         if plan is None:
             requests = [replace(request, label=self._source.label) for request in requests]
         batch = loop.batch(requests)

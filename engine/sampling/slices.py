@@ -75,3 +75,6 @@ class SliceModel:
     def encode(self, run: RunComponent, image: NDArray[np.float32], label: NDArray[np.uint8]) -> Latent:
         """See `VolumeModel`."""
         return encode_volume(run, image, one_hot_labels(label, self.classes))
+
+    def healthy(self, image: NDArray[np.float32], label: NDArray[np.uint8]) -> None:
+        """See `VolumeModel`: the latent of a case holds its tissues."""

@@ -43,6 +43,7 @@ class SampleRequest:
     condition: NDArray[np.float32]  # (K,) normalised
     wanted: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # (K,) in its own units, for a mask stage
     label: NDArray[np.uint8] | None = None  # (x, y, z): the mask, where it is not to be drawn
+    shares: NDArray[np.float32] | None = None  # (3, x, y, z) of `anatomy.draft.HEALTHY`, where no brain is to be drawn
 
 
 @dataclass(frozen=True)

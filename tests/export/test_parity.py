@@ -127,6 +127,8 @@ def test_the_gates_volume_is_what_generate_makes(tiny_bundle: Bundle, changed: d
         ("phantom", "refiner", "label"),
         ("glioma", "mask_denoiser", "condition"),
         ("glioma", "denoiser", "tissues"),
+        ("glioma", "denoiser", "draft"),
+        ("glioma", "encoder", "image"),
         ("glioma", "aggregator", "latent"),
         ("glioma", "decoder", "features"),
     ],

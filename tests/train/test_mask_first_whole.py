@@ -158,12 +158,13 @@ def test_what_was_measured_on_the_cohort_stays_and_other_shapes_are_named(tmp_pa
 
 
 class RandomVolumes:
-    """Noise for latents, with random tissues and sources."""
+    """Noise for latents and drafts, with random tissues and sources."""
 
     def draw(self, size: int, generator: np.random.Generator) -> tuple[np.ndarray, tuple[Tensor, ...]]:
         clean = generator.standard_normal((size, 8, 4, 4, 4)).astype(np.float32)
         tissues = torch.from_numpy((generator.random((size, 3, 16, 32, 32)) < 0.3).astype(np.float32))
-        return clean, (tissues, torch.ones(size))
+        draft = torch.from_numpy(generator.standard_normal(clean.shape).astype(np.float32))
+        return clean, (tissues, draft, torch.ones(size))
 
 
 def guided(dropout: float = 0.1) -> GuidedObjective:

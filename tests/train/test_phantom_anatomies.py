@@ -12,14 +12,14 @@ from scipy.ndimage import binary_fill_holes
 
 pytest.importorskip("torch")
 
-from sbldm.engine.errors import InvalidInputError
-from sbldm.train.phantom.anatomies import (
+from sbldm.engine.anatomy.anatomies import (
     COUNT,
     HELD_OUT,
     TRAINING,
     Tissue,
     load_anatomy,
 )
+from sbldm.engine.errors import InvalidInputError
 from sbldm.train.phantom.pack_anatomies import anatomy_from_labels, pack
 
 LABEL_MAP = Path("/work/shared/data/anatomies/anatomy_09.nii.gz")
@@ -31,7 +31,7 @@ def test_twenty_different_brains_of_human_size_in_less_than_three_megabytes() ->
     for brain in brains:
         assert brain.max() == max(Tissue)
         assert 1.1e6 < (brain > 0).sum() * 1.2**3 < 1.8e6
-    packed = files("sbldm.train.phantom").joinpath("anatomies.npz")
+    packed = files("sbldm.engine.anatomy").joinpath("anatomies.npz")
     assert len(packed.read_bytes()) < 3_000_000
     with pytest.raises(KeyError):
         load_anatomy(COUNT + 1)

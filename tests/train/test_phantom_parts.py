@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
+from sbldm.engine.anatomy.anatomies import Tissue, load_anatomy
 from sbldm.train.phantom import HELD_OUT, make_phantom
-from sbldm.train.phantom.anatomies import Tissue, load_anatomy
 from sbldm.train.phantom.contrast import draw_contrast
 from sbldm.train.phantom.head import Head, draw_head, push_aside
 from sbldm.train.phantom.scanner import Protocol, acquire, draw_edge, draw_protocol, slice_weights

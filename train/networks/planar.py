@@ -174,11 +174,11 @@ class MaskDenoiser(nn.Module):
 
 
 class ImageDenoiser(nn.Module):
-    """Z_t (N, C, S, h, w), timestep (N,), tissues, source (N,), mask (N,) -> prediction like Z_t.
+    """Z_t (N, C, S, h, w), timestep (N,), tissues, draft like Z_t, source (N,), mask (N,) -> prediction like Z_t.
 
     `tissues` (N, L, z, X, Y) is the label at full resolution, one channel a tissue, 0 or 1; a learned linear map brings
-    the voxels of each latent cell to it. `source` tells a real scan (1) from a phantom (0). `condition_mask` 0 hides
-    the tissues.
+    the voxels of each latent cell to it. `draft` is the latent of the brain as it is on average. `source` tells a real
+    scan (1) from a phantom (0). `condition_mask` 0 hides tissues and draft.
     """
 
     def __init__(self, config: PlanarConfig, latent: Sequence[int], tissues: int, slices: int, code: int = 64) -> None:
@@ -190,10 +190,10 @@ class ImageDenoiser(nn.Module):
         self.null = nn.Parameter(torch.zeros(config.embedding))
         self.tissues = nn.Conv2d(slices * tissues, code, 8, stride=8, bias=False)
         self.coordinates = Coordinates(space)
-        self.unet = PlanarUNet(config, channels + code + 3, channels)
+        self.unet = PlanarUNet(config, 2 * channels + code + 3, channels)
 
     def forward(
-        self, sample: Tensor, timestep: Tensor, tissues: Tensor, source: Tensor, condition_mask: Tensor
+        self, sample: Tensor, timestep: Tensor, tissues: Tensor, draft: Tensor, source: Tensor, condition_mask: Tensor
     ) -> Tensor:
         dtype = self.null.dtype
         which = source[:, None].to(dtype)
@@ -201,7 +201,7 @@ class ImageDenoiser(nn.Module):
         told = which * self.sources[1] + (1.0 - which) * self.sources[0] + hidden * self.null
         planes = tissues.to(dtype).unflatten(2, (-1, self.slices)).permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
         code = self.tissues(planes.flatten(0, 1)).unflatten(0, planes.shape[:2]).transpose(1, 2)
-        shown = code * condition_mask[:, None, None, None, None].to(dtype)
+        shown = torch.cat([draft.to(dtype), code], dim=1) * condition_mask[:, None, None, None, None].to(dtype)
         x = torch.cat([sample.to(dtype), shown, self.coordinates(sample).to(dtype)], dim=1)
         return self.unet(x, F.silu(self.time(timestep) + told))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .anatomies import HELD_OUT, TRAINING
+from ...engine.anatomy.anatomies import HELD_OUT, TRAINING
 from .case import MODALITIES as PHANTOM_MODALITIES
 from .case import VERSION as PHANTOM_VERSION
 from .case import Phantom, Reference, make_phantom, make_reference

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from .anatomies import TRAINING
+from ...engine.anatomy.anatomies import TRAINING
 from .contrast import draw_contrast, paint_healthy, paint_tumour
 from .fields import SHAPE
 from .head import Voxels, draw_head, draw_voxels, push_aside

@@ -16,9 +16,9 @@ from isal import igzip
 from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 
+from ...engine.anatomy.anatomies import TRAINING
 from ...engine.errors import IncompleteRunError, UsageError
 from ...engine.processes import sharing_workers
-from .anatomies import TRAINING
 from .case import MODALITIES, Phantom, make_phantom
 
 # voxel to mm of BraTS's files, stored LPS

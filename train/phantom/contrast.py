@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .anatomies import Tissue
+from ...engine.anatomy.anatomies import Tissue
 from .fields import FloatArray, smooth_noise
 from .head import Voxels
 from .regions import blurred

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from ...engine.anatomy.splines import SPLINE_DEVIATION, basis, node_count
 
 FloatArray = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
 
 SHAPE = (240, 240, 155)  # voxels of 1 mm along x, y, z (RAS), the grid of BraTS
 NODE_SPACING = 5.0  # mm between the nodes of a deformation
-_SPLINE_DEVIATION = 0.4793**1.5  # of a 3D cubic B-spline whose coefficients are independent standard normals
-
-
-@lru_cache(maxsize=128)
-def _basis(size: int, spacing: float) -> FloatArray:
-    """Weights (size, nodes) of uniform cubic B-splines whose nodes lie `spacing` voxels apart, one before voxel 0."""
-    position = np.arange(size) / spacing + 1.0
-    nodes = np.arange(node_count(size, spacing))
-    distance = np.abs(position[:, None] - nodes[None])
-    inner = 2 / 3 - distance**2 + distance**3 / 2
-    outer = np.clip(2 - distance, 0, None) ** 3 / 6
-    return np.where(distance < 1, inner, outer).astype(np.float32)
-
-
-def node_count(size: int, spacing: float) -> int:
-    """Nodes along an axis of `size` voxels, with one to spare at either end."""
-    return int(np.ceil((size - 1) / spacing)) + 3
 
 
 def node_positions(spacing: float = NODE_SPACING) -> FloatArray:
@@ -41,7 +25,7 @@ def node_positions(spacing: float = NODE_SPACING) -> FloatArray:
 
 def expand(coefficients: FloatArray, box: Box, spacing: float = NODE_SPACING) -> FloatArray:
     """Values in the voxels of `box` of the spline with these coefficients (X, Y, Z); shape that of the box."""
-    x, y, z = (_basis(size, spacing)[part] for size, part in zip(SHAPE, box, strict=True))
+    x, y, z = (basis(size, spacing)[part] for size, part in zip(SHAPE, box, strict=True))
     along_z = coefficients @ z.T
     along_y = np.matmul(y, along_z)
     return (x @ along_y.reshape(len(along_y), -1)).reshape(len(x), len(y), len(z))
@@ -53,14 +37,14 @@ def smooth_noise(rng: np.random.Generator, box: Box, spacing: float) -> FloatArr
     The draw covers the whole grid, so that the values of a voxel do not depend on the box.
     """
     shape = tuple(node_count(size, spacing) for size in SHAPE)
-    return expand(rng.standard_normal(shape, dtype=np.float32) / np.float32(_SPLINE_DEVIATION), box, spacing)
+    return expand(rng.standard_normal(shape, dtype=np.float32) / np.float32(SPLINE_DEVIATION), box, spacing)
 
 
 def spline_noise(rng: np.random.Generator, shape: tuple[int, int, int], spacing: Sequence[float]) -> FloatArray:
     """Standard normal noise of any shape; `spacing` of its nodes in voxels along x, y, z."""
-    bases = [_basis(size, step) for size, step in zip(shape, spacing, strict=True)]
+    bases = [basis(size, step) for size, step in zip(shape, spacing, strict=True)]
     coefficients = rng.standard_normal([basis.shape[1] for basis in bases], dtype=np.float32)
-    return np.einsum("xi,yj,zk,ijk->xyz", *bases, coefficients / np.float32(_SPLINE_DEVIATION), optimize=True)
+    return np.einsum("xi,yj,zk,ijk->xyz", *bases, coefficients / np.float32(SPLINE_DEVIATION), optimize=True)
 
 
 def node_noise(rng: np.random.Generator, spacing: float) -> FloatArray:
@@ -68,9 +52,9 @@ def node_noise(rng: np.random.Generator, spacing: float) -> FloatArray:
     shape = tuple(node_count(size, NODE_SPACING) for size in SHAPE)
     ratio = spacing / NODE_SPACING
     coarse = tuple(node_count(size, ratio) for size in shape)
-    values = rng.standard_normal(coarse, dtype=np.float32) / np.float32(_SPLINE_DEVIATION)
+    values = rng.standard_normal(coarse, dtype=np.float32) / np.float32(SPLINE_DEVIATION)
     for axis, size in enumerate(shape):
-        values = np.moveaxis(np.tensordot(_basis(size, ratio), values, axes=(1, axis)), 0, axis)
+        values = np.moveaxis(np.tensordot(basis(size, ratio), values, axes=(1, axis)), 0, axis)
     return np.ascontiguousarray(values, dtype=np.float32)
 
 

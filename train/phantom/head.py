@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from .anatomies import SPACING_MM, Tissue, load_anatomy
+from ...engine.anatomy.anatomies import SPACING_MM, Tissue, load_anatomy
 from .fields import (
     NODE_SPACING,
     SHAPE,

@@ -18,8 +18,9 @@ from nibabel.nifti1 import Nifti1Image
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ...engine.anatomy import anatomies
+from ...engine.anatomy.anatomies import COUNT, FILE, SPACING_MM, Tissue
 from ...engine.errors import InvalidInputError
-from .anatomies import COUNT, FILE, SPACING_MM, Tissue
 
 FREESURFER = {
     Tissue.WHITE: (2, 41),
@@ -97,4 +98,4 @@ def pack(folder: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    pack(Path(sys.argv[1]), Path(__file__).with_name(FILE))
+    pack(Path(sys.argv[1]), Path(anatomies.__file__).with_name(FILE))

@@ -6,9 +6,11 @@ import contextlib
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sbldm.engine.anatomy.anatomies import anatomies_sha256
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.bundle.manifest import MANIFEST_NAME, MaskFirst, MaskMaps, SamplingDefaults
 from sbldm.engine.bundle.parse import parse_manifest
@@ -46,7 +48,11 @@ def test_a_mask_first_bundle_says_how_its_masks_are_made(tiny_mask_first_bundle:
     manifest = tiny_mask_first_bundle.manifest
     sampling = SamplingDefaults("ddim", 20, 0.0, 1.0)
     maps = MaskMaps((3, 16, 16, 16), (15.0, 17.0, 18.0), (9.0, 7.0, 5.0))
-    assert (manifest.form, manifest.mask_first) == ("mask-first", MaskFirst(4, maps, sampling, 1.0))
+    made = manifest.mask_first
+    assert made is not None
+    np.testing.assert_allclose(made.draft_levels, [(0.2, 0.3, 0.4, 0.5)] * 6)
+    expected = MaskFirst(4, maps, sampling, 1.0, made.draft_levels, anatomies_sha256())
+    assert (manifest.form, made) == ("mask-first", expected)
     assert list(manifest.components["denoiser"].inputs[2].shape) == ["batch", 3, 16, 32, 32]
     assert "refiner" not in manifest.components
 
@@ -64,6 +70,11 @@ def changed(data: Data, *path: str | int, to: object) -> None:
         (("form",), "masks", "form: is 'masks', must be one of slices, mask-first"),
         (("mask_first",), None, "mask_first: is null"),
         (("mask_first", "source"), 0.5, "mask_first.source 0.5: must be 1"),
+        (("mask_first", "anatomies"), "0" * 64, "trained with other brains than this version"),
+        (("mask_first", "draft_levels"), [[0.5] * 4] * 5, "needs 6 tissues of 4 modalities each"),
+        (("mask_first", "draft_levels"), [[0.5] * 3] * 6, "needs 6 tissues of 4 modalities each"),
+        (("mask_first", "draft_levels", 2, 1), 1.5, "must be from 0 to 1"),
+        (("modalities", 0), "adc", "modalities: t1 missing, which tell the tissues"),
         (("mask_first", "slab_slices"), 3, "the second the slabs of 3 slices"),
         (("mask_first", "mask_sampling", "steps"), 0, "mask_sampling.steps 0: allowed 1..1000"),
         (("mask_first", "mask_sampling", "steps"), 1001, "mask_sampling.steps 1001: allowed 1..1000"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sbldm.engine.anatomy.draw import Field, drawn_shares
 from sbldm.engine.backends.choose import choose_backend
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.conditions.columns import COLUMNS, normalise
@@ -104,6 +105,7 @@ def written_out(
     label = solved(maps.astype(np.float32), row.wanted, grid.shape, grid.spacing_mm, surface)
     told = {
         "tissues": np.stack([label.transpose(2, 0, 1) == k for k in (1, 2, 3)])[None].astype(np.float32),
+        "draft": draft_written_out(bundle, backend, label),
         "source": np.full(1, form.source, np.float32),
     }
     latent = ddim("denoiser", bundle.manifest.latent.shape, told, 0, STEPS, 1.0, GUIDANCE).astype(np.float32)
@@ -115,6 +117,19 @@ def written_out(
     largest = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
     filled = np.asarray(ndimage.binary_fill_holes(largest), bool)
     return np.where(filled, np.clip((image + 1) / 2, 1 / 255, 1), 0), label
+
+
+def draft_written_out(bundle: Bundle, backend: Backend, label: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Its latent (1, C, S, h, w): a brain drawn around the label, each tissue in its level."""
+    form, grid = bundle.manifest.mask_first, bundle.manifest.grid
+    assert form is not None
+    field = Field(grid.shape, grid.spacing_mm)
+    normals = standard_normal(SEED, NUMBER, 2**31 + 32769 + 65536 * ATTEMPT, field.numbers)
+    shares = [share * (label == 0) for share in drawn_shares(normals, label, field)] + [label == k for k in (1, 2, 3)]
+    image = np.round(255 * np.einsum("sxyz,sm->zmxy", np.stack(shares), np.array(form.draft_levels))) / 127.5 - 1
+    slabs = image.reshape(grid.shape[2] // 4, -1, *grid.shape[:2]).astype(np.float32)
+    features = backend.run("encoder", {"image": slabs})["features"]
+    return backend.run("aggregator_encode", {"features": features[None]})["latent"]
 
 
 def test_a_volume_is_what_its_steps_written_out_give(
@@ -230,6 +245,17 @@ def test_augment_takes_its_share_of_the_steps(
     (made,) = AugmentLoop(loop, SourceCase(image, label, strength)).start([request(tiny_mask_first_bundle)])()
     assert (spy.names().count("mask_denoiser"), spy.names().count("denoiser")) == (drawn, steps)
     assert np.array_equal(made.label, label) == (strength == 0.0)
+
+
+def test_augment_drafts_the_brain_of_the_case(tiny_mask_first_bundle: Bundle, backend: Backend) -> None:
+    image = np.zeros((4, 32, 32, 16), np.int16)
+    image[:, 4:28, 4:28, 2:14] = np.random.default_rng(3).integers(100, 900, (4, 24, 24, 12))
+    model, spy = model_of(tiny_mask_first_bundle.manifest), Spy(backend)
+    case = SourceCase(image, np.zeros((32, 32, 16), np.uint8), 0.7)
+    AugmentLoop(HostLoop(model, spy.run, options(guidance=1.0)), case).start([request(tiny_mask_first_bundle)])
+    drafted = [inputs["image"] for name, inputs in spy.calls if name == "encoder"][-1]
+    unit = drafted.reshape(16, 4, 32, 32)
+    assert ((unit > -1).any(axis=1) >= (image[0] > 0).transpose(2, 0, 1)).all()
 
 
 def test_the_brain_is_the_largest_piece_without_holes() -> None:

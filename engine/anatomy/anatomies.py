@@ -1,7 +1,8 @@
-"""The individual brains that phantoms are made of: label maps of fourteen tissues in one file of the package."""
+"""The individual brains that drafts and phantoms are made of: label maps of fourteen tissues, in one file."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 from enum import IntEnum
 from functools import lru_cache
@@ -43,8 +44,17 @@ def load_anatomy(number: int) -> NDArray[np.uint8]:
 
     Raises KeyError for another number.
     """
-    content = files("sbldm.train.phantom").joinpath(FILE).read_bytes()
-    with np.load(io.BytesIO(content), allow_pickle=False) as packed:
+    with np.load(io.BytesIO(_content()), allow_pickle=False) as packed:
         anatomy = packed[f"anatomy_{number:02d}"]
     anatomy.flags.writeable = False
     return anatomy
+
+
+@lru_cache(maxsize=1)
+def anatomies_sha256() -> str:
+    """Digest of the file that holds them."""
+    return hashlib.sha256(_content()).hexdigest()
+
+
+def _content() -> bytes:
+    return files("sbldm.engine.anatomy").joinpath(FILE).read_bytes()

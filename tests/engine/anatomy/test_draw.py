@@ -1,0 +1,94 @@
+"""Brains that are drawn around tumours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sbldm.engine.anatomy.anatomies import TRAINING, load_anatomy
+from sbldm.engine.anatomy.draw import CANDIDATES, Field, drawn_shares
+from sbldm.kernels.noise import standard_normal
+
+FIELD = Field((64, 64, 32), (3.0, 3.0, 4.8))
+VOXEL_ML = 3.0 * 3.0 * 4.8 / 1000
+
+
+def ball(centre_mm: tuple[float, float, float], radius_mm: float, tissue: int) -> NDArray[np.uint8]:
+    """A label with one tissue within a radius of a place that is counted from the middle of the field."""
+    away = FIELD.voxel_positions() - np.array(centre_mm)[:, None, None, None]
+    return np.where(np.sqrt((away**2).sum(axis=0)) < radius_mm, tissue, 0).astype(np.uint8)
+
+
+def held(shares: NDArray[np.float32], label: NDArray[np.uint8]) -> float:
+    return float((shares.sum(axis=0) > 0)[label > 0].mean())
+
+
+def drawn(sample: int, label: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return drawn_shares(standard_normal(5, sample, 9, FIELD.numbers), label, FIELD)
+
+
+@pytest.mark.parametrize("sample", range(3))
+def test_shares_are_those_of_one_brain_within_the_field(sample: int) -> None:
+    shares = drawn(sample, np.zeros(FIELD.shape, np.uint8))
+    whole = shares.sum(axis=0)
+    assert np.all((np.abs(whole - 1) < 1e-5) | (whole == 0))
+    assert shares.min() >= 0
+    white, grey, fluid = (float(share.sum()) * VOXEL_ML for share in shares)
+    assert 1200 < white + grey + fluid < 2300
+    assert 0.7 < grey / white < 2.2
+    assert fluid < 0.3 * (white + grey)
+    edges = [whole.take(at, axis) for axis in range(3) for at in (0, -1)]
+    assert sum(int((edge > 0).sum()) for edge in edges) < 60
+
+
+def test_equal_numbers_give_equal_brains_and_others_another() -> None:
+    label = ball((30.0, 10.0, 10.0), 15.0, 2)
+    assert drawn(1, label).tobytes() == drawn(1, label).tobytes()
+    assert drawn(1, label).tobytes() != drawn(2, label).tobytes()
+
+
+@pytest.mark.parametrize("place", [(40.0, 20.0, 10.0), (-35.0, -55.0, 5.0), (20.0, 45.0, 15.0)])
+def test_a_tumour_lies_in_its_brain(place: tuple[float, float, float]) -> None:
+    label = ball(place, 14.0, 2)
+    assert min(held(drawn(sample, label), label) for sample in range(3)) > 0.95
+
+
+def test_the_core_pushes_tissue_aside_and_less_so_far_from_it() -> None:
+    """Oedema of the same place and pose pushes nothing."""
+    place = (30.0, 0.0, 15.0)
+    lying, pushed = drawn(3, ball(place, 24.0, 2)), drawn(3, ball(place, 24.0, 3))
+    distance = np.sqrt(((FIELD.voxel_positions() - np.array(place)[:, None, None, None]) ** 2).sum(axis=0))
+    changed = np.abs(lying - pushed).sum(axis=0)
+    brain = (lying.sum(axis=0) > 0) & (pushed.sum(axis=0) > 0)
+    near, far = (changed[brain & where].mean() for where in ((distance > 24) & (distance < 40), distance > 90))
+    assert near > 0.25
+    assert far < 0.4 * near
+
+
+def test_the_pose_that_holds_most_of_the_tumour_is_taken() -> None:
+    """At the edge of brains some poses hold nothing of a tumour."""
+    label = ball((0.0, 78.0, -5.0), 6.0, 2)
+    assert label.any()
+    best = [held(drawn(sample, label), label) for sample in range(8)]
+    first = [held(drawn_shares(_only_first(sample), label, FIELD), label) for sample in range(8)]
+    assert np.mean(best) > np.mean(first)
+
+
+def _only_first(sample: int) -> NDArray[np.float32]:
+    """Numbers whose candidates are all the first."""
+    numbers = standard_normal(5, sample, 9, FIELD.numbers).copy()
+    poses = numbers[: CANDIDATES * 14].reshape(CANDIDATES, 14)
+    poses[:] = poses[0]
+    return numbers
+
+
+def test_every_training_anatomy_is_drawn_and_no_other() -> None:
+    """The shape of what is drawn tells which anatomy it was: equal numbers but for the first."""
+    label = np.zeros(FIELD.shape, np.uint8)
+    seen = set()
+    for quantile in np.linspace(-2.4, 2.4, 40):
+        numbers = standard_normal(5, 0, 9, FIELD.numbers).copy()
+        numbers[0] = quantile
+        seen.add(drawn_shares(numbers, label, FIELD).tobytes())
+    assert len(seen) == len(TRAINING)
+    assert load_anatomy(18) is not None
