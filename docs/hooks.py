@@ -36,7 +36,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = (ROOT / f"{name}.md").read_text(encoding="utf-8").replace("](docs/", "](")
         files.append(File.generated(config, f"{name.lower()}.md", content=text))
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
-    files.append(File.generated(config, "notice.md", content=f"# Notice\n\n```text\n{notice}```\n"))
+    notice = f"# Notice\n\nWhat others made, and its terms.\n\n```text\n{notice}```\n"
+    files.append(File.generated(config, "notice.md", content=notice))
     return files
 
 
