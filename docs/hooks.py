@@ -1,4 +1,4 @@
-"""What `mkdocs build` makes beside the pages of docs/: notebooks, CHANGELOG and CONTRIBUTING as pages, and llms.txt."""
+"""What `mkdocs build` makes beside the pages of docs/: notebooks, CHANGELOG and its like as pages, and llms.txt."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _HEADING = re.compile(r"^#.*$|<!--.*?-->", re.MULTILINE)
 _LIST_UNDER_TEXT = re.compile(r"^(?![-*|>#\s]|\d+\. )(.+)\n(?=(?:[-*]|1\.) )", re.MULTILINE)
 _PAGE_LINK = re.compile(r"\]\(\.\./\.\./docs/")
 _NOTEBOOK_LINK = re.compile(r"\]\(\.\./((?:\.\./)*)examples/(notebooks/\w+)\.ipynb\)")
+_ROOT_LINK = re.compile(r"\]\(\.\./((?:\.\./)*)(CHANGELOG|CONTRIBUTING|SECURITY|NOTICE)(?:\.md)?\)")
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 
 
@@ -31,15 +32,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=text))
         for name, picture in pictures.items():
             files.append(File.generated(config, f"notebooks/{name}", content=picture))
-    for name in ("CHANGELOG", "CONTRIBUTING"):
+    for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY"):
         text = (ROOT / f"{name}.md").read_text(encoding="utf-8").replace("](docs/", "](")
         files.append(File.generated(config, f"{name.lower()}.md", content=text))
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    notice = f"# Notice\n\nWhat others made, and its terms.\n\n```text\n{notice}```\n"
+    files.append(File.generated(config, "notice.md", content=notice))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """What holds on GitHub holds here: lists right under a paragraph, links to notebooks."""
-    parts = _FENCES.split(_NOTEBOOK_LINK.sub(r"](\1\2.md)", markdown))
+    """What holds on GitHub holds here: lists right under a paragraph, links to what lies outside of docs/."""
+    linked = _ROOT_LINK.sub(lambda link: f"]({link[1]}{link[2].lower()}.md)", markdown)
+    parts = _FENCES.split(_NOTEBOOK_LINK.sub(r"](\1\2.md)", linked))
     return "".join(part if part.startswith("```") else _LIST_UNDER_TEXT.sub(r"\1\n\n", part) for part in parts)
 
 

@@ -29,9 +29,10 @@ def executed(notebook: Path, folder: Path) -> nbformat.NotebookNode:
             config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
         )
         client.execute(env={**os.environ, "PATH": path})
-    for cell in book.cells:
-        for output in cell.get("outputs", []):
-            output.get("data", {}).pop("image/jpeg", None)  # the picture is there as PNG, too
+    for output in (output for cell in book.cells for output in cell.get("outputs", [])):
+        output.get("data", {}).pop("image/jpeg", None)  # the picture is there as PNG, too
+        if "text" in output:
+            output["text"] = output["text"].replace(f"{folder.resolve()}/", "")
     book.metadata = nbformat.from_dict({"kernelspec": book.metadata["kernelspec"], "language_info": {"name": "python"}})
     return book
 

@@ -20,14 +20,14 @@ NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 
 
 def shown(book: Any) -> list[list[object]]:
-    """What each cell gave: its words, numbers left out, and the kinds of what is no text."""
+    """What each cell gave: its words, numbers and hashes left out, and the kinds of what is no text."""
     return [[_words(output) for output in cell.get("outputs", [])] for cell in book.cells]
 
 
 def _words(output: Any) -> object:
     data = output.get("data", {})
     text = output.get("text") or data.get("text/plain", "")
-    return sorted(data), " ".join(re.sub(r"[\d.]+", "#", text).split())
+    return sorted(data), " ".join(re.sub(r"\b[0-9a-f]{12,}\b|[\d.]+", "#", text).split())
 
 
 @pytest.mark.slow
