@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._commands import Command, Group, bundles
+from ._commands import Command, Group, RequireSignature, bundles
 
 if TYPE_CHECKING:
     from ..engine.bundle.load import Bundle
@@ -40,7 +40,8 @@ def list_models(
         return
     for row in rows:
         text = f"{row['name']:<20} {row['bytes'] / 1e6:8.1f} MB  {row['form']:<10} {row['licence']}"
-        typer.echo(escaped(f"{text}\n{'':<20} {row['id']}, sha256 {row['sha256']}, {row['where']}"))
+        signed = ", signed" if row["signature"] else ""
+        typer.echo(escaped(f"{text}{signed}\n{'':<20} {row['id']}, sha256 {row['sha256']}, {row['where']}"))
     if not rows:
         typer.echo(f"{remote}: no models", err=True)
 
@@ -51,12 +52,16 @@ def pull(
     remote: Annotated[str, typer.Option("--from", metavar="REMOTE", help=_REMOTE)],
     sha256: Annotated[str | None, typer.Option(help="What its bundle.json must hash to, known from elsewhere.")] = None,
     own_name: Annotated[str | None, typer.Option("--name", help="Name for this machine (default: the same).")] = None,
+    require_signature: RequireSignature = None,
     as_json: Json = False,
 ) -> None:
     """Bring a model to this machine, every byte hashed; then `--bundle NAME` finds it. What broke off is continued."""
     from ..engine.hub.pull import pull as pull_model
 
-    pulled = pull_model(name, remote, sha256, own_name, lambda message: typer.echo(message, err=True))
+    def tell(message: str) -> None:
+        typer.echo(message, err=True)
+
+    pulled = pull_model(name, remote, sha256, own_name, require_signature, tell)
     _tell(pulled.name, pulled.bundle, str(pulled.bundle.path), "was here" if pulled.was_here else "pulled", as_json)
 
 
@@ -65,12 +70,13 @@ def push(
     bundle: Annotated[str, typer.Argument(help="Bundle: a path or a name.", autocompletion=bundles)],
     remote: Annotated[str, typer.Option("--to", metavar="REMOTE", help="DIRECTORY or hf://OWNER/REPOSITORY.")],
     name: Annotated[str | None, typer.Option(help="Its name there (default: the bundle's id).")] = None,
+    require_signature: RequireSignature = None,
     as_json: Json = False,
 ) -> None:
     """Add a model to a directory, which any web server can offer, or to a Hugging Face repository that exists."""
     from ..engine.hub.push import push as push_model
 
-    given, pushed, is_new = push_model(bundle, remote, name)
+    given, pushed, is_new = push_model(bundle, remote, name, require_signature)
     _tell(given, pushed, remote, "pushed" if is_new else "was there", as_json)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.bundle.card import CARD_NAME
 from ..engine.bundle.load import Bundle, load_bundle
-from ..engine.bundle.manifest import INT16_SCALE, MANIFEST_NAME, BundleManifest
+from ..engine.bundle.manifest import INT16_SCALE, BundleManifest
 from ..engine.versions import installed
 from .staging import staged_directory
 
@@ -65,7 +65,7 @@ def write_monai_bundle(bundle: Bundle, out: Path) -> None:
         UsageError: `out` holds files or cannot be written.
     """
     with staged_directory(out) as staging:
-        for name in (MANIFEST_NAME, *bundle.manifest.files):
+        for name in bundle.file_names:
             copy = staging / MODELS / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / name, copy)

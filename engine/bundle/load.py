@@ -42,6 +42,12 @@ class Bundle:
         """Hex sha256 of every file but the signature, by name."""
         return {MANIFEST_NAME: self.sha256} | {name: record.sha256 for name, record in self.manifest.files.items()}
 
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Every file, as it is copied elsewhere: bundle.json, what that lists, and the signature where there is one."""
+        signature = (SIGNATURE_NAME,) if (self.path / SIGNATURE_NAME).is_file() else ()
+        return (MANIFEST_NAME, *self.manifest.files, *signature)
+
     def component_path(self, component: str, precision: str = "fp32") -> Path:
         """Path of a component's ONNX file, in a precision that lies beside the plain one; KeyError without it."""
         return self.path / self.component_file(component, precision)

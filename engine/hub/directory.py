@@ -7,11 +7,12 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from ..bundle.load import MAX_MANIFEST_BYTES, Bundle, load_bundle
-from ..bundle.store import MANIFEST_NAME, names_in
+from ..bundle.load import Bundle, load_bundle
+from ..bundle.manifest import SIGNATURE_NAME
+from ..bundle.store import names_in
 from ..errors import InvalidInputError, UsageError
 from ..files import Folder, make_directory
-from .index import INDEX_NAME, RemoteModel, described, has_same, index_bytes, require_name
+from .index import INDEX_NAME, RemoteModel, described, index_bytes, require_name, require_no_other
 from .remote import Stream
 
 _PIECE = 1 << 20
@@ -50,18 +51,23 @@ class DirectoryRemote:
 
     def push(self, name: str, bundle: Bundle) -> bool:
         """Copy the bundle to `NAME` and write `index.json` anew."""
-        staging = f".{name}.push"
+        staging, signature = f".{name}.push", f"{name}/{SIGNATURE_NAME}"
+        own = (name, signature, INDEX_NAME, _LOCK)
         try:
             make_directory(self.root)
             with (
                 Folder(bundle.path) as source,
-                Folder(self.root, lambda n: n in (name, INDEX_NAME, _LOCK) or n.split("/")[0] == staging) as target,
+                Folder(self.root, lambda n: n in own or n.split("/")[0] == staging) as target,
                 closing(target.appending(_LOCK)),
             ):
-                is_new = not has_same(_scanned(self.root), name, bundle.sha256, str(self.root))
-                if is_new:
+                models, model = _scanned(self.root), described(source)
+                require_no_other(models, name, model, str(self.root))
+                is_new = models.get(name) != model
+                if name not in models:
                     self._add(source, target, bundle, staging)
                     target.rename_folder(staging, name)
+                elif is_new and model.signature is not None:
+                    target.bring(source, SIGNATURE_NAME, signature, link=False)
                 target.write(INDEX_NAME, index_bytes(_scanned(self.root)))
         except OSError as error:
             raise UsageError(f"{error.filename or self.root}: cannot be written ({error.strerror})") from error
@@ -71,7 +77,7 @@ class DirectoryRemote:
         if target.has(staging):  # of a push that was killed
             target.clear(staging)
         try:
-            for file in (*bundle.manifest.files, MANIFEST_NAME):
+            for file in bundle.file_names:
                 target.bring(source, file, f"{staging}/{file}", link=False)
             if load_bundle(self.root / staging).sha256 != bundle.sha256:
                 raise InvalidInputError(f"{bundle.path}: was changed while it was copied")
@@ -92,8 +98,7 @@ def _scanned(root: Path) -> dict[str, RemoteModel]:
         for name in names_in(root):
             try:
                 require_name(name, str(root))
-                raw = folder.read(f"{name}/{MANIFEST_NAME}", MAX_MANIFEST_BYTES)
-                found[name], _ = described(raw, f"{root / name}")
+                found[name] = described(folder, f"{name}/")
             except (InvalidInputError, OSError):  # no model of ours: it is none that is offered
                 continue
     return found

@@ -14,10 +14,10 @@ from functools import cached_property
 from typing import Any, cast
 
 from ..bundle.load import Bundle
-from ..bundle.store import MANIFEST_NAME
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
+from ..files import Folder
 from .http import HttpRemote, require_address
-from .index import INDEX_NAME, RemoteModel, described, has_same, index_bytes
+from .index import INDEX_NAME, RemoteModel, described, index_bytes, require_no_other
 from .remote import HUGGING_FACE, Stream
 
 _ENDPOINT = "https://huggingface.co"
@@ -52,15 +52,15 @@ class HuggingFaceRemote:
     def push(self, name: str, bundle: Bundle) -> bool:
         """One commit that adds the bundle's files and the index that names it."""
         models = dict(self.models())
-        if has_same(models, name, bundle.sha256, f"{HUGGING_FACE}{self.repository}"):
+        with Folder(bundle.path) as folder:
+            model = described(folder)
+        require_no_other(models, name, model, f"{HUGGING_FACE}{self.repository}")
+        if models.get(name) == model:
             return False
         from huggingface_hub import CommitOperationAdd
 
-        models[name], _ = described((bundle.path / MANIFEST_NAME).read_bytes(), str(bundle.path))
-        added = [
-            CommitOperationAdd(f"{name}/{file}", str(bundle.path / file))
-            for file in (*bundle.manifest.files, MANIFEST_NAME)
-        ]
+        models[name] = model
+        added = [CommitOperationAdd(f"{name}/{file}", str(bundle.path / file)) for file in bundle.file_names]
         added.append(CommitOperationAdd(INDEX_NAME, index_bytes(models)))
         with self._errors():
             self._api.create_commit(

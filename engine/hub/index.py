@@ -12,10 +12,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from ..bundle.manifest import NAME, BundleManifest
+from ..bundle.load import MAX_MANIFEST_BYTES
+from ..bundle.manifest import NAME, SIGNATURE_NAME, FileRecord
 from ..bundle.parse import parse_manifest
+from ..bundle.signature import MAX_SIGNATURE_BYTES
+from ..bundle.store import MANIFEST_NAME
 from ..decode import decode
 from ..errors import InvalidInputError, UsageError
+from ..files import Folder
 
 INDEX_NAME = "index.json"
 MAX_INDEX_BYTES = 4 * 2**20
@@ -33,6 +37,7 @@ class RemoteModel:
     id: str
     form: str
     licence: str
+    signature: FileRecord | None  # of `model.sig`, which bundle.json cannot list
 
 
 @dataclass(frozen=True)
@@ -41,16 +46,22 @@ class _Index:
     models: dict[str, RemoteModel]
 
 
-def described(raw: bytes, where: str) -> tuple[RemoteModel, BundleManifest]:
-    """What the bytes of a bundle.json say of their model.
+def described(folder: Folder, prefix: str = "") -> RemoteModel:
+    """What a bundle in a folder says of its model; `prefix` is the path to it in the folder, with a slash.
 
     Raises:
-        InvalidInputError: they are no manifest; `where` names them.
+        InvalidInputError: it has no manifest that can be read.
+        OSError: it cannot be read.
     """
-    manifest = parse_manifest(raw, where)
+    raw = folder.read(f"{prefix}{MANIFEST_NAME}", MAX_MANIFEST_BYTES)
+    manifest = parse_manifest(raw, str(folder.root / prefix / MANIFEST_NAME))
+    signature = None
+    if folder.status(f"{prefix}{SIGNATURE_NAME}") is not None:
+        data = folder.read(f"{prefix}{SIGNATURE_NAME}", MAX_SIGNATURE_BYTES)
+        signature = FileRecord(hashlib.sha256(data).hexdigest(), len(data))
     total = len(raw) + sum(record.bytes for record in manifest.files.values())
     digest = hashlib.sha256(raw).hexdigest()
-    return RemoteModel(digest, total, manifest.id, manifest.form, manifest.provenance.licence), manifest
+    return RemoteModel(digest, total, manifest.id, manifest.form, manifest.provenance.licence, signature)
 
 
 def parse_index(raw: bytes, where: str) -> dict[str, RemoteModel]:
@@ -69,6 +80,8 @@ def parse_index(raw: bytes, where: str) -> dict[str, RemoteModel]:
     for name, model in index.models.items():
         require_name(name, where)
         require_sha256(model.sha256, f"{where}: models.{name}")
+        if model.signature is not None and not 0 <= model.signature.bytes <= MAX_SIGNATURE_BYTES:
+            raise InvalidInputError(f"{where}: models.{name}: a signature has at most {MAX_SIGNATURE_BYTES} bytes")
     return index.models
 
 
@@ -78,12 +91,11 @@ def index_bytes(models: Mapping[str, RemoteModel]) -> bytes:
     return (json.dumps(data, indent=1, sort_keys=True) + "\n").encode()
 
 
-def has_same(models: Mapping[str, RemoteModel], name: str, sha256: str, where: str) -> bool:
-    """Whether a remote has the model already; UsageError where it has another one of that name."""
+def require_no_other(models: Mapping[str, RemoteModel], name: str, model: RemoteModel, where: str) -> None:
+    """UsageError where a remote has another model of that name; one that differs in its signature is no other."""
     found = models.get(name)
-    if found is not None and found.sha256 != sha256:
+    if found is not None and found.sha256 != model.sha256:
         raise UsageError(f"{where}: has another model {name!r} ({found.id}); give this one another name by --name")
-    return found is not None
 
 
 def require_name(name: str, where: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..bundle.load import MAX_MANIFEST_BYTES, bundle_directory
-from ..bundle.store import MANIFEST_NAME, pulled_bundles, shipped_bundles
-from ..files import read_bounded
+from ..bundle.load import bundle_directory
+from ..bundle.store import pulled_bundles, shipped_bundles
+from ..files import Folder
 from .index import RemoteModel, described
 
 
@@ -30,6 +30,6 @@ def local_models() -> list[LocalModel]:
     found = []
     for name in (*shipped_bundles(), *pulled_bundles()):
         path = bundle_directory(name)
-        model, _ = described(read_bounded(path / MANIFEST_NAME, MAX_MANIFEST_BYTES), str(path / MANIFEST_NAME))
-        found.append(LocalModel(name, model, path))
+        with Folder(path) as folder:
+            found.append(LocalModel(name, described(folder), path))
     return found

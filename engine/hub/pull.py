@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..bundle.load import MAX_BUNDLE_BYTES, MAX_FILES, MAX_MANIFEST_BYTES, Bundle, load_bundle
-from ..bundle.manifest import BundleManifest, FileRecord
+from ..bundle.manifest import SIGNATURE_NAME, BundleManifest, FileRecord
+from ..bundle.parse import parse_manifest
 from ..bundle.store import MANIFEST_NAME, MODELS_VARIABLE, models_folder, shipped_bundles
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
 from ..files import FULL, Folder, make_directory
 from ..locked_files import LockedFile
-from .index import RemoteModel, described, require_name, require_sha256
+from .index import RemoteModel, require_name, require_sha256
 from .remote import Remote, open_remote, read_whole
 
 _GATHERED = 8 << 20  # bytes that are made lasting at once
@@ -40,6 +41,7 @@ def pull(
     address: str,
     sha256: str | None = None,
     own_name: str | None = None,
+    require_signature: Path | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Pulled:
     """Bring a model to the models folder, under `own_name` where that is given.
@@ -49,6 +51,7 @@ def pull(
         address: the remote, see `open_remote`.
         sha256: of its bundle.json, as `models list` shows it, where it is known from elsewhere.
         own_name: name for this machine.
+        require_signature: who must have signed it, see `load_bundle`.
         tell: told what is being done.
 
     Raises:
@@ -69,14 +72,17 @@ def pull(
         raise InvalidInputError(f"{name} of {address}: bundle.json has sha256 {model.sha256}, --sha256 says {sha256}")
     folder = models_folder()
     if (folder / target).exists():
-        return Pulled(target, _same(folder / target, model), was_here=True)
+        return Pulled(target, _same(folder / target, model, require_signature), was_here=True)
     raw = read_whole(remote, f"{name}/{MANIFEST_NAME}", MAX_MANIFEST_BYTES)
     where = f"{name}/{MANIFEST_NAME} of {address}"
     if hashlib.sha256(raw).hexdigest() != model.sha256:
         raise InvalidInputError(f"{where}: its sha256 differs from the index; it was changed, or is being changed")
-    _, manifest = described(raw, where)
+    manifest = parse_manifest(raw, where)
     _require_bounds(manifest, where)
-    _bring(remote, name, manifest, raw, folder, target, tell)
+    files = dict(manifest.files)
+    if model.signature is not None:
+        files[SIGNATURE_NAME] = model.signature
+    _bring(remote, name, files, raw, folder, target, require_signature, tell)
     return Pulled(target, load_bundle(folder / target), was_here=False)
 
 
@@ -87,9 +93,9 @@ def _announced(remote: Remote, name: str, address: str) -> RemoteModel:
     return models[name]
 
 
-def _same(path: Path, model: RemoteModel) -> Bundle:
+def _same(path: Path, model: RemoteModel, require_signature: Path | None) -> Bundle:
     try:
-        bundle = load_bundle(path)
+        bundle = load_bundle(path, require_signature)
     except InvalidInputError as error:
         raise UsageError(f"{error}\n{path}: remove this folder to pull the model again") from error
     if bundle.sha256 != model.sha256:
@@ -106,17 +112,18 @@ def _require_bounds(manifest: BundleManifest, where: str) -> None:
             f"{where}: lists {len(manifest.files)} files of {total} bytes; at most {MAX_FILES} files of "
             f"{MAX_BUNDLE_BYTES} bytes are allowed"
         )
-    if MANIFEST_NAME in manifest.files:
-        raise InvalidInputError(f"{where}: lists itself")
+    if own := manifest.files.keys() & {MANIFEST_NAME, SIGNATURE_NAME}:
+        raise InvalidInputError(f"{where}: lists {own.pop()}, which is not its to list")
 
 
 def _bring(
     remote: Remote,
     name: str,
-    manifest: BundleManifest,
+    files: Mapping[str, FileRecord],
     raw: bytes,
     root: Path,
     target: str,
+    require_signature: Path | None,
     tell: Callable[[str], None],
 ) -> None:
     staging, lock = f".{target}.pull", f".{target}.lock"
@@ -127,7 +134,8 @@ def _bring(
             closing(folder.appending(lock)),  # no two pulls of one name
         ):
             try:
-                _fill(remote, name, manifest, raw, folder, staging, tell)
+                _fill(remote, name, files, raw, folder, staging, tell)
+                load_bundle(root / staging, require_signature)
                 folder.rename_folder(staging, target)
             except InvalidInputError:
                 folder.clear(staging)
@@ -144,20 +152,19 @@ def _bring(
 def _fill(
     remote: Remote,
     name: str,
-    manifest: BundleManifest,
+    files: Mapping[str, FileRecord],
     raw: bytes,
     folder: Folder,
     staging: str,
     tell: Callable[[str], None],
 ) -> None:
-    """Make the staging folder a bundle that is verified; what lies there of an earlier pull is used."""
+    """Fill the staging folder; what lies there of an earlier pull is used."""
     folder.write(f"{staging}/{MANIFEST_NAME}", raw)
-    wanted = {f"{staging}/{file}" for file in (MANIFEST_NAME, *manifest.files)}
+    wanted = {f"{staging}/{file}" for file in (MANIFEST_NAME, *files)}
     for found in [n for n in folder.walk() if n.startswith(f"{staging}/") and n not in wanted]:
         folder.remove(found)
-    for file, record in manifest.files.items():
+    for file, record in files.items():
         _bring_file(remote, f"{name}/{file}", folder, f"{staging}/{file}", record, tell)
-    load_bundle(folder.root / staging)
 
 
 def _bring_file(

@@ -103,6 +103,14 @@
     };
   }
 
+  function leaveOutGradients() { // they light a rendering as ours is not, and cost as much as the volume's texture
+    const { gl } = nv, draw = gl.drawArrays.bind(gl), use = gl.useProgram.bind(gl);
+    let isLeftOut = false;
+    gl.drawArrays = (...given) => { if (!isLeftOut) draw(...given); };
+    gl.useProgram = (program) => { isLeftOut = false; use(program); };
+    nv.blurShader = nv.sobelFirstOrderShader = { uniforms: {}, use: () => { isLeftOut = true; } };
+  }
+
   function setView() {
     nv.setSliceType(WIDE_VIEWS[chosen("view")]);
   }
@@ -177,7 +185,7 @@
       without3D();
     } else {
       nv = new niivue.Niivue({
-        logLevel: "silent", dragAndDropEnabled: false, isRadiologicalConvention: true, sagittalNoseLeft: true,
+        logLevel: "silent", loadingText: "", dragAndDropEnabled: false, isRadiologicalConvention: true, sagittalNoseLeft: true,
         multiplanarLayout: niivue.MULTIPLANAR_TYPE.GRID, multiplanarShowRender: niivue.SHOW_RENDER.ALWAYS,
         multiplanarPadPixels: 10, showAllOrientationMarkers: true, crosshairColor: [0.3, 0.75, 1, 0.9], crosshairGap: 6, crosshairWidth: 0.8, crosshairWidthUnit: "mm",
         show3Dcrosshair: false, fontColor: [0.95, 0.95, 0.95, 1], viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
@@ -186,9 +194,7 @@
       nv.onLocationChange = tellPlace;
       nv.meshShaders = []; // none is drawn; they would be compiled
       await nv.attachToCanvas(canvas, false);
-      // Gradients light a rendering as ours is not, but are computed of each volume: two thirds of the time to the
-      // first picture in software. A copy in their place costs next to nothing.
-      nv.blurShader = nv.sobelFirstOrderShader = nv.passThroughShader;
+      leaveOutGradients();
       drawOnceAFrame();
       setView();
     }

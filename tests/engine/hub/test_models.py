@@ -19,6 +19,7 @@ from sbldm.engine.hub.index import RemoteModel, index_bytes, parse_index
 from sbldm.engine.hub.remote import open_remote
 from sbldm.engine.locks import lock_file
 
+from tests.support.keys import write_pair
 from tests.support.model_server import HubHandler, Server, cut_after, plain, redirect, serving
 
 LARGE = "tiny/denoiser.onnx"
@@ -37,6 +38,15 @@ def shop(tiny_bundle: Bundle, tmp_path: Path) -> Path:
     out = tmp_path / "shop"
     assert main(["models", "push", str(tiny_bundle.path), "--to", str(out), "--name", "tiny"]) == 0
     return out
+
+
+@pytest.fixture
+def other(tiny_bundle: Bundle, tmp_path: Path) -> Path:
+    """Another bundle, called `another`."""
+    made = Path(shutil.copytree(tiny_bundle.path, tmp_path / "other"))
+    data = json.loads((made / "bundle.json").read_text())
+    (made / "bundle.json").write_text(json.dumps({**data, "id": "another"}))
+    return made
 
 
 @pytest.fixture
@@ -65,7 +75,7 @@ def spoil(shop: Path, name: str, data: bytes) -> None:
 def reindexed(shop: Path) -> None:
     """The index of a thief: hashes fit what lies there."""
     raw = (shop / "tiny" / "bundle.json").read_bytes()
-    model = RemoteModel(hashlib.sha256(raw).hexdigest(), 1, "tiny", "slices", "none")
+    model = RemoteModel(hashlib.sha256(raw).hexdigest(), 1, "tiny", "slices", "none", None)
     (shop / "index.json").write_bytes(index_bytes({"tiny": model}))
 
 
@@ -189,7 +199,8 @@ def test_files_that_are_not_as_listed_leave_nothing(
         ("../evil", "files: name '../evil'"),
         ("/tmp/evil", "files: name '/tmp/evil'"),
         (".hidden", "files: name '.hidden'"),
-        ("bundle.json", "lists itself"),
+        ("model.sig", "lists model.sig"),
+        ("bundle.json", "lists bundle.json"),
     ],
 )
 def test_paths_of_a_manifest_lead_nowhere(
@@ -240,11 +251,11 @@ def test_an_index_that_is_none(raw: bytes, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["../up", "/abs", "A", "a/b", "", "a" * 65, ".tiny.pull", "a\n"])
 def test_names_of_an_index_are_names(name: str) -> None:
-    model = RemoteModel("0" * 64, 1, "x", "slices", "none")
+    model = RemoteModel("0" * 64, 1, "x", "slices", "none", None)
     with pytest.raises(InvalidInputError, match="must match"):
         parse_index(index_bytes({name: model}), "index.json")
     with pytest.raises(InvalidInputError, match="64 hexadecimal digits"):
-        parse_index(index_bytes({"a": RemoteModel("../" + "0" * 61, 1, "x", "slices", "none")}), "index.json")
+        parse_index(index_bytes({"a": RemoteModel("../" + "0" * 61, 1, "x", "slices", "none", None)}), "index.json")
 
 
 @pytest.mark.parametrize("path", ["index.json", LARGE])
@@ -313,21 +324,21 @@ def test_addresses_that_are_asked() -> None:
 
 
 def test_names_that_are_taken(
-    shop: Path, tiny_bundle: Bundle, tiny_mask_first_bundle: Bundle, models: Path, capsys: pytest.CaptureFixture[str]
+    shop: Path, tiny_bundle: Bundle, other: Path, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert pull(shop, "--name", "phantom") == 2
     assert "is the name of a shipped bundle" in capsys.readouterr().err
     assert pull(shop, "--name", "../phantom") == 3
     assert main(["models", "pull", "huge", "--from", str(shop)]) == 2
     assert "has no model 'huge'; it has tiny" in capsys.readouterr().err
-    shutil.copytree(tiny_mask_first_bundle.path, models / "tiny")
+    shutil.copytree(other, models / "tiny")
     assert pull(shop) == 2
     assert "is another bundle of that name" in capsys.readouterr().err
     (models / "tiny" / "decoder.onnx").write_bytes(b"")
     assert pull(shop) == 2
     assert "remove this folder to pull the model again" in capsys.readouterr().err
     before = content(shop)
-    assert main(["models", "push", str(tiny_mask_first_bundle.path), "--to", str(shop), "--name", "tiny"]) == 2
+    assert main(["models", "push", str(other), "--to", str(shop), "--name", "tiny"]) == 2
     assert "has another model 'tiny'" in capsys.readouterr().err
     assert main(["models", "push", str(tiny_bundle.path), "--to", str(shop), "--name", "tiny"]) == 0
     assert "was there" in capsys.readouterr().out
@@ -339,7 +350,7 @@ def test_two_pulls_of_one_name(shop: Path, models: Path, capsys: pytest.CaptureF
     held = lock_file(os.open(models / ".tiny.lock", os.O_RDWR | os.O_CREAT), models / ".tiny.lock")
     try:
         assert pull(shop) == 2
-        assert "holds" in capsys.readouterr().err or "in use" in capsys.readouterr().err
+        assert ".tiny.lock" in capsys.readouterr().err
     finally:
         held.release()
     assert pull(shop) == 0
@@ -378,9 +389,7 @@ def test_what_cannot_be_pushed(
     assert "is read only" in capsys.readouterr().err
 
 
-def test_a_push_that_breaks_leaves_nothing(
-    shop: Path, tiny_mask_first_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_push_that_breaks_leaves_nothing(shop: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = inside(shop)
 
     def broken(*_: object) -> None:
@@ -388,11 +397,37 @@ def test_a_push_that_breaks_leaves_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr("sbldm.engine.hub.directory.load_bundle", broken)
-        assert main(["models", "push", str(tiny_mask_first_bundle.path), "--to", str(shop)]) == 3
+        assert main(["models", "push", str(other), "--to", str(shop)]) == 3
     assert inside(shop) == before
-    assert main(["models", "push", str(tiny_mask_first_bundle.path), "--to", str(shop)]) == 0
+    assert main(["models", "push", str(other), "--to", str(shop)]) == 0
     index = parse_index((shop / "index.json").read_bytes(), "index.json")
-    assert sorted(index) == sorted(["tiny", tiny_mask_first_bundle.manifest.id])
+    assert sorted(index) == ["another", "tiny"]
+
+
+def test_a_signature_travels_with_its_model(
+    shop: Path, tiny_bundle: Bundle, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("model_signing")
+    signed = Path(shutil.copytree(tiny_bundle.path, tmp_path / "signed"))
+    for name in ("mine", "other"):
+        write_pair(tmp_path, name)
+    assert pull(shop, "--require-signature", str(tmp_path / "mine.pub")) == 3
+    assert "model.sig" in capsys.readouterr().err
+    assert inside(models) == []
+    assert main(["bundle", "sign", str(signed), "--key", str(tmp_path / "mine.pem")]) == 0
+    assert main(["models", "push", str(signed), "--to", str(shop), "--name", "tiny"]) == 0  # the signature is new
+    capsys.readouterr()
+    assert pull(shop, "--require-signature", str(tmp_path / "other.pub")) == 3
+    assert inside(models) == []
+    with serving(shop) as over_http:
+        assert pull(over_http.address, "--require-signature", str(tmp_path / "mine.pub")) == 0
+    assert content(models / "tiny") == content(signed)
+    assert main(["models", "push", str(models / "tiny"), "--to", str(tmp_path / "second"), "--name", "tiny"]) == 0
+    assert content(tmp_path / "second" / "tiny") == content(signed)
+    forged = json.loads((shop / "index.json").read_text())
+    forged["models"]["tiny"]["signature"]["bytes"] = 1 << 40
+    with pytest.raises(InvalidInputError, match="a signature has at most"):
+        parse_index(json.dumps(forged).encode(), "index.json")
 
 
 @pytest.fixture
