@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from ..bundle.manifest import MAX_VOXELS, SPACING_MM, Grid
 
+_AT_THE_EDGE = 0.499  # of the field of view, half a voxel beyond its outermost centres, linear interpolation is 1/2
 _NEARER = 0.5  # share of the brain's voxels around a place from which it is brain
 
 
@@ -50,18 +51,19 @@ class ScanVoxels:
         """
         matrix, offset = self._to_grid(grid)
 
-        def linear(volume: ArrayLike) -> NDArray[np.float32]:
+        def linear(volume: ArrayLike, mode: str = "nearest") -> NDArray[np.float32]:
             made = np.empty(self.shape, np.float32)
             source = np.ascontiguousarray(volume, np.float32)
-            ndimage.affine_transform(source, matrix, offset.tolist(), output=made, order=1, mode="grid-constant")
+            ndimage.affine_transform(source, matrix, offset.tolist(), output=made, order=1, mode=mode)
             return made
 
-        brain = linear(np.any(image > 0, axis=0)) > _NEARER
+        inside = linear(np.ones(grid.shape), "grid-constant") >= _AT_THE_EDGE
+        brain = inside & (linear(np.any(image > 0, axis=0)) > _NEARER)
         images = np.stack([np.rint(linear(modality) * brain).astype(np.int16) for modality in image])
         labels, best = np.zeros(self.shape, np.uint8), 1 - linear(label > 0)  # the share of background
         for value in range(1, classes):
             share = linear(label == value)
-            np.copyto(labels, np.uint8(value), where=share > best)
+            np.copyto(labels, np.uint8(value), where=inside & (share > best))
             np.maximum(best, share, out=best)
         return images, labels
 
