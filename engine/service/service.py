@@ -53,7 +53,7 @@ class Service:
 
     def __init__(self, settings: Settings, log: EventLog | None = None) -> None:
         self.settings = settings
-        loaded = [load_bundle(name) for name in settings.bundles]
+        loaded = [load_bundle(name, settings.require_signature) for name in settings.bundles]
         self.models: dict[str, Bundle] = {bundle.manifest.id: bundle for bundle in loaded}
         if len(self.models) < len(loaded):
             raise UsageError("--bundle: two bundles have the same id; give one of them")

@@ -171,6 +171,7 @@ def test_it_listens_where_it_is_told_and_nowhere_without_tokens(tiny_bundle: Bun
     assert main([*asked, "--tokens", str(tokens)]) == 3
     assert "others may write it" in capsys.readouterr().err
     assert main([*asked, "--at-once", "0"]) == 2
+    assert main([*asked, "--require-signature", str(tmp_path / "no.pem")]) == 2
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
