@@ -18,6 +18,7 @@ from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 
 from tests.support.commands import hashes
+from tests.support.keys import write_pair
 from tests.support.service import ended, served
 
 SAMPLES = 24
@@ -172,6 +173,9 @@ def test_it_listens_where_it_is_told_and_nowhere_without_tokens(tiny_bundle: Bun
     assert "others may write it" in capsys.readouterr().err
     assert main([*asked, "--at-once", "0"]) == 2
     assert main([*asked, "--require-signature", str(tmp_path / "no.pem")]) == 2
+    write_pair(tmp_path, "mine")
+    assert main([*asked, "--require-signature", str(tmp_path / "mine.pub")]) == 3
+    assert "sign" in capsys.readouterr().err
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
