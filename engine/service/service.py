@@ -184,11 +184,14 @@ class Service:
 
     def keep_upload(self, job: Job, name: str, upload: Upload) -> Job:
         """The job with an upload that came whole; Refused (409) where it does not wait any more."""
-        upload.keep()
-        changed = self.store.change(
-            job.id,
-            lambda job: job.with_(inputs={**job.inputs, name: upload.size}) if job.state == "waiting" else None,
-        )
+
+        def keep(job: Job) -> Job | None:  # while nobody else can change the job
+            if job.state != "waiting":
+                return None
+            upload.keep()
+            return job.with_(inputs={**job.inputs, name: upload.size})
+
+        changed = self.store.change(job.id, keep)
         if changed is None:
             raise Refused(409, "the job does not wait for uploads any more")
         return changed
