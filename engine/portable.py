@@ -117,6 +117,16 @@ def be_nice(more: int) -> None:
         os.nice(more)
 
 
+def user_name() -> str:
+    """The user of the operating system that this process runs as; its number where it has no name."""
+    import psutil
+
+    try:
+        return psutil.Process().username()
+    except (psutil.Error, KeyError, ImportError):  # a system without `pwd`
+        return str(getattr(os, "getuid", lambda: "unknown")())
+
+
 def process_limits() -> dict[str, int | None]:
     """What `ulimit` leaves to this process: address space in bytes, processes, open files; None where unlimited."""
     try:

@@ -25,6 +25,7 @@ from ..errors import InvalidInputError, SbldmError
 from ..files import Folder
 from ..locked_files import LockedFile
 from ..locks import LockHeldError
+from ..portable import user_name
 
 AUDIT_NAME = "audit.jsonl"
 ENDED = " ended"  # of the event that ends what was begun, when it came out well
@@ -118,7 +119,7 @@ def append(folder: Folder, subject: dict[str, Any], event: str, outcome: dict[st
         file.cut_torn_line()
         previous = _head_of(file)
         line = AuditLine(
-            previous, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), event, _user(), actor.client,
+            previous, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), event, user_name(), actor.client,
             socket.gethostname(), os.getpid(), actor.command, subject, outcome,
         ).to_line()  # fmt: skip
         file.append(line)
@@ -196,15 +197,6 @@ def _head_of(file: LockedFile) -> str:
 
 def _kept(command: Sequence[str]) -> tuple[str, ...]:
     return tuple(argument[:_CHARACTERS] for argument in command[:_ARGUMENTS])
-
-
-def _user() -> str:
-    import psutil
-
-    try:
-        return psutil.Process().username()
-    except (psutil.Error, KeyError):
-        return "unknown"
 
 
 def _sha256(content: bytes) -> str:

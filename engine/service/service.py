@@ -53,7 +53,7 @@ class Service:
 
     def __init__(self, settings: Settings, log: EventLog | None = None) -> None:
         self.settings = settings
-        loaded = [load_bundle(name) for name in settings.bundles]
+        loaded = [load_bundle(name, settings.require_signature) for name in settings.bundles]
         self.models: dict[str, Bundle] = {bundle.manifest.id: bundle for bundle in loaded}
         if len(self.models) < len(loaded):
             raise UsageError("--bundle: two bundles have the same id; give one of them")
@@ -184,11 +184,14 @@ class Service:
 
     def keep_upload(self, job: Job, name: str, upload: Upload) -> Job:
         """The job with an upload that came whole; Refused (409) where it does not wait any more."""
-        upload.keep()
-        changed = self.store.change(
-            job.id,
-            lambda job: job.with_(inputs={**job.inputs, name: upload.size}) if job.state == "waiting" else None,
-        )
+
+        def keep(job: Job) -> Job | None:  # while nobody else can change the job
+            if job.state != "waiting":
+                return None
+            upload.keep()
+            return job.with_(inputs={**job.inputs, name: upload.size})
+
+        changed = self.store.change(job.id, keep)
         if changed is None:
             raise Refused(409, "the job does not wait for uploads any more")
         return changed

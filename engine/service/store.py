@@ -193,9 +193,10 @@ class Store:
                 chain = check_chain(folder)
                 head = None if chain is None else chain.head
         self.tell(job, "job removed", {"audit_head": head})
-        self._forget(job)
-        self.folder.remove(f"{place}/{JOB_NAME}", sync=True)
-        self.folder.clear(place)
+        with self._changing:
+            self._forget(job)
+            self.folder.remove(f"{place}/{JOB_NAME}", sync=True)
+            self.folder.clear(place)
 
     def tell(self, job: Job, event: str, outcome: dict[str, Any] | None = None) -> None:
         """Add a line to the service's audit trail."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from sbldm.engine.service.service import Service
 from sbldm.engine.service.settings import Settings
 from sbldm.engine.telemetry import EventLog
@@ -71,8 +72,9 @@ def served(bundle: Path, jobs: Path, *options: object, prefix: tuple[str, ...] =
         yield Served(process, _port(process, log), log, jobs)
     finally:
         if process.poll() is None:
-            process.terminate()
-        process.wait(30)
+            for one in psutil.Process(process.pid).children() if prefix else [process]:
+                one.terminate()
+        process.wait(60)
 
 
 def _port(process: subprocess.Popen[bytes], log: Path) -> int:

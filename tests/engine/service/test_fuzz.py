@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from sbldm.engine.bundle.load import Bundle
@@ -18,9 +19,10 @@ from starlette.testclient import TestClient
 
 from tests.support.service import bearer, service_of
 
-REQUESTS = int(os.environ.get("SBLDM_FUZZ", "8"))
+REQUESTS = int(os.environ.get("SBLDM_FUZZ", "5"))
 
 
+@pytest.mark.slow
 def test_answers_are_those_that_are_described(tiny_bundle: Bundle, tmp_path: Path) -> None:
     """No answer of 500, none of another form or status than described, and the service is alive after all of it.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.service.app import create_app
 from starlette.testclient import TestClient
@@ -15,6 +16,7 @@ from starlette.testclient import TestClient
 from tests.support.service import bearer, ended, service_of
 
 
+@pytest.mark.slow
 def test_images_around_uploaded_masks(tiny_mask_first_bundle: Bundle, tmp_path: Path) -> None:
     grid, jobs = tiny_mask_first_bundle.manifest.grid, tmp_path / "jobs"
     label = np.zeros(grid.shape, np.uint8)

@@ -18,12 +18,14 @@ from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 
 from tests.support.commands import hashes
+from tests.support.keys import write_pair
 from tests.support.service import ended, served
 
-SAMPLES = 24
+SAMPLES = 16
 ASKED = {"count": SAMPLES, "steps": 2, "seed": 5}
 
 
+@pytest.mark.slow
 def test_a_job_survives_kill_9_of_the_service(tiny_bundle: Bundle, tmp_path: Path) -> None:
     """Killed in the middle of a job, with its process; started again, it makes what is left: the same bytes."""
     jobs, bundle = tmp_path / "jobs", tiny_bundle.path
@@ -65,6 +67,7 @@ def raw(port: int, sent: bytes, *, then_s: float = 0.0, read: bool = True) -> by
     return got
 
 
+@pytest.mark.slow
 def test_slow_and_broken_clients_hold_nobody_up(tiny_bundle: Bundle, tmp_path: Path) -> None:
     """200 of them: silent, half a request, half an upload, gone in the middle, no HTTP; others are answered."""
     jobs = tmp_path / "jobs"
@@ -171,6 +174,10 @@ def test_it_listens_where_it_is_told_and_nowhere_without_tokens(tiny_bundle: Bun
     assert main([*asked, "--tokens", str(tokens)]) == 3
     assert "others may write it" in capsys.readouterr().err
     assert main([*asked, "--at-once", "0"]) == 2
+    assert main([*asked, "--require-signature", str(tmp_path / "no.pem")]) == 2
+    write_pair(tmp_path, "mine")
+    assert main([*asked, "--require-signature", str(tmp_path / "mine.pub")]) == 3
+    assert "sign" in capsys.readouterr().err
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
