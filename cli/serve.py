@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ._commands import bundles
+from ._commands import RequireSignature, bundles
 
 _BOUNDS = "Bounds"
 
@@ -24,6 +24,7 @@ def serve(
         list[str] | None,
         typer.Option("--bundle", help="Model to offer, name or path; may be repeated.", autocompletion=bundles),
     ] = None,
+    require_signature: RequireSignature = None,
     at_once: Annotated[int, typer.Option("--at-once", help="Jobs that run at once.", rich_help_panel=_BOUNDS)] = 1,
     threads: Annotated[
         int | None, typer.Option("--threads", help="CPU threads a job; default: all.", rich_help_panel=_BOUNDS)
@@ -54,7 +55,8 @@ def serve(
     from ..engine.service.tokens import TOKEN_NAME
 
     settings = Settings(
-        jobs=jobs, host=host, port=port, tokens=tokens, bundles=tuple(bundle or ("phantom",)), at_once=at_once,
+        jobs=jobs, host=host, port=port, tokens=tokens, bundles=tuple(bundle or ("phantom",)),
+        require_signature=require_signature, at_once=at_once,
         threads=threads, queue=queue, samples=max_samples, upload_bytes=int(max_upload * MEGABYTE),
         client_bytes=int(quota * GIGABYTE), keep_s=keep * 86400,
     )  # fmt: skip

@@ -48,12 +48,12 @@ class Service:
 
     Raises:
         UsageError: the directory cannot be used, or another service runs on it.
-        InvalidInputError: a bundle or the file of tokens is not what it must be.
+        InvalidInputError: a bundle, its signature or the file of tokens is not what it must be.
     """
 
     def __init__(self, settings: Settings, log: EventLog | None = None) -> None:
         self.settings = settings
-        loaded = [load_bundle(name) for name in settings.bundles]
+        loaded = [load_bundle(name, settings.require_signature) for name in settings.bundles]
         self.models: dict[str, Bundle] = {bundle.manifest.id: bundle for bundle in loaded}
         if len(self.models) < len(loaded):
             raise UsageError("--bundle: two bundles have the same id; give one of them")
