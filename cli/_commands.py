@@ -63,7 +63,7 @@ def bundles(incomplete: str) -> list[str]:
     return [name for name in (*shipped_bundles(), *pulled_bundles()) if name.startswith(incomplete)]
 
 
-def require_signature(panel: str | None = None) -> Any:
+def signature_option(panel: str | None = None) -> Any:
     """Option of every command that loads a bundle: who must have signed it."""
     return typer.Option(
         "--require-signature",
@@ -74,4 +74,4 @@ def require_signature(panel: str | None = None) -> Any:
     )
 
 
-RequireSignature = Annotated[Path | None, require_signature()]
+RequireSignature = Annotated[Path | None, signature_option()]

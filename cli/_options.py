@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from ._commands import bundles, choices, require_signature
+from ._commands import bundles, choices, signature_option
 
 if TYPE_CHECKING:
     from ..engine.bundle.load import Bundle
@@ -49,7 +49,7 @@ class RunFlags:
         None
     )
     bundle: Annotated[str, _run("--bundle", "Name of a shipped bundle, or a path.", autocompletion=bundles)] = "phantom"
-    require_signature: Annotated[Path | None, require_signature(RUN)] = None
+    require_signature: Annotated[Path | None, signature_option(RUN)] = None
     seed: Annotated[int, _run("--seed", "Seed of the run, 0 to 2^64 - 1.")] = 0
     resume: Annotated[bool, _run("--resume", "Go on with the run in --out.")] = False
     shard: Annotated[str | None, _run("--shard", "Make only part I (from 0) of N.", "I/N")] = None

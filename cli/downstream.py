@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ._commands import bundles, choices
+from ._commands import RequireSignature, bundles, choices
 from ._scans import Cavity, Labels, Orientation
 
 FIGURES_NAME, TABLES_NAME = "downstream.json", "downstream.md"
@@ -34,6 +34,7 @@ def downstream(
     bundle: Annotated[
         str | None, typer.Option(help="Grid and modalities of this model.", autocompletion=bundles)
     ] = None,
+    require_signature: RequireSignature = None,
     device: Annotated[
         str, typer.Option(help="Where segmenters train.", **choices("auto", "cpu", "cuda", "cuda:I"))
     ] = "auto",
@@ -66,7 +67,7 @@ def downstream(
     from ._results import require_own
 
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
-    manifest = None if bundle is None else load_bundle(bundle).manifest
+    manifest = None if bundle is None else load_bundle(bundle, require_signature).manifest
     named = tuple(name.strip() for name in arms.split(","))
     options = DownstreamOptions(
         real, synthetic, test, out, cache or out / "cache", read_options(labels, cavity, orientation), trainer,

@@ -48,7 +48,7 @@ class Service:
 
     Raises:
         UsageError: the directory cannot be used, or another service runs on it.
-        InvalidInputError: a bundle or the file of tokens is not what it must be.
+        InvalidInputError: a bundle, its signature or the file of tokens is not what it must be.
     """
 
     def __init__(self, settings: Settings, log: EventLog | None = None) -> None:

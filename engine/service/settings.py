@@ -25,7 +25,7 @@ class Settings:
     port: int = 8765  # 0: one that is free
     tokens: Path | None = None  # file of clients and the hashes of their tokens; None: one client, its token in `jobs`
     bundles: tuple[str, ...] = ("phantom",)  # names or paths; the first is the default
-    require_signature: Path | None = None  # PEM file of the key that must have signed them
+    require_signature: Path | None = None  # PEM file of the key, or issuer's certificate, that signed every bundle
     at_once: int = 1  # jobs that run
     threads: int | None = None  # CPU threads a job; None: all
     queue: int = 100  # jobs that wait, of all clients
