@@ -41,10 +41,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_evaluate_writes_figures_table_and_plots(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_writes_figures_table_and_plots(
+    folders: Path, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     cohort, run, out = str(folders / "cohort"), str(folders / "run"), folders / "out"
     arguments = ["--real", cohort, "--train", cohort, "--held-out", "3", "--synthetic", run, "--out", str(out)]
-    arguments += ["--segmenter-steps", "2"]
+    arguments += ["--segmenter-steps", "2", "--bundle", str(tiny_bundle.path), "--any-settings"]
     assert main(["evaluate", *arguments, "--pairs", "1", "--workers", "1", "--quiet"]) == 0
     text = capsys.readouterr().out
     assert text.strip() == (out / "evaluation.md").read_text().strip()
