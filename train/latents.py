@@ -55,7 +55,6 @@ def mirrored_conditions(conditions: NDArray[np.float64], columns: tuple[str, ...
     return mirrored
 
 
-@torch.no_grad()
 def encode_cohort(
     encoder: Encoder,
     cohort: Cohort,
@@ -78,19 +77,38 @@ def encode_cohort(
         "encoder": sha256_file(weights_path(directory, "autoencoder")),
         "cases": [e.path.name for e in cohort.entries],
     }
-    position = torch.arange(shape[2], device=next(encoder.parameters()).device)
+    (latents,) = filled(
+        folder,
+        {"latents.npy": shape},
+        key,
+        lambda case: [encoded_case(encoder, cohort, config, case)],
+        fabric,
+        progress,
+    )
+    return LatentStore(latents, both)
 
-    def encode(case: int) -> NDArray[np.float32]:
-        made = []
-        for mirror in range(MIRRORS):
-            image, label = load_volume(cohort, case, bool(mirror), config)
-            with torch.autocast(position.device.type, torch.bfloat16):
-                planes = one_hot(label, config.classes).to(position.device)
-                mean, _ = encoder(image.to(position.device), planes, position)
-            made.append(mean.float().cpu().numpy())
-        return np.stack(made)
 
-    return LatentStore(filled(folder / "latents.npy", shape, key, encode, fabric, progress), both)
+def encode_in_memory(encoder: Encoder, cohort: Cohort, config: SystemConfig) -> LatentStore:
+    """Encode a few cases and their mirror images."""
+    columns = condition_names(config)
+    conditions = cohort.conditions[:, : len(columns)]
+    both = np.stack([conditions, mirrored_conditions(conditions, columns)], axis=1)
+    encoded = [encoded_case(encoder, cohort, config, case) for case in range(len(cohort))]
+    return LatentStore(np.stack(encoded).astype(np.float16), both)
+
+
+@torch.no_grad()
+def encoded_case(encoder: Encoder, cohort: Cohort, config: SystemConfig, case: int) -> NDArray[np.float32]:
+    """Slice latents (2, D, c, h, w) of a case, as it is and mirrored left-right."""
+    device = next(encoder.parameters()).device
+    position = torch.arange(config.grid.shape[2], device=device)
+    made = []
+    for mirror in range(MIRRORS):
+        image, label = load_volume(cohort, case, bool(mirror), config)
+        with torch.autocast(device.type, torch.bfloat16):
+            mean, _ = encoder(image.to(device), one_hot(label, config.classes).to(device), position)
+        made.append(mean.float().cpu().numpy())
+    return np.stack(made)
 
 
 def condition_names(config: AnySystem) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from ..engine.scans.options import ReadOptions
 from .build import system_latent_shape
 from .checkpoint import read_json
 from .config import AnySystem, MaskFirstConfig
-from .data.cohort import WHOLE, Cohort, Progress, Share, prepare_cohort
+from .data.cohort import MAX_FAULTS_SHOWN, WHOLE, Cohort, Progress, Share, prepare_cohort
 from .data.copies import add_copies
 from .data.phantoms import add_phantoms, check_phantoms_fit
 from .faults import machine_faults
@@ -131,7 +131,9 @@ def _trainer(config: AnySystem, cases: Cases, options: TrainOptions, run: StageR
     if isinstance(config, MaskFirstConfig):
         data = MaskFirstData(cases.training, cases.held_out, options.masks)
         return MaskFirstTrainer(config, data, run, encoding, keep_stale=keep, start_from=start)
-    return SystemTrainer(config, cases.training, run, encoding, keep_stale=keep, start_from=start)
+    return SystemTrainer(
+        config, cases.training, run, encoding, held_out=cases.held_out, keep_stale=keep, start_from=start
+    )
 
 
 def _require_tissues(config: AnySystem, cohort: Cohort, data: Path) -> None:
@@ -213,7 +215,9 @@ def _prepared(config: AnySystem, options: TrainOptions, fabric: Fabric) -> Cases
         raise InvalidInputError(
             f"{options.data}: {len(cohort)} cases leave none to train on after --held-out {options.held_out}"
         )
-    training, seed, workers = cohort.subset(range(kept)), options.seed, options.workers
+    training, held_out = cohort.subset(range(kept)), cohort.subset(range(kept, len(cohort)))
+    _refuse_twins(training, held_out, options.data)
+    seed, workers = options.seed, options.workers
     if isinstance(config, MaskFirstConfig):
         told = _counted(console, "varied copies")
         of, settings = training, config.augmentation
@@ -228,7 +232,22 @@ def _prepared(config: AnySystem, options: TrainOptions, fabric: Fabric) -> Cases
             before, options.cache, options.add_phantoms, seed, workers=workers, progress=counted, share=share
         ),
     )
-    return Cases(training, cohort.subset(range(kept, len(cohort))))
+    return Cases(training, held_out)
+
+
+def _refuse_twins(training: Cohort, held_out: Cohort, data: Path) -> None:
+    """Check that no held-out case has the files of a training case, byte for byte, under another name.
+
+    Raises:
+        InvalidInputError: naming both.
+    """
+    seen = {entry.files_sha256: entry.name for entry in training.entries}
+    twins = [(e.name, seen[e.files_sha256]) for e in held_out.entries if e.files_sha256 in seen]
+    if twins:
+        listed = "\n".join(f"  {name} is {other}" for name, other in twins[:MAX_FAULTS_SHOWN])
+        raise InvalidInputError(
+            f"{data}: {len(twins)} held-out cases are in training under another name:\n{listed}\nremove one of each"
+        )
 
 
 def _shared(fabric: Fabric, make: Callable[[Share], Cohort]) -> Cohort:

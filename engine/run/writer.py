@@ -90,9 +90,7 @@ class Finisher:
         with self.telemetry.stage("write"):
             task, files = candidate.task, self._encoded(candidate)
             try:
-                self._write_files(files)
-                for name in {PurePosixPath(name).parent: name for name, _ in files}.values():
-                    self.folder.sync(name)
+                write_files(self.folder, files)
             except OSError:
                 with suppress(OSError):
                     for name, _ in files:
@@ -115,17 +113,6 @@ class Finisher:
         """The record of a sample that gave nothing to write."""
         return SampleRecord(task.sample, task.id, task.attempt, self._requested(task), task.drawn, {}, fault=fault)
 
-    def _write_files(self, files: list[tuple[str, bytes]]) -> None:
-        """Write the files of a sample; many, such as slices, at once: waiting for the disk is what takes time."""
-        if len(files) <= FEW_FILES:
-            for name, data in files:
-                self.folder.write(name, data, sync=False)
-            return
-        with ThreadPoolExecutor(AT_ONCE, "file") as pool:
-            done = [pool.submit(self.folder.write, name, data, sync=False) for name, data in files]
-        for future in done:
-            future.result()
-
     def _encoded(self, candidate: Candidate) -> list[tuple[str, bytes]]:
         volume, run, task = candidate.volume, self.run, candidate.task
         about = CaseAbout(
@@ -146,6 +133,23 @@ class Finisher:
     def _measured(self, measured: TumourMeasurement) -> dict[str, float | None]:
         values = measured.as_row((*self.columns, *QUALITY))
         return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+def write_files(folder: Folder, files: list[tuple[str, bytes]]) -> None:
+    """Write the files of a sample, by relative path, and make their names lasting.
+
+    Many, such as slices, are written at once: waiting for the disk is what takes time.
+    """
+    if len(files) <= FEW_FILES:
+        for name, data in files:
+            folder.write(name, data, sync=False)
+    else:
+        with ThreadPoolExecutor(AT_ONCE, "file") as pool:
+            done = [pool.submit(folder.write, name, data, sync=False) for name, data in files]
+        for future in done:
+            future.result()
+    for name in {PurePosixPath(name).parent: name for name, _ in files}.values():
+        folder.sync(name)
 
 
 def miss(requested: dict[str, float], measured: TumourMeasurement, fov_mm: tuple[float, float, float]) -> float:

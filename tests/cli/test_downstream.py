@@ -152,7 +152,7 @@ def test_other_segmenters_train_and_find(
     run: Run, tmp_path: Path, trainer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip({"monai": "monai", "nnunet": "nnunetv2"}[trainer])
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
     out = tmp_path / "out"
     assert run("--out", out, "--seeds", 1, "--arms", "real+synthetic", "--trainer", trainer, "--quiet") == 0
     (kept,) = (out / "trainings").iterdir()

@@ -12,41 +12,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from lightning.fabric import Fabric
 from sbldm.cli.main import main
 from sbldm.engine.errors import IncompleteRunError, InvalidInputError, UsageError
 from sbldm.engine.scans.options import ReadOptions
-from sbldm.train.config import SystemConfig, load_preset
+from sbldm.train.checkpoint import read_tensors, weights_path
+from sbldm.train.config import load_preset
 from sbldm.train.faults import machine_faults
 from sbldm.train.ranks import LastWords, machines
 from sbldm.train.run import TrainOptions, launched
 
+from tests.support import two_processes
 from tests.support.tiny_cohort import short_config, write_preset, write_small_cohort
 
 SLURM = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
          "SLURM_NODEID": "0", "SLURM_NNODES": "1", "SLURM_NODELIST": "node1"}  # fmt: skip
-
-
-# what the second process is started with again; ENDS="rank:step:how" ends one of them in the autoencoder's step
-SCRIPT = """
-import os, signal
-from sbldm.cli.main import run
-from sbldm.engine.errors import InvalidInputError
-from sbldm.train.stage import StepMaker
-
-usual, (rank, at, how) = StepMaker.make, os.environ.get("ENDS", "-1:0:").split(":")
-
-def make(self, step):
-    if self.fabric.global_rank == int(rank) and step == int(at):
-        if how == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise InvalidInputError("scan 7 is torn")
-    usual(self, step)
-
-StepMaker.make = make
-if __name__ == "__main__":
-    run()
-"""
 
 
 def arguments(folder: Path, out: str, *more: str) -> list[str]:
@@ -54,88 +34,81 @@ def arguments(folder: Path, out: str, *more: str) -> list[str]:
             "--preset", str(folder / "short.yaml"), "--workers", "1", "--precision", "32-true", *more]  # fmt: skip
 
 
-def by_two(folder: Path, out: str, ends: str = "-1:0:") -> subprocess.CompletedProcess[str]:
-    """A training by two processes on this CPU."""
-    script = folder / "train.py"
-    script.write_text(SCRIPT, encoding="utf-8")
-    command = [sys.executable, str(script), *arguments(folder, out, "--devices", "2")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ENDS": ends}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+def logged(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
-def weights(folder: Path, out: str) -> dict[str, Path]:
-    return {path.parent.name: path for path in sorted((folder / out).glob("*/weights.safetensors"))}
-
-
-def hashes(found: dict[str, Path]) -> dict[str, str]:
-    return {stage: hashlib.sha256(path.read_bytes()).hexdigest() for stage, path in found.items()}
-
-
-def logged(folder: Path, out: str) -> list[dict]:
-    return [json.loads(line) for line in (folder / out / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def config() -> SystemConfig:
-    return short_config(steps=2)
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory, config: SystemConfig) -> Path:
-    """A cohort, and `whole`, what two processes made of it."""
-    folder = tmp_path_factory.mktemp("devices")
-    write_small_cohort(folder / "data", 4)
-    write_preset(config, folder / "short.yaml")
-    done = by_two(folder, "whole")
+@pytest.mark.slow
+def test_two_processes_train_every_stage_and_write_once_with_the_losses_of_the_joint_batch(tmp_path: Path) -> None:
+    write_small_cohort(tmp_path / "data", 3)
+    config = short_config(steps=2)
+    write_preset(config, tmp_path / "short.yaml")
+    script = tmp_path / "train.py"  # what the second process is started with again
+    script.write_text("from sbldm.cli.main import run\nif __name__ == '__main__':\n    run()\n", encoding="utf-8")
+    command = [sys.executable, str(script), *arguments(tmp_path, "two", "--devices", "2")]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("autoencoder 1/2") == 1  # one of them tells
-    return folder
+    two = tmp_path / "two"
+    assert not [*two.rglob("*.tmp"), *two.glob("*.holder"), *two.glob(".rank-*")]
+    for stage in config.stages:
+        record = json.loads((two / stage / "state.json").read_text())
+        weights = hashlib.sha256((two / stage / "weights.safetensors").read_bytes()).hexdigest()
+        assert (record["finished"], record["weights"]) == (True, weights)
+    assert main(arguments(tmp_path, "one", "--accumulate", "2")) == 0
+    ours, theirs = logged(tmp_path / "one"), logged(two)
+    assert Counter((line["stage"], line["step"]) for line in theirs) == {
+        (stage, step): 1 for stage in config.stages if stage != "aggregator" for step in (0, 1)
+    }
+    for one, both in zip(ours, theirs, strict=True):
+        assert one["loss"] == pytest.approx(both["loss"], rel=1e-4), one["stage"]
 
 
-@pytest.mark.slow
-def test_two_processes_train_to_the_end_and_write_once(pair: Path, config: SystemConfig) -> None:
-    found = weights(pair, "whole")
-    assert found.keys() == config.stages.keys()
-    counted = Counter((line["stage"], line["step"]) for line in logged(pair, "whole"))
-    assert counted == {(s, step): 1 for s in config.stages if s != "aggregator" for step in (0, 1)}
-    assert not list((pair / "whole").rglob("*.tmp"))
-    assert not (pair / "whole" / "train.holder").exists()
-    for stage, sha256 in hashes(found).items():
-        record = json.loads((pair / "whole" / stage / "state.json").read_text())
-        assert (record["finished"], record["weights"]) == (True, sha256)
+def weights_of(directory: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(weights_path(directory, two_processes.STAGE))
 
 
-@pytest.mark.slow
-def test_one_process_with_the_joint_batch_has_the_same_losses(pair: Path) -> None:
-    assert main(arguments(pair, "joint", "--accumulate", "2")) == 0
-    one, two = logged(pair, "joint"), logged(pair, "whole")
-    assert [(line["stage"], line["step"]) for line in one] == [(line["stage"], line["step"]) for line in two]
-    for mine, theirs in zip(one, two, strict=True):
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4), mine["stage"]
-        assert mine["mean_loss"] == pytest.approx(theirs["mean_loss"], rel=1e-4), mine["stage"]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage that two processes trained without a stop."""
+    directory = tmp_path_factory.mktemp("devices") / "whole"
+    assert two_processes.by_two(directory) == ([0, 0], ["", ""])
+    return directory
 
 
-@pytest.mark.slow
-def test_a_process_that_fails_ends_the_other_with_its_message_and_the_same_command_goes_on(pair: Path) -> None:
-    failed = by_two(pair, "failed", "1:1:torn")
-    assert failed.returncode not in (0, 1)
-    assert "scan 7 is torn" in failed.stderr
-    assert "Traceback" not in failed.stderr
-    done = by_two(pair, "failed")
-    assert done.returncode == 0, done.stderr
-    assert hashes(weights(pair, "failed")) == hashes(weights(pair, "whole"))
+def test_two_processes_have_the_losses_of_one_with_the_joint_batch(whole: Path, tmp_path: Path) -> None:
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    two_processes.train(fabric, tmp_path, accumulate=2)
+    one, two = ([line["loss"] for line in logged(directory)] for directory in (tmp_path, whole))
+    assert one == pytest.approx(two, rel=1e-5)
+    mine, theirs = weights_of(tmp_path), weights_of(whole)
+    for name in theirs:
+        torch.testing.assert_close(mine[name], theirs[name])
 
 
-@pytest.mark.slow
-def test_a_training_whose_first_process_was_killed_goes_on_with_one(pair: Path) -> None:
-    killed = by_two(pair, "killed", "0:1:killed")
-    assert killed.returncode == -9
-    assert json.loads((pair / "killed" / "autoencoder" / "state.json").read_text())["step"] == 1
-    assert main(arguments(pair, "killed")) == 0
-    whole = weights(pair, "whole")
-    mine, theirs = (load_file(found["autoencoder"]) for found in (weights(pair, "killed"), whole))
-    for name, tensor in mine.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-5)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_ends_the_other_and_both_go_on_to_the_same_bytes(
+    whole: Path, tmp_path: Path, rank: int
+) -> None:
+    codes, told = two_processes.by_two(tmp_path, (rank, 3, "killed"))
+    assert (codes[rank], codes[1 - rank]) == (-9, 5)
+    assert "left no message, as one that was killed" in told[1 - rank]
+    assert two_processes.by_two(tmp_path) == ([0, 0], ["", ""])
+    assert logged(tmp_path)[-1] == logged(whole)[-1]
+    mine, theirs = weights_of(tmp_path), weights_of(whole)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_a_process_that_fails_is_told_by_the_other_and_one_alone_goes_on(whole: Path, tmp_path: Path) -> None:
+    codes, told = two_processes.by_two(tmp_path, (1, 3, "scan 7 is torn"))
+    assert codes == [5, 3]
+    assert "process 1: scan 7 is torn" in told[0]
+    two_processes.train(Fabric(accelerator="cpu", devices=1, precision="32-true"), tmp_path)
+    mine, theirs = weights_of(tmp_path), weights_of(whole)
+    for name in theirs:
+        torch.testing.assert_close(mine[name], theirs[name])
 
 
 def options(devices: int = 1, precision: str = "32-true") -> TrainOptions:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.cohort import Cohort
-from .baselines import carved, warped
+from . import baselines
 
 REAL, BOTH, SYNTHETIC = "real", "real+synthetic", "synthetic"
 CARVED, WARPED = "real+carvemix", "real+warped"
@@ -49,7 +49,7 @@ def planned(arms: Sequence[str], real_cases: Sequence[int], seeds: int) -> list[
 
 
 def training_cases(
-    training: Training, real: Cohort, synthetic: Cohort | None, cache: Path, beside: int
+    training: Training, real: Cohort, synthetic: Cohort | None, cache: Path, beside: int, workers: int
 ) -> TrainingCases:
     """The real cases of a training, the same ones in every arm of a seed, and what its arm puts beside them.
 
@@ -61,8 +61,9 @@ def training_cases(
     if training.arm == REAL:
         return TrainingCases(chosen, _equal(chosen))
     if training.arm in (CARVED, WARPED):
-        make = carved if training.arm == CARVED else warped
-        return _halves(chosen, make(chosen, beside, training.seed, cache))
+        kind = baselines.CARVEMIX if training.arm == CARVED else baselines.WARPED
+        made = baselines.made_cases(kind, chosen, beside, training.seed, cache, workers)
+        return _halves(chosen, made)
     if synthetic is None:
         raise ValueError(f"arm {training.arm} needs synthetic cases")
     return TrainingCases(synthetic, _equal(synthetic)) if training.arm == SYNTHETIC else _halves(chosen, synthetic)

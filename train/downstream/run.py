@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 RESULTS_FOLDER, SCRATCH_FOLDER = "trainings", "scratch"
 RESULT_VERSION = 1  # raise it when the same training gives other scores
 FEW_SEEDS, FEW_TESTS = 3, 10
-QUICK_STEPS, QUICK_CASES = 100, {"--real": 24, "--synthetic": 48, "--test": 12}
+QUICK_STEPS, QUICK_CASES = 80, {"--real": 24, "--synthetic": 48, "--test": 12}
+QUICK_BESIDE = 16  # cases that each baseline makes
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def compare(options: DownstreamOptions, told: Callable[[str], None] = lambda lin
     sides = _prepared(options)
     counts = _real_counts(options, len(sides.real))
     beside = len(sides.real) if sides.synthetic is None else len(sides.synthetic)
+    beside = min(beside, QUICK_BESIDE) if options.quick else beside
     arms = [arm for arm in options.arms if arm not in (BOTH, SYNTHETIC) or sides.synthetic is not None]
     todo = planned(arms, counts, options.seeds)
     told(f"{len(todo)} trainings of {steps} steps by {options.trainer}, {len(sides.test)} test cases")
@@ -178,7 +180,9 @@ def _real_counts(options: DownstreamOptions, cases: int) -> list[int]:
 
 def _kept_or_made(comparison: Comparison, training: Training, told: Callable[[str], None]) -> Result:
     options, sides = comparison.options, comparison.sides
-    cases = training_cases(training, sides.real, sides.synthetic, options.cache / "baselines", comparison.beside)
+    cases = training_cases(
+        training, sides.real, sides.synthetic, options.cache / "baselines", comparison.beside, options.workers
+    )
     key = _key(comparison, training, cases)
     path = options.out / RESULTS_FOLDER / f"{training.name}-{key}.json"
     kept = _read(path, training)
