@@ -4,12 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import jsonschema
 import nibabel as nib
 import numpy as np
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle, load_bundle
 
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "evaluation.schema.json").read_text())
 SECTIONS = ("Compared", "Congruence", "Coverage", "Constraint", "Completeness", "Compliance", "Consistency")
 SHAPE = (40, 42, 36)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -57,7 +59,7 @@ def test_evaluate_writes_figures_table_and_plots(
     assert figures["anatomy"]["synthetic"]["inside_brain"]["mean"] == 1
     assert figures["adherence_errors"]["volume_ml"]["bias"]["value"] == pytest.approx((0.1 / 2 - 0.1 / 2.2) / 2)
     assert figures["memorisation"]["reason"].startswith("3 held-out cases")
-    assert figures["schema_version"] == 2
+    jsonschema.validate(figures, SCHEMA)
     assert figures["command"].startswith("sbldm-engine evaluate --real")
     assert figures["agreement"]["wt"]["real"]["n"] == 1
     assert set(figures["agreement"]["segmenter"].split()) >= {"2", "steps", "cases"}
