@@ -126,7 +126,7 @@ def _watched(block: nn.Module, kept: list[Tensor]) -> Any:
 def _pooled(activations: Tensor, brain: Tensor) -> NDArray[np.float64]:
     """(slices, channels, x, y) -> mean and deviation of each channel, weighted by the brain's share of the pixels."""
     values = activations.float()
-    weights = functional.adaptive_avg_pool2d(brain, values.shape[-2:])
+    weights = functional.adaptive_avg_pool2d(brain, (values.shape[-2], values.shape[-1]))
     weights = weights / weights.sum()
     mean = (values * weights).sum(dim=(0, 2, 3))
     square = (values.square() * weights).sum(dim=(0, 2, 3))

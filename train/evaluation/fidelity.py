@@ -92,9 +92,11 @@ def intensity_distances(real: Description, synthetic: Description, modalities: S
     for t, tissue in enumerate(TISSUE_NAMES):
         distances[tissue] = {}
         for m, modality in enumerate(modalities):
-            sides = [side["histograms"][:, t, m] for side in (real, synthetic)]
-            present = all(counts.sum() for counts in sides)
-            distances[tissue][modality] = bootstrap.between(*sides, histogram_distance, DRAWS) if present else None
+            first, second = (side["histograms"][:, t, m] for side in (real, synthetic))
+            present = first.any() and second.any()
+            distances[tissue][modality] = (
+                bootstrap.between(first, second, histogram_distance, DRAWS) if present else None
+            )
     return distances
 
 

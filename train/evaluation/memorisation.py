@@ -85,11 +85,11 @@ def membership(held_out: Features, synthetic: Features, training: Features) -> d
     The attack's score is the likeness of the whole brain, averaged over modalities, to the sample that is most like
     (distance to the nearest synthetic record). Held-out cases of another origin than the training cases raise it, too.
     """
-    scores = [
+    members, others = (
         copies.likeness(side, synthetic)[..., WHOLE].mean(axis=2).max(axis=1).astype(np.float64)
         for side in (training, held_out)
-    ]
-    return bootstrap.between(*scores, area_under_curve, bootstrap.RESAMPLES)
+    )
+    return bootstrap.between(members, others, area_under_curve, bootstrap.RESAMPLES)
 
 
 def area_under_curve(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
