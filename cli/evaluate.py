@@ -38,7 +38,7 @@ def evaluate(
     ] = None,
     segmenter_steps: Annotated[
         int, typer.Option(min=0, help="Training of the segmenter that judges images against masks; 0 leaves it out.")
-    ] = 300,
+    ] = 200,
     any_settings: Annotated[
         bool, typer.Option("--any-settings", help="Also samples that were not made with the bundle's defaults.")
     ] = False,

@@ -41,9 +41,13 @@ def describe(image: NDArray[np.integer] | NDArray[np.floating], spacing_mm: Sequ
     sides = [max(1, min(round(BLOCK_MM / mm), n // _LEAST_BLOCKS)) for mm, n in lengths]
     block_mm = np.array([side * mm for side, mm in zip(sides, spacing_mm, strict=True)])
     values, shares = _block_means(image, sides), _block_means(image > 0, sides)
-    upright = _upright(shares.max(axis=0), block_mm)
-    turned = [np.stack([ndimage.affine_transform(one, *upright, order=1) for one in each]) for each in (values, shares)]
-    poses = [_details(values, shares, block_mm), _details(turned[0], turned[1], block_mm)]
+    matrix, offset = _upright(shares.max(axis=0), block_mm)
+
+    def turned(blocks: NDArray[np.float32]) -> NDArray[np.float32]:
+        moved = [ndimage.affine_transform(one, matrix, tuple(offset), order=1) for one in blocks]  # type: ignore[arg-type]
+        return np.stack(moved).astype(np.float32)
+
+    poses = [_details(values, shares, block_mm), _details(turned(values), turned(shares), block_mm)]
     return np.stack(poses).astype(np.float16)
 
 
@@ -137,7 +141,9 @@ def _block_means(image: NDArray[np.generic], sides: Sequence[int]) -> NDArray[np
     return total
 
 
-def _upright(brain: NDArray[np.float32], block_mm: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+def _upright(
+    brain: NDArray[np.float32], block_mm: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Matrix and offset that bring the brain's centre to the field's, its principal axes to the nearest of x, y, z."""
     at = np.stack(np.meshgrid(*map(np.arange, brain.shape), indexing="ij"), axis=-1).reshape(-1, 3) * block_mm
     weights = brain.ravel().astype(np.float64)
@@ -162,7 +168,7 @@ def _details(
 
     def local(each: NDArray[np.float32]) -> NDArray[np.float32]:
         sigma = (0.0, *(REACH_MM / block_mm))
-        return ndimage.gaussian_filter(each, sigma, mode="constant", truncate=3.0, output=np.float32)
+        return np.asarray(ndimage.gaussian_filter(each, sigma, mode="constant", truncate=3.0), np.float32)
 
     mean = local(values) / np.maximum(local(shares), 1e-6)
     detail = np.where(inside, values / np.maximum(shares, _LEAST_SHARE) - mean, np.float32(0))

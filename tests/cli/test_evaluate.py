@@ -4,12 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import jsonschema
 import nibabel as nib
 import numpy as np
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle, load_bundle
 
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "evaluation.schema.json").read_text())
 SECTIONS = ("Compared", "Congruence", "Coverage", "Constraint", "Completeness", "Compliance", "Consistency")
 SHAPE = (40, 42, 36)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -41,10 +43,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_evaluate_writes_figures_table_and_plots(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_writes_figures_table_and_plots(
+    folders: Path, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     cohort, run, out = str(folders / "cohort"), str(folders / "run"), folders / "out"
     arguments = ["--real", cohort, "--train", cohort, "--held-out", "3", "--synthetic", run, "--out", str(out)]
-    arguments += ["--segmenter-steps", "2"]
+    arguments += ["--segmenter-steps", "2", "--bundle", str(tiny_bundle.path), "--any-settings"]
     assert main(["evaluate", *arguments, "--pairs", "1", "--workers", "1", "--quiet"]) == 0
     text = capsys.readouterr().out
     assert text.strip() == (out / "evaluation.md").read_text().strip()
@@ -55,7 +59,7 @@ def test_evaluate_writes_figures_table_and_plots(folders: Path, capsys: pytest.C
     assert figures["anatomy"]["synthetic"]["inside_brain"]["mean"] == 1
     assert figures["adherence_errors"]["volume_ml"]["bias"]["value"] == pytest.approx((0.1 / 2 - 0.1 / 2.2) / 2)
     assert figures["memorisation"]["reason"].startswith("3 held-out cases")
-    assert figures["schema_version"] == 2
+    jsonschema.validate(figures, SCHEMA)
     assert figures["command"].startswith("sbldm-engine evaluate --real")
     assert figures["agreement"]["wt"]["real"]["n"] == 1
     assert set(figures["agreement"]["segmenter"].split()) >= {"2", "steps", "cases"}

@@ -19,7 +19,6 @@ from . import bootstrap
 from .segmenter import REGIONS, SegmenterSettings, UNet, Volume, dice, segment, train_segmenter
 from .volumes import in_content_order
 
-MOST_FITTED = 24  # cases that the segmenter is trained on, at most; they are held in memory
 FITTED_SHARE = 2 / 3  # of the real cases
 LEAST_CASES = 3
 
@@ -49,7 +48,7 @@ def trained_judge(real: Cohort, steps: int) -> Judge:
         InvalidInputError: see `train_segmenter`.
     """
     order = in_content_order(real)
-    fitted = sorted(order[: min(MOST_FITTED, max(2, round(FITTED_SHARE * len(order))))])
+    fitted = sorted(order[: max(2, round(FITTED_SHARE * len(order)))])
     settings = SegmenterSettings(steps=steps)
     model = train_segmenter([volume_of(real, case) for case in fitted], settings)
     assert isinstance(model, UNet)
@@ -108,18 +107,15 @@ def _label(cohort: Cohort, case: int) -> NDArray[np.uint8]:
 
 def _look_at(model: UNet, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """The mask that the segmenter finds, and (mean, deviation) of every channel of its encoder inside the brain."""
-    inside = np.flatnonzero(image.any(axis=(0, 1, 2)))
-    part = np.ascontiguousarray(image[..., inside[0] : inside[-1] + 1])
-    brain = torch.from_numpy(part.any(axis=0).transpose(2, 0, 1).astype(np.float32))[:, None]
+    held = image[..., image.any(axis=(0, 1, 2))]  # the slices that the segmenter looks at
+    brain = torch.from_numpy(held.any(axis=0).transpose(2, 0, 1).astype(np.float32))[:, None]
     sums: list[list[Tensor]] = [[] for _ in model.down]
     hooks = [_watched(block, sums[level]) for level, block in enumerate(model.down)]
     try:
-        found = segment(model, part)
+        label = segment(model, image)
     finally:
         for hook in hooks:
             hook.remove()
-    label = np.zeros(image.shape[1:], np.uint8)
-    label[..., inside[0] : inside[-1] + 1] = found
     return label, np.concatenate([_pooled(torch.cat(one), brain) for one in sums])
 
 
@@ -130,7 +126,7 @@ def _watched(block: nn.Module, kept: list[Tensor]) -> Any:
 def _pooled(activations: Tensor, brain: Tensor) -> NDArray[np.float64]:
     """(slices, channels, x, y) -> mean and deviation of each channel, weighted by the brain's share of the pixels."""
     values = activations.float()
-    weights = functional.adaptive_avg_pool2d(brain, values.shape[-2:])
+    weights = functional.adaptive_avg_pool2d(brain, (values.shape[-2], values.shape[-1]))
     weights = weights / weights.sum()
     mean = (values * weights).sum(dim=(0, 2, 3))
     square = (values.square() * weights).sum(dim=(0, 2, 3))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.metrics.regression import MultiScaleSSIMMetric
+from numpy.typing import NDArray
 
 from ..data.cohort import Cohort
 from . import bootstrap
@@ -39,7 +40,7 @@ def ms_ssim_diversity(cohort: Cohort, pairs: int, seed: int = 0) -> dict[str, An
     return {"mean": found["value"], "low": found["low"], "high": found["high"], "pairs": len(values)}
 
 
-def _spread(values: Float, pairs: Float, cases: int) -> Float:
+def _spread(values: Float, pairs: NDArray[np.intp], cases: int) -> Float:
     counts = np.stack([np.bincount(drawn, minlength=cases) for drawn in bootstrap.resampled(cases)])
     weights = counts[:, pairs[:, 0]] * counts[:, pairs[:, 1]]
     total = weights.sum(axis=1)

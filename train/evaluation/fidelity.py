@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from scipy.stats import wasserstein_distance
 
 from ...engine.conditions.columns import COLUMNS
-from ..data.cohort import Cohort, in_processes
+from ..data.cohort import CachedCase, Cohort, in_processes
 from . import bootstrap
 from .bootstrap import Figure
 from .structure import BANDS, Values, describe
-from .volumes import TISSUE_NAMES
+from .volumes import TISSUE_NAMES, stored_case
 
 DRAWS = 300  # of the bootstrap where a distance is computed for each
 
@@ -26,13 +26,13 @@ Figures = dict[str, Any]
 def describe_cohort(cohort: Cohort, workers: int = 1) -> Description:
     """One pass over the volumes of a cohort, shared by `workers` processes."""
     reference = cohort.modalities.index("t1") if "t1" in cohort.modalities else 0
-    one = partial(_describe_case, cohort=cohort, reference=reference)
-    found = list(in_processes(one, range(len(cohort)), workers))
+    one = partial(_describe_case, spacing_mm=cohort.grid.spacing_mm, reference=reference)
+    found = list(in_processes(one, cohort.entries, workers))
     return {name: np.stack([values[name] for values in found]) for name in found[0]}
 
 
-def _describe_case(case: int, cohort: Cohort, reference: int) -> Values:
-    return describe(np.array(cohort.slices(case)), np.array(cohort.label(case)), cohort.grid.spacing_mm, reference)
+def _describe_case(entry: CachedCase, spacing_mm: Sequence[float], reference: int) -> Values:
+    return describe(*stored_case(entry), spacing_mm, reference)
 
 
 def coherence(real: Description, synthetic: Description) -> Figures:
@@ -92,9 +92,11 @@ def intensity_distances(real: Description, synthetic: Description, modalities: S
     for t, tissue in enumerate(TISSUE_NAMES):
         distances[tissue] = {}
         for m, modality in enumerate(modalities):
-            sides = [side["histograms"][:, t, m] for side in (real, synthetic)]
-            present = all(counts.sum() for counts in sides)
-            distances[tissue][modality] = bootstrap.between(*sides, histogram_distance, DRAWS) if present else None
+            first, second = (side["histograms"][:, t, m] for side in (real, synthetic))
+            present = first.any() and second.any()
+            distances[tissue][modality] = (
+                bootstrap.between(first, second, histogram_distance, DRAWS) if present else None
+            )
     return distances
 
 

@@ -6,6 +6,7 @@ Held-out cases say how like a training case an honest new one is; copies that ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 
 from ...engine import copies
 from ...engine.copies import PARTS, Likeness, Limits
-from ..data.cohort import Cohort, in_processes
+from ..data.cohort import CachedCase, Cohort, in_processes
 from . import bootstrap
 from .plants import KINDS, Planter
-from .volumes import in_content_order
+from .volumes import in_content_order, stored_case
 
 PLANTED = 20  # copies of each kind, of as many training cases
 FOUND_SHARE = 0.95  # of each kind, before "none" is said
@@ -57,7 +58,8 @@ def memorisation(real: Cohort, synthetic: Cohort, training: Cohort, workers: int
 
 def described(cohort: Cohort, workers: int = 1) -> Features:
     """What is compared of every case, in their order."""
-    return np.stack(list(in_processes(partial(_described, cohort=cohort), range(len(cohort)), workers)))
+    one = partial(_described, spacing_mm=cohort.grid.spacing_mm)
+    return np.stack(list(in_processes(one, cohort.entries, workers)))
 
 
 def planted(training: Cohort, hosts: Cohort, features: Features, limits: Limits, workers: int = 1) -> dict[str, Any]:
@@ -66,10 +68,11 @@ def planted(training: Cohort, hosts: Cohort, features: Features, limits: Limits,
     `features` are those of the training cases; held-out cases (`hosts`) give the rest of copies of a part.
     """
     chosen = in_content_order(training)[:PLANTED]
-    pairs = list(zip(chosen, (in_content_order(hosts) * len(chosen))[: len(chosen)], strict=True))
-    made = in_processes(partial(_planted_features, training=training, hosts=hosts), pairs, workers)
+    order = in_content_order(hosts)
+    pairs = [(training.entries[case], hosts.entries[order[k % len(order)]], case) for k, case in enumerate(chosen)]
+    made = in_processes(partial(_planted_features, spacing_mm=training.grid.spacing_mm), pairs, workers)
     hits = dict.fromkeys(KINDS, 0)
-    for (case, _), copied in zip(pairs, made, strict=True):
+    for case, copied in zip(chosen, made, strict=True):
         closeness = limits.closeness(copies.likeness(copied, features))
         for kind, row in zip(KINDS, closeness, strict=True):
             hits[kind] += int(row.max() > 1 and row[case] >= row.max())
@@ -82,11 +85,11 @@ def membership(held_out: Features, synthetic: Features, training: Features) -> d
     The attack's score is the likeness of the whole brain, averaged over modalities, to the sample that is most like
     (distance to the nearest synthetic record). Held-out cases of another origin than the training cases raise it, too.
     """
-    scores = [
+    members, others = (
         copies.likeness(side, synthetic)[..., WHOLE].mean(axis=2).max(axis=1).astype(np.float64)
         for side in (training, held_out)
-    ]
-    return bootstrap.between(*scores, area_under_curve, bootstrap.RESAMPLES)
+    )
+    return bootstrap.between(members, others, area_under_curve, bootstrap.RESAMPLES)
 
 
 def area_under_curve(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
@@ -95,19 +98,18 @@ def area_under_curve(positive: NDArray[np.float64], negative: NDArray[np.float64
     return float((above > 0).mean() + (above == 0).mean() / 2)
 
 
-def _described(case: int, cohort: Cohort) -> Features:
-    return copies.describe(_image(cohort, case), cohort.grid.spacing_mm)
+def _described(entry: CachedCase, spacing_mm: Sequence[float]) -> Features:
+    return copies.describe(_image(entry), spacing_mm)
 
 
-def _planted_features(pair: tuple[int, int], training: Cohort, hosts: Cohort) -> Features:
-    case, host = pair
-    spacing = training.grid.spacing_mm
-    planter = Planter(_image(training, case), _image(hosts, host), spacing, np.random.default_rng(case))
-    return np.stack([copies.describe(make(planter), spacing) for make in KINDS.values()])
+def _planted_features(pair: tuple[CachedCase, CachedCase, int], spacing_mm: Sequence[float]) -> Features:
+    """The copies of the first case, hidden by the second; the seed is last."""
+    planter = Planter(_image(pair[0]), _image(pair[1]), spacing_mm, np.random.default_rng(pair[2]))
+    return np.stack([copies.describe(make(planter), spacing_mm) for make in KINDS.values()])
 
 
-def _image(cohort: Cohort, case: int) -> NDArray[np.uint8]:
-    return np.asarray(cohort.slices(case)).transpose(1, 2, 3, 0)
+def _image(entry: CachedCase) -> NDArray[np.uint8]:
+    return stored_case(entry)[0].transpose(1, 2, 3, 0)
 
 
 def _told(

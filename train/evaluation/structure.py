@@ -80,7 +80,7 @@ def split(slices: Levels, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
     smooth = [images]
     for pixels in (FINE_PIXELS, MIDDLE_PIXELS):
         sigma = (0.0, *(pixels * spacing_mm[0] / mm for mm in (spacing_mm[2], spacing_mm[0], spacing_mm[1])))
-        smooth.append(ndimage.gaussian_filter(images, sigma, truncate=3.0))
+        smooth.append(np.asarray(ndimage.gaussian_filter(images, sigma, truncate=3.0), np.float32))
     smooth[0] -= smooth[1]
     smooth[1] -= smooth[2]
     return np.stack(smooth)

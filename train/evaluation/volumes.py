@@ -8,13 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..data.cohort import Cohort
+from ..data.cohort import CachedCase, Cohort
 
 BRAIN_LEVEL = 10  # of 255: what is darker in every modality counts as background
 TISSUE_NAMES = ("healthy", "ncr", "ed", "et")
 _TOUCHING = np.ones((3, 3, 3), bool)
 
 Levels = NDArray[np.uint8]
+
+
+def stored_case(entry: CachedCase) -> tuple[Levels, NDArray[np.uint8]]:
+    """Images (z, modality, x, y) and label (z, x, y) of a prepared case; what a worker process is given is small."""
+    stacked = np.load(entry.path)
+    return stacked[:, :-1], stacked[:, -1]
 
 
 def brain_of(slices: Levels) -> NDArray[np.bool_]:

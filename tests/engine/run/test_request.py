@@ -34,18 +34,17 @@ def refused(bundle: Bundle, **given: Any) -> list[str]:
 
 
 def test_every_field_is_of_the_run_the_machine_or_this_process_alone() -> None:
-    parts = [OPTIONS, MACHINE, PROCESS, {"bundle", "conditions", "source", "dataset_grid"}]
+    parts = [OPTIONS, MACHINE, PROCESS, {"bundle", "conditions", "source", "dataset_grid", "exclude_copies"}]
     assert set().union(*parts) == NAMES
     assert sum(map(len, parts)) == len(NAMES)
 
 
 def test_the_command_line_has_a_flag_for_every_field() -> None:
     flags = {f.name: f.default for f in dataclasses.fields(RunFlags)}
-    assert flags.keys() >= NAMES - {"source", "dataset_grid"}  # of `augment`, --masks and --add-to
+    objects = {"source", "dataset_grid", "exclude_copies"}  # of `augment`, --masks, --add-to and --exclude-copies
+    assert flags.keys() >= NAMES - objects
     defaults = {
-        f.name: f.default
-        for f in dataclasses.fields(GenerateRequest)
-        if f.name not in ("bundle", "source", "dataset_grid", "out")
+        f.name: f.default for f in dataclasses.fields(GenerateRequest) if f.name not in {"bundle", "out", *objects}
     }
     assert {name: value for name, value in defaults.items() if flags[name] not in (None, value)} == {}
     assert flags["bundle"] == DEFAULT_BUNDLE
