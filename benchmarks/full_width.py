@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine.backends.tensorrt.build import BuildRequest, Flavour, build_engine, check_target, load_flavour
-from ..engine.backends.tensorrt.engines import profile_of
 from ..engine.bundle.load import Bundle
 from ..engine.conditions.columns import fit_columns, sphere_surface_cm2
 from ..engine.conditions.distribution import fit
+from ..engine.cuda.networks import rows_of
 from ..engine.errors import InvalidInputError, SbldmError
 from ..engine.processor import available_threads, cpu_name
 from ..export.bundle import ExportOptions, export_bundle
@@ -42,7 +42,7 @@ from ..train.trained import save_random_system
 
 PRESETS = "isbi2024,cmig2025"
 CAPABILITIES = "80,86,89,120"
-VOLUMES, SLICES = 4, 16  # largest batches of the engines
+VOLUMES = 4  # that the denoisers' engines take at once
 CASES = 64  # random tumours that the condition columns are fitted to
 
 
@@ -93,7 +93,8 @@ def prove(
             raise
         return Proof(checkpoint.name, precision, time.perf_counter() - started, _peak_gib(), str(error))
     proof = Proof(checkpoint.name, precision, time.perf_counter() - started, _peak_gib())
-    proof.parity = json.loads((bundle.path / "parity.json").read_bytes())
+    parity = json.loads((bundle.path / "parity.json").read_bytes())
+    proof.parity = parity if precision == "fp32" else parity["reduced"][precision]
     if flavour is not None:
         proof.builds = {capability: _build(bundle, flavour, capability) for capability in capabilities}
     return proof
@@ -110,8 +111,9 @@ def _build(bundle: Bundle, flavour: Flavour, capability: str) -> dict[str, dict[
     built = {}
     for component in bundle.manifest.components:
         _say(f"building {component} for SM {capability}")
-        profile = profile_of(component, VOLUMES, SLICES)
-        blob, figures = build_engine(flavour, BuildRequest(bundle.component_path(component), profile, capability))
+        path = bundle.component_path(component, bundle.precisions[-1])
+        rows = rows_of(component, VOLUMES, bundle.manifest)
+        blob, figures = build_engine(flavour, BuildRequest(path, rows, capability))
         built[component] = {"seconds": figures["build_seconds"], "bytes": len(blob)}
     return built
 

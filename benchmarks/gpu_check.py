@@ -1,7 +1,11 @@
-"""Proof on a GPU in one script: `python -m sbldm.benchmarks.gpu_check [--json FILE]`.
+"""Acceptance test of a GPU: `python -m sbldm.benchmarks.gpu_check [--json FILE]`, eight minutes at most.
 
-Every item runs in a process of its own, so that a crash spoils nothing else. What is missing is listed with the reason;
-a machine without a GPU gets to the end. Exit code 0: nothing failed, 1: something did.
+First what decides: kernels against their references; each backend in each precision against the CPU engine on the same
+noise, by the code that `generate` runs; compute-sanitizer. Then, in the time that is left, what is measured. Every item
+runs in a process of its own, so that a crash spoils nothing else.
+
+Exit code 0: every proof that this machine can make passed, ONNX Runtime on a GPU among them. 1: something failed, or
+there was no time for a proof. 4: nothing failed, but no backend was proven on a GPU here.
 """
 
 from __future__ import annotations
@@ -11,17 +15,24 @@ import json
 import platform
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from .gpu_items import ITEMS, Options, Skip
+from ..engine.bundle.load import load_bundle
+from ..engine.errors import BackendUnavailableError
+from .gpu_items import Options, Skip, measurements, proofs
+from .gpu_proof import Failed
 
+MINUTES = 8.0
+NEEDED = "proof-onnxruntime-"  # how an item begins without which nothing is proven
 _RESULT = "gpu_check result: "
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "pycuda", "cuda-bindings", "torch", "tensorrt", "tensorrt-rtx")
-_TIMEOUT_S = 1800
+
+Status = Literal["passed", "failed", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -29,9 +40,11 @@ class Result:
     """What became of an item."""
 
     item: str
-    status: Literal["passed", "failed", "skipped"]
+    status: Status
     reason: str  # why it was skipped or failed
     figures: dict[str, Any]
+    seconds: float
+    decides: bool  # a proof, not a measurement
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,60 +54,91 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gpu", type=int, default=0, help="index of the GPU")
     parser.add_argument("--bundle", help="name or path of a bundle; default: the shipped one")
     parser.add_argument("--count", type=int, default=256, help="volumes that to-disk writes")
-    parser.add_argument("--item", choices=tuple(ITEMS), help="run one item in this process")
+    parser.add_argument("--steps", type=int, help="of the samples that are compared; default: the bundle's")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="after which nothing new is begun")
+    parser.add_argument("--item", help="run one item in this process")
     given = parser.parse_args(arguments)
-    options = Options(given.gpu, given.bundle, given.count)
+    options = Options(given.gpu, given.bundle, given.count, given.steps)
     if given.item:
         return _run_here(given.item, options)
-    results = [_run_apart(item, options) for item in ITEMS]
-    _print_table(results)
+    bundle = load_bundle(given.bundle) if given.bundle else load_bundle()
+    deadline = time.monotonic() + 60 * given.minutes
+    results = [_run_apart(item, options, deadline, decides=True) for item in proofs(bundle)]
+    results += [_run_apart(item, options, deadline, decides=False) for item in measurements(bundle)]
+    code = verdict(results)
+    _print_table(results, code)
     if given.json:
-        given.json.write_text(json.dumps(_report(results), indent=2) + "\n")
-    return int(any(result.status == "failed" for result in results))
+        given.json.write_text(json.dumps(_report(results, code, bundle.sha256), indent=2) + "\n")
+    return code
+
+
+def verdict(results: list[Result]) -> int:
+    """The exit code."""
+    if any(result.status == "failed" for result in results):
+        return 1
+    proven = any(result.status == "passed" and result.item.startswith(NEEDED) for result in results)
+    return 0 if proven else BackendUnavailableError.exit_code
 
 
 def _run_here(item: str, options: Options) -> int:
     """Runs an item and prints its result as a line of JSON; what goes wrong is the process's traceback."""
+    bundle = load_bundle(options.bundle) if options.bundle else load_bundle()
     try:
-        outcome: dict[str, Any] = {"figures": ITEMS[item](options)}
+        outcome: dict[str, Any] = {"figures": (proofs(bundle) | measurements(bundle))[item](options)}
     except Skip as skip:
         outcome = {"skipped": str(skip)}
+    except Failed as failed:
+        outcome = {"failed": str(failed), "figures": failed.figures}
     print(_RESULT + json.dumps(outcome))
     return 0
 
 
-def _run_apart(item: str, options: Options) -> Result:
+def _run_apart(item: str, options: Options, deadline: float, *, decides: bool) -> Result:
+    def result(status: Status, reason: str, figures: dict[str, Any] | None = None) -> Result:
+        return Result(item, status, reason, figures or {}, round(time.monotonic() - started, 1), decides)
+
+    started = time.monotonic()
+    left = deadline - started
+    if left <= 0:
+        return result("failed" if decides else "skipped", "no time was left")
     command = [sys.executable, "-m", "sbldm.benchmarks.gpu_check", "--item", item]
     command += ["--gpu", str(options.gpu), "--count", str(options.count)]
     command += ["--bundle", options.bundle] if options.bundle else []
+    command += ["--steps", str(options.steps)] if options.steps else []
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=left)
     except subprocess.TimeoutExpired:
-        return Result(item, "failed", f"not done after {_TIMEOUT_S} s", {})
+        return result("failed" if decides else "skipped", f"not done after {left:.0f} s, no more time was left")
     lines = [line for line in done.stdout.splitlines() if line.startswith(_RESULT)]
     if done.returncode or not lines:
         said = done.stderr.strip().splitlines()
-        return Result(item, "failed", said[-1] if said else f"the process ended with {done.returncode}", {})
+        return result("failed", said[-1] if said else f"the process ended with {done.returncode}")
     outcome = json.loads(lines[-1].removeprefix(_RESULT))
     if "skipped" in outcome:
-        return Result(item, "skipped", outcome["skipped"], {})
-    return Result(item, "passed", "", outcome["figures"])
+        return result("skipped", outcome["skipped"])
+    if "failed" in outcome:
+        return result("failed", outcome["failed"], outcome["figures"])
+    return result("passed", "", outcome["figures"])
 
 
-def _print_table(results: list[Result]) -> None:
+def _print_table(results: list[Result], code: int) -> None:
     width = max(len(result.item) for result in results)
     for result in results:
         figures = ", ".join(f"{name} {value}" for name, value in result.figures.items())
-        print(f"{result.item:<{width}}  {result.status:<7}  {result.reason or figures}")
+        print(f"{result.item:<{width}}  {result.status:<7} {result.seconds:6.1f} s  {result.reason or figures}")
     counts = {status: sum(r.status == status for r in results) for status in ("passed", "failed", "skipped")}
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    words = {0: "PASSED", 1: "FAILED", BackendUnavailableError.exit_code: "NOT PROVEN: no backend ran on a GPU here"}
+    print(words[code])
 
 
-def _report(results: list[Result]) -> dict[str, Any]:
+def _report(results: list[Result], code: int, bundle_sha256: str) -> dict[str, Any]:
     gpus = [str(r.figures["gpu"]) for r in results if "gpu" in r.figures]
     return {
         "date": datetime.now(UTC).date().isoformat(),
+        "passed": code == 0,
         "gpu": gpus[0] if gpus else None,
+        "bundle": bundle_sha256,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "results": [asdict(result) for result in results],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,30 +18,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..engine.backends.choose import choose_backend
-from ..engine.backends.onnxruntime import OnnxRuntimeBackend
+from ..engine.bundle.checks import check_inputs
 from ..engine.bundle.load import Bundle, load_bundle
 from ..engine.cuda.batch_loop import CudaLoop
-from ..engine.cuda.capture_trial import capture_refusal
+from ..engine.cuda.footprint import footprint
 from ..engine.cuda.gpu import CudaDevice
-from ..engine.cuda.loop import LoopBatch, LoopShape, SamplingLoop
-from ..engine.cuda.loops import OnDevice
-from ..engine.cuda.networks import OnnxRuntimeNetworks, open_generator
+from ..engine.cuda_sessions import PROVIDER, open_cuda_session
 from ..engine.errors import BackendUnavailableError
-from ..engine.processor import available_threads
-from ..engine.sampling.host import HostLoop
-from ..engine.sampling.model import model_of
-from ..engine.sampling.plan import SamplingPlan, sampling_plan
-from ..engine.sampling.small_components import drop_outside_brain, drop_small_components
-from ..engine.sampling.types import SampleRequest, SamplingOptions, Volume
+from ..engine.run.open_loop import device_loops, open_loop
+from ..engine.run.request import GenerateRequest
+from ..engine.sampling.types import Backend, RunLoop, SamplingOptions
 from ..kernels import compile as kernel_compile
+from .gpu_proof import (
+    SAMPLES,
+    Failed,
+    Reference,
+    make_reference,
+    proof_options,
+    proof_requests,
+    prove_all,
+    prove_components,
+    prove_latents,
+    prove_loop,
+    prove_repeats,
+)
 from .gpu_timing import (
     bandwidth_of_assemble,
     bandwidth_of_copy,
     bandwidth_of_ddim_step,
-    milliseconds,
     torch_call_ms,
     wall_milliseconds,
 )
@@ -50,9 +57,6 @@ BATCHES = (1, 8, 32)
 
 BANDWIDTH_TARGET = 0.8
 """Share of a device copy's bandwidth that `ddim_step` and `assemble` should reach."""
-
-LATENT_RMS_LIMIT = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1}
-"""Largest accepted RMS between the latents of graph loop and CPU engine, a precision of the bundle."""
 
 
 class Skip(Exception):
@@ -66,6 +70,7 @@ class Options:
     gpu: int
     bundle: str | None
     count: int  # volumes that go to disk
+    steps: int | None = None  # of the samples that are compared; None: the bundle's
 
 
 def compile_all(options: Options) -> dict[str, Any]:
@@ -121,59 +126,72 @@ def bandwidth(options: Options) -> dict[str, Any]:
     return figures
 
 
-def capture(options: Options) -> dict[str, Any]:
-    """Whether ONNX Runtime's sessions let themselves be captured, by the code that `generate` runs."""
+def proof(options: Options, name: str, precision: str) -> dict[str, Any]:
+    """A backend in a precision, by the code that `generate` runs, against the CPU; see `prove`."""
+    device, bundle = _gpu(options), _bundle(options)
+    backend = _backend(options, bundle, name, precision)
+    reference = make_reference(bundle, proof_options(bundle, steps=options.steps))
+    before, total = device.memory()
+    figures = prove(bundle, backend, reference, proof_options(bundle, steps=options.steps))
+    figures["memory_mib"] = {
+        "taken": round((before - device.memory()[0]) / 2**20),
+        "computed": round(footprint(bundle, SAMPLES, False, precision).total / 2**20),
+        "of": round(total / 2**20),
+    }
+    if name == "onnxruntime":
+        figures["placement"] = _placement(options, bundle, precision)
+    return figures
+
+
+def prove(bundle: Bundle, backend: Backend, reference: Reference, options: SamplingOptions) -> dict[str, Any]:
+    """Components, latents and volumes of a backend within the limits of its precision; the same bytes twice, alone, and
+    by plain launches where it has graphs.
+
+    Raises:
+        Failed: what is not so.
+    """
+    precision = backend.precision
+    loop = _loop(bundle, backend, options)
+    figures: dict[str, Any] = {"loop": loop.kind, "reason": loop.reason, "version": backend.version}
+    parts: list[Callable[[], dict[str, Any]]] = [
+        lambda: prove_components(bundle, backend.run, precision),
+        lambda: prove_loop(bundle, reference, loop, precision),
+    ]
+    if isinstance(loop, CudaLoop):
+        parts.append(lambda: prove_latents(loop.latents(reference.requests), reference.latents, precision))
+    runs = [(name, loop.start(reference.requests)()) for name in ("first", "second")]
+    runs.append(("each alone", [loop.start([request])()[0] for request in reference.requests]))
+    loops = device_loops(backend)
+    if loops is not None and loop.kind != "launches":
+        loops.refuse_graphs("compared with a graph")
+        runs.append(("plain launches", _loop(bundle, backend, options).start(reference.requests)()))
+    parts.append(lambda: prove_repeats(runs))
+    try:
+        return figures | prove_all(parts)
+    except Failed as failed:
+        failed.figures = figures | failed.figures
+        raise
+
+
+def loop_time(options: Options, name: str, precision: str) -> dict[str, Any]:
+    """Milliseconds a batch and volumes a second, in host memory, of the loop that `generate` takes."""
     _gpu(options)
-    loop = _product(options, "onnxruntime", 2)
-    return {"loop": loop.kind, "reason": loop.reason}
-
-
-def against_cpu_engine(options: Options) -> dict[str, Any]:
-    """Loop on the GPU against the CPU engine on the same samples: latents, images, labels; graph against launches."""
-    device, bundle = _gpu(options), _bundle(options)
-    settings, batch = _settings(bundle, 2), _batch(bundle, 2)
-    streams, parts = _components(device, bundle, options.gpu)
-    plan, shape = sampling_plan(bundle.manifest.schedule, settings), _shape(bundle, settings)
-    latents, volumes = [], []
-    ways, figures = _ways(bundle, options)
-    for use_graphs in ways.values():
-        generator = open_generator(bundle, 2, shape.guided, device, parts, streams, use_graphs)
-        volumes.append(generator.collect(generator.start(batch, plan)))
-        loop = SamplingLoop(device, parts["denoiser"], shape, use_graphs)
-        latents.append(_latents(device, loop, batch, plan, streams[0]))
-    assert len({values.tobytes() for values in latents}) == 1, "graph and plain launches give other latents"
-    assert len({made.images.tobytes() for made in volumes}) == 1, "graph and plain launches give other images"
-    engine = _host_loop(bundle, settings)
-    same = engine.batch(_requests(batch))
-    told = engine.model.tell(engine.run, same, None)
-    reference = engine.denoise(same, told, same.noise(engine.model.latent_shape, 0), plan)
-    rms, limit = float(np.sqrt(np.mean((latents[0] - reference) ** 2))), LATENT_RMS_LIMIT[bundle.manifest.precision]
-    figures |= {"latent_rms": rms}
-    labels = np.stack([drop_small_components(label) for label in volumes[0].labels])
-    images = np.stack([drop_outside_brain(*made) for made in zip(volumes[0].images, labels, strict=True)])
-    figures |= _compared(images, labels, engine.model.decode(engine.run, same, told, reference))
-    assert rms <= limit, f"latent RMS {rms:.2e} is above {limit}: {figures}"
-    return figures
-
-
-def loop_time(options: Options) -> dict[str, Any]:
-    """Milliseconds of the sampling loop, as a graph and as ONNX Runtime CUDA without the graph."""
-    device, bundle = _gpu(options), _bundle(options)
-    streams, parts = _components(device, bundle, options.gpu)
-    ways, figures = _ways(bundle, options)
-    figures["steps"] = bundle.manifest.defaults.steps
+    bundle = _bundle(options)
+    backend = _backend(options, bundle, name, precision)
+    figures: dict[str, Any] = {"steps": bundle.manifest.defaults.steps}
     for size in BATCHES:
-        settings, batch = _settings(bundle, size), _batch(bundle, size)
-        plan = sampling_plan(bundle.manifest.schedule, settings)
-        for name, use_graphs in ways.items():
-            loop = SamplingLoop(device, parts["denoiser"], _shape(bundle, settings), use_graphs)
-            work = partial(loop.sample, batch, plan, streams[0])
-            figures[f"{name}_batch_{size}_ms"] = round(milliseconds(device, streams[0], work), 3)
+        settings = SamplingOptions.default(bundle.manifest.defaults, batch_size=size)
+        loop = _loop(bundle, backend, settings)
+        ms = wall_milliseconds(partial(_two_in_flight, loop, bundle)) / loop.in_flight
+        figures |= {f"batch_{size}_ms": round(ms, 3), f"batch_{size}_volumes_s": round(1000 * size / ms, 2)}
     return figures
 
 
-def torch_time(options: Options, compiled: bool) -> dict[str, Any]:
-    """Milliseconds of the same number of denoiser calls in PyTorch (random weights), eager or compiled with graphs."""
+def torch_time(options: Options, compiled: bool, precision: str) -> dict[str, Any]:
+    """Milliseconds of the same number of denoiser calls in PyTorch (random weights), eager or compiled with graphs.
+
+    With TF32 where we have it and not elsewhere.
+    """
     try:
         import torch
     except ImportError as error:
@@ -181,62 +199,69 @@ def torch_time(options: Options, compiled: bool) -> dict[str, Any]:
     if not torch.cuda.is_available():
         raise Skip("this PyTorch sees no GPU, or was built without CUDA")
     torch.cuda.set_device(options.gpu)
+    for settings in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        settings.allow_tf32 = precision == "tf32"
     bundle = _bundle(options)
     calls = bundle.manifest.defaults.steps
     rows = 2 if bundle.manifest.defaults.guidance != 1.0 else 1
-    precision = bundle.manifest.precision
     return {
         f"batch_{size}_ms": round(calls * torch_call_ms(bundle.manifest.preset, size * rows, precision, compiled), 3)
         for size in BATCHES
     }
 
 
-def tensorrt(options: Options) -> dict[str, Any]:
-    """TensorRT by the code that `generate` runs: its volumes against the CPU engine's, milliseconds a batch of them."""
-    _gpu(options)
-    bundle = _bundle(options)
-    loop = _product(options, "tensorrt", 2)
-    requests = _requests(_batch(bundle, 2))
-    engine = _host_loop(bundle, loop.options)
-    made = loop.start(requests)()
-    images, labels = np.stack([volume.image for volume in made]), np.stack([volume.label for volume in made])
-    figures = {"loop": loop.kind, **_compared(images, labels, engine.start(requests)())}
-    for size in BATCHES:
-        start = partial(_product(options, "tensorrt", size).start, _requests(_batch(bundle, size)))
-        figures[f"volumes_batch_{size}_ms"] = round(wall_milliseconds(lambda start=start: start()()), 3)
-    return figures
-
-
-def volumes_to_disk(options: Options) -> dict[str, Any]:
+def volumes_to_disk(options: Options, name: str, precision: str) -> dict[str, Any]:
     """Volumes a second from the command line's start to its end, files included."""
     _gpu(options)
+    _backend(options, _bundle(options), name, precision)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", "import sys; from sbldm.cli.main import main; sys.exit(main(sys.argv[1:]))"]
-        command += ["generate", "--count", str(options.count), "--device", f"cuda:{options.gpu}", "--quiet"]
-        command += ["--batch-size", "auto", "--out", str(Path(folder) / "run")]
+        command = [sys.executable, "-m", "sbldm", "generate", "--count", str(options.count), "--quiet"]
+        command += ["--device", f"cuda:{options.gpu}", "--backend", name, "--precision", precision]
+        command += ["--out", str(Path(folder) / "run")]
         command += ["--bundle", options.bundle] if options.bundle else []
         start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - start
-    assert done.returncode == 0, f"generate ended with {done.returncode}: {done.stderr[-1000:]}"
-    return {"volumes": options.count, "seconds": round(seconds, 2), "volumes_s": round(options.count / seconds, 2)}
+        if done.returncode:
+            raise Failed([f"generate ended with {done.returncode}: {done.stderr[-1000:]}"], {})
+        size = json.loads((Path(folder) / "run" / "run.json").read_bytes())["resolved"]["batch_size"]
+    rate = round(options.count / seconds, 2)
+    return {"volumes": options.count, "batch": size, "seconds": round(seconds, 2), "volumes_s": rate}
 
 
-ITEMS: dict[str, Callable[[Options], dict[str, Any]]] = {
-    "compile": compile_all,
-    "kernels": kernels_against_references,
-    "memcheck": lambda options: sanitizer(options, "memcheck"),
-    "racecheck": lambda options: sanitizer(options, "racecheck"),
-    "bandwidth": bandwidth,
-    "capture": capture,
-    "cpu-parity": against_cpu_engine,
-    "loop-time": loop_time,
-    "torch-eager": lambda options: torch_time(options, compiled=False),
-    "torch-compile": lambda options: torch_time(options, compiled=True),
-    "tensorrt": tensorrt,
-    "to-disk": volumes_to_disk,
-}
-"""In the order in which they run."""
+Item = Callable[[Options], dict[str, Any]]
+BACKENDS = ("onnxruntime", "tensorrt")
+
+
+def proofs(bundle: Bundle) -> dict[str, Item]:
+    """What decides whether a GPU passes, by item."""
+    found: dict[str, Item] = {
+        "compile": compile_all,
+        "kernels": kernels_against_references,
+    }
+    for name in BACKENDS:
+        for precision in held_precisions(bundle):
+            found[f"proof-{name}-{precision}"] = partial(proof, name=name, precision=precision)
+    found |= {tool: partial(sanitizer, tool=tool) for tool in ("memcheck", "racecheck")}
+    return found
+
+
+def measurements(bundle: Bundle) -> dict[str, Item]:
+    """What is timed, by item."""
+    found: dict[str, Item] = {"bandwidth": bandwidth}
+    for precision in held_precisions(bundle):
+        for name in BACKENDS:
+            found[f"loop-{name}-{precision}"] = partial(loop_time, name=name, precision=precision)
+        found[f"torch-eager-{precision}"] = partial(torch_time, compiled=False, precision=precision)
+        found[f"torch-compile-{precision}"] = partial(torch_time, compiled=True, precision=precision)
+    best = held_precisions(bundle)[-1]
+    return found | {f"to-disk-{name}": partial(volumes_to_disk, name=name, precision=best) for name in BACKENDS}
+
+
+def held_precisions(bundle: Bundle) -> tuple[str, ...]:
+    """What a GPU can compute a bundle in, what `auto` takes last."""
+    plain, *reduced = bundle.precisions
+    return (plain, *(("tf32",) if plain == "fp32" else ()), *reversed(reduced))
 
 
 def _bundle(options: Options) -> Bundle:
@@ -255,77 +280,52 @@ def _gpu(options: Options) -> CudaDevice:
     return device
 
 
-def _components(device: CudaDevice, bundle: Bundle, gpu: int) -> tuple[tuple[Any, Any], dict[str, Any]]:
-    """((sampling stream, finishing stream), components on them)."""
-    streams = (device.stream(), device.stream())
+def _backend(options: Options, bundle: Bundle, name: str, precision: str) -> Backend:
     try:
-        return streams, OnnxRuntimeNetworks(bundle, gpu).components(1, streams)
+        return choose_backend(bundle, name, f"cuda:{options.gpu}", precision, batch=SAMPLES)
     except BackendUnavailableError as error:
+        if _is_installed(name):
+            raise
         raise Skip(str(error)) from error
 
 
-def _settings(bundle: Bundle, batch: int) -> SamplingOptions:
-    return SamplingOptions.default(bundle.manifest.defaults, batch_size=batch)
+def _is_installed(name: str) -> bool:
+    """Whether a package that brings a backend on GPUs is here, so that its refusal is a failure and no omission."""
+    from ..engine.doctor import CANDIDATES
+    from ..engine.versions import installed
+
+    return any(installed(d) for backend, device, ds, _ in CANDIDATES if (backend, device) == (name, "cuda") for d in ds)
 
 
-def _host_loop(bundle: Bundle, settings: SamplingOptions) -> HostLoop:
-    """The CPU engine."""
-    backend = OnnxRuntimeBackend(bundle, "cpu", available_threads())
-    return HostLoop(model_of(bundle.manifest), backend.run, settings)
+def _loop(bundle: Bundle, backend: Backend, settings: SamplingOptions) -> RunLoop:
+    asked = GenerateRequest(bundle=bundle, count=1, **_sampling(settings)).options()
+    return open_loop(bundle, backend, asked, settings.batch_size)
 
 
-def _shape(bundle: Bundle, settings: SamplingOptions) -> LoopShape:
-    columns = len(bundle.manifest.condition_columns)
-    return LoopShape(settings.batch_size, bundle.manifest.latent.shape, columns, settings.guidance != 1.0)
+def _sampling(settings: SamplingOptions) -> dict[str, Any]:
+    names = ("steps", "sampler", "eta", "guidance", "seed")
+    return {name: getattr(settings, name) for name in names}
 
 
-def _batch(bundle: Bundle, size: int) -> LoopBatch:
-    """Samples 0.. under the cohort's mean condition (0 when normalised)."""
-    condition = np.zeros((size, len(bundle.manifest.condition_columns)), np.float32)
-    attempts = np.zeros(size, np.int64)
-    return LoopBatch(0, np.arange(size, dtype=np.uint64), attempts, condition, np.ones(size, np.float32))
+def _two_in_flight(loop: RunLoop, bundle: Bundle) -> None:
+    requests = proof_requests(bundle, loop.options.batch_size)
+    for collect in [loop.start(requests) for _ in range(loop.in_flight)]:
+        collect()
 
 
-def _ways(bundle: Bundle, options: Options) -> tuple[dict[str, bool], dict[str, Any]]:
-    """Ways of running the loop and whether they use graphs; as a figure, why not."""
-    refusal = capture_refusal(bundle, options.gpu)
-    return ({"graph": True, "plain": False}, {}) if refusal is None else ({"plain": False}, {"no_graph": refusal})
+def _placement(options: Options, bundle: Bundle, precision: str) -> dict[str, int]:
+    """Nodes of the denoiser by where ONNX Runtime ran them; Failed where one was elsewhere than on the GPU."""
+    path, spec = bundle.component_path("denoiser", precision), bundle.manifest.components["denoiser"]
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_cuda_session(path, options.gpu, 1, precision, profile=str(Path(folder) / "profile"))
+        session.run(None, check_inputs(spec, 1))
+        found = providers(Path(session.end_profiling()))
+    if set(found) != {PROVIDER}:
+        raise Failed([f"the denoiser's nodes ran on {found}"], {"placement": found})
+    return found
 
 
-def _requests(batch: LoopBatch) -> list[SampleRequest]:
-    return [SampleRequest(int(k), 0, row) for k, row in zip(batch.samples, batch.condition, strict=True)]
-
-
-def _product(options: Options, backend: str, size: int) -> CudaLoop:
-    """The loop that `generate` takes on this GPU."""
-    bundle = _bundle(options)
-    try:
-        chosen = choose_backend(bundle, backend, f"cuda:{options.gpu}", batch=size)
-    except BackendUnavailableError as error:
-        raise Skip(str(error)) from error
-    assert isinstance(chosen, OnDevice)
-    if chosen.loops is None:
-        raise Skip(f"bundle {bundle.manifest.id} solves its masks on the host: no loop is on the GPU")
-    return CudaLoop(bundle, chosen.loops, _settings(bundle, size))
-
-
-def _latents(device: CudaDevice, loop: SamplingLoop, batch: LoopBatch, plan: SamplingPlan, stream: Any) -> np.ndarray:
-    loop.sample(batch, plan, stream)
-    latents = device.pinned(loop.latent.shape, loop.latent.dtype)
-    device.download(loop.latent, latents, stream)
-    device.synchronize(device.record(stream))
-    return latents
-
-
-def _compared(images: np.ndarray, labels: np.ndarray, expected: list[Volume]) -> dict[str, float]:
-    """PSNR of images (N, M, X, Y, Z) and Dice of the whole tumour against the CPU engine's volumes."""
-    error = np.mean((images - np.stack([volume.image for volume in expected]).astype(float)) ** 2)
-    return {
-        "image_psnr_db": float(10 * np.log10(1000.0**2 / error)) if error else float("inf"),
-        "label_dice": _dice(labels > 0, np.stack([volume.label for volume in expected]) > 0),
-    }
-
-
-def _dice(a: np.ndarray, b: np.ndarray) -> float:
-    total = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0
+def providers(profile: Path) -> dict[str, int]:
+    """Runs of nodes by the provider that made them, of a profile that ONNX Runtime wrote."""
+    events = json.loads(profile.read_bytes())
+    return dict(Counter(event["args"]["provider"] for event in events if "provider" in event.get("args", {})))

@@ -12,7 +12,7 @@ from ..engine.cuda.device import Buffer
 from ..engine.cuda.gpu import CudaDevice
 from ..kernels.calls import LoopMemory, VolumeShape, assemble_call, ddim_step_call, slot_rows
 from ..kernels.ddim import ddim_coefficients
-from ..kernels.launcher import pycuda_driver
+from ..kernels.launcher import cuda_driver
 
 WARM_UP, REPEATS = 5, 30
 LATENTS, LATENT_SIZE = 1024, 65536  # 1.1 GB moved a step: far beyond any cache
@@ -21,7 +21,7 @@ VOLUMES, VOLUME = 16, VolumeShape(modalities=4, classes=4, shape=(128, 128, 64))
 
 def milliseconds(device: CudaDevice, stream: Any, work: Callable[[], None]) -> float:
     """Median of `REPEATS` runs of what `work` queues on the stream."""
-    driver = pycuda_driver()
+    driver = cuda_driver()
     times = []
     for index in range(WARM_UP + REPEATS):
         start, stop = driver.Event(), driver.Event()
@@ -47,7 +47,7 @@ def wall_milliseconds(work: Callable[[], object]) -> float:
 
 def bandwidth_of_copy(device: CudaDevice) -> float:
     """GB/s (read plus written) of a copy within the device's memory."""
-    driver, stream = pycuda_driver(), device.stream()
+    driver, stream = cuda_driver(), device.stream()
     size = LATENTS * LATENT_SIZE
     source, target = device.allocate((size,), "float32"), device.allocate((size,), "float32")
     ms = milliseconds(
@@ -131,5 +131,5 @@ def torch_call_ms(preset: str, rows: int, precision: str, compiled: bool) -> flo
 
 def _zeros(device: CudaDevice, shape: tuple[int, ...], dtype: str, stream: Any) -> Buffer:
     buffer = device.allocate(shape, dtype)
-    pycuda_driver().memset_d8_async(buffer.address, 0, buffer.nbytes, stream)
+    cuda_driver().memset_d8_async(buffer.address, 0, buffer.nbytes, stream)
     return buffer

@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
-from ._commands import bundles, choices
+from ._commands import RequireSignature, bundles, choices
 
 
 def build(
     bundle: Annotated[str, typer.Option(help="Bundle: a path or a shipped name.", autocompletion=bundles)] = "phantom",
+    require_signature: RequireSignature = None,
     batch: Annotated[
         int, typer.Option(min=1, help="Rows of the denoiser: --batch-size, twice that with guidance.")
     ] = 1,
     slices: Annotated[
-        int | None, typer.Option(min=1, help="Slices of encoder and decoder; default: all of a volume.")
+        int | None, typer.Option(min=1, help="Slices of encoder and decoder; default: those that a run takes at once.")
     ] = None,
     compute_capability: Annotated[
         str | None, typer.Option(help="Build for another GPU, e.g. 89 or 8.9 (TensorRT-RTX only).")
@@ -27,6 +28,7 @@ def build(
     flavour: Annotated[
         str | None, typer.Option(help="Default: what is installed.", **choices("tensorrt", "tensorrt_rtx"))
     ] = None,
+    precision: Annotated[str, typer.Option(help="auto, or what the bundle holds: fp32, tf32, fp16, bf16.")] = "auto",
     device: Annotated[int, typer.Option(min=0, help="GPU of this machine.")] = 0,
     workspace_mb: Annotated[int, typer.Option(min=16, help="Scratch memory that the builder may plan with.")] = 4096,
     cache_dir: Annotated[Path | None, typer.Option(help="Engine cache (default: the user's cache directory).")] = None,
@@ -35,31 +37,44 @@ def build(
 ) -> None:
     """Build and cache the engines; an engine is used only where its whole key matches."""
     import json
+    from contextlib import nullcontext
 
+    from ..engine.backends.choose import gpu_precision
     from ..engine.backends.tensorrt.build import FLAVOURS, load_flavour, normalise_capability
     from ..engine.backends.tensorrt.cache import EngineCache
-    from ..engine.backends.tensorrt.engines import EngineSet, foreign_target, present_target, profile_of
+    from ..engine.backends.tensorrt.engines import EngineSet, foreign_target, present_target
     from ..engine.bundle.load import load_bundle
+    from ..engine.cuda.gpu import CudaDevice
+    from ..engine.cuda.networks import SLICE_COMPONENTS, rows_of
     from ..engine.errors import UsageError
 
     if flavour is not None and flavour not in FLAVOURS:
         raise UsageError(f"--flavour {flavour}: allowed {', '.join(FLAVOURS)}")
     if cuda_driver is not None and compute_capability is None:
         raise UsageError("--cuda-driver belongs to --compute-capability; this machine's driver is known")
-    model = load_bundle(bundle)
+    model = load_bundle(bundle, require_signature)
     builder = load_flavour(flavour)
     if compute_capability is None:
         target = present_target(device)
     else:
         target = foreign_target(builder, normalise_capability(compute_capability), cuda_driver)
     engines = EngineSet(
-        model, builder, target, EngineCache(cache_dir), workspace_mb << 20, lambda text: typer.echo(text, err=True)
+        model,
+        builder,
+        target,
+        EngineCache(cache_dir),
+        workspace_mb << 20,
+        lambda text: typer.echo(text, err=True),
+        gpu_precision(model, precision, "tensorrt"),
     )
+    gpu = CudaDevice(device) if target.present else None
     rows = []
     for component in model.manifest.components:
-        profile = profile_of(component, batch, slices or model.manifest.grid.shape[2])
-        engine = engines.prepare(component, profile, rebuild)
-        rows.append({"component": component, "path": str(engine.path), "built": engine.built, **engine.figures})
+        size = slices if slices and component in SLICE_COMPONENTS else rows_of(component, batch, model.manifest)
+        with nullcontext() if gpu is None else gpu.current():
+            engine = engines.prepare(component, size, rebuild)
+            figures = engine.figures if gpu is None else engines.open(component, size, gpu)[1]
+        rows.append({"component": component, "path": str(engine.path), "built": engine.built, **figures})
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ._commands import choices
+from ._commands import RequireSignature, choices
 from ._scans import Cavity, Labels, Orientation
 
 FIGURES_NAME, TABLES_NAME = "evaluation.json", "evaluation.md"
@@ -21,6 +21,7 @@ def evaluate(
     bundle: Annotated[
         str | None, typer.Option(help="Bundle whose autoencoder gives latents and reconstructions.")
     ] = None,
+    require_signature: RequireSignature = None,
     out: Annotated[Path, typer.Option(help="Directory of evaluation.json, evaluation.md and the plots.")] = Path(
         "evaluation"
     ),
@@ -67,7 +68,7 @@ def evaluate(
     if card and bundle is None:
         raise UsageError("--card writes into a bundle: give --bundle PATH")
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
-    loaded = None if bundle is None else load_bundle(bundle)
+    loaded = None if bundle is None else load_bundle(bundle, require_signature)
     backend = None if loaded is None else choose_backend(loaded, device=device)
     options = EvaluationOptions(
         real, synthetic, train, cache or out / "cache", held_out, pairs, reconstruct, fid_network, workers,

@@ -64,7 +64,7 @@ def generate(
         raise UsageError("--add-to: needs --layout nnunet and a whole run; add shards by merge --add-to")
     if (splits is not None or link) and add_to is None:
         raise UsageError("--splits and --link: belong to --add-to")
-    bundle = load_bundle(flags.bundle)
+    bundle = load_bundle(flags.bundle, flags.require_signature)
     source = None
     if masks is not None:
         require_mask_first(bundle)

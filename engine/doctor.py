@@ -45,6 +45,7 @@ _PATH = re.compile(r"(?<![\w.])(?:/[^\s/:;,'\"()]+)*/([^\s/:;,'\"()]+)")
 _LOOPS: dict[LoopKind, str] = {
     "host": "step by step from this process",
     "graph": "as one CUDA graph a batch",
+    "graphs": "with a CUDA graph a network",
     "launches": "by plain launches",
 }
 

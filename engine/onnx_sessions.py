@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from .errors import BackendUnavailableError, DeviceMemoryError
+from .errors import BackendUnavailableError, DeviceMemoryError, InvalidInputError
 from .memory_errors import says_out_of_memory
 from .model_runs import RunTerminatedError, ended_by
 from .versions import installed
@@ -90,6 +91,26 @@ def run_errors(what: str) -> Iterator[None]:
         raise BackendUnavailableError(f"{what}: ONNX Runtime refused: {error}") from error
 
 
+@contextmanager
+def load_errors(path: Path) -> Iterator[None]:
+    """Errors of a session that is made, as ours; `path` is its graph.
+
+    Raises:
+        InvalidInputError: the graph cannot be loaded.
+        DeviceMemoryError: there is no memory for it.
+        BackendUnavailableError: its provider refuses it.
+    """
+    errors = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    try:
+        yield
+    except (errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument, errors.NotImplemented) as error:
+        raise InvalidInputError(f"{path}: onnxruntime cannot load it: {error}") from error
+    except (errors.Fail, errors.EPFail, errors.RuntimeException, RuntimeError) as error:
+        if says_out_of_memory(str(error)):
+            raise DeviceMemoryError(f"{path}: no memory to load it: {error}") from error
+        raise BackendUnavailableError(f"{path}: onnxruntime refuses it: {error}") from error
+
+
 def session_options(threads: int) -> onnxruntime.SessionOptions:
     """Options with which equal inputs give equal bytes."""
     options = importlib.import_module("onnxruntime").SessionOptions()
@@ -99,13 +120,3 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the CPU to others
     return options
-
-
-def cuda_options(index: int) -> dict[str, str]:
-    """Options of the CUDA provider on GPU `index`: nothing that a clock decides, fp32 as fp32, memory as needed."""
-    return {
-        "device_id": str(index),
-        "cudnn_conv_algo_search": "HEURISTIC",  # the default times the algorithms and takes what was faster today
-        "use_tf32": "0",
-        "arena_extend_strategy": "kSameAsRequested",
-    }

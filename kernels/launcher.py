@@ -1,4 +1,4 @@
-"""Launches the kernels on a GPU through PyCUDA: modules compiled for the GPU that is there, loaded on first use."""
+"""Launches the kernels, through PyCUDA or cuda-bindings: modules compiled for the GPU that is there, once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from . import cuda_bindings
 from .calls import THREADS, KernelCall
 from .compile import ENTRIES, cached_cubin
 
@@ -13,20 +14,15 @@ MINIMUM_CAPABILITY = (8, 0)
 
 
 class GpuUnavailableError(RuntimeError):
-    """There is no usable NVIDIA GPU, driver or PyCUDA; the message says which and what to do."""
+    """There is no usable NVIDIA GPU, driver or Python binding of it; the message says which and what to do."""
 
 
-def pycuda_driver() -> Any:
-    """The initialised module `pycuda.driver`.
+def cuda_driver() -> Any:
+    """The initialised driver: the module `pycuda.driver`, or `cuda_bindings` under its names where PyCUDA is not here.
 
-    GpuUnavailableError where PyCUDA is not installed, the driver library is missing or too old, or there is no GPU.
+    GpuUnavailableError where neither is installed, the driver library is missing or too old, or there is no GPU.
     """
-    try:
-        driver = import_module("pycuda.driver")
-    except ModuleNotFoundError as error:
-        raise GpuUnavailableError('PyCUDA is not installed: pip install "sbldm-engine[gpu]"') from error
-    except ImportError as error:
-        raise GpuUnavailableError(f"the NVIDIA driver's libcuda does not load: {error}") from error
+    driver = _driver_module()
     try:
         driver.init()
         count = driver.Device.count()
@@ -37,9 +33,23 @@ def pycuda_driver() -> Any:
     return driver
 
 
+def _driver_module() -> Any:
+    try:
+        return import_module("pycuda.driver")
+    except ModuleNotFoundError:
+        pass
+    except ImportError as error:
+        raise GpuUnavailableError(f"the NVIDIA driver's libcuda does not load: {error}") from error
+    try:
+        import_module("cuda.bindings.driver")
+    except ImportError as error:
+        raise GpuUnavailableError('cuda-bindings is not installed: pip install "sbldm-engine[gpu]"') from error
+    return cuda_bindings
+
+
 def gpu_count() -> int:
     """NVIDIA GPUs that this process may use, at least one; GpuUnavailableError otherwise."""
-    return pycuda_driver().Device.count()
+    return cuda_driver().Device.count()
 
 
 class KernelLauncher:
@@ -49,7 +59,7 @@ class KernelLauncher:
         if capability < MINIMUM_CAPABILITY:
             have, need = (".".join(map(str, pair)) for pair in (capability, MINIMUM_CAPABILITY))
             raise GpuUnavailableError(f"this GPU has compute capability {have}; the kernels need {need} or later")
-        self._driver = pycuda_driver()
+        self._driver = cuda_driver()
         self._architecture = capability[0] * 10 + capability[1]
         self._cache = cache
         self._modules: dict[str, Any] = {}

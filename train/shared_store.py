@@ -1,10 +1,10 @@
-"""Memory-mapped arrays of a whole cohort that processes fill together, each its share of the cases."""
+"""A memory-mapped array of a whole cohort that processes fill together, each its share of the cases."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,51 +18,46 @@ Progress = Callable[[int, int], None]  # cases done, cases in all
 
 
 def filled(
-    folder: Path,
-    shapes: Mapping[str, tuple[int, ...]],
+    array: Path,
+    shape: tuple[int, ...],
     key: Mapping[str, object],
-    encode: Callable[[int], Sequence[NDArray[np.floating]]],
+    encode: Callable[[int], NDArray[np.floating]],
     fabric: Fabric,
     progress: Progress,
-    *,
+    finish: Callable[[NDArray[np.float16]], None] = lambda store: None,
     begin: Callable[[], None] = lambda: None,
-    finish: Callable[[], None] = lambda: None,
-) -> tuple[NDArray[np.float16], ...]:
-    """Arrays (cases, ...) of what `encode` gives of each case, or what was stored under the same key before.
+) -> NDArray[np.float16]:
+    """What `encode` gives of each case, (cases, ...), or what was stored under the same key before.
 
-    Every process has to call it; the first alone calls `begin` before any case is encoded and `finish` after all are.
-    In the end `key.json` says what the arrays are of, so that those which were filled in part are filled again.
-
-    Args:
-        folder: where they lie, memory-mapped.
-        shapes: file name -> shape, in the order of what `encode` gives.
+    Every process has to call it. `begin` is called before the first case and `finish` gets the whole array, both in
+    the first process alone; then `key.json` beside it says what it is of, so that an array which was filled in part is
+    filled again.
 
     Raises:
         OSError: there is no room.
     """
-    stamp, paths = folder / "key.json", [folder / name for name in shapes]
-    whole = stamp.is_file() and all(path.is_file() for path in paths)
-    if not fabric.broadcast(whole and json.loads(stamp.read_text()) == key):
+    stamp = array.with_name("key.json")
+    current = array.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == key
+    if not fabric.broadcast(current):
         if fabric.is_global_zero:
             stamp.unlink(missing_ok=True)
             begin()
-            for path, shape in zip(paths, shapes.values(), strict=True):
-                new_array(path, shape).flush()
+            new_array(array, shape).flush()
         fabric.barrier()
-        stores = [np.load(path, mmap_mode="r+") for path in paths]
-        cases = Share(fabric.global_rank, fabric.world_size).part(range(len(stores[0])))
+        store, cases = (
+            np.load(array, mmap_mode="r+"),
+            Share(fabric.global_rank, fabric.world_size).part(range(shape[0])),
+        )
         for done, case in enumerate(cases, start=1):
-            for store, encoded in zip(stores, encode(case), strict=True):
-                store[case] = encoded
+            store[case] = encode(case)
             progress(done, len(cases))
-        for store in stores:
-            store.flush()
+        store.flush()
         fabric.barrier()
         if fabric.is_global_zero:
-            finish()
+            finish(np.load(array, mmap_mode="r"))
             write_json(stamp, key)
         fabric.barrier()
-    return tuple(np.load(path, mmap_mode="r") for path in paths)
+    return np.load(array, mmap_mode="r")
 
 
 def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..bundle.load import Bundle
-from ..errors import BackendUnavailableError, UsageError
+from ..errors import UsageError
 from ..sampling.types import Backend
 from ..threads import default_threads, require_threads
 
@@ -27,9 +27,9 @@ def choose_backend(
         bundle: the model to run.
         name: `auto`, one of `BACKENDS`, or a mix such as `openvino-denoiser-decoder` (OpenVINO for those components).
         device: `auto`, `cpu`, `cuda` or `cuda:I`.
-        precision: `auto`, or what the backend offers.
+        precision: `auto`, or what the backend offers; on a GPU also `tf32`, and 16 bits where the bundle has them.
         threads: of the CPU; None: what `default_threads` says of this many workers and shards.
-        batch: volumes that TensorRT's engines are tuned for; others build theirs when they are run.
+        batch: volumes that TensorRT's engines take at once.
         workers: processes on this machine that run the bundle at once.
         shards: parts of the run.
 
@@ -52,10 +52,12 @@ def choose_backend(
             raise UsageError(f"--device {device}: {name} runs on the CPU")
         return _openvino(bundle, name, precision, threads)
     if name == "tensorrt":
-        return _tensorrt(bundle, device, precision, threads, batch)
-    backend = _cuda(bundle, device, threads) if kind == "cuda" else _cpu(bundle, threads)
+        return _tensorrt(bundle, device, precision, batch)
+    if kind == "cuda":
+        return _cuda(bundle, device, threads, precision)
+    backend = _cpu(bundle, threads)
     if precision not in ("auto", backend.precision):
-        raise UsageError(f"--precision {precision}: this bundle holds {backend.precision} for onnxruntime")
+        raise UsageError(f"--precision {precision}: this bundle holds {backend.precision} for onnxruntime on a CPU")
     return backend
 
 
@@ -88,24 +90,38 @@ def _cpu(bundle: Bundle, threads: int) -> Backend:
     return OnnxRuntimeBackend(bundle, "cpu", threads)
 
 
-def _cuda(bundle: Bundle, device: str, threads: int) -> Backend:
+def _cuda(bundle: Bundle, device: str, threads: int, precision: str) -> Backend:
     from .onnxruntime_cuda import OnnxRuntimeCudaBackend
 
-    return OnnxRuntimeCudaBackend(bundle, device_index(device), threads)
+    return OnnxRuntimeCudaBackend(
+        bundle, device_index(device), threads, gpu_precision(bundle, precision, "onnxruntime")
+    )
 
 
-def _tensorrt(bundle: Bundle, device: str, precision: str, threads: int, batch: int) -> Backend:
+def _tensorrt(bundle: Bundle, device: str, precision: str, batch: int) -> Backend:
     if device == "cpu":
         raise UsageError("--device cpu: tensorrt runs on an NVIDIA GPU")
-    if precision not in ("auto", bundle.manifest.precision):
-        raise UsageError(f"--precision {precision}: this bundle holds {bundle.manifest.precision} for tensorrt")
+    chosen = gpu_precision(bundle, precision, "tensorrt")
     from .tensorrt.backend import open_tensorrt
 
-    try:
-        fallback = _cuda(bundle, device, threads)
-    except BackendUnavailableError:
-        fallback = None
-    return open_tensorrt(bundle, device_index(device), batch, fallback)
+    return open_tensorrt(bundle, device_index(device), batch, chosen)
+
+
+def gpu_precision(bundle: Bundle, precision: str, backend: str) -> str:
+    """What a GPU computes a bundle in: for `auto` 16 bits where the bundle holds such graphs, which passed its gate.
+
+    UsageError where the bundle does not hold what is asked for; `tf32` are its fp32 graphs.
+    """
+    held = bundle.precisions
+    if precision == "auto":
+        return held[1] if len(held) > 1 else held[0]
+    allowed = (*held, "tf32") if held[0] == "fp32" else held
+    if precision not in allowed:
+        raise UsageError(
+            f"--precision {precision}: this bundle holds {', '.join(allowed)} for {backend} on a GPU; "
+            "`export --precision` adds another"
+        )
+    return precision
 
 
 def device_index(device: str) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..bundle.load import Bundle
 from ..sampling.decoding import finish_volume
@@ -44,6 +45,14 @@ class CudaLoop:
         with self._loop.device.current():
             started = self._loop.volumes.start(self._batch(requests), self._plan)
         return partial(self._collect, requests, started)
+
+    def latents(self, requests: Sequence[SampleRequest]) -> NDArray[np.float32]:
+        """The clean latents (N, ...) of the requests, in their order; nothing else may be in flight."""
+        with self._loop.device.current():
+            started = self._loop.volumes.start(self._batch(requests), self._plan)
+            found = self._loop.volumes.latents(started)
+            self._loop.volumes.collect(started)
+        return found[[request.number % self.options.batch_size for request in requests]]
 
     def _batch(self, requests: Sequence[SampleRequest]) -> LoopBatch:
         """The requests in their slots; the other slots are padding."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,7 @@ class Device(Protocol):
     """Memory, streams, launches and captured graphs. Streams, events and graphs are the device's own objects."""
 
     name: str
+    model: str  # the name under which it is sold; equal ones run each other's engines
 
     def current(self) -> AbstractContextManager[object]:
         """Makes the device the calling thread's for a block; everything else happens in such a block."""
@@ -56,6 +57,10 @@ class Device(Protocol):
 
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         """New memory, contents undefined; DeviceMemoryError where there is no room."""
+        ...
+
+    def memory(self) -> tuple[int, int]:
+        """(free, total) bytes of the device, as its driver says it now."""
         ...
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
@@ -102,8 +107,20 @@ class Device(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Launching:
+    """How a network's runs may be launched: captured in a graph of ours, each replayed from a graph of its runtime's
+    own, or one by one; and why not better.
+    """
+
+    kind: Literal["graph", "graphs", "launches"]
+    reason: str
+
+
 class DeviceNetwork(Protocol):
     """A network of the bundle whose inputs and outputs are device buffers; floating-point ones are float32."""
+
+    launching: Launching
 
     def enqueue(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], stream: Any) -> None:
         """Queues one run."""

@@ -1,4 +1,4 @@
-"""An NVIDIA GPU as a `Device`: PyCUDA for memory, streams and launches, cuda-bindings for graphs."""
+"""An NVIDIA GPU as a `Device`: PyCUDA or cuda-bindings for memory, streams and launches, cuda-bindings for graphs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...kernels.calls import KernelCall
 from ...kernels.compile import KernelCompileError
-from ...kernels.launcher import GpuUnavailableError, KernelLauncher, pycuda_driver
+from ...kernels.launcher import GpuUnavailableError, KernelLauncher, cuda_driver
 from ..errors import BackendUnavailableError, DeviceMemoryError, SbldmError
 from .device import Buffer, GraphError
 
@@ -32,13 +32,13 @@ class _Graph:
 class CudaDevice:
     """GPU `index` with its primary context, which other CUDA libraries of the process share.
 
-    BackendUnavailableError where there is no such GPU, it is too old, or PyCUDA or cuda-bindings is missing. Kernels
+    BackendUnavailableError where there is no such GPU, it is too old, or cuda-bindings is missing. Kernels
     are cached under `cache`. Threads may take turns; each works within `current`.
     """
 
     def __init__(self, index: int = 0, cache: Path | None = None) -> None:
         try:
-            self._driver = pycuda_driver()
+            self._driver = cuda_driver()
             if index >= self._driver.Device.count():
                 raise GpuUnavailableError(f"cuda:{index} is not here; GPUs: {self._driver.Device.count()}")
             self._gpu = self._driver.Device(index)
@@ -50,7 +50,8 @@ class CudaDevice:
             raise BackendUnavailableError(str(error)) from error
         except ModuleNotFoundError as error:
             raise BackendUnavailableError('cuda-bindings is missing: pip install "sbldm-engine[gpu]"') from error
-        self.name = f"{self._gpu.name()} (sm_{capability[0]}{capability[1]})"
+        self.model = str(self._gpu.name())
+        self.name = f"{self.model} (sm_{capability[0]}{capability[1]})"
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -66,12 +67,15 @@ class CudaDevice:
         try:
             memory = self._driver.mem_alloc(max(1, buffer.nbytes))
         except self._driver.MemoryError as error:
-            free, total = self._driver.mem_get_info()
+            free, total = self.memory()
             raise DeviceMemoryError(
                 f"{self.name} has no room for {buffer.nbytes / 2**20:.0f} MiB ({free / 2**20:.0f} of "
                 f"{total / 2**20:.0f} MiB free)"
             ) from error
         return Buffer(int(memory), shape, dtype, memory)
+
+    def memory(self) -> tuple[int, int]:
+        return self._driver.mem_get_info()
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         try:
@@ -110,12 +114,13 @@ class CudaDevice:
         self._checked("cuStreamBeginCapture", stream.handle, mode)
         try:
             work()
-        except SbldmError as error:
-            self._graphs.cuStreamEndCapture(stream.handle)
-            if isinstance(error, DeviceMemoryError):
-                raise
+        except DeviceMemoryError:
+            raise
+        except (SbldmError, self._driver.Error) as error:
             raise GraphError(str(error)) from error
-        graph = self._checked("cuStreamEndCapture", stream.handle)
+        finally:  # also of an interrupted capture, so that the stream can be used again
+            status, graph = self._graphs.cuStreamEndCapture(stream.handle)
+        self._require("cuStreamEndCapture", status)
         try:
             return _Graph(self._checked("cuGraphInstantiate", graph, 0), self._graphs.cuGraphExecDestroy)
         finally:
@@ -127,8 +132,11 @@ class CudaDevice:
     def _checked(self, function: str, *arguments: Any) -> Any:
         """The result of a cuda-bindings call, which returns (status, result)."""
         status, *result = getattr(self._graphs, function)(*arguments)
+        self._require(function, status)
+        return result[0] if result else None
+
+    def _require(self, function: str, status: Any) -> None:
         if status == self._graphs.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
             raise DeviceMemoryError(f"{self.name}: {function} found no memory")
         if status != self._graphs.CUresult.CUDA_SUCCESS:
             raise GraphError(f"{function}: {status.name}")
-        return result[0] if result else None

@@ -11,7 +11,8 @@ import numpy as np
 from ..bundle.load import Bundle
 from ..errors import DeviceMemoryError
 from ..sampling.plan import SamplingPlan
-from .device import Device, DeviceNetwork, GraphError
+from .device import Device, DeviceNetwork, GraphError, Launching
+from .footprint import default_samples, require_room
 from .loop import LoopBatch
 from .networks import open_generator
 from .volumes import BUFFERS, VolumeGenerator
@@ -20,16 +21,21 @@ from .volumes import BUFFERS, VolumeGenerator
 class Networks(Protocol):
     """A bundle's networks on a device."""
 
+    @property
+    def precision(self) -> str:
+        """What they compute in."""
+        ...
+
     def open_device(self) -> Device:
         """The device; BackendUnavailableError where it cannot be had."""
         ...
 
-    def capture_refusal(self) -> str | None:
-        """Why the denoiser must not even be tried in a graph; None where it may."""
+    def refuse_graphs(self, reason: str) -> None:
+        """Give networks that are launched without any graph from now on."""
         ...
 
-    def components(self, rows: int, streams: tuple[Any, Any]) -> Mapping[str, DeviceNetwork]:
-        """The components that generation runs, for `rows` rows of the denoiser's batch and one volume of the others'.
+    def components(self, rows: int, device: Device, streams: tuple[Any, Any]) -> Mapping[str, DeviceNetwork]:
+        """The components that generation runs, for `rows` rows of the denoiser's batch, `rows_of` of the others'.
 
         The denoiser's work goes to the first stream, that of the others to the second. DeviceMemoryError where there is
         no room, BackendUnavailableError where they cannot be had.
@@ -39,11 +45,11 @@ class Networks(Protocol):
 
 @dataclass(frozen=True)
 class DeviceLoop:
-    """An open loop: as one graph a batch, or as plain launches and why."""
+    """An open loop: as one graph a batch, with a graph a network, or as plain launches and why."""
 
     device: Device
     volumes: VolumeGenerator
-    kind: Literal["graph", "launches"]
+    kind: Literal["graph", "graphs", "launches"]
     reason: str
 
 
@@ -55,7 +61,7 @@ class DeviceLoops:
         self._device: Device | None = None
         self._loop: DeviceLoop | None = None
         self._tried: set[SamplingPlan] = set()
-        self._refusals: list[str | None] = []  # why no graph is captured, None to capture one; empty: not known yet
+        self._refusal: str | None = None  # why no graph is captured
 
     @staticmethod
     def of(bundle: Bundle, networks: Networks) -> DeviceLoops | None:
@@ -68,9 +74,18 @@ class DeviceLoops:
             self._device = self._networks.open_device()
         return self._device
 
-    def decide(self, refusal: str | None) -> None:
-        """Take over what was found out before, by another process of the same run."""
-        self._refusals = [refusal]
+    def default_samples(self, guided: bool) -> int:
+        """Samples of a batch where none are asked for: by the model and the card's memory."""
+        with self.device().current():
+            _, total = self.device().memory()
+        return default_samples(self._bundle, guided, total, self._networks.precision)
+
+    def refuse_graphs(self, reason: str) -> None:
+        """Launch without graphs, as another process of the same run found that it must."""
+        self._refusal = reason
+        self._networks.refuse_graphs(reason)
+        self._loop = None
+        self._tried.clear()
 
     def open(self, batch: int, plan: SamplingPlan) -> DeviceLoop:
         """A loop that has run this plan once: its memory is there, its networks are warm, its graphs are captured.
@@ -89,19 +104,16 @@ class DeviceLoops:
             ):
                 self._loop = loop = None  # its memory goes before the next is allocated
                 self._tried.clear()
-            if not self._refusals:
-                self._refusals = [self._networks.capture_refusal()]
             try:
-                return self._ready(loop, batch, plan, self._refusals[0])
+                return self._ready(loop, batch, plan)
             except GraphError as error:
-                self._refusals = [str(error)]
-            self._loop = loop = None
-            self._tried.clear()
-            return self._ready(None, batch, plan, self._refusals[0])
+                loop = None
+                self.refuse_graphs(str(error))
+            return self._ready(None, batch, plan)
 
-    def _ready(self, loop: DeviceLoop | None, batch: int, plan: SamplingPlan, refusal: str | None) -> DeviceLoop:
+    def _ready(self, loop: DeviceLoop | None, batch: int, plan: SamplingPlan) -> DeviceLoop:
         try:
-            loop = loop or self._build(batch, plan.guidance is not None, refusal)
+            loop = loop or self._build(batch, plan.guidance is not None)
             if plan not in self._tried:
                 self._try(loop.volumes, plan)
         except DeviceMemoryError as error:
@@ -111,14 +123,20 @@ class DeviceLoops:
         self._tried.add(plan)
         return loop
 
-    def _build(self, batch: int, guided: bool, refusal: str | None) -> DeviceLoop:
+    def _build(self, batch: int, guided: bool) -> DeviceLoop:
         device = self.device()
+        require_room(self._bundle, batch, guided, *device.memory(), self._networks.precision)
         streams = (device.stream(), device.stream())
-        components = self._networks.components(2 * batch if guided else batch, streams)
-        volumes = open_generator(self._bundle, batch, guided, device, components, streams, use_graphs=refusal is None)
-        if refusal is None:
-            return DeviceLoop(device, volumes, "graph", f"captured on {device.name}")
-        return DeviceLoop(device, volumes, "launches", f"{device.name} captures no graph: {refusal}")
+        components = self._networks.components(2 * batch if guided else batch, device, streams)
+        launching = components["denoiser"].launching if self._refusal is None else Launching("launches", self._refusal)
+        whole = launching.kind == "graph"
+        volumes = open_generator(self._bundle, batch, guided, device, components, streams, use_graphs=whole)
+        reason = {
+            "graph": f"captured on {device.name}",
+            "graphs": f"each network a graph of its runtime on {device.name}",
+            "launches": f"{device.name} captures no graph: {launching.reason}",
+        }
+        return DeviceLoop(device, volumes, launching.kind, reason[launching.kind])
 
     def _try(self, volumes: VolumeGenerator, plan: SamplingPlan) -> None:
         n, columns = volumes.shape.samples, volumes.shape.condition_columns

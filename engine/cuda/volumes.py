@@ -48,6 +48,7 @@ class DecodingShape:
     volume: VolumeShape
     slice_latent: tuple[int, int, int]
     threshold: float
+    at_once: int  # slices a decoder run; the volume's are a multiple of them
 
 
 class VolumeDecoder:
@@ -92,8 +93,11 @@ class VolumeDecoder:
         v = self._shape.volume
         self._components["aggregator"].enqueue({"latent": latent}, {"slices": self._slices}, stream)
         slices = self._slices.reshaped(v.shape[2], *self._shape.slice_latent)
-        decoded = {"image": self._image, "label_logits": self._logits}
-        self._components["decoder"].enqueue({"latent": slices, "position": self._position}, decoded, stream)
+        for start in range(0, v.shape[2], self._shape.at_once):
+            part = (start, start + self._shape.at_once)
+            told = {"latent": slices.rows(*part), "position": self._position.rows(*part)}
+            made = {"image": self._image.rows(*part), "label_logits": self._logits.rows(*part)}
+            self._components["decoder"].enqueue(told, made, stream)
         image = self._refine(stream) if "refiner" in self._components else self._image
         images, labels, failed = (outputs[name].address for name in ("images", "labels", "failed"))
         call = assemble_call(
@@ -184,6 +188,14 @@ class VolumeGenerator:
             self._device.download(buffer, buffers.host[name], self._decoding)
         buffers.started = StartedBatch(batch, buffers, self._device.record(self._decoding))
         return buffers.started
+
+    def latents(self, started: StartedBatch) -> NDArray[np.float32]:
+        """Waits for a batch, and gives its clean latents (N, ...)."""
+        latent = started.buffers.loop.latent
+        found = self._device.pinned(latent.shape, latent.dtype)
+        self._device.download(latent, found, self._decoding)
+        self._device.synchronize(self._device.record(self._decoding))
+        return found
 
     def collect(self, started: StartedBatch) -> VolumeBatch:
         """Waits for a batch; ValueError where it was collected before or lost."""

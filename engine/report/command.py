@@ -33,6 +33,8 @@ def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
     elif run.source is not None:
         words += ["--masks", MASKS]
         notes.append(f"{MASKS}: the folder of the masks that were given to the run")
+    if isinstance(run.source, SourceDigest) and options.layout == "dicom":
+        words += ["--identity", run.source.identity]
     words += ["--count", str(options.count)]
     if run.conditions is not None:
         words += ["--conditions", CONDITIONS]

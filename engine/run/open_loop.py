@@ -5,14 +5,11 @@ Here alone is chosen between the host and a device; what drives a GPU is importe
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
-from ..conditions.columns import blank
 from ..errors import UsageError
 from ..sampling.given_masks import GivenMasks, MaskedLoop
 from ..sampling.host import HostLoop
@@ -20,15 +17,13 @@ from ..sampling.model import model_of
 from ..sampling.sdedit import AugmentLoop
 from ..sampling.types import Backend, Preloads, RunLoop, SamplingOptions
 from .description import RunDescription
-from .options import MAX_BATCH, RunOptions
+from .options import RunOptions
 from .request import Source
-from .requests import Requests, sample_requests
 
 if TYPE_CHECKING:
     from ..cuda.loops import DeviceLoops
 
-_TRIAL_STEPS = 4
-_WORTH_IT = 0.95  # a larger batch is kept if a volume takes less than this part of the time
+_ONE_BY_ONE = 4  # samples of a batch on a GPU whose networks this process drives
 
 T = TypeVar("T")
 
@@ -58,8 +53,8 @@ def reopen_loop(bundle: Bundle, run: RunDescription, device: str, source: Source
             "install that version to go on, or start a new run"
         )
     loops = device_loops(backend)
-    if run.loop is not None and loops is not None:
-        loops.decide(run.loop.reason if run.loop.kind == "launches" else None)
+    if run.loop is not None and loops is not None and run.loop.kind == "launches":
+        loops.refuse_graphs(run.loop.reason)
     return open_loop(bundle, backend, run.options, size, source)
 
 
@@ -122,26 +117,12 @@ def fit_batch(make: Callable[[int], T], batch: int, warn: Callable[[str], None])
         batch //= 2
 
 
-def measured_batch_size(bundle: Bundle, backend: Backend, options: RunOptions, source: Source | None = None) -> int:
-    """The batch size with the shortest time a volume: doubled from 1 until it stops paying or memory runs out."""
-    short = replace(options, steps=min(options.steps, _TRIAL_STEPS))
-    best, best_seconds, size = 1, float("inf"), 1
-    while size <= MAX_BATCH:
-        try:
-            seconds = _seconds_a_volume(open_loop(bundle, backend, short, size, source), bundle)
-        except MemoryError:
-            break
-        if seconds > _WORTH_IT * best_seconds:
-            break
-        best, best_seconds, size = size, seconds, 2 * size
-    return best
+def default_batch_size(backend: Backend, options: RunOptions) -> int:
+    """Samples of a batch where none are asked for: one on a CPU; on a GPU by model and memory of the card, by no clock.
 
-
-def _seconds_a_volume(loop: RunLoop, bundle: Bundle) -> float:
-    size, columns = loop.options.batch_size, bundle.manifest.condition_columns
-    drawn = Requests.of(blank([column.name for column in columns]), bundle.manifest, loop.options.seed)
-    requests = sample_requests([drawn.task(number) for number in range(size)], columns)
-    loop.start(requests)()
-    start = time.perf_counter()
-    loop.start(requests)()
-    return (time.perf_counter() - start) / size
+    So that shards and workers on equal machines agree.
+    """
+    if backend.device == "cpu":
+        return 1
+    loops = device_loops(backend)
+    return _ONE_BY_ONE if loops is None else loops.default_samples(guided=options.guidance != 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -38,6 +39,7 @@ from .requests import SampleTask
 from .time_limit import SAMPLE_TIMEOUT_S
 from .writer import Finisher
 
+_log = logging.getLogger("sbldm")
 Group = list[SampleTask]
 _ERRORS: dict[str, type[SbldmError]] = {
     kind.__name__: kind
@@ -200,6 +202,7 @@ class WorkerPool:
         worker.connection.close()
         self._telemetry.count("lost_workers")
         self._deaths_in_a_row += 1
+        _log.warning(f"worker {worker.number} ended (exit status {worker.process.exitcode}) and is replaced")
         if self._never_ready and self._deaths_in_a_row >= _MAX_STARTS:
             raise IncompleteRunError(
                 f"worker processes end before they are ready (exit status {worker.process.exitcode}): no sample is at "
@@ -253,7 +256,7 @@ def make_pipeline(setup: WorkerSetup, telemetry: Telemetry, record: Callable[[Sa
     if bundle.sha256 != setup.run.bundle.sha256:
         raise InvalidInputError(f"{setup.bundle}: is not the bundle that the run was started with")
     loop = reopen_loop(bundle, setup.run, setup.device, setup.source)
-    return Pipeline(loop, Finisher(setup.directory, setup.run, bundle.manifest, telemetry), record)
+    return Pipeline(loop, Finisher(setup.directory, setup.run, bundle.manifest, telemetry, setup.source), record)
 
 
 def _work(setup: WorkerSetup, connection: Connection) -> None:

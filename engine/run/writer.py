@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,14 +13,17 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ..bundle.manifest import BundleManifest
+from ..dicom.about import CaseAbout
 from ..files import Folder
-from ..output.case_files import case_files, description
+from ..output.case_files import case_files
 from ..output.measure import TumourMeasurement, measure_tumour
+from ..sampling.sdedit import SourceCase
 from ..sampling.types import Volume
 from ..telemetry import Telemetry
 from .description import RunDescription
 from .ledger import QUALITY, FileEntry, SampleRecord
-from .owned import OwnNames
+from .owned import run_folder
+from .request import Source
 from .requests import SampleTask
 
 
@@ -33,21 +37,31 @@ class Candidate:
     miss: float  # see `miss`; 0 is a perfect hit
 
 
+FEW_FILES = 8  # are written one after another
+AT_ONCE = 8
 NO_TUMOUR = "its mask is empty, a tumour was asked for"
 
 
 class Finisher:
     """Measures and writes the volumes of one run; safe to use from several threads."""
 
-    def __init__(self, root: Path, run: RunDescription, bundle: BundleManifest, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        root: Path,
+        run: RunDescription,
+        bundle: BundleManifest,
+        telemetry: Telemetry,
+        source: Source | None = None,
+    ) -> None:
         self.root, self.run, self.bundle, self.telemetry = root, run, bundle, telemetry
+        self.study = source.study if isinstance(source, SourceCase) else None
         self.layout = run.layout()
         self.columns = run.bundle.columns
 
     @cached_property
     def folder(self) -> Folder:
         """The run's directory, open for the files of this run alone."""
-        return Folder(self.root, OwnNames(self.run))
+        return run_folder(self.root, self.run)
 
     def measure(self, task: SampleTask, volume: Volume) -> Candidate | str:
         """Measure the tumour of a volume; its fault, or that of a mask without a tumour, where it has one."""
@@ -68,19 +82,17 @@ class Finisher:
     def write(self, candidate: Candidate) -> SampleRecord:
         """Write the files of a candidate and return its record; what was written is taken back on OSError."""
         with self.telemetry.stage("write"):
-            task = candidate.task
-            written: list[FileEntry] = []
+            task, files = candidate.task, self._encoded(candidate)
             try:
-                for name, data in self._encoded(candidate):
-                    self.folder.write(name, data, sync=False)
-                    written.append(FileEntry(name, hashlib.sha256(data).hexdigest(), len(data)))
-                for name in {PurePosixPath(entry.path).parent: entry.path for entry in written}.values():
+                self._write_files(files)
+                for name in {PurePosixPath(name).parent: name for name, _ in files}.values():
                     self.folder.sync(name)
             except OSError:
                 with suppress(OSError):
-                    for entry in written:
-                        self.folder.remove(entry.path)
+                    for name, _ in files:
+                        self.folder.remove(name)
                 raise
+            written = tuple(FileEntry(name, hashlib.sha256(data).hexdigest(), len(data)) for name, data in files)
             within = None if self.run.options.reject is None else self.accepts(candidate)
             return SampleRecord(
                 task.sample,
@@ -89,7 +101,7 @@ class Finisher:
                 self._requested(task),
                 task.drawn,
                 self._measured(candidate.measured),
-                tuple(written),
+                written,
                 within,
             )
 
@@ -97,12 +109,30 @@ class Finisher:
         """The record of a sample that gave nothing to write."""
         return SampleRecord(task.sample, task.id, task.attempt, self._requested(task), task.drawn, {}, fault=fault)
 
+    def _write_files(self, files: list[tuple[str, bytes]]) -> None:
+        """Write the files of a sample; many, such as slices, at once: waiting for the disk is what takes time."""
+        if len(files) <= FEW_FILES:
+            for name, data in files:
+                self.folder.write(name, data, sync=False)
+            return
+        with ThreadPoolExecutor(AT_ONCE, "file") as pool:
+            done = [pool.submit(self.folder.write, name, data, sync=False) for name, data in files]
+        for future in done:
+            future.result()
+
     def _encoded(self, candidate: Candidate) -> list[tuple[str, bytes]]:
-        volume, sample, source = candidate.volume, candidate.task.sample, self.run.source
-        text = description(
-            self.run.versions["sbldm-engine"], self.run.options.seed, sample, "" if source is None else source.origin
+        volume, run, task = candidate.volume, self.run, candidate.task
+        about = CaseAbout(
+            run.versions["sbldm-engine"],
+            run.bundle.id,
+            run.recipe,
+            run.options.seed,
+            task.sample,
+            tuple(self._requested(task).items()),
+            "" if run.source is None else run.source.origin,
+            self.study,
         )
-        return case_files(volume.image, volume.label, self.bundle.grid, self.layout, sample, self.run.file_grid(), text)
+        return case_files(volume.image, volume.label, self.bundle.grid, self.layout, about, run.file_grid())
 
     def _requested(self, task: SampleTask) -> dict[str, float]:
         return dict(zip(self.columns, task.requested, strict=True))

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from ..bundle.manifest import SamplerName, SamplingDefaults
 from ..errors import UsageError
 
-LoopKind = Literal["host", "graph", "launches"]
-"""Who drives the denoising steps: this process, a captured CUDA graph, or launches queued on a GPU one by one."""
+LoopKind = Literal["host", "graph", "graphs", "launches"]
+"""Who drives the denoising steps: this process, a captured CUDA graph, or launches queued on a GPU, of a CUDA graph a
+network or of kernels one by one."""
 
 
 @dataclass(frozen=True)

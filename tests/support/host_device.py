@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sbldm.engine.cuda.device import Buffer, DeviceNetwork
+from sbldm.engine.cuda.device import Buffer, DeviceNetwork, Launching
 from sbldm.engine.errors import DeviceMemoryError
 from sbldm.kernels.calls import THREADS, KernelCall
 
@@ -38,11 +38,11 @@ class HostStream:
 class HostDevice:
     """`folder` receives the compiled kernels; `memory` bytes can be held at a time; `log` lists what was done."""
 
-    name = "host"
+    name = model = "host"
 
     def __init__(self, folder: Path, memory: int = 2**31) -> None:
         self._launcher = CpuLauncher(folder)
-        self._left = memory
+        self._left, self._total = memory, memory
         self.log: list[str] = []
 
     def current(self) -> nullcontext[None]:
@@ -61,6 +61,9 @@ class HostDevice:
 
     def _give_back(self, size: int) -> None:
         self._left += size
+
+    def memory(self) -> tuple[int, int]:
+        return self._left, self._total
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         return np.empty(shape, dtype)
@@ -114,6 +117,8 @@ class HostDevice:
 
 class HostNetwork:
     """Any network on a `HostDevice`: its runs can be captured, as work on a GPU stream is."""
+
+    launching = Launching("graph", "")
 
     def __init__(self, device: HostDevice, name: str, network: DeviceNetwork) -> None:
         self._device = device

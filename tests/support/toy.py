@@ -125,16 +125,18 @@ class Toy:
 class HostNetworks:
     """A bundle's networks on a `HostDevice`."""
 
+    precision = "fp32"
+
     def __init__(self, backend: OnnxRuntimeBackend, device: HostDevice) -> None:
         self.backend, self.device = backend, device
 
     def open_device(self) -> HostDevice:
         return self.device
 
-    def capture_refusal(self) -> str | None:
-        return None
+    def refuse_graphs(self, reason: str) -> None:
+        pass
 
-    def components(self, rows: int, streams: tuple[Any, Any]) -> dict[str, DeviceNetwork]:
+    def components(self, rows: int, device: Any, streams: tuple[Any, Any]) -> dict[str, DeviceNetwork]:
         return {name: self.component(name) for name in SAMPLED if self.backend.bundle.has(name)}
 
     def component(self, name: str) -> DeviceNetwork:

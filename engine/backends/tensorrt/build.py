@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ...bundle.onnx_scan import check_onnx_file
 from ...errors import BackendUnavailableError, DeviceMemoryError
-from .cache import BatchProfile
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -29,6 +28,7 @@ class Api(Protocol):
 
     __version__: str
     Builder: type[trt.Builder]
+    BuilderFlag: type[trt.BuilderFlag]
     ILogger: type[trt.ILogger]
     MemoryPoolType: type[trt.MemoryPoolType]
     NetworkDefinitionCreationFlag: type[trt.NetworkDefinitionCreationFlag]
@@ -55,12 +55,13 @@ class Flavour:
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What to build: a graph, the range of its batch axis, and for which device."""
+    """What to build: a graph, the size of its batch axis, and for which device."""
 
     onnx: Path
-    profile: BatchProfile
+    batch: int
     compute_capability: str | None = None  # "89"; None: the GPU of this machine
     workspace_bytes: int = DEFAULT_WORKSPACE
+    tf32: bool = False  # products of fp32 tensors in TF32
 
 
 def load_flavour(name: str | None = None) -> Flavour:
@@ -124,7 +125,7 @@ def build_engine(flavour: Flavour, request: BuildRequest, timing_cache: bytes = 
 
     Args:
         flavour: from `load_flavour`.
-        request: graph, batch profile, device, workspace limit.
+        request: graph, batch size, device, workspace limit, TF32.
         timing_cache: tactics measured by earlier builds of the same flavour and device (ignored by TensorRT-RTX).
 
     Returns:
@@ -145,7 +146,11 @@ def build_engine(flavour: Flavour, request: BuildRequest, timing_cache: bytes = 
     network, parser = _parse(flavour, builder, logger, request.onnx)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(flavour.api.MemoryPoolType.WORKSPACE, request.workspace_bytes)
-    config.add_optimization_profile(_profile(builder, network, request.profile))
+    config.add_optimization_profile(_profile(builder, network, request.batch))
+    flags = flavour.api.BuilderFlag
+    config.set_flag(flags.TF32) if request.tf32 else config.clear_flag(flags.TF32)  # it is on by default
+    if flavour.cross_builds:
+        config.set_flag(cast("Any", flags).REQUIRE_USER_ALLOCATION)  # without it no run can be captured
     if request.compute_capability is not None:
         _set_capability(flavour, config, request.compute_capability)
     if not flavour.cross_builds:  # timing caches do nothing in TensorRT-RTX, which compiles on the device
@@ -205,13 +210,13 @@ def _parser_error(error: trt.ParserError) -> str:
     return f"node {error.node_name()!r} ({error.node_operator()}): {error.desc()}"
 
 
-def _profile(builder: trt.Builder, network: trt.INetworkDefinition, batch: BatchProfile) -> trt.IOptimizationProfile:
+def _profile(builder: trt.Builder, network: trt.INetworkDefinition, batch: int) -> trt.IOptimizationProfile:
+    """One shape: the loop's never change, and kernels for one are faster than kernels for a range."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        tail = tuple(cast("Any", tensor.shape))[1:]
-        shapes = [(size, *tail) for size in (batch.minimum, batch.optimum, batch.maximum)]
-        profile.set_shape(tensor.name, *cast("Any", shapes))
+        shape = (batch, *tuple(cast("Any", tensor.shape))[1:])
+        profile.set_shape(tensor.name, *cast("Any", (shape, shape, shape)))
     return profile
 
 
@@ -223,7 +228,7 @@ def _set_capability(flavour: Flavour, config: Any, capability: str) -> None:
 
 def _build_failure(flavour: Flavour, request: BuildRequest, problems: list[str]) -> BackendUnavailableError:
     said = "\n  ".join(problems[-5:]) or "the builder gave no reason"
-    name = f"{request.onnx.name} at batch {request.profile}"
+    name = f"{request.onnx.name} at batch {request.batch}"
     if any(MEMORY_WORDS.search(problem) for problem in problems):
         return DeviceMemoryError(
             f"building {name} ran out of memory (workspace limit {request.workspace_bytes >> 20} MiB): lower --batch, "

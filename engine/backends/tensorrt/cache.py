@@ -14,25 +14,9 @@ from ...errors import BackendUnavailableError, InvalidInputError, UsageError
 from ...files import FULL, make_directory, write_atomic
 from ...portable import cache_home
 
-SIDECAR_SCHEMA = 1
+SIDECAR_SCHEMA = 2
 MAX_SIDECAR_BYTES = 1 << 20
 LOCK_SECONDS = 3600.0
-
-
-@dataclass(frozen=True)
-class BatchProfile:
-    """The range of axis 0 that an engine accepts: smallest, the one tuned for, largest."""
-
-    minimum: int
-    optimum: int
-    maximum: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.minimum <= self.optimum <= self.maximum:
-            raise UsageError(f"batch profile {self}: needs 1 <= minimum <= optimum <= maximum")
-
-    def __str__(self) -> str:
-        return f"{self.minimum}-{self.optimum}-{self.maximum}"
 
 
 @dataclass(frozen=True)
@@ -44,9 +28,13 @@ class EngineKey:
     flavour: str  # "tensorrt" or "tensorrt_rtx"
     flavour_version: str  # e.g. "1.7.1.116"
     cuda_driver: str  # version that the driver reports, e.g. "13000"; "none" where there is no driver
+    gpu_model: str  # e.g. "NVIDIA H100 80GB HBM3"; "any" where engines are for a compute capability
     compute_capability: str  # e.g. "89"
-    precision: str  # "fp32", "fp16", "bf16"
-    batch_profile: str  # str(BatchProfile)
+    hardware_compatibility: str  # "none", or the capabilities that share the engine
+    precision: str  # "fp32", "tf32", "fp16", "bf16"
+    tf32: str  # "on" or "off": what fp32 products are computed in
+    workspace_mb: str  # scratch memory that the builder planned with
+    batch: str  # the one size of axis 0
 
     def digest(self) -> str:
         """sha256 of the canonical JSON form of the key."""

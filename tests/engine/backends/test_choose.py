@@ -69,7 +69,7 @@ def test_the_choice_is_readable(tiny_bundle: Bundle) -> None:
         ({"device": "cpu:1"}, "--device cpu:1: allowed"),
         ({"precision": "int4"}, "this bundle holds fp32"),
         ({"name": "tensorrt", "device": "cpu"}, "NVIDIA GPU"),
-        ({"name": "tensorrt", "precision": "fp8"}, "holds fp32 for tensorrt"),
+        ({"name": "tensorrt", "precision": "fp8"}, "holds fp32, tf32 for tensorrt"),
     ],
 )
 def test_combinations_that_nothing_offers(tiny_bundle: Bundle, options: dict[str, str], message: str) -> None:

@@ -6,7 +6,6 @@ import ctypes
 import importlib.util
 import shutil
 import subprocess
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,19 +16,20 @@ import pytest
 from numpy.typing import NDArray
 from sbldm.engine.backends.choose import choose_backend
 from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
+from sbldm.engine.backends.tensorrt import engines as engines_module
 from sbldm.engine.backends.tensorrt.backend import TensorRtBackend
-from sbldm.engine.backends.tensorrt.cache import BatchProfile, EngineCache
-from sbldm.engine.backends.tensorrt.engines import EngineSet, OpenEngine, Target
+from sbldm.engine.backends.tensorrt.cache import EngineCache
+from sbldm.engine.backends.tensorrt.engines import EngineSet, Target
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.cuda.batch_loop import CudaLoop
 from sbldm.engine.cuda.device import Buffer
-from sbldm.engine.cuda.device_networks import OnnxRuntimeNetwork, TensorRtNetwork
-from sbldm.engine.errors import InvalidInputError
+from sbldm.engine.cuda.device_networks import TensorRtNetwork
+from sbldm.engine.errors import BackendUnavailableError, InvalidInputError
 from sbldm.engine.run.open_loop import open_loop
 from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.sampling.types import SampleRequest
 
-from tests.support.host_device import HostDevice, HostNetwork, HostStream
+from tests.support.host_device import HostDevice, HostStream
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[3]
 class StandInDevice:
     """Host memory under addresses; queued work is done at once."""
 
-    name = "stand-in"
+    name = model = "stand-in"
 
     def current(self) -> Any:
         return nullcontext()
@@ -45,6 +45,9 @@ class StandInDevice:
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         values = np.full(shape, -1, dtype)
         return Buffer(values.ctypes.data, shape, dtype, values)
+
+    def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        return np.empty(shape, dtype)
 
     def stream(self) -> Any:
         return SimpleNamespace(handle=0)
@@ -64,16 +67,20 @@ class StandInDevice:
 
 
 class StandInContext:
-    """An execution context that computes with ONNX Runtime and refuses what is outside its profile."""
+    """An execution context that computes with ONNX Runtime and refuses another batch than its engine's.
 
-    def __init__(self, bundle: Bundle, component: str, profile: BatchProfile) -> None:
+    `spoil` is applied to what it computes.
+    """
+
+    def __init__(self, bundle: Bundle, component: str, batch: int, spoil: Any) -> None:
         spec = bundle.manifest.components[component]
-        self.backend, self.component, self.profile, self.spec = (
+        self.backend, self.component, self.batch, self.spec = (
             OnnxRuntimeBackend(bundle, "cpu", 1),
             component,
-            profile,
+            batch,
             spec,
         )
+        self.spoil = spoil
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         names = [tensor.name for tensor in (*spec.inputs, *spec.outputs)]
@@ -81,7 +88,7 @@ class StandInContext:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shapes[name] = shape
-        return self.profile.minimum <= shape[0] <= self.profile.maximum
+        return shape[0] == self.batch
 
     def set_tensor_address(self, name: str, address: int) -> None:
         self.addresses[name] = address
@@ -92,30 +99,40 @@ class StandInContext:
             inputs[tensor.name] = np.empty(self.shapes[tensor.name], tensor.dtype)
             ctypes.memmove(inputs[tensor.name].ctypes.data, self.addresses[tensor.name], inputs[tensor.name].nbytes)
         for name, values in self.backend.run(self.component, inputs).items():
-            ctypes.memmove(self.addresses[name], np.ascontiguousarray(values).ctypes.data, values.nbytes)
+            made = np.ascontiguousarray(self.spoil(values))
+            ctypes.memmove(self.addresses[name], made.ctypes.data, made.nbytes)
         return True
 
 
-class StandInEngines(EngineSet):
-    """Engines without TensorRT."""
+class StandInRuntime:
+    """Loads the bytes `component batch` as an engine."""
 
-    def __init__(self, bundle: Bundle, cache: EngineCache) -> None:
-        flavour: Any = SimpleNamespace(name="tensorrt", version="10.13", cross_builds=False)
-        super().__init__(bundle, flavour, Target("90", "13000", present=True), cache)
-        self.opened: list[tuple[str, str]] = []
+    def __init__(self, bundle: Bundle, spoil: Any) -> None:
+        self.bundle, self.spoil = bundle, spoil
+        self.opened: list[tuple[str, int]] = []
 
-    def prepare(self, component: str, profile: BatchProfile, rebuild: bool = False) -> Any:
-        return self.cache.get_or_build(self.key(component, profile), lambda: (b"engine", {}), rebuild)
-
-    def open(self, component: str, profile: BatchProfile) -> OpenEngine:
-        self.prepare(component, profile)
-        self.opened.append((component, str(profile)))
-        return OpenEngine(StandInContext(self.bundle, component, profile), [])
+    def deserialize_cuda_engine(self, blob: bytes) -> Any:
+        component, batch = blob.decode().split()
+        self.opened.append((component, int(batch)))
+        made = StandInContext(self.bundle, component, int(batch), self.spoil)
+        return SimpleNamespace(create_execution_context=lambda: made)
 
 
-def open_backend(bundle: Bundle, cache: Path, fallback: Any = None, device: Any = None) -> TensorRtBackend:
-    engines = StandInEngines(bundle, EngineCache(cache))
-    return TensorRtBackend(bundle, engines, device or StandInDevice(), index=1, batch=2, fallback=fallback)
+def open_backend(
+    bundle: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch, device: Any = None, spoil: Any = lambda values: values
+) -> TensorRtBackend:
+    runtime = StandInRuntime(bundle, spoil)
+    flavour: Any = SimpleNamespace(name="tensorrt", version="10.13", cross_builds=False, api=None)
+    monkeypatch.setattr(engines_module, "make_runtime", lambda _flavour: (runtime, []))
+    monkeypatch.setattr(
+        engines_module,
+        "build_engine",
+        lambda _flavour, request, _known: (f"{request.onnx.stem} {request.batch}".encode(), {"build_seconds": 1.0}),
+    )
+    target = Target("90", "13000", present=True, gpu_model="NVIDIA H100 80GB HBM3")
+    engines: Any = EngineSet(bundle, flavour, target, EngineCache(cache))
+    engines.opened = runtime.opened
+    return TensorRtBackend(bundle, engines, device or StandInDevice(), index=1, batch=2)
 
 
 def inputs_of(bundle: Bundle, component: str, size: int) -> dict[str, NDArray[Any]]:
@@ -127,8 +144,11 @@ def inputs_of(bundle: Bundle, component: str, size: int) -> dict[str, NDArray[An
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 9])
-def test_batches_beyond_the_profile_run_in_pieces(tiny_bundle: Bundle, tmp_path: Path, size: int) -> None:
-    backend, reference = open_backend(tiny_bundle, tmp_path), OnnxRuntimeBackend(tiny_bundle, "cpu", 1)
+def test_any_batch_runs_in_pieces_of_the_engines(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    backend = open_backend(tiny_bundle, tmp_path, monkeypatch)
+    reference = OnnxRuntimeBackend(tiny_bundle, "cpu", 1)
     for component in tiny_bundle.manifest.components:
         inputs = inputs_of(tiny_bundle, component, size)
         expected = reference.run(component, inputs)
@@ -138,8 +158,10 @@ def test_batches_beyond_the_profile_run_in_pieces(tiny_bundle: Bundle, tmp_path:
 
 
 @pytest.mark.parametrize("fault", ["missing", "shape", "empty"])
-def test_wrong_inputs_are_refused_by_name(tiny_bundle: Bundle, tmp_path: Path, fault: str) -> None:
-    backend, inputs = open_backend(tiny_bundle, tmp_path), inputs_of(tiny_bundle, "denoiser", 2)
+def test_wrong_inputs_are_refused_by_name(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    backend, inputs = open_backend(tiny_bundle, tmp_path, monkeypatch), inputs_of(tiny_bundle, "denoiser", 2)
     if fault == "missing":
         del inputs["condition"]
     elif fault == "shape":
@@ -150,63 +172,67 @@ def test_wrong_inputs_are_refused_by_name(tiny_bundle: Bundle, tmp_path: Path, f
         backend.run("denoiser", inputs)
 
 
-class Sleepless:
-    """ONNX Runtime as the fallback; counts its runs."""
-
-    name, device, precision, threads, version = "onnxruntime", "cuda:0", "fp32", 1, "1.31"
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.real, self.runs = OnnxRuntimeBackend(bundle, "cpu", 1), 0
-
-    def run(self, component: str, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        self.runs += 1
-        return self.real.run(component, inputs)
-
-
-def test_the_slower_backend_is_left_out_and_the_choice_is_kept(
-    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda values: values + 1e-3, "RMS error"),
+        (lambda values: np.where(values > 0, np.nan, values), "% of it is not finite"),
+        (lambda values: values[::-1], "RMS error"),  # rows swapped
+        (np.zeros_like, "RMS error 1."),
+    ],
+)
+def test_an_engine_that_computes_something_else_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any, told: str
 ) -> None:
-    fallback = Sleepless(tiny_bundle)
-    times = iter([2.0, 1.0] * 4)  # TensorRT is slower in everything that generation runs
-    monkeypatch.setattr("sbldm.engine.backends.tensorrt.backend.median_ms", lambda _call: next(times))
-    backend = open_backend(tiny_bundle, tmp_path, fallback)
-    assert backend.choices == dict.fromkeys(("denoiser", "aggregator", "decoder", "refiner"), "onnxruntime")
-    assert "onnxruntime 1.31 for" in backend.version
-    backend.run("aggregator", inputs_of(tiny_bundle, "aggregator", 1))
-    assert fallback.runs == 1
-    again = open_backend(tiny_bundle, tmp_path, fallback)  # the figures are beside the engines: nothing is timed
-    assert again.choices == backend.choices
+    """When it was built, and ever after; a good one is checked once."""
+    inputs = inputs_of(tiny_bundle, "denoiser", 2)
+    bad = open_backend(tiny_bundle, tmp_path, monkeypatch, spoil=spoil)
+    with pytest.raises(BackendUnavailableError, match="computes denoiser wrongly on this GPU in fp32") as refused:
+        bad.run("denoiser", inputs)
+    assert told in str(refused.value)
+    good = open_backend(tiny_bundle, tmp_path, monkeypatch)
+    with pytest.raises(BackendUnavailableError, match="computes denoiser wrongly"):
+        good.run("denoiser", inputs)
+    good.engines.prepare("denoiser", 2, rebuild=True)
+    good.run("denoiser", inputs)
+    figures = good.engines.prepare("denoiser", 2).figures
+    assert figures["check_rms"] < figures["check_limit"] == 1e-4
+    assert figures["check_faults"] == []
+    monkeypatch.setattr(engines_module, "check_faults", None)
+    open_backend(tiny_bundle, tmp_path, monkeypatch).run("denoiser", inputs)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
 def test_generation_runs_its_loop_on_the_engines(
     tiny_bundle: Bundle, tmp_path: Path, kernel_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a run: engines for this batch and guidance, the decoder, found to be slower, in ONNX Runtime."""
+    """As in a run: one graph of engines for this batch and guidance, the decoder's slices in chunks."""
     device = HostDevice(kernel_folder)
     monkeypatch.setattr(HostStream, "handle", 0, raising=False)
     monkeypatch.setattr(TensorRtNetwork, "enqueue", on_queue(device, TensorRtNetwork.enqueue))
-    times = iter([1.0, 2.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0])
-    monkeypatch.setattr("sbldm.engine.backends.tensorrt.backend.median_ms", lambda _call: next(times))
-    monkeypatch.setattr(
-        "sbldm.engine.cuda.networks.open_cuda_session",
-        lambda path, handle, index: OnnxRuntimeBackend(tiny_bundle, "cpu", 1).session(path.stem),
-    )
-    monkeypatch.setattr(
-        "sbldm.engine.cuda.networks.OnnxRuntimeNetwork",
-        lambda session, kind, index: HostNetwork(device, "decoder", OnnxRuntimeNetwork(session, "cpu", index)),
-    )
-    backend = open_backend(tiny_bundle, tmp_path, Sleepless(tiny_bundle), device)
-    assert backend.device == "cuda:1"
+    monkeypatch.setattr("sbldm.engine.cuda.networks.DECODER_SLICES", 4)
+    backend = open_backend(tiny_bundle, tmp_path, monkeypatch, device)
+    assert (backend.device, backend.precision) == ("cuda:1", "fp32")
     options = GenerateRequest(bundle=tiny_bundle, count=2, steps=2, guidance=2.0).options()
     sampler = open_loop(tiny_bundle, backend, options, 2)
     assert isinstance(sampler, CudaLoop)
-    assert backend.engines.opened == [("denoiser", "1-4-4"), ("aggregator", "1-1-1"), ("refiner", "1-1-1")]
+    assert sampler.kind == "graph"
+    engines: Any = backend.engines
+    assert engines.opened == [("denoiser", 4), ("aggregator", 1), ("decoder", 4), ("refiner", 1)]
     requests = [SampleRequest(number, 0, np.full(12, 0.1 * number, np.float32)) for number in range(2)]
     on_cpu = open_loop(tiny_bundle, OnnxRuntimeBackend(tiny_bundle, "cpu", 1), options, 2)
     for ours, theirs in zip(sampler.start(requests)(), on_cpu.start(requests)(), strict=True):
         np.testing.assert_array_equal(ours.label, theirs.label)
         assert np.abs(ours.image.astype(int) - theirs.image).max() <= 1
+
+
+def test_an_engine_that_cannot_be_captured_is_launched(tiny_bundle: Bundle) -> None:
+    context: Any = StandInContext(tiny_bundle, "denoiser", 1, None)
+    context.is_stream_capturable = lambda _stream: False
+    network = TensorRtNetwork(context, [])
+    network.ask_capturable(SimpleNamespace(handle=0))
+    assert network.launching.kind == "launches"
+    assert "cannot be captured" in network.launching.reason
 
 
 def on_queue(device: HostDevice, enqueue: Any) -> Any:
@@ -222,8 +248,7 @@ def test_the_runs_batch_reaches_the_engines(tiny_bundle: Bundle, monkeypatch: py
     asked: list[Any] = []
     monkeypatch.setattr("sbldm.engine.backends.tensorrt.backend.open_tensorrt", lambda *given: asked.append(given))
     choose_backend(tiny_bundle, "tensorrt", "cuda:1", batch=8)
-    bundle, index, batch, _ = asked[0]
-    assert (bundle, index, batch) == (tiny_bundle, 1, 8)
+    assert asked[0] == (tiny_bundle, 1, 8, "fp32")
 
 
 @pytest.mark.slow

@@ -13,12 +13,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sbldm.engine.backends.tensorrt import build as tensorrt_build
 from sbldm.engine.backends.tensorrt.build import BuildRequest, Flavour, build_engine, load_flavour, normalise_capability
-from sbldm.engine.backends.tensorrt.cache import BatchProfile, EngineCache, read_engine
-from sbldm.engine.backends.tensorrt.engines import EngineSet, Target, foreign_target, present_target, profile_of
+from sbldm.engine.backends.tensorrt.cache import EngineCache, read_engine
+from sbldm.engine.backends.tensorrt.engines import EngineSet, Target, foreign_target, present_target
 from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.cuda.networks import rows_of
 from sbldm.engine.errors import BackendUnavailableError, InvalidInputError
 
-PROFILE = BatchProfile(1, 2, 4)
+BATCH = 2
 
 
 @pytest.fixture(scope="module")
@@ -47,26 +48,26 @@ def graph(folder: Path, operator: str = "Relu", name: str = "good") -> Path:
 
 @pytest.mark.parametrize("capability", ["80", "86", "89", "120"])
 def test_engines_are_built_for_other_gpus(rtx: Flavour, tmp_path: Path, capability: str) -> None:
-    blob, figures = build_engine(rtx, BuildRequest(graph(tmp_path), PROFILE, capability))
+    blob, figures = build_engine(rtx, BuildRequest(graph(tmp_path), BATCH, capability))
     assert len(blob) == figures["engine_bytes"] > 10_000
     assert figures["layers"] >= 2
 
 
 def test_an_unsupported_graph_is_refused_with_the_name_of_its_node(rtx: Flavour, tmp_path: Path) -> None:
     with pytest.raises(BackendUnavailableError, match=r"node 'odd one' \(Det\)"):
-        build_engine(rtx, BuildRequest(graph(tmp_path, "Det", "odd one"), PROFILE, "89"))
+        build_engine(rtx, BuildRequest(graph(tmp_path, "Det", "odd one"), BATCH, "89"))
 
 
 def test_a_damaged_file_is_refused_before_the_parser_sees_it(rtx: Flavour, tmp_path: Path) -> None:
     path = graph(tmp_path)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InvalidInputError, match=r"model\.onnx: not a sound ONNX file"):
-        build_engine(rtx, BuildRequest(path, PROFILE, "89"))
+        build_engine(rtx, BuildRequest(path, BATCH, "89"))
 
 
 def test_hopper_is_refused_by_rtx_and_cross_building_by_the_other_flavour(rtx: Flavour, tmp_path: Path) -> None:
     with pytest.raises(BackendUnavailableError, match=r"capability 90 .*allowed: 75, 80, 86, 89, 120, 121"):
-        build_engine(rtx, BuildRequest(graph(tmp_path), PROFILE, "90"))
+        build_engine(rtx, BuildRequest(graph(tmp_path), BATCH, "90"))
     other = dataclasses.replace(rtx, name="tensorrt")
     with pytest.raises(BackendUnavailableError, match="for the GPU of this machine only"):
         foreign_target(other, "89", None)
@@ -77,7 +78,7 @@ def test_hopper_is_refused_by_rtx_and_cross_building_by_the_other_flavour(rtx: F
     [
         ("Error Code 2: OutOfMemory (Requested size was 9 bytes.)", r"ran out of memory \(workspace limit 64 MiB\)"),
         ("cudaError 35: driver insufficient", "--compute-capability 89"),
-        ("Myelin assertion", "could not build model.onnx at batch 1-2-4\n  Myelin assertion"),
+        ("Myelin assertion", "could not build model.onnx at batch 2\n  Myelin assertion"),
     ],
 )
 def test_a_failed_build_says_what_to_do(rtx: Flavour, tmp_path: Path, said: str, advice: str) -> None:
@@ -93,11 +94,18 @@ def test_a_failed_build_says_what_to_do(rtx: Flavour, tmp_path: Path, said: str,
         def build_serialized_network(self, _network: Any, _config: Any) -> None:
             self.logger.log(api.ILogger.ERROR, said)
 
-    names = ("ILogger", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "ComputeCapability")
+    names = (
+        "ILogger",
+        "MemoryPoolType",
+        "NetworkDefinitionCreationFlag",
+        "OnnxParser",
+        "ComputeCapability",
+        "BuilderFlag",
+    )
     failing: Any = SimpleNamespace(Builder=FailingBuilder, **{name: getattr(api, name) for name in names})
     flavour = Flavour("tensorrt_rtx", rtx.version, failing)
     with pytest.raises(BackendUnavailableError, match=advice):
-        build_engine(flavour, BuildRequest(graph(tmp_path), PROFILE, "89", workspace_bytes=64 << 20))
+        build_engine(flavour, BuildRequest(graph(tmp_path), BATCH, "89", workspace_bytes=64 << 20))
 
 
 def test_no_builder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,11 +147,10 @@ def test_stale_keys_are_never_loaded(rtx: Flavour, tiny_bundle: Bundle, tmp_path
     """A real engine answers to its own key and to none that differs in weights, batch, precision, version or device."""
     target, cache = Target("89", "13000", present=False), EngineCache(tmp_path)
     engines = EngineSet(tiny_bundle, rtx, target, cache)
-    profile = profile_of("decoder", 2, 8)
-    built = engines.prepare("decoder", profile)
+    built = engines.prepare("decoder", 8)
     assert built.built
-    assert not engines.prepare("decoder", profile).built
-    assert not EngineSet(tiny_bundle, rtx, target, EngineCache(tmp_path)).prepare("decoder", profile).built
+    assert not engines.prepare("decoder", 8).built
+    assert not EngineSet(tiny_bundle, rtx, target, EngineCache(tmp_path)).prepare("decoder", 8).built
 
     manifest = tiny_bundle.manifest
     record = dataclasses.replace(manifest.files["decoder.onnx"], sha256="0" * 64)
@@ -156,14 +163,16 @@ def test_stale_keys_are_never_loaded(rtx: Flavour, tiny_bundle: Bundle, tmp_path
         EngineSet(tiny_bundle, dataclasses.replace(rtx, name="tensorrt"), target, cache),
         EngineSet(tiny_bundle, rtx, dataclasses.replace(target, compute_capability="120"), cache),
         EngineSet(tiny_bundle, rtx, dataclasses.replace(target, cuda_driver="12080"), cache),
+        EngineSet(tiny_bundle, rtx, target, cache, precision="tf32"),
+        EngineSet(tiny_bundle, rtx, target, cache, workspace_bytes=1 << 30),
     ]
-    keys = [other.key("decoder", profile) for other in others]
-    keys += [engines.key("decoder", profile_of("decoder", 2, 9)), engines.key("encoder", profile)]
+    keys = [other.key("decoder", 8) for other in others]
+    keys += [engines.key("decoder", 9), engines.key("encoder", 8)]
     for key in keys:
         assert cache.lookup(key) is None
         with pytest.raises(InvalidInputError, match="engine of another key refused"):
             read_engine(built.path, key)
-    assert engines.prepare("decoder", profile, rebuild=True).built
+    assert engines.prepare("decoder", 8, rebuild=True).built
 
 
 @pytest.mark.slow
@@ -177,6 +186,6 @@ def test_every_component_of_the_shipped_bundle_is_built(rtx: Flavour, tmp_path: 
         pytest.skip(str(error))
     engines = EngineSet(bundle, rtx, foreign_target(rtx, capability, None), EngineCache(tmp_path))
     for component in bundle.manifest.components:
-        engine = engines.prepare(component, profile_of(component, 8, 16))
+        engine = engines.prepare(component, rows_of(component, 8, bundle.manifest))
         assert engine.built
         assert engine.figures["engine_bytes"] > 10_000

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sbldm.engine.backends.tensorrt.cache import BatchProfile, EngineCache, EngineKey, read_engine, sidecar_of
+from sbldm.engine.backends.tensorrt.cache import EngineCache, EngineKey, read_engine, sidecar_of
 from sbldm.engine.errors import BackendUnavailableError, InvalidInputError, UsageError
 
-KEY = EngineKey("denoiser", "ab" * 32, "tensorrt_rtx", "1.7.1", "13000", "89", "fp16", "1-8-8")
+KEY = EngineKey(
+    "denoiser", "ab" * 32, "tensorrt", "11.2", "13000", "NVIDIA L4", "89", "none", "fp16", "off", "4096", "8"
+)
 FIGURES = {"build_seconds": 1.5, "engine_bytes": 6}
 
 
@@ -52,8 +54,8 @@ def test_every_part_of_the_key_decides(field: str, tmp_path: Path) -> None:
 
 @given(st.text(max_size=8), st.text(max_size=8))
 def test_keys_with_other_text_have_other_digests(a: str, b: str) -> None:
-    one = dataclasses.replace(KEY, precision=a, batch_profile=b)
-    two = dataclasses.replace(KEY, precision=b, batch_profile=a)
+    one = dataclasses.replace(KEY, precision=a, batch=b)
+    two = dataclasses.replace(KEY, precision=b, batch=a)
     assert (one.digest() == two.digest()) == (a == b)
 
 
@@ -64,9 +66,9 @@ def test_keys_with_other_text_have_other_digests(a: str, b: str) -> None:
         lambda path: path.write_bytes(b"engin"),
         lambda path: sidecar_of(path).unlink(),
         lambda path: sidecar_of(path).write_text("{"),
-        lambda path: sidecar_of(path).write_text('{"schema": 1, "key": [], "engine": {}, "figures": {}}'),
+        lambda path: sidecar_of(path).write_text('{"schema": 2, "key": [], "engine": {}, "figures": {}}'),
         lambda path: sidecar_of(path).write_text("[" * 100_000),
-        lambda path: sidecar_of(path).write_text('{"schema": 2}'),
+        lambda path: sidecar_of(path).write_text('{"schema": 1}'),
     ],
 )
 def test_a_damaged_engine_is_refused_and_built_again(damage: Any, tmp_path: Path) -> None:
@@ -132,9 +134,3 @@ def test_figures_can_be_added_without_touching_the_key(tmp_path: Path) -> None:
     assert found is not None
     assert found.figures == {**FIGURES, "chosen": "tensorrt"}
     assert json.loads(sidecar_of(found.path).read_text())["key"] == dataclasses.asdict(KEY)
-
-
-@pytest.mark.parametrize("sizes", [(0, 1, 1), (2, 1, 4), (1, 8, 4)])
-def test_a_profile_has_to_rise(sizes: tuple[int, int, int]) -> None:
-    with pytest.raises(UsageError, match="batch profile"):
-        BatchProfile(*sizes)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
-from sbldm.engine.cuda.device import Buffer
-from sbldm.engine.cuda.device_networks import OnnxRuntimeNetwork, TensorRtNetwork, open_cuda_session
+from sbldm.engine.cuda.device import Buffer, Launching
+from sbldm.engine.cuda.device_networks import OnnxRuntimeNetwork, TensorRtNetwork
 from sbldm.engine.errors import BackendUnavailableError, DeviceMemoryError
 from sbldm.engine.memory_errors import says_out_of_memory
 from sbldm.engine.onnx_sessions import run_errors
@@ -54,7 +53,7 @@ def test_tensorrt_component_binds_what_the_engine_knows() -> None:
     context = FakeContext()
     TensorRtNetwork(context, []).enqueue(buffers, outputs, FakeStream())
     assert context.addresses == {"sample": 16, "prediction": 48}
-    with pytest.raises(BackendUnavailableError, match=r"sample \(2, 3\) is outside"):
+    with pytest.raises(BackendUnavailableError, match=r"sample \(2, 3\) is not the shape of the engine"):
         TensorRtNetwork(FakeContext(fits=False), []).enqueue(buffers, outputs, FakeStream())
     problems = ["[cask] a layer has no kernel"]
     stuck = TensorRtNetwork(FakeContext(runs=False), problems)
@@ -109,11 +108,64 @@ def test_words_for_a_lack_of_memory(message: str, memory: bool) -> None:
     assert says_out_of_memory(message) is memory
 
 
-def test_onnx_runtime_without_cuda_is_refused(tmp_path: Path) -> None:
-    if "CUDAExecutionProvider" in ort.get_available_providers():
-        pytest.skip("this ONNX Runtime has CUDA")
-    with pytest.raises(BackendUnavailableError, match="has no CUDA"):
-        open_cuda_session(tmp_path / "model.onnx", 0)
+SCRATCH = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[n] sample) => (float[n] prediction) {
+        size = Constant<value_ints=[17592186044416]>()
+        zero = Constant<value_float=0.0>()
+        scratch = Expand(zero, size)
+        none = ReduceMax<keepdims=0>(scratch)
+        prediction = Add(sample, none)
+    }"""
+
+
+def test_words_of_a_failed_allocation_are_believed_where_the_driver_has_no_memory_either() -> None:
+    """ONNX Runtime says the same whatever refused it: here really 64 TiB."""
+    session = ort.InferenceSession(
+        onnx.parser.parse_model(SCRATCH).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    values, out = np.zeros(1, np.float32), np.zeros(1, np.float32)
+    inputs = {"sample": Buffer(values.ctypes.data, (1,), "float32", values)}
+    outputs = {"prediction": Buffer(out.ctypes.data, (1,), "float32", out)}
+    short = OnnxRuntimeNetwork(session, "cpu", free_bytes=lambda: 2**40)
+    with pytest.raises(DeviceMemoryError, match="Failed to allocate memory"):
+        short.enqueue(inputs, outputs, None)
+    refused = OnnxRuntimeNetwork(session, "cpu", free_bytes=lambda: 2**50)
+    with pytest.raises(BackendUnavailableError, match="although the GPU has") as told:
+        refused.enqueue(inputs, outputs, None)
+    assert not isinstance(told.value, MemoryError)
+
+
+class Binding:
+    def bind_input(self, *_: object) -> None: ...
+
+    bind_output = bind_input
+
+
+class Recorder:
+    """A session that notes under which graph id it was run."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    def get_inputs(self) -> list[object]:
+        return []
+
+    def io_binding(self) -> Binding:
+        return Binding()
+
+    def run_with_iobinding(self, _binding: Binding, options: object) -> None:
+        self.ids.append(options.get_run_config_entry("gpu_graph_id"))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_each_set_of_buffers_has_a_graph_of_its_own() -> None:
+    """A graph holds addresses: replayed for other buffers it would read and write the old ones."""
+    buffers = [{"sample": Buffer(address, (2,), "float32")} for address in (16, 32, 16)]
+    for kind, ids in (("graphs", ["1", "2", "1"]), ("launches", ["-1", "-1", "-1"])):
+        session = Recorder()
+        network = OnnxRuntimeNetwork(session, "cpu", launching=Launching(kind, ""))  # pyright: ignore
+        for inputs in buffers:
+            network.enqueue(inputs, {}, None)
+        assert session.ids == ids
 
 
 def test_no_gpu_is_an_unavailable_backend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,15 +175,16 @@ def test_no_gpu_is_an_unavailable_backend(monkeypatch: pytest.MonkeyPatch) -> No
     def missing() -> None:
         raise GpuUnavailableError("the NVIDIA driver sees no GPU")
 
-    monkeypatch.setattr("sbldm.engine.cuda.gpu.pycuda_driver", missing)
+    monkeypatch.setattr("sbldm.engine.cuda.gpu.cuda_driver", missing)
     with pytest.raises(BackendUnavailableError, match="sees no GPU") as refused:
         CudaDevice()
     assert refused.value.exit_code == 4
 
 
-def test_a_missing_pycuda_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sbldm.kernels.launcher import GpuUnavailableError, pycuda_driver
+def test_a_missing_binding_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sbldm.kernels.launcher import GpuUnavailableError, cuda_driver
 
-    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    for binding in ("pycuda.driver", "cuda.bindings.driver"):
+        monkeypatch.setitem(sys.modules, binding, None)
     with pytest.raises(GpuUnavailableError, match="pip install"):
-        pycuda_driver()
+        cuda_driver()

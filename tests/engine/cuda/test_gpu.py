@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from sbldm.benchmarks import gpu_check, gpu_items, gpu_timing
+from sbldm.benchmarks.gpu_proof import Failed
 from sbldm.benchmarks.kernel_checks import check_ddim, check_words
+from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.cuda import gpu as cuda_device
 from sbldm.engine.cuda.device import GraphError
 from sbldm.engine.cuda.gpu import CudaDevice
@@ -167,7 +169,7 @@ def stand_in(
 ) -> None:
     module = driver(kernels, capability)
     for where in (cuda_device, launcher, gpu_timing):
-        monkeypatch.setattr(where, "pycuda_driver", lambda: module)
+        monkeypatch.setattr(where, "cuda_driver", lambda: module)
     monkeypatch.setattr(cuda_device, "import_module", lambda name: graphs(status))
     monkeypatch.setattr(launcher, "cached_cubin", lambda source, architecture, cache: b"")
 
@@ -204,7 +206,7 @@ def test_the_context_is_left_as_it_was_found(monkeypatch: pytest.MonkeyPatch, ke
     """PyCUDA aborts a process that ends with a context on its stack."""
     stand_in(monkeypatch, kernels)
     device = CudaDevice()
-    depth = cuda_device.pycuda_driver().depth
+    depth = cuda_device.cuda_driver().depth
     assert not depth
     with device.current(), device.current():
         assert len(depth) == 2
@@ -257,48 +259,63 @@ def test_bandwidth_is_computed_from_bytes_and_time(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_item_reports_figures_reasons_and_faults(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_bundle: Bundle
 ) -> None:
     def skipped(options: gpu_items.Options) -> dict[str, Any]:
         raise gpu_items.Skip("no such thing here")
 
-    monkeypatch.setattr(gpu_check, "ITEMS", {"good": lambda options: {"ms": 1.5}, "absent": skipped})
-    assert gpu_check.main(["--item", "good"]) == 0
-    assert capsys.readouterr().out.strip().endswith('{"figures": {"ms": 1.5}}')
-    assert gpu_check.main(["--item", "absent"]) == 0
-    assert "no such thing here" in capsys.readouterr().out
+    def failed(options: gpu_items.Options) -> dict[str, Any]:
+        raise Failed(["decoder.image: off"], {"decoder_rms": 0.5})
+
+    bundle = ["--bundle", str(tiny_bundle.path)]
+    items = {"good": lambda options: {"ms": 1.5}, "absent": skipped, "wrong": failed}
+    monkeypatch.setattr(gpu_check, "proofs", lambda _bundle: items)
+    monkeypatch.setattr(gpu_check, "measurements", lambda _bundle: {})
+    said = {}
+    for item in items:
+        assert gpu_check.main(["--item", item, *bundle]) == 0
+        said[item] = capsys.readouterr().out.strip()
+    assert said["good"].endswith('{"figures": {"ms": 1.5}}')
+    assert "no such thing here" in said["absent"]
+    assert said["wrong"].endswith('{"failed": "decoder.image: off", "figures": {"decoder_rms": 0.5}}')
 
     outcomes = {
         "good": (0, 'gpu_check result: {"figures": {"gpu": "A", "ms": 1.5}}\n', ""),
         "absent": (0, 'noise\ngpu_check result: {"skipped": "not here"}\n', ""),
+        "wrong": (0, said["wrong"], ""),
         "broken": (1, "", "Traceback\nAssertionError: off by one\n"),
         "crashed": (-11, "", ""),
     }
-    monkeypatch.setattr(gpu_check, "ITEMS", outcomes)
+    monkeypatch.setattr(gpu_check, "proofs", lambda _bundle: outcomes)
 
     def run(command: list[str], **_: object) -> SimpleNamespace:
-        code, out, said = outcomes[command[command.index("--item") + 1]]
-        return SimpleNamespace(returncode=code, stdout=out, stderr=said)
+        code, out, told = outcomes[command[command.index("--item") + 1]]
+        return SimpleNamespace(returncode=code, stdout=out, stderr=told)
 
     monkeypatch.setattr(gpu_check.subprocess, "run", run)
     target = tmp_path / "results.json"
-    assert gpu_check.main(["--json", str(target)]) == 1
+    assert gpu_check.main(["--json", str(target), *bundle]) == 1
     table = capsys.readouterr().out
-    assert "1 passed, 2 failed, 1 skipped" in table
-    assert "off by one" in table
-    assert "ended with -11" in table
-    assert '"gpu": "A"' in target.read_text()
+    assert "1 passed, 3 failed, 1 skipped\nFAILED" in table
+    for words in ("off by one", "ended with -11", "decoder.image: off"):
+        assert words in table
+    report = json.loads(target.read_text())
+    assert (report["gpu"], report["passed"]) == ("A", False)
+    assert report["results"][2]["figures"] == {"decoder_rms": 0.5}
 
 
-def test_without_a_gpu_the_script_gets_to_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_gpu_the_script_gets_to_the_end_and_has_proven_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_bundle: Bundle
+) -> None:
     try:
-        launcher.pycuda_driver()
+        launcher.cuda_driver()
     except launcher.GpuUnavailableError as error:
         reason = str(error)
     else:
         pytest.skip("a GPU is here")
-    monkeypatch.setattr(gpu_check, "ITEMS", {"bandwidth": None})
+    monkeypatch.setattr(gpu_check, "proofs", lambda _bundle: {"kernels": None})
+    monkeypatch.setattr(gpu_check, "measurements", lambda _bundle: {})
     target = tmp_path / "results.json"
-    assert gpu_check.main(["--json", str(target)]) == 0
-    (result,) = json.loads(target.read_text())["results"]
-    assert result == {"item": "bandwidth", "status": "skipped", "reason": reason, "figures": {}}
+    assert gpu_check.main(["--json", str(target), "--bundle", str(tiny_bundle.path)]) == 4
+    (found,) = json.loads(target.read_text())["results"]
+    assert (found["item"], found["status"], found["reason"]) == ("kernels", "skipped", reason)

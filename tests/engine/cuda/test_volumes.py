@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not 
 def generator(toy: Any, folder: Path, samples: int, memory: int = 2**31) -> tuple[VolumeGenerator, HostDevice]:
     device = HostDevice(folder, memory)
     loop = LoopShape(samples, toy.latent, toy.columns, False)
-    decoding, streams = DecodingShape(toy.volume, (4, 2, 2), 0.3), (device.stream(), device.stream())
+    decoding, streams = DecodingShape(toy.volume, (4, 2, 2), 0.3, at_once=1), (device.stream(), device.stream())
     return VolumeGenerator(device, toy.components(device), loop, decoding, streams, True), device
 
 
@@ -76,7 +76,7 @@ def test_two_batches_are_under_way_and_a_third_takes_the_place_of_the_first(toy:
 def test_a_refiner_is_optional_and_the_others_are_not(toy: Any, kernel_folder: Path) -> None:
     device = HostDevice(kernel_folder)
     parts = toy.components(device)
-    shape = DecodingShape(toy.volume, (4, 2, 2), 0.3)
+    shape = DecodingShape(toy.volume, (4, 2, 2), 0.3, at_once=1)
     VolumeDecoder(device, {name: parts[name] for name in ("aggregator", "decoder")}, shape)
     with pytest.raises(ValueError, match="needs an aggregator and a decoder, not only decoder"):
         VolumeDecoder(device, {"decoder": parts["decoder"]}, shape)

@@ -63,11 +63,16 @@ def finished(state: State) -> State:
     return {name: data for name, data in state.items() if data is not None}
 
 
-def run_promises(run: RunDescription, expected: State) -> Broken:
-    """What any state of a run's directory `out` must hold."""
+def run_promises(run: RunDescription, expected: State, audited: str | None = None) -> Broken:
+    """What any state of a run's directory `out` must hold; `audited`: what was done, as the audit trail names it."""
 
     def broken(state: State, said: list[str]) -> str | None:
         files = finished(below(state, "out"))
+        trail = files.pop("audit.jsonl", None) or b""
+        if audited is not None and "manifest.csv" in files and f"{audited} started".encode() not in trail:
+            return "it is made and nobody is told to have begun it"
+        if audited is not None and "done" in said and f"{audited} ended".encode() not in trail:
+            return "it was done and its end is not recorded"
         lines = (files.get("ledger.jsonl") or b"").splitlines(keepends=True)
         recorded_samples = set()
         for line in lines:
@@ -247,7 +252,7 @@ def test_a_merge_survives_a_power_cut_at_any_moment(
     recorded(monkeypatch, stand_in, lambda: merge_runs(shards, base / "out"))
     stand_in.said("done")
     expected = finished(snapshot(base / "out"))
-    broken = run_promises(plan, expected)
+    broken = run_promises(plan, expected, "merge")
     tried = 0
     for state, said in crash_states(stand_in.log, {}, stand_in.contents):
         assert broken(state, said) is None
@@ -397,4 +402,4 @@ def test_the_engine_cache_never_gives_a_wrong_engine_after_a_power_cut(
 
 def test_a_run_after_a_crash_verifies(tiny_bundle: Bundle, plan: RunDescription, tmp_path: Path) -> None:
     make_run(tiny_bundle, plan, tmp_path / "out")
-    assert verify_run(tmp_path / "out").faults == ()
+    assert verify_run(tmp_path / "out").faults == ("audit.jsonl: missing; who made this run is not known",)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -8,38 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sbldm.engine.backends.choose import choose_backend
 from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import DeviceMemoryError
 from sbldm.engine.run import open_loop as opening
 from sbldm.engine.run.request import GenerateRequest
-from sbldm.engine.sampling.types import RunLoop, SampleRequest
+from sbldm.engine.sampling.types import SampleRequest
 
 from tests.support.host_device import HostDevice
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        ({1: 1.0, 2: 0.8, 4: 0.7, 8: 0.69}, 4),  # 8 no longer pays
-        ({1: 1.0, 2: 0.8}, 2),  # 4 does not fit
-        ({1: 1.0, 2: 1.1}, 1),
-    ],
-)
-def test_batch_size_is_doubled_until_it_stops_paying_or_fitting(
-    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], expected: int
-) -> None:
-    def measured(loop: RunLoop, columns: int) -> float:
-        if loop.options.batch_size not in seconds:
-            raise MemoryError
-        return seconds[loop.options.batch_size]
-
-    monkeypatch.setattr(opening, "_seconds_a_volume", measured)
-    backend = choose_backend(tiny_bundle, "onnxruntime", "cpu", threads=1)
-    options = GenerateRequest(bundle=tiny_bundle, count=1).options()
-    assert opening.measured_batch_size(tiny_bundle, backend, options) == expected
-
 
 HUNGRY = """<ir_version: 8, opset_import: ["" : 17]>
     g (float[n,c,d,h,w] sample, float[n] timestep, float[n,k] condition, float[n] condition_mask)
@@ -54,20 +29,40 @@ HUNGRY = """<ir_version: 8, opset_import: ["" : 17]>
     }"""
 
 
-def test_auto_stops_where_onnx_runtime_really_finds_no_memory(
-    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_for_which_onnx_runtime_really_finds_no_memory_is_told(tiny_bundle: Bundle) -> None:
     """A denoiser that takes 4 bytes times batch^20: 4 MiB for two samples, 4 TiB for four."""
     onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     backend = OnnxRuntimeBackend(tiny_bundle, "cpu", 1)
     model = onnx.parser.parse_model(HUNGRY).SerializeToString()
     backend._sessions["denoiser"] = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
-    ticks = itertools.count()
-    monkeypatch.setattr(opening.time, "perf_counter", lambda: next(ticks))  # larger batches always pay
     options = GenerateRequest(bundle=tiny_bundle, count=1, steps=1).options()
-    assert opening.measured_batch_size(tiny_bundle, backend, options) == 2
+    request = SampleRequest(0, 0, np.zeros(12, np.float32))
+    told: list[str] = []
+
+    def run(size: int) -> int:
+        opening.open_loop(tiny_bundle, backend, options, size).start([request])
+        return size
+
+    assert opening.fit_batch(run, 4, told.append) == 2
+    assert "Failed to allocate memory" in told[0]
     with pytest.raises(DeviceMemoryError, match="Failed to allocate memory"):
-        opening.open_loop(tiny_bundle, backend, options, 4).start([SampleRequest(0, 0, np.zeros(12, np.float32))])
+        run(4)
+
+
+def test_no_clock_decides_a_batch_size(
+    tiny_bundle: Bundle, tiny_mask_first_bundle: Bundle, host_backend: Any, kernel_folder: Path
+) -> None:
+    """On a CPU one sample, on a card what its whole memory suggests, whatever is free of it now."""
+    options = GenerateRequest(bundle=tiny_bundle, count=1).options()
+    assert opening.default_batch_size(OnnxRuntimeBackend(tiny_bundle, "cpu", 1), options) == 1
+    found = []
+    for memory in (2**31, 12 * 2**20, 10_000):
+        device = HostDevice(kernel_folder, memory)
+        device.allocate((memory // 2,), "uint8")
+        found.append(opening.default_batch_size(host_backend(tiny_bundle, device), options))
+    assert found[0] == 32 > found[1] > found[2] == 1
+    driven = host_backend(tiny_mask_first_bundle, HostDevice(kernel_folder))
+    assert opening.default_batch_size(driven, options) == 4
 
 
 def test_auto_on_the_command_line_is_resolved_and_recorded(tiny_bundle: Bundle, tmp_path) -> None:
@@ -79,7 +74,7 @@ def test_auto_on_the_command_line_is_resolved_and_recorded(tiny_bundle: Bundle, 
     asked += ["--out", str(tmp_path / "out"), "--batch-size", "auto"]
     assert main(asked) == 0
     recorded = json.loads((tmp_path / "out/run.json").read_text())["resolved"]["batch_size"]
-    assert recorded in {2**k for k in range(13)}
+    assert recorded == 1
     assert main([*asked, "--resume"]) == 0
 
 

@@ -1,0 +1,69 @@
+"""Sessions for a GPU as far as a machine without one can show it: no node for the host, shapes fixed, options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sbldm.engine.bundle.checks import check_inputs
+from sbldm.engine.bundle.load import Bundle, load_bundle
+from sbldm.engine.cuda_sessions import cuda_options, frozen_graph, open_cuda_session, session_without_host
+from sbldm.engine.errors import BackendUnavailableError
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+SHAPE_OPERATORS = {"Shape", "Size", "ConstantOfShape", "Range", "NonZero"}
+"""Whose results ONNX Runtime keeps on the host, and with them what computes on these."""
+
+
+def test_a_node_that_would_run_on_the_host_is_refused(tiny_bundle: Bundle) -> None:
+    """By ONNX Runtime itself: a provider that takes no node stands for CUDA."""
+    if "AzureExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has the CPU alone")
+    path = tiny_bundle.component_path("decoder")
+    with pytest.raises(BackendUnavailableError, match="no kernel for some of its nodes, which would run on the CPU"):
+        session_without_host(str(path), path, 1, "AzureExecutionProvider")
+
+
+def test_onnx_runtime_without_cuda_is_refused(tmp_path: Path) -> None:
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(BackendUnavailableError, match="has no CUDA"):
+        open_cuda_session(tmp_path / "model.onnx", 0, 1, "fp32")
+
+
+@pytest.mark.parametrize("component", ["denoiser", "decoder", "refiner", "aggregator"])
+def test_frozen_graphs_compute_no_shapes(component: str, tmp_path: Path) -> None:
+    """Those of the shipped bundle, whose normalisations compute shapes where they are written out."""
+    bundle = load_bundle("phantom")
+    frozen = onnx.load_from_string(frozen_graph(bundle.component_path(component), 3))
+    assert not SHAPE_OPERATORS & {node.op_type for node in frozen.graph.node}
+    sizes = [dimension for value in frozen.graph.input for dimension in value.type.tensor_type.shape.dim[:1]]
+    assert {dimension.dim_value for dimension in sizes} == {3}
+    plain = onnx.load(bundle.component_path(component))
+    if component in ("denoiser", "decoder"):
+        assert "GroupNormalization" in {node.op_type for node in plain.graph.node}
+
+
+@pytest.mark.parametrize("form", ["slices", "mask-first"])
+def test_frozen_graphs_give_the_same(tiny_bundle: Bundle, tiny_mask_first_bundle: Bundle, form: str) -> None:
+    bundle = tiny_bundle if form == "slices" else tiny_mask_first_bundle
+    for name, spec in bundle.manifest.components.items():
+        inputs = check_inputs(spec, 3)
+        path = bundle.component_path(name)
+        made = [
+            ort.InferenceSession(graph, providers=["CPUExecutionProvider"]).run(None, inputs)
+            for graph in (str(path), frozen_graph(path, 3))
+        ]
+        for expected, got in zip(*made, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_tf32_and_graphs_only_where_they_are_asked_for() -> None:
+    plain = cuda_options(1)
+    assert (plain["use_tf32"], plain["enable_cuda_graph"], plain["device_id"]) == ("0", "0", "1")
+    assert "user_compute_stream" not in plain
+    asked = cuda_options(0, tf32=True, stream_handle=77, replays=True)
+    assert (asked["use_tf32"], asked["enable_cuda_graph"], asked["user_compute_stream"]) == ("1", "1", "77")
