@@ -225,7 +225,7 @@ class StepMaker:
         values["mean_loss"] = float(self._window[0] / self._window[1])
         self._window.zero_()
         if self.fabric.world_size > 1:
-            joint = self.fabric.all_reduce(torch.tensor(list(values.values())), reduce_op="mean")
+            joint = self.fabric.all_reduce(torch.tensor(list(values.values()), device=self._window.device))
             values = dict(zip(values, torch.as_tensor(joint).tolist(), strict=True))
         return values
 
