@@ -14,7 +14,8 @@ _FAILING = frozenset({errno.EIO, errno.ESTALE, errno.ENOLCK, errno.ETIMEDOUT, er
 _TOO_MANY = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_ROOM = ("failed to map segment", "annot allocate memory")  # what the loader says of a library
 EXTRAS = {
-    "onnxruntime": "cpu", "openvino": "openvino", "ray": "ray", "tensorrt": "gpu", "pycuda": "gpu", "cuda": "gpu",
+    "onnxruntime": "cpu", "openvino": "openvino", "ray": "ray",
+    "tensorrt": "tensorrt", "pycuda": "pycuda", "cuda": "gpu",
     "torch": "train", "lightning": "train", "monai": "train", "safetensors": "train",
     "yaml": "train", "tensorboard": "train", "matplotlib": "train", "threadpoolctl": "train",
     "huggingface_hub": "hub", "onnx": "export", "onnxscript": "export", "onnxslim": "export",

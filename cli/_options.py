@@ -89,7 +89,7 @@ class RunFlags:
         float | None,
         _model("--reject", "Redraw tumours that miss the request by more than this share.", metavar="TOL"),
     ] = None
-    attempts: Annotated[int, _model("--attempts", "Redraws at most, with --reject; then the best is kept.")] = 4
+    attempts: Annotated[int, _model("--attempts", "Redraws at most; with --reject the best is kept then.")] = 4
     layout: Annotated[
         str, _files("--layout", "Folders, file names and labels.", **choices("brats", "nnunet", "bids", "dicom"))
     ] = "brats"

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ._commands import Command, Group, RequireSignature
+from ._progress import shows_a_bar
 from ._scans import Cavity, Labels, Map, Orientation, escaped
 
 app = typer.Typer(
@@ -87,7 +88,7 @@ def measure(
         columns, grid = tuple(column.name for column in manifest.condition_columns), manifest.grid
     view = grid.fov_mm if fov is FieldOfViewOf.model else None
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(console=console, transient=True, disable=not shows_a_bar(console)) as bar:
         task = bar.add_task("cases")
         measured = measure_cohort(
             directory, columns, view, lambda done, total: bar.update(task, completed=done, total=total),

@@ -41,6 +41,11 @@ def doctor(
         for finding in diagnosis.findings:
             mark = "yes" if finding.usable else "no "
             typer.echo(f"{mark}    {finding.backend} on {finding.device}: {finding.detail}")
+        if not diagnosis.gpu[0].there:
+            typer.echo(f"GPU    no NVIDIA GPU can be used: {diagnosis.gpu[0].detail}")
+        else:
+            for part in diagnosis.gpu:
+                typer.echo(f"GPU    {'has' if part.there else 'no '} {part.name}: {part.detail}")
         typer.echo(f"auto   {diagnosis.choice}")
     if not any(finding.usable for finding in diagnosis.findings):
         raise typer.Exit(4)

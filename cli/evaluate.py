@@ -34,11 +34,17 @@ def evaluate(
     ] = 0,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of volumes for the MS-SSIM diversity.")] = 64,
     fid_network: Annotated[
-        Path | None, typer.Option(help="ONNX feature network (N, 3, h, w) -> (N, F) for FID.")
+        Path | None, typer.Option(help="ONNX feature network (N, 3, h, w) -> (N, F) for FID, MMD and coverage.")
     ] = None,
+    segmenter_steps: Annotated[
+        int, typer.Option(min=0, help="Training of the segmenter that judges images against masks; 0 leaves it out.")
+    ] = 300,
+    any_settings: Annotated[
+        bool, typer.Option("--any-settings", help="Also samples that were not made with the bundle's defaults.")
+    ] = False,
     card: Annotated[bool, typer.Option("--card", help="Also write the tables into the bundle's model card.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases (default: OUT/cache).")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the cases.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that prepare and measure the cases.")] = 2,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave faulty real cases out.")] = False,
     labels: Labels = None,
     cavity: Cavity = "refuse",
@@ -54,9 +60,10 @@ def evaluate(
 
     try:
         from ..train.evaluation.plots import PICTURES, write_plots
-        from ..train.evaluation.report import plain, table, write_json
+        from ..train.evaluation.report import plain, write_json
         from ..train.evaluation.run import EvaluationOptions
         from ..train.evaluation.run import evaluate as measure
+        from ..train.evaluation.scorecard import table
     except ImportError as error:
         raise UsageError(f'evaluate needs {error.name}: pip install "sbldm-engine[train]"') from error
     from ..engine.backends.choose import choose_backend
@@ -71,11 +78,12 @@ def evaluate(
     loaded = None if bundle is None else load_bundle(bundle, require_signature)
     backend = None if loaded is None else choose_backend(loaded, device=device)
     options = EvaluationOptions(
-        real, synthetic, train, cache or out / "cache", held_out, pairs, reconstruct, fid_network, workers,
-        skip_invalid, read_options(labels, cavity, orientation),
+        real, synthetic, train, cache or out / "cache", held_out, pairs, reconstruct, fid_network,
+        segmenter_steps, any_settings, workers, skip_invalid, read_options(labels, cavity, orientation),
     )  # fmt: skip
     require_own(out, FIGURES_NAME, [TABLES_NAME, *(f"{name}.png" for name in PICTURES)])
     evaluation = measure(options, loaded, backend)
+    evaluation.figures["command"] = _command(context)
     write_json(out / FIGURES_NAME, evaluation.figures)
     text = table(evaluation.figures)
     write_atomic(out / TABLES_NAME, text.encode())

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def export(
     checkpoint: Annotated[Path | None, typer.Option(help="Training directory.")] = None,
     out: Annotated[Path | None, typer.Option(help="Bundle directory to make; must not hold files.")] = None,
-    precision: Annotated[str, typer.Option(help="Inside the graphs.", **choices("fp32", "fp16", "bf16"))] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, or 16 bits for GPUs beside it.", **choices("fp32", "fp16", "bf16"))
+    ] = "fp32",
     opset: Annotated[int | None, typer.Option(help="ONNX opset, 21 to 23 (default: 21, with bf16 22).")] = None,
     store: Annotated[
         str, typer.Option(help="Type of the stored weights; fp16 is half the size.", **choices("fp32", "fp16"))

@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    given = _with_preview_file(_with_ray_address([a for a in given if a != "--debug"]))
+    given = completed([a for a in given if a != "--debug"])
     log = EventLog("json" if _asks_for_json_lines(given) else "text")
     try:
         with log.of_libraries(quiet="--quiet" in given), acting((_NAME, *given)), _umask_of(given):
@@ -193,6 +193,11 @@ def _misused(log: EventLog, error: TyperException) -> int:
         return _fail(log, error.format_message() if show is not None else str(error), 2)
     show()
     return 2
+
+
+def completed(given: list[str]) -> list[str]:
+    """The arguments as the option parser takes them: options whose value may be left out get it."""
+    return _with_preview_file(_with_ray_address(given))
 
 
 def _with_ray_address(given: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from .backends.choose import choose_backend
 from .backends.selection import stored_choice
 from .bundle.load import Bundle
+from .cuda.readiness import Part, gpu_parts
 from .errors import BackendUnavailableError, UsageError
 from .onnx_sessions import both_installed
 from .portable import cache_home, has_flock, memory_bytes, process_limits
@@ -28,13 +29,14 @@ CANDIDATES = (
     ("onnxruntime", "cpu", ("onnxruntime", "onnxruntime-gpu"), "cpu"),
     ("openvino", "cpu", ("openvino",), "openvino"),
     ("onnxruntime", "cuda", ("onnxruntime-gpu",), "gpu"),
-    ("tensorrt", "cuda", ("tensorrt", "tensorrt-rtx"), "gpu"),
+    ("tensorrt", "cuda", ("tensorrt", "tensorrt-rtx"), "tensorrt"),
 )
 
 _MOST_THREADS = 64
 _PACKAGES = (
     "numpy", "scipy", "scikit-image", "nibabel", "isal", "pillow", "psutil", "onnxruntime", "onnxruntime-gpu",
-    "openvino", "tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings", "ray", "torch", "lightning", "monai", "onnx",
+    "openvino", "tensorrt", "tensorrt-rtx", "pycuda", "cuda-bindings", "nvidia-cuda-nvrtc",
+    "nvidia-cudnn-cu13", "ray", "torch", "lightning", "monai", "onnx",
 )  # fmt: skip
 _VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "SLURM_CPUS_PER_TASK", "SLURM_JOB_NUM_NODES",
@@ -81,6 +83,7 @@ class Diagnosis:
     bundle: str  # its id and the beginning of its hash
     warnings: tuple[str, ...]
     findings: tuple[Finding, ...]
+    gpu: tuple[Part, ...]  # what an NVIDIA GPU needs here
     choice: str  # what `--backend auto` takes, and why
 
 
@@ -111,6 +114,7 @@ def diagnose(bundle: Bundle) -> Diagnosis:
         bundle=f"{bundle.manifest.id} {bundle.sha256[:12]}",
         warnings=tuple(filter(None, (both_installed(),))),
         findings=findings,
+        gpu=tuple(gpu_parts()),
         choice=choice,
     )
 

@@ -113,8 +113,8 @@ class Generator:
 
         Args:
             count: number of samples.
-            conditions: path of a CSV, rows as mappings of column to value, or None to draw everything. Rows are reused
-                in order; what a row leaves out is drawn given what it holds.
+            conditions: path of a CSV, rows as mappings of its columns to values (`id` a text), or None to draw
+                everything. Rows are reused in order; what a row leaves out is drawn given what it holds.
             masks: labels (x, y, z) as a `Sample` has them, on the model's grid: images are made around them, in order,
                 and `count` defaults to their number. A bundle of the mask-first form is needed, `conditions` are not.
             stop: ends the iteration by `Cancelled`, at the next denoising step; on a GPU at the next batch.

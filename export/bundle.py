@@ -12,12 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from torch import nn
 
 from ..engine.anatomy.anatomies import anatomies_sha256
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
-from ..engine.bundle.load import Bundle, load_bundle, provenance_date, record_files
+from ..engine.bundle.checks import CHECKS_NAME, ROWS, check_inputs, elements, write_tensors
+from ..engine.bundle.load import Bundle, load_bundle, provenance_date, record_files, reduced_graph_name
 from ..engine.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -54,9 +57,10 @@ from .parity import Figure
 from .plausibility import decodable_latents, latent_faults
 from .reconstruction import reconstruction_faults
 from .rewrite.conv3d import write_fast_graph
+from .rewrite.group_norm import write_out_group_norm
 from .rewrite.precision import PRECISIONS, Precision, reduce_precision, store_weights_as_fp16
 from .rounding import round_weights_to_fp16, rounding_figures
-from .runners import OnnxRunner
+from .runners import torch_runner
 from .samples import sample_faults
 from .staging import require_free, staged_directory
 
@@ -72,7 +76,7 @@ Source = Literal["real", "phantom"]
 class ExportOptions:
     """How to export, and what the bundle says of itself."""
 
-    precision: Precision = "fp32"
+    precision: Precision = "fp32"  # 16 bits: of graphs for GPUs beside the fp32 ones
     opset: int | None = None  # None: the lowest that carries the precision
     store: Storage = (
         "fp32"  # type that weights are kept in on disk; fp16 halves the bundle, the model is the rounded one
@@ -116,21 +120,34 @@ def export_bundle(
     if options.store == "fp16":
         components, rounding = _rounded(config, networks)
     models: dict[str, onnx.ModelProto] = {}
+    reduced: dict[str, onnx.ModelProto] = {}
     for name, component in components.items():
         progress(f"exporting {name}")
-        models[name] = _graph(component, config, options, opset)
+        plain = export_graph(component, config.grid.shape[2], opset)
+        models[name] = store_weights_as_fp16(plain) if options.store == "fp16" else plain
+        if options.precision != "fp32":
+            reduced[name] = reduce_precision(write_out_group_norm(plain), options.precision)
     manifest = bundle_manifest(checkpoint, config, components, networks, options, opset)
     inputs = GateInputs(config, manifest, decodable_latents(checkpoint, config, 1))
     with staged_directory(out) as staging:
         _write_graphs(staging, manifest, models)
+        for name, model in reduced.items():
+            save(model, staging / reduced_graph_name(manifest.components[name].file, options.precision))
+        write_tensors(staging / CHECKS_NAME, _checks(components, manifest))
         made = _record_files(staging, manifest)
         engine = _engine(made)
-        parity = run_gate(components, models, inputs, options.precision, progress, engine)
+        parity = run_gate(components, models, inputs, "fp32", progress, engine)
         parity = dataclasses.replace(parity, rounding=rounding)
         require_passed(parity)
+        if reduced:
+            progress(f"the gate in {options.precision}")
+            parity = dataclasses.replace(
+                parity, reduced=run_gate(components, reduced, inputs, options.precision, progress)
+            )
+            require_passed(parity)
         if was_trained(checkpoint):
             progress("reconstructions and samples")
-            run = engine or OnnxRunner(models).run
+            run = engine
             faults = reconstruction_faults(checkpoint, config, run) + sample_faults(run, manifest)
             accepted += accepted_faults(checkpoint, faults, options.force)
         (staging / PARITY_NAME).write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
@@ -199,11 +216,6 @@ def form_of(config: AnySystem) -> Form:
     return "mask-first" if isinstance(config, MaskFirstConfig) else "slices"
 
 
-def _graph(component: Component, config: AnySystem, options: ExportOptions, opset: int) -> onnx.ModelProto:
-    model = reduce_precision(export_graph(component, config.grid.shape[2], opset), options.precision)
-    return store_weights_as_fp16(model) if options.store == "fp16" else model
-
-
 def bundle_manifest(
     checkpoint: Path,
     config: AnySystem,
@@ -245,7 +257,7 @@ def bundle_manifest(
         },
         files={},
         opset=opset,
-        precision=options.precision,
+        precision="fp32",
         provenance=Provenance(
             data=options.data,
             training=training_summary(checkpoint, config),
@@ -294,8 +306,7 @@ def _write_graphs(staging: Path, manifest: BundleManifest, models: Mapping[str, 
     for name, model in models.items():
         plain = staging / manifest.components[name].file
         save(model, plain)
-        if manifest.precision == "fp32":
-            write_fast_graph(model, plain)
+        write_fast_graph(model, plain)
 
 
 def _record_files(staging: Path, manifest: BundleManifest) -> Bundle:
@@ -305,8 +316,16 @@ def _record_files(staging: Path, manifest: BundleManifest) -> Bundle:
     return load_bundle(staging)
 
 
-def _engine(bundle: Bundle) -> RunComponent | None:
-    """The engine's own backend, which takes the files as `generate` does; None for bf16, which no CPU runs."""
-    if bundle.manifest.precision == "bf16":
-        return None
+def _checks(components: Mapping[str, Component], manifest: BundleManifest) -> dict[str, NDArray[np.float32]]:
+    """What the networks give for the check inputs, by component and output."""
+    run = torch_runner(components, manifest.form).run
+    return {
+        f"{name}.{output}": values
+        for name, spec in manifest.components.items()
+        for output, values in elements(run(name, check_inputs(spec, ROWS))).items()
+    }
+
+
+def _engine(bundle: Bundle) -> RunComponent:
+    """The engine's own backend, which takes the files as `generate` does."""
     return OnnxRuntimeBackend(bundle, "cpu", available_threads()).run

@@ -122,4 +122,6 @@ def fault_table(report: ParityReport) -> str:
     lines += [f"  {component}: first divergent layer {where}" for component, where in report.divergences.items()]
     if report.volume and report.volume.fault:
         lines.append(f"  volume after {report.volume.steps} steps: {report.volume.fault}, {report.volume.psnr}")
+    if report.reduced is not None and not report.reduced.passed:
+        lines += [f"graphs in {report.reduced.precision}:", fault_table(report.reduced)]
     return "\n".join(lines)

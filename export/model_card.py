@@ -70,6 +70,12 @@ def parity_table(parity: ParityReport) -> str:
             "\n\nThe weights are stored as fp16. PyTorch had the same rounded weights; rounding changed the networks' "
             f"outputs by an RMS of {worst.rms_relative:.1e} at most ({worst.component})."
         )
+    if parity.reduced is not None:
+        worst = max(parity.reduced.components, key=lambda figure: figure.rms_relative)
+        text += (
+            f"\n\nBeside them lie graphs in {parity.reduced.precision} for GPUs: RMS error {worst.rms_relative:.1e} at "
+            f"most ({worst.component}), each intermediate rounded as a GPU does it."
+        )
     if parity.volume is not None:
         dice = ", ".join(f"{name} {value:.4f}" for name, value in parity.volume.dice.items())
         text += f"\n\nA whole volume after {parity.volume.steps} steps: {parity.volume.psnr}, Dice {dice}."

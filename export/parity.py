@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine.bundle.checks import RMS_LIMIT as RMS_LIMIT
 from ..engine.bundle.manifest import INT16_SCALE, BundleManifest
 from ..engine.conditions.columns import blank
 from ..engine.run.requests import Requests, sample_requests
@@ -20,7 +21,6 @@ from ..engine.sampling.types import Arrays, RunComponent, SampleRequest, Samplin
 from .components import Component
 from .rewrite.precision import Precision
 
-RMS_LIMIT = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 2e-2}
 DICE_LIMIT = 0.99
 PSNR_LIMIT_DB = {"fp32": 60.0, "fp16": 40.0, "bf16": 30.0}
 CLIPPED_SHARE = 0.01  # of the elements that may sit at an output's extremes beyond what the reference has there
@@ -65,16 +65,20 @@ class ParityReport:
     volume: VolumeFigure | None
     divergences: dict[str, str]  # failing component -> its first divergent layer
     rounding: tuple[Figure, ...] = ()  # networks of rounded weights beside the trained ones, where fp16 is stored
+    reduced: ParityReport | None = None  # of the graphs in 16 bits beside these
 
     @property
     def passed(self) -> bool:
         """No figure carries a fault."""
+        if self.reduced is not None and not self.reduced.passed:
+            return False
         volume_fault = self.volume.fault if self.volume else None
         return volume_fault is None and all(figure.fault is None for figure in (*self.components, *self.rounding))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `parity.json`."""
-        return {"passed": self.passed, **asdict(self)}
+        beside = {} if self.reduced is None else {self.reduced.precision: self.reduced.to_json()}
+        return {"passed": self.passed, **asdict(self), "reduced": beside}
 
 
 def compare(reference: NDArray[Any], made: NDArray[Any], limit: float) -> tuple[float, float, str | None]:

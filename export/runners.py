@@ -15,6 +15,7 @@ from ..train.torch_components import TorchComponents
 from .components import Component
 
 Arrays = dict[str, NDArray[Any]]
+REDUCED_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def torch_runner(components: Mapping[str, Component], form: Form = "slices") -> TorchComponents:
@@ -46,7 +47,7 @@ def make_session(model: onnx.ModelProto, extra_outputs: Sequence[str] = (), thre
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other work may share the machine
-    runnable = emulate_bf16(model)
+    runnable = emulate_reduced(model)
     if extra_outputs:
         watched = onnx.ModelProto()
         watched.CopyFrom(runnable)
@@ -56,38 +57,41 @@ def make_session(model: onnx.ModelProto, extra_outputs: Sequence[str] = (), thre
     return onnxruntime.InferenceSession(runnable.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def emulate_bf16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same numbers for a CPU runtime without bfloat16 kernels: fp32 arithmetic, each result rounded to bfloat16.
+def emulate_reduced(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same numbers as on a device that computes in 16 bits: fp32 arithmetic, each result rounded to its type.
 
-    A model without bfloat16 is returned as it is.
+    A CPU runtime has no bfloat16 kernels, and ONNX Runtime's keeps fp16 tensors between convolutions in fp32, where
+    nothing overflows: what is beyond fp16's range becomes infinite here as it does on a GPU.
+
+    A model without 16 bits is returned as it is.
     """
     graph = model.graph
-    low = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.BFLOAT16}
-    if not low:
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer if tensor.data_type in REDUCED_TYPES}
+    if not types:
         return model
     nodes: list[onnx.NodeProto] = []
     for original in graph.node:
         node = onnx.NodeProto()
         node.CopyFrom(original)
-        to_bf16 = node.op_type == "Cast" and node.attribute[0].i == TensorProto.BFLOAT16
-        follows = node.op_type not in ("Cast", "Shape") and any(name in low for name in node.input)
+        target = node.attribute[0].i if node.op_type == "Cast" else None
+        low = next((types[name] for name in node.input if name in types), None)
+        reduced = target if target in REDUCED_TYPES else None if node.op_type in ("Cast", "Shape") else low
         nodes.append(node)
-        if not to_bf16 and not follows:
+        if reduced is None:
             continue
         for index, name in enumerate(node.output):
-            low.add(name)
-            if to_bf16:
+            types[name] = reduced
+            if node.op_type == "Cast":
                 node.output[index] = f"{name}.rounded"
             else:
                 node.output[index] = f"{name}.exact"
-                nodes.append(_cast(f"{name}.exact", f"{name}.rounded", TensorProto.BFLOAT16))
+                nodes.append(_cast(f"{name}.exact", f"{name}.rounded", reduced))
             nodes.append(_cast(f"{name}.rounded", name, TensorProto.FLOAT))
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.node[:], copy.graph.value_info[:]
-    weights = {tensor.name for tensor in graph.initializer if tensor.name in low}
     for tensor in copy.graph.initializer:
-        if tensor.name in weights:
+        if tensor.data_type in REDUCED_TYPES:
             values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     copy.graph.node.extend(nodes)

@@ -72,19 +72,23 @@ def available_compilers() -> tuple[Compiler, ...]:
     return tuple(found)
 
 
+def require_compiler() -> Compiler:
+    """The preferred compiler; KernelCompileError, which says what to install, where there is none."""
+    compilers = available_compilers()
+    if not compilers:
+        raise KernelCompileError(
+            f'no CUDA compiler: {_nvrtc_problem()}, and no nvcc on PATH. Install one: pip install "sbldm-engine[gpu]"'
+        )
+    return compilers[0]
+
+
 def compile_cubin(path: Path, architecture: int, compiler: Compiler | None = None) -> Cubin:
     """Compiles one .cu file for a compute capability such as 90.
 
     KernelCompileError carries the compiler's message, or says what to install where there is no compiler.
     """
     if compiler is None:
-        compilers = available_compilers()
-        if not compilers:
-            raise KernelCompileError(
-                f"no CUDA compiler: {_nvrtc_problem()}, and no nvcc on PATH. "
-                'Install one: pip install "sbldm-engine[gpu]" nvidia-cuda-nvrtc'
-            )
-        compiler = compilers[0]
+        compiler = require_compiler()
     return _with_nvrtc(path, architecture) if compiler == "nvrtc" else _with_nvcc(path, architecture)
 
 

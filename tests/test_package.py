@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import sbldm
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ("benchmarks", "cli", "engine", "export", "kernels", "train")
@@ -49,3 +50,21 @@ def test_every_file_that_is_no_code_is_installed() -> None:
 def test_the_package_is_typed_and_knows_its_version() -> None:
     assert (ROOT / "py.typed").is_file()
     assert sbldm.__version__ == version("sbldm-engine")
+
+
+def pinned(file: str) -> dict[str, str]:
+    """Versions of a constraints file by distribution."""
+    lines = (ROOT / file).read_text().splitlines()
+    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+
+
+def test_packages_for_a_gpu_are_pinned_to_versions_that_the_extra_allows() -> None:
+    """The ONNX Runtime is that of the CPU, by which a GPU is judged; nothing is named that needs a compiler."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    found = pinned("constraints-gpu.txt")
+    for text in extras["gpu"]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(found[requirement.name])
+    assert found["onnxruntime-gpu"] == pinned("constraints.txt")["onnxruntime"]
+    assert found["cuda-bindings"] == pinned("constraints.txt")["cuda-bindings"]
+    assert not any(name in text for text in extras["gpu"] for name in ("pycuda", "tensorrt"))

@@ -77,8 +77,13 @@ def encode_cohort(
         "encoder": sha256_file(weights_path(directory, "autoencoder")),
         "cases": [e.path.name for e in cohort.entries],
     }
-    latents = filled(
-        folder / "latents.npy", shape, key, lambda case: encoded_case(encoder, cohort, config, case), fabric, progress
+    (latents,) = filled(
+        folder,
+        {"latents.npy": shape},
+        key,
+        lambda case: [encoded_case(encoder, cohort, config, case)],
+        fabric,
+        progress,
     )
     return LatentStore(latents, both)
 

@@ -1,10 +1,10 @@
-"""A memory-mapped array of a whole cohort that processes fill together, each its share of the cases."""
+"""Memory-mapped arrays of a whole cohort that processes fill together, each its share of the cases."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,46 +18,51 @@ Progress = Callable[[int, int], None]  # cases done, cases in all
 
 
 def filled(
-    array: Path,
-    shape: tuple[int, ...],
+    folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
     key: Mapping[str, object],
-    encode: Callable[[int], NDArray[np.floating]],
+    encode: Callable[[int], Sequence[NDArray[np.floating]]],
     fabric: Fabric,
     progress: Progress,
-    finish: Callable[[NDArray[np.float16]], None] = lambda store: None,
+    *,
     begin: Callable[[], None] = lambda: None,
-) -> NDArray[np.float16]:
-    """What `encode` gives of each case, (cases, ...), or what was stored under the same key before.
+    finish: Callable[[], None] = lambda: None,
+) -> tuple[NDArray[np.float16], ...]:
+    """Arrays (cases, ...) of what `encode` gives of each case, or what was stored under the same key before.
 
-    Every process has to call it. `begin` is called before the first case and `finish` gets the whole array, both in
-    the first process alone; then `key.json` beside it says what it is of, so that an array which was filled in part is
-    filled again.
+    Every process has to call it; the first alone calls `begin` before any case is encoded and `finish` after all are.
+    In the end `key.json` says what the arrays are of, so that those which were filled in part are filled again.
+
+    Args:
+        folder: where they lie, memory-mapped.
+        shapes: file name -> shape, in the order of what `encode` gives.
 
     Raises:
         OSError: there is no room.
     """
-    stamp = array.with_name("key.json")
-    current = array.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == key
-    if not fabric.broadcast(current):
+    stamp, paths = folder / "key.json", [folder / name for name in shapes]
+    whole = stamp.is_file() and all(path.is_file() for path in paths)
+    if not fabric.broadcast(whole and json.loads(stamp.read_text()) == key):
         if fabric.is_global_zero:
             stamp.unlink(missing_ok=True)
             begin()
-            new_array(array, shape).flush()
+            for path, shape in zip(paths, shapes.values(), strict=True):
+                new_array(path, shape).flush()
         fabric.barrier()
-        store, cases = (
-            np.load(array, mmap_mode="r+"),
-            Share(fabric.global_rank, fabric.world_size).part(range(shape[0])),
-        )
+        stores = [np.load(path, mmap_mode="r+") for path in paths]
+        cases = Share(fabric.global_rank, fabric.world_size).part(range(len(stores[0])))
         for done, case in enumerate(cases, start=1):
-            store[case] = encode(case)
+            for store, encoded in zip(stores, encode(case), strict=True):
+                store[case] = encoded
             progress(done, len(cases))
-        store.flush()
+        for store in stores:
+            store.flush()
         fabric.barrier()
         if fabric.is_global_zero:
-            finish(np.load(array, mmap_mode="r"))
+            finish()
             write_json(stamp, key)
         fabric.barrier()
-    return np.load(array, mmap_mode="r")
+    return tuple(np.load(path, mmap_mode="r") for path in paths)
 
 
 def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:

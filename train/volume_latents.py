@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,18 @@ from .slab_volumes import encoded
 FOLDER = "latents"
 
 
-Latents = NDArray[np.float16]
-"""(cases, 2 MIRRORS, C, S, h, w): each case as it is and mirrored left-right, then its draft in the same ways."""
+Latents = NDArray[np.float16]  # (cases, 2, C, S, h, w): each case as it is and mirrored left-right
 
 DRAFT_JITTER = 0.3
 """Most deviation of the noise on normalised drafts: those of scans and of drawn brains differ by less."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Latents of cases and of their drafts."""
+
+    images: Latents
+    drafts: Latents
 
 
 def encode_volumes(
@@ -39,7 +47,7 @@ def encode_volumes(
     directory: Path,
     fabric: Fabric,
     progress: Callable[[int, int], None],
-) -> Latents:
+) -> Encoded:
     """Latents of every case and draft, memory-mapped: encoded, or what the same autoencoder made of the same cohort.
 
     Each of several processes, all of which have to call it, encodes its share.
@@ -51,27 +59,30 @@ def encode_volumes(
         "cases": [e.path.name for e in cohort.entries],
         "drafts": DRAFTS_VERSION,
     }
-    return filled(
-        folder / "latents.npy", (len(cohort), 2 * MIRRORS, *config.latent_shape), key,
+    shape = (len(cohort), MIRRORS, *config.latent_shape)
+    images, drafts = filled(
+        folder, {"latents.npy": shape, "drafts.npy": shape}, key,
         lambda case: encoded_case(autoencoder, cohort, case, load_levels(folder), config), fabric, progress,
-        lambda store: save_normalisation(directory, *_measured_normalisation(store[:, :MIRRORS])),
         begin=lambda: save_levels(folder, measured_levels(cohort, len(config.tissues))),
+        finish=lambda: save_normalisation(directory, *_measured_normalisation(np.load(folder / "latents.npy", "r"))),
     )  # fmt: skip
+    return Encoded(images, drafts)
 
 
-def encode_unseen(autoencoder: SlabAutoencoder, cohort: Cohort, config: MaskFirstConfig, directory: Path) -> Latents:
+def encode_unseen(autoencoder: SlabAutoencoder, cohort: Cohort, config: MaskFirstConfig, directory: Path) -> Encoded:
     """Latents in memory of cases that are no part of the training; their drafts have the levels of those that are."""
     levels = load_levels(directory / FOLDER)
-    encoded = [encoded_case(autoencoder, cohort, case, levels, config) for case in range(len(cohort))]
-    return np.stack(encoded).astype(np.float16)
+    both = [encoded_case(autoencoder, cohort, case, levels, config) for case in range(len(cohort))]
+    images, drafts = (np.stack(part).astype(np.float16) for part in zip(*both, strict=True))
+    return Encoded(images, drafts)
 
 
 def encoded_case(
     autoencoder: SlabAutoencoder, cohort: Cohort, case: int, levels: DraftLevels, config: MaskFirstConfig
-) -> NDArray[np.float32]:
-    """Latents (2 MIRRORS, C, S, h, w) of a case and of its draft."""
-    both = cohort.slices(case), stored_draft(cohort, case, levels)
-    return np.concatenate([_both_ways(autoencoder, stored, config.autoencoder.slices) for stored in both])
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Latents (2, C, S, h, w) of a case and of its draft, as they are and mirrored left-right."""
+    image, slices = cohort.slices(case), config.autoencoder.slices
+    return _both_ways(autoencoder, image, slices), _both_ways(autoencoder, stored_draft(cohort, case, levels), slices)
 
 
 def _both_ways(autoencoder: SlabAutoencoder, stored: NDArray[np.uint8], slices: int) -> NDArray[np.float32]:
@@ -116,8 +127,8 @@ def normalised_aggregator(
 class ImageVolumes:
     """Normalised latents of random cases with their tissues, drafts and sources."""
 
-    def __init__(self, cohort: Cohort, latents: Latents, aggregator: NormalisedAggregator) -> None:
-        self.cohort, self.latents = cohort, latents
+    def __init__(self, cohort: Cohort, encoded: Encoded, aggregator: NormalisedAggregator) -> None:
+        self.cohort, self.encoded = cohort, encoded
         self.chances, self.sources = chances(cohort), real_cases(cohort).astype(np.float32)
         self.mean, self.scale = aggregator.mean.cpu().numpy(), aggregator.scale.cpu().numpy()
 
@@ -128,14 +139,14 @@ class ImageVolumes:
         pairs = list(zip(cases.tolist(), mirrors.tolist(), strict=True))
         labels = [self.cohort.label(c)[:, ::-1] if m else self.cohort.label(c) for c, m in pairs]
         tissues = torch.from_numpy(np.stack([tissue_planes(label) for label in labels]))
-        drafts = self._normalised((case, MIRRORS + mirror) for case, mirror in pairs)
+        drafts = self._normalised(self.encoded.drafts, pairs)
         deviations = generator.uniform(0, DRAFT_JITTER, (size, *[1] * (drafts.ndim - 1))).astype(np.float32)
         drafts += deviations * generator.standard_normal(drafts.shape, np.float32)
         told = (tissues, torch.from_numpy(drafts), torch.from_numpy(self.sources[cases]))
-        return self._normalised(pairs), told
+        return self._normalised(self.encoded.images, pairs), told
 
-    def _normalised(self, rows: Iterable[tuple[int, int]]) -> NDArray[np.float32]:
-        found = np.stack([self.latents[case, row].astype(np.float32) for case, row in rows])
+    def _normalised(self, latents: Latents, pairs: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+        found = np.stack([latents[case, mirror].astype(np.float32) for case, mirror in pairs])
         return ((found - self.mean) / self.scale).astype(np.float32)
 
 

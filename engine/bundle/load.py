@@ -169,9 +169,8 @@ def _verify_file(folder: Folder, name: str, record: FileRecord) -> None:
         if folder.has(name):
             raise InvalidInputError(f"{file}: is a link or no regular file; a bundle holds plain files alone")
         raise InvalidInputError(f"{file}: listed in {MANIFEST_NAME} but missing; get the bundle again")
-    if status.st_nlink > 1 and not folder.root.resolve().is_relative_to(
-        store.BUNDLES
-    ):  # installers link what is shipped
+    shipped = folder.root.resolve().is_relative_to(store.BUNDLES)
+    if status.st_nlink > 1 and not shipped:  # installers link what is shipped
         raise InvalidInputError(f"{file}: has another name elsewhere (a hard link); copy the bundle with its content")
     if status.st_size != record.bytes:
         raise InvalidInputError(

@@ -67,7 +67,8 @@ def report_text(bundle: Bundle) -> str:
     provenance = manifest.provenance
     lines = [
         f"{manifest.id}  ({bundle.path})",
-        f"preset {manifest.preset}, form {manifest.form}, precision {manifest.precision}, opset {manifest.opset}",
+        f"preset {manifest.preset}, form {manifest.form}, precision {', '.join(bundle.precisions)}, "
+        f"opset {manifest.opset}",
         f"grid {_times(grid.shape)} voxels of {_times(grid.spacing_mm)} mm; {', '.join(manifest.modalities)}; "
         f"labels {', '.join(manifest.labels)}",
         f"latent {_times(manifest.latent.shape)}",

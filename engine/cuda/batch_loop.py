@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.load import Bundle
+from ..processor import available_threads
 from ..sampling.decoding import finish_volume
 from ..sampling.plan import sampling_plan
 from ..sampling.types import LoopKind, SampleRequest, SamplingOptions, Volume
 from .loop import LoopBatch
 from .loops import DeviceLoops
 from .volumes import BUFFERS, StartedBatch
+
+_FINISHERS = 4
+"""Threads that look for small components, so that the one that feeds the device is not what a GPU waits for."""
 
 
 class CudaLoop:
@@ -33,6 +38,7 @@ class CudaLoop:
         self._columns = len(bundle.manifest.condition_columns)
         self._plan = sampling_plan(bundle.manifest.schedule, options)
         self._loop = loops.open(options.batch_size, self._plan)
+        self._finishers = ThreadPoolExecutor(min(_FINISHERS, available_threads()), "finisher")
         self.kind: LoopKind = self._loop.kind
         self.reason = self._loop.reason
 
@@ -68,8 +74,10 @@ class CudaLoop:
     def _collect(self, requests: Sequence[SampleRequest], started: StartedBatch) -> list[Volume]:
         with self._loop.device.current():
             made = self._loop.volumes.collect(started)
-        slots = [request.number % self.options.batch_size for request in requests]
-        return [
-            finish_volume(request, made.images[slot], made.labels[slot], made.statistics[slot], not made.failed[slot])
-            for request, slot in zip(requests, slots, strict=True)
-        ]
+
+        def finished(request: SampleRequest) -> Volume:
+            slot = request.number % self.options.batch_size
+            finite = not made.failed[slot]
+            return finish_volume(request, made.images[slot], made.labels[slot], made.statistics[slot], finite)
+
+        return list(self._finishers.map(finished, requests))

@@ -29,7 +29,7 @@ _FLAIR = re.compile(r"flair|dark.?fluid|tirm")
 _T1, _T2 = re.compile(r"t1"), re.compile(r"t2")
 _WITH = re.compile(r"t1ce|t1c\b|t1gd|\bce\b|\bgd|gado|post|\+ ?c\b|\bc\+|contrast|\bkm\b|enhanced")
 _WITHOUT = re.compile(
-    r"\bpre\b|precontrast|native|without|w/o|non.?contrast|no contrast|\bohne\b|unenhanced|non.?enhanced"
+    r"\bpre.?contrast|\bpre\b|native|without|w/o|non.?contrast|no contrast|\bohne\b|unenhanced|non.?enhanced"
 )
 _NO_AGENT = frozenset({"", "NO", "NONE", "N/A", "NA", "0"})
 

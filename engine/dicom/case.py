@@ -20,6 +20,7 @@ from .encoding import SliceWriter
 from .stack import Stack
 
 NO_DATE, NO_TIME = "19700101", "000000"  # where the standard wants one
+BESIDE = 9001  # the first number of our series in a study that is kept
 REFERENCE = "t1ce"  # the modality whose slices the segmentation refers to, where there is one
 _WHITE = 1000  # INT16_SCALE: the value that stands for the top of the model's range
 
@@ -74,7 +75,8 @@ class DicomCase:
         image.SeriesDescription = f"{SYNTHETIC} {modality}"
         image.ProtocolName = modality
         image.BodyPartExamined = "BRAIN"
-        image.PatientPosition = "HFS"
+        if "PatientPosition" not in image:
+            image.PatientPosition = "HFS"
         image.ScanningSequence = "RM"
         image.SequenceVariant = "NONE"
         image.ScanOptions = image.EchoTrainLength = image.EchoTime = image.RepetitionTime = None
@@ -92,8 +94,9 @@ class DicomCase:
 
     def series_number(self, role: str) -> int:
         """Number of a series of the study; beside those of a study that is kept it stands apart."""
-        first = 1 if self.about.study is None else 9001
-        return first + ([*self.modalities, role].index(role))
+        roles = [*self.modalities, "seg"]
+        first = 1 if self.about.study is None else BESIDE + len(roles) * self.about.sample
+        return first + roles.index(role)
 
     @property
     def date(self) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
@@ -12,6 +14,14 @@ DAMAGED: tuple[type[Exception], ...] = (
     OSError, OverflowError, RecursionError, RuntimeError, TypeError, ValueError, struct.error,
 )  # fmt: skip
 """What pydicom and its decoders raise where content is not what the standard says; a fault of the file, not of ours."""
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Without pydicom's warnings of values that the standard does not allow, which print them: a patient's, maybe."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class DicomFault(Exception):

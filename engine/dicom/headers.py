@@ -16,7 +16,7 @@ from .faults import DAMAGED, DicomFault
 
 IDENTITY = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate",
-    "StudyTime", "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName",
+    "StudyTime", "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName", "PatientPosition",
 )  # fmt: skip
 """What `--identity keep` takes over: patient and study, nothing private."""
 _ACQUISITION = (

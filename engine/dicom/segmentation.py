@@ -44,7 +44,7 @@ def segmentation(case: DicomCase, label: NDArray[np.uint8], labels: tuple[str, .
     )
     del made.InstanceCreationDate, made.InstanceCreationTime
     made.SyntheticData = "YES"
-    made.ContributingEquipmentSequence = [case.equipment()]
+    setattr(made, "ContributingEquipmentSequence", [case.equipment()])  # noqa: B010 - highdicom types it narrower
     made.DimensionOrganizationSequence[0].DimensionOrganizationUID = case.uid("seg", "dimensions")
     for index in made.DimensionIndexSequence:
         index.DimensionOrganizationUID = case.uid("seg", "dimensions")

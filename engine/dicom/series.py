@@ -167,8 +167,9 @@ def _plane(content: bytes, name: str, shape: tuple[int, int]) -> NDArray:
         pixels = one.pixel_array
         slope, intercept = number(one, "RescaleSlope") or 1.0, number(one, "RescaleIntercept") or 0.0
     except DAMAGED as error:
+        why = " ".join(str(error).split())  # pydicom tells of each decoder on a line of its own
         advice = "" if "Explicit VR" in syntax or "Implicit VR" in syntax else "; gdcmconv --raw decompresses it"
-        raise DicomFault(f"{name}: its pixels cannot be decoded ({syntax}: {error}){advice}") from error
+        raise DicomFault(f"{name}: its pixels cannot be decoded ({syntax}: {why}){advice}") from error
     if (slope, intercept) == (1.0, 0.0):
         return pixels
     return pixels * np.float64(slope) + intercept

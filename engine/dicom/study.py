@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +38,22 @@ class StudyFiles:
 
     @property
     def name(self) -> str:
-        """As tables of cases name it: the patient's id and the study's last digits."""
-        return f"{text(self.head, 'PatientID') or 'unknown'}-{text(self.head, 'StudyInstanceUID')[-8:]}"
+        """As tables of cases name it: the folder that holds it, nothing of the patient."""
+        files = [path for one in self.images for path in one.paths] + [one.path for one in self.segmentations]
+        return Path(os.path.commonpath([path.parent for path in files])).name or "study"
+
+    @property
+    def code(self) -> str:
+        """What tells studies of one folder apart: digits of a hash of Study Instance UID."""
+        return hashlib.sha256(text(self.head, "StudyInstanceUID").encode()).hexdigest()[:8]
+
+    def faults(self) -> list[str]:
+        """What keeps its files from being one patient's study."""
+        heads = [*(one.head for one in self.images), *(one.header for one in self.segmentations)]
+        for keyword in ("PatientID", "PatientName"):
+            if len({text(head, keyword) for head in heads}) > 1:
+                return [f"mixed: one Study Instance UID, but more than one {keyword} among its series"]
+        return []
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ..bundle.manifest import MAX_VOXELS, SPACING_MM, Grid
@@ -50,13 +50,13 @@ class ScanVoxels:
         """
         matrix, offset = self._to_grid(grid)
 
-        def linear(volume: NDArray) -> NDArray[np.float32]:
+        def linear(volume: ArrayLike) -> NDArray[np.float32]:
             made = np.empty(self.shape, np.float32)
             source = np.ascontiguousarray(volume, np.float32)
-            ndimage.affine_transform(source, matrix, offset, output=made, order=1, mode="grid-constant")
+            ndimage.affine_transform(source, matrix, offset.tolist(), output=made, order=1, mode="grid-constant")
             return made
 
-        brain = linear((image > 0).any(axis=0)) > _NEARER
+        brain = linear(np.any(image > 0, axis=0)) > _NEARER
         images = np.stack([np.rint(linear(modality) * brain).astype(np.int16) for modality in image])
         labels, best = np.zeros(self.shape, np.uint8), 1 - linear(label > 0)  # the share of background
         for value in range(1, classes):
@@ -65,9 +65,9 @@ class ScanVoxels:
             np.maximum(best, share, out=best)
         return images, labels
 
-    def _to_grid(self, grid: Grid) -> tuple[NDArray[np.float64], list[float]]:
+    def _to_grid(self, grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Matrix and offset from a voxel of the scan to one of the model's grid."""
         affine, steps = np.array(self.affine), np.array(grid.spacing_mm)
         middle = (np.array(grid.shape) - 1) / 2
         matrix = affine[:3, :3] / steps[:, None]
-        return matrix, ((affine[:3, 3] - np.array(self.centre_mm)) / steps + middle).tolist()
+        return matrix, (affine[:3, 3] - np.array(self.centre_mm)) / steps + middle

@@ -127,6 +127,17 @@ class MasksDigest:
         return f"{self.masks} given masks {self.sha256[:12]}"
 
 
+@dataclass(frozen=True)
+class CopiesDigest:
+    """The cases that no sample of a run is a copy of."""
+
+    sha256: str  # of what is compared of them, and of the limits
+    cases: int
+
+    def __str__(self) -> str:
+        return f"{self.cases} cases {self.sha256[:12]}"
+
+
 AnySource = SourceDigest | MasksDigest
 
 
@@ -155,6 +166,7 @@ class RunDescription:
     source: AnySource | None  # the case of `augment`, or the masks that were given
     row_ids: tuple[str, ...] | None  # of the conditions, where files are named by id
     dataset_grid: FileGrid | None  # where `options.grid` is dataset
+    exclude_copies: CopiesDigest | None  # cases that samples were compared with
 
     @cached_property
     def id(self) -> str:
@@ -218,11 +230,13 @@ def describe(
     loop: Loop | None = None,
     row_ids: tuple[str, ...] | None = None,
     dataset_grid: FileGrid | None = None,
+    exclude_copies: CopiesDigest | None = None,
 ) -> RunDescription:
     """The description of a run.
 
     `backend` is name and version of its backend, `conditions` None where all are drawn, `row_ids` None where files are
-    named by number, `dataset_grid` None where files have no data set's voxels.
+    named by number, `dataset_grid` None where files have no data set's voxels, `exclude_copies` None where samples are
+    not compared with cases.
     """
     manifest = bundle.manifest
     columns = tuple(column.name for column in manifest.condition_columns)
@@ -238,6 +252,7 @@ def describe(
         source,
         row_ids,
         dataset_grid,
+        exclude_copies,
     )
 
 
@@ -310,6 +325,9 @@ def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
         found.append(f"bundle: the run has {old.id} ({old.sha256[:12]}), asked for {new.id} ({new.sha256[:12]})")
     if recorded.source != wanted.source:
         found.append(f"source: the run has {recorded.source or 'none'}, asked for {wanted.source or 'none'}")
+    if recorded.exclude_copies != wanted.exclude_copies:
+        old, new = (run.exclude_copies or "none" for run in (recorded, wanted))
+        found.append(f"exclude-copies: the run has {old}, asked for {new}")
     if recorded.dataset_grid != wanted.dataset_grid:
         found.append(f"grid: the run has {_voxels(recorded)}, asked for {_voxels(wanted)}")
     for part in ("options", "resolved"):

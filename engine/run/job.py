@@ -13,6 +13,7 @@ from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
 from ..conditions.file import ConditionFile
 from ..conditions.unusual import UnusualRows
+from ..copies import CopyReference
 from ..errors import DeviceMemoryError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
 from ..processes import require_children
@@ -22,6 +23,7 @@ from ..telemetry import Telemetry
 from .audit import audited
 from .description import (
     ConditionsDigest,
+    CopiesDigest,
     Loop,
     Resolved,
     RunDescription,
@@ -196,7 +198,9 @@ def _in_process(
     stop: threading.Event,
 ) -> None:
     loop = job.loop or reopen_loop(job.bundle, job.run, job.request.device, job.request.source)
-    finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry, job.request.source)
+    finisher = Finisher(
+        job.out, job.run, job.bundle.manifest, telemetry, job.request.source, job.request.exclude_copies
+    )
     limit = TimeLimit(job.request.sample_timeout, lambda samples: _end_stuck(job, samples, record))
     with Pipeline(loop, finisher, record, limit=limit) as pipeline:
         for group in groups(job, directory.todo):
@@ -249,7 +253,10 @@ def _on_ray(
 
 def _setup(job: Job) -> WorkerSetup:
     request = job.request
-    return WorkerSetup(job.bundle.path, job.out, job.run, request.device, request.source, request.sample_timeout)
+    return WorkerSetup(
+        job.bundle.path, job.out, job.run, request.device, request.source, request.sample_timeout,
+        request.exclude_copies,
+    )  # fmt: skip
 
 
 def _record_lost(
@@ -278,10 +285,10 @@ def _resolve(
     """The run's description: the recorded one if it is the same run, else a new one and the loop that resolved it."""
     require_children(1 if request.ray is not None else request.workers)
     bundle, size = request.bundle, request.batch_size
-    source = source_digest(request.source)
+    source, copies = source_digest(request.source), _copies_digest(request.exclude_copies)
     if recorded is not None:
         asked = describe(bundle, options, _overridden(request, recorded), {}, digest, source,
-                         row_ids=ids, dataset_grid=request.dataset_grid)  # fmt: skip
+                         row_ids=ids, dataset_grid=request.dataset_grid, exclude_copies=copies)  # fmt: skip
         require_same(out, recorded, asked)
         return recorded, None
     given = size if isinstance(size, int) else 1
@@ -302,12 +309,25 @@ def _resolve(
     resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)
     loop = Loop(opened.kind, opened.reason, None if fitting == wanted else wanted)
     run = describe(
-        bundle, options, resolved, {backend.name: backend.version}, digest, source, loop, ids, request.dataset_grid
+        bundle,
+        options,
+        resolved,
+        {backend.name: backend.version},
+        digest,
+        source,
+        loop,
+        ids,
+        request.dataset_grid,
+        copies,
     )
     if request.workers > 1 or request.ray is not None:
         return run, None
     load_networks(bundle, backend, fitting)
     return run, opened
+
+
+def _copies_digest(reference: CopyReference | None) -> CopiesDigest | None:
+    return None if reference is None else CopiesDigest(reference.sha256(), len(reference.features))
 
 
 def _overridden(request: GenerateRequest, run: RunDescription) -> Resolved:

@@ -23,6 +23,7 @@ from ..bundle.manifest import SamplerName
 from ..conditions.columns import ConditionRows
 from ..conditions.csv import RowWatch
 from ..conditions.table import ConditionsLike, read_table
+from ..copies import CopyReference
 from ..dicom.extra import require_dicom
 from ..errors import UsageError
 from ..output.case_files import GRIDS, GridName
@@ -68,7 +69,8 @@ class GenerateRequest:
     name_by: Annotated[NameBy, choice(NAME_BY)] = "sample"  # what file names hold: the sample's number, or its id
     grid: Annotated[RunGridName, choice(RUN_GRIDS)] = "native"  # the model's, 240x240x155 at 1 mm, or the source's
     reject: Annotated[float | None, tolerance(10)] = None  # miss that is redrawn (`writer.miss`); None: never
-    attempts: Annotated[int, whole(1, 100)] = 4  # redraws at most, with reject
+    attempts: Annotated[int, whole(1, 100)] = 4  # redraws at most, with reject or exclude_copies
+    exclude_copies: CopyReference | None = None  # cases; what is a copy of one is drawn again, and never written
 
     # The machine
     backend: Annotated[str, text()] = "auto"  # those of `backends.choose`

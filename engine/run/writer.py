@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ..bundle.manifest import BundleManifest
+from ..copies import CopyReference
 from ..dicom.about import CaseAbout
 from ..files import Folder
 from ..output.case_files import case_files
@@ -40,6 +41,7 @@ class Candidate:
 FEW_FILES = 8  # are written one after another
 AT_ONCE = 8
 NO_TUMOUR = "its mask is empty, a tumour was asked for"
+COPY = "is closer to a case of --exclude-copies than those are to each other"
 
 
 class Finisher:
@@ -52,7 +54,9 @@ class Finisher:
         bundle: BundleManifest,
         telemetry: Telemetry,
         source: Source | None = None,
+        copies: CopyReference | None = None,
     ) -> None:
+        self._copies = copies  # cases whose copies are no samples
         self.root, self.run, self.bundle, self.telemetry = root, run, bundle, telemetry
         self.study = source.study if isinstance(source, SourceCase) else None
         self.layout = run.layout()
@@ -64,7 +68,7 @@ class Finisher:
         return run_folder(self.root, self.run)
 
     def measure(self, task: SampleTask, volume: Volume) -> Candidate | str:
-        """Measure the tumour of a volume; its fault, or that of a mask without a tumour, where it has one."""
+        """Measure the tumour of a volume; its fault where it has one: no tumour, or a copy of a case (`COPY`)."""
         if volume.fault is not None:
             return volume.fault
         with self.telemetry.stage("measure"):
@@ -72,6 +76,8 @@ class Finisher:
             measured = measure_tumour(volume.label, self.bundle.grid.spacing_mm, brain)
             if measured.volume_ml == 0:
                 return NO_TUMOUR
+            if self._copies is not None and self._copies.closeness(volume.image) > 1:
+                return COPY
             requested = dict(zip(self.columns, task.requested, strict=True))
             return Candidate(task, volume, measured, miss(requested, measured, self.bundle.grid.fov_mm))
 
@@ -84,9 +90,7 @@ class Finisher:
         with self.telemetry.stage("write"):
             task, files = candidate.task, self._encoded(candidate)
             try:
-                self._write_files(files)
-                for name in {PurePosixPath(name).parent: name for name, _ in files}.values():
-                    self.folder.sync(name)
+                write_files(self.folder, files)
             except OSError:
                 with suppress(OSError):
                     for name, _ in files:
@@ -109,17 +113,6 @@ class Finisher:
         """The record of a sample that gave nothing to write."""
         return SampleRecord(task.sample, task.id, task.attempt, self._requested(task), task.drawn, {}, fault=fault)
 
-    def _write_files(self, files: list[tuple[str, bytes]]) -> None:
-        """Write the files of a sample; many, such as slices, at once: waiting for the disk is what takes time."""
-        if len(files) <= FEW_FILES:
-            for name, data in files:
-                self.folder.write(name, data, sync=False)
-            return
-        with ThreadPoolExecutor(AT_ONCE, "file") as pool:
-            done = [pool.submit(self.folder.write, name, data, sync=False) for name, data in files]
-        for future in done:
-            future.result()
-
     def _encoded(self, candidate: Candidate) -> list[tuple[str, bytes]]:
         volume, run, task = candidate.volume, self.run, candidate.task
         about = CaseAbout(
@@ -140,6 +133,23 @@ class Finisher:
     def _measured(self, measured: TumourMeasurement) -> dict[str, float | None]:
         values = measured.as_row((*self.columns, *QUALITY))
         return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+def write_files(folder: Folder, files: list[tuple[str, bytes]]) -> None:
+    """Write the files of a sample, by relative path, and make their names lasting.
+
+    Many, such as slices, are written at once: waiting for the disk is what takes time.
+    """
+    if len(files) <= FEW_FILES:
+        for name, data in files:
+            folder.write(name, data, sync=False)
+    else:
+        with ThreadPoolExecutor(AT_ONCE, "file") as pool:
+            done = [pool.submit(folder.write, name, data, sync=False) for name, data in files]
+        for future in done:
+            future.result()
+    for name in {PurePosixPath(name).parent: name for name, _ in files}.values():
+        folder.sync(name)
 
 
 def miss(requested: dict[str, float], measured: TumourMeasurement, fov_mm: tuple[float, float, float]) -> float:

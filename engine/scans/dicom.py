@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ def _begins_as_dicom(path: Path) -> bool:
 
 
 def discover_dicom(data_dir: Path, files: Sequence[Path], modalities: Sequence[str], options: ReadOptions) -> Discovery:
-    """The studies among these files, each a case named by the patient's id and the end of its Study Instance UID.
+    """The studies among these files, each a case named by its folder, and by a hash of the study where folders share.
 
     The modalities asked for must be told without doubt and lie in one frame of reference; where none is asked for, the
     mask alone counts, and what can be told of the modalities is kept.
@@ -46,25 +47,30 @@ def discover_dicom(data_dir: Path, files: Sequence[Path], modalities: Sequence[s
         UsageError: the packages of the extra `dicom` are missing.
     """
     require_dicom()
-    from ..dicom.faults import DicomFault
+    from ..dicom.faults import DicomFault, reading
     from ..dicom.study import choose, read_studies
 
     if len(files) > MAX_FILES:
         raise InvalidInputError(f"{data_dir}: holds {len(files)} DICOM files, at most {MAX_FILES} are read")
-    studies, faults = read_studies(files)
+    with reading():
+        studies, faults = read_studies(files)
     if not studies:
         told = f" ({faults[0]})" if faults else ""
         raise InvalidInputError(f"{data_dir}: no MR image and no segmentation among {len(files)} DICOM files{told}")
     found = Discovery(convention="DICOM studies")
     found.notes += [f"left out: {fault}" for fault in faults]
+    names = Counter(study.name for study in studies.values())
     for files_of_study in studies.values():
         name = files_of_study.name
+        if names[name] > 1:
+            name = f"{name}-{files_of_study.code}"
         try:
-            study, wrong = choose(files_of_study, modalities, options.series)
-            wrong += study.faults(modalities)
+            with reading():
+                study, wrong = choose(files_of_study, modalities, options.series)
+            wrong += [*files_of_study.faults(), *study.faults(modalities)]
             case = _case(name, study, options)
-        except DicomFault as fault:
-            found.faults.setdefault(name, []).extend(fault.faults)
+        except (DicomFault, InvalidInputError) as error:
+            found.faults.setdefault(name, []).extend(getattr(error, "faults", [str(error)]))
             continue
         for text in wrong:
             found.add_fault(name, text)

@@ -147,11 +147,12 @@ def _decoded(
 ) -> tuple[ScanHeader, NDArray]:
     if files.study is None:
         return decode(contents[image.path], options)
-    from ..dicom.faults import DicomFault
+    from ..dicom.faults import DicomFault, reading
 
     role = image.path.name
     try:
-        array = files.study.voxels(role, contents)
+        with reading():
+            array = files.study.voxels(role, contents)
         return ScanHeader(array.shape, files.study.stack(role).ras, array.dtype, 0, 1.0, 0.0), array
     except DicomFault as fault:
         raise HeaderFault(*fault.faults) from fault

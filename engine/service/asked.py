@@ -11,6 +11,7 @@ from ..bundle.load import Bundle
 from ..errors import InvalidInputError, UsageError
 from ..run.arguments import respelled
 from ..run.request import GenerateRequest
+from ..run.row_ids import row_ids
 from ..sampling.given_masks import require_mask_first
 from ..scans.options import Cavity, Orientation, read_options
 from .job import CONDITIONS_NAME, Kind
@@ -89,7 +90,10 @@ def _checked(asked: AskedJob, bundle: Bundle, most: int, conditions: Path | None
     if asked.count is None and (asked.kind == "masks" or (asked.kind == "augment" and conditions is None)):
         options["count"] = 1
     request = GenerateRequest(bundle=bundle, conditions=conditions, **options)
-    count = request.options(len(request.table())).count
+    table = request.table()
+    run_options = request.options(len(table))
+    row_ids(table, run_options)
+    count = run_options.count
     if count > most:
         raise UsageError(f"count: {count} samples, this service makes at most {most} a job")
     manifest = bundle.manifest

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 from ..bundle.load import Bundle
@@ -30,10 +29,10 @@ Event = Callable[..., None]
 @dataclass
 class _Running:
     process: Any
-    connection: Connection
+    connection: Any  # of multiprocessing
     thread: threading.Thread | None = None
     cancelled: bool = False
-    told: tuple[str, Any] | None = None  # how it ended, in its own words
+    told: tuple[str, Any] = ("died", None)  # how it ended, in its own words
 
 
 class Queue:
@@ -183,7 +182,7 @@ class Queue:
 
     def _settle(self, job: Job, running: _Running) -> None:
         """What becomes of a job whose process has ended."""
-        kind, content = running.told or ("died", None)
+        kind, content = running.told
         if running.cancelled and kind != "ended":
             self._end(job, "cancelled")
         elif kind == "ended":

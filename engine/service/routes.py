@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from ..errors import InvalidInputError
 from ..versions import installed
 from .asked import AskedJob
 from .job import Job, Kind, State
@@ -183,6 +184,8 @@ async def upload(
     with service.uploading(client, job_id, name) as job:
         try:
             return JobStatus.of(await _received(request, service, job, name))
+        except InvalidInputError as error:
+            raise Refused(422, str(error)) from error
         except ClientDisconnect:
             raise Refused(400, "the upload ended too early") from None
 
@@ -244,7 +247,7 @@ async def _received(request: Request, service: Service, job: Job, name: str) -> 
                 await run_in_threadpool(upload.write, bytes(gathered))
                 gathered.clear()
         await run_in_threadpool(upload.write, bytes(gathered))
-        return await run_in_threadpool(upload.keep)
+        return await run_in_threadpool(service.keep_upload, job, name, upload)
     except BaseException:
         await run_in_threadpool(upload.drop)
         raise

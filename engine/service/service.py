@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +24,7 @@ from .queue import Queue
 from .settings import Settings
 from .store import Reserved, Store
 from .tokens import Tokens, local_token, read_tokens
-from .uploads import check_head, check_name, missing_uploads, upload_path
+from .uploads import Upload, check_name, missing_uploads
 
 
 class Refused(SbldmError):
@@ -179,12 +179,19 @@ class Service:
             self._uploading.discard(key)
 
     def open_upload(self, job: Job, name: str, head: bytes) -> Upload:
-        """Where an upload is written; Refused (422) for what is no scan by its first bytes."""
-        try:
-            check_head(head, job)
-        except InvalidInputError as error:
-            raise Refused(422, str(error)) from error
-        return Upload(self.store, job, name, upload_path(job, name, head))
+        """Where an upload is written, whose first bytes are given; InvalidInputError for what is no scan by them."""
+        return Upload(self.store.path(job), job, name, head)
+
+    def keep_upload(self, job: Job, name: str, upload: Upload) -> Job:
+        """The job with an upload that came whole; Refused (409) where it does not wait any more."""
+        upload.keep()
+        changed = self.store.change(
+            job.id,
+            lambda job: job.with_(inputs={**job.inputs, name: upload.size}) if job.state == "waiting" else None,
+        )
+        if changed is None:
+            raise Refused(409, "the job does not wait for uploads any more")
+        return changed
 
     def files(self, client: str, job_id: str) -> list[ResultFile]:
         """The files of a job's run so far, sorted."""
@@ -233,40 +240,6 @@ class Service:
             raise Refused(429, f"{self.settings.client_queue} jobs of this client wait already")
         if self.store.states()["queued"] >= self.settings.queue:
             raise Refused(429, f"{self.settings.queue} jobs wait already")
-
-
-class Upload:
-    """An upload that is being written: whole under its name once it is kept, gone where it is dropped."""
-
-    def __init__(self, store: Store, job: Job, name: str, path: str) -> None:
-        self._store, self._job, self._name, self._path = store, job, name, path
-        self._size, self._stack = 0, ExitStack()
-        self._folder = self._stack.enter_context(Folder(store.path(job), private=True))
-        self._handle = self._stack.enter_context(self._folder.writing(path))
-
-    def write(self, data: bytes) -> None:
-        """Add bytes; OSError where the disk refuses."""
-        self._handle.write(data)
-        self._size += len(data)
-
-    def keep(self) -> Job:
-        """Give the file its name and the job its input; Refused (409) where the job does not wait any more."""
-        other = f"{self._path}.gz" if self._path.endswith(".nii") else self._path.removesuffix(".gz")
-        self._folder.remove(other)
-        self._stack.close()
-        changed = self._store.change(
-            self._job.id,
-            lambda job: job.with_(inputs={**job.inputs, self._name: self._size}) if job.state == "waiting" else None,
-        )
-        if changed is None:
-            raise Refused(409, "the job does not wait for uploads any more")
-        return changed
-
-    def drop(self) -> None:
-        """Remove what was written."""
-        dropped = Refused(409, "dropped")
-        with suppress(Refused):
-            self._stack.__exit__(Refused, dropped, None)
 
 
 def _is_result(owns: OwnNames, name: str) -> bool:

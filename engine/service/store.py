@@ -223,6 +223,9 @@ class Store:
             except (OSError, SbldmError):
                 _log.error(f"{place}: is no job and is left alone; restore or remove it")
                 continue
+            if job.state == "waiting":  # an upload may have been coming
+                with Folder(self.root / place) as folder:
+                    folder.clear_temporaries(lambda _: True)
             if (job.client, job.id) == (client, job_id) and job.number not in self._ids:
                 self._put(job)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from ..errors import InvalidInputError, UsageError
-from ..scans.bounded import GZIP_MAGIC, Inflating, UnusableFileError
+from ..files import Folder
+from ..scans.bounded import GZIP_MAGIC, Inflating, Passing, UnusableFileError
 from ..scans.header import HEADER_BYTES, HeaderFault, parse_header
 from .job import INPUTS_NAME, Job
 
@@ -39,14 +43,59 @@ def upload_path(job: Job, name: str, head: bytes) -> str:
     return f"{INPUTS_NAME}/{case}/{case}_{part}{ending}"
 
 
-def check_head(head: bytes, job: Job) -> None:
-    """Look at the first bytes of an upload: a NIfTI file, its size, its geometry; no voxel is read.
+def bytes_wanted(head: bytes, job: Job) -> int:
+    """What an upload holds, decompressed, by its first bytes: those of a NIfTI file of sound size and geometry.
 
     Raises:
-        InvalidInputError: what is wrong with it.
+        UnusableFileError, HeaderFault: what is wrong with it.
     """
+    header = parse_header(Inflating(head).take(HEADER_BYTES), job.reading["orientation"])
+    return header.offset + math.prod(header.shape) * header.dtype.itemsize
+
+
+class Upload:
+    """An upload that is being written: whole under its name once it is kept, gone where it is dropped.
+
+    Raises:
+        InvalidInputError: (of each call but `drop`) it is no scan, or damaged.
+        OSError: the disk refuses.
+    """
+
+    def __init__(self, folder: Path, job: Job, name: str, head: bytes) -> None:
+        self.size = 0
+        with _told():
+            self._passing = Passing(bytes_wanted(head, job))
+        self._path = upload_path(job, name, head)
+        self._stack = ExitStack()
+        self._folder = self._stack.enter_context(Folder(folder, private=True))
+        self._handle = self._stack.enter_context(self._folder.writing(self._path))
+
+    def write(self, data: bytes) -> None:
+        """Add bytes, the first ones too."""
+        with _told():
+            self._passing.take(data)
+        self._handle.write(data)
+        self.size += len(data)
+
+    def keep(self) -> None:
+        """Give the file its name, in place of one that was sent before."""
+        with _told():
+            self._passing.finish()
+        other = f"{self._path}.gz" if self._path.endswith(".nii") else self._path.removesuffix(".gz")
+        self._folder.remove(other)
+        self._stack.close()
+
+    def drop(self) -> None:
+        """Remove what was written, if it was not kept."""
+        dropped = InvalidInputError("dropped")
+        with suppress(InvalidInputError):
+            self._stack.__exit__(InvalidInputError, dropped, None)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
     try:
-        parse_header(Inflating(head).take(HEADER_BYTES), job.reading["orientation"])
+        yield
     except (UnusableFileError, HeaderFault) as error:
         raise InvalidInputError(f"the upload is {error}") from error
 

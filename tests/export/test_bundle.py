@@ -115,7 +115,7 @@ def test_real_latents_of_another_system_are_refused(tiny_checkpoint: Path, tmp_p
 
 def test_triton_gets_one_model_a_component(tiny_bundle: Bundle, tmp_path: Path) -> None:
     names = write_triton_repository(tiny_bundle, tmp_path / "models", batch=4)
-    assert names == [f"sbldm_{name}" for name in tiny_bundle.manifest.components]
+    assert names == ["sbldm_generate", *(f"sbldm_{name}" for name in tiny_bundle.manifest.components)]
     for component in tiny_bundle.manifest.components:
         folder = tmp_path / "models" / f"sbldm_{component}"
         assert (folder / "1" / "model.onnx").read_bytes() == tiny_bundle.component_path(component).read_bytes()

@@ -16,7 +16,7 @@ from sbldm.engine.dicom.stack import Stack
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 LABELS = ("background", "ncr", "ed", "et")
-SHAPE = (64, 64, 51)
+SHAPE, SIDES = (64, 64, 20), (3.0, 3.0, 8.0)
 FRAME = "1.2.3.4.5"
 SCANNER: Mapping[str, Mapping[str, Any]] = {
     "t1": {"SeriesNumber": 3, "SeriesDescription": "AX T1 SE", "EchoTime": 9, "RepetitionTime": 600},
@@ -29,9 +29,9 @@ SCANNER: Mapping[str, Mapping[str, Any]] = {
 
 
 def volumes() -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-    """(modality, column, row, slice) images and (column, row, slice) labels, 3 mm voxels."""
-    index = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"), -1) * 3.0
-    centre = np.array(SHAPE) * 1.5
+    """(modality, column, row, slice) images and (column, row, slice) labels."""
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"), -1) * SIDES
+    centre = np.array(SHAPE) * SIDES / 2
     brain = np.linalg.norm(index - centre, axis=-1) < 60
     core = np.linalg.norm(index - centre - [20, 0, 0], axis=-1)
     rng = np.random.default_rng(0)
@@ -42,25 +42,25 @@ def volumes() -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
 
 def stack(turn: NDArray[np.float64] | None = None) -> Stack:
     """The voxels of the study; `turn` (3, 3) turns them about the middle of the field of view."""
-    affine = np.diag([3.0, 3.0, 3.0, 1.0])  # LPS
+    affine = np.diag([*SIDES, 1.0])  # LPS
     if turn is not None:
         affine[:3, :3] = turn @ affine[:3, :3]
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(SHAPE) - 1) / 2) + [5, -7, 11]
     return Stack(SHAPE, affine)
 
 
-def write_study(folder: Path, turn: NDArray[np.float64] | None = None, frame: str = FRAME) -> Path:
+def write_study(folder: Path, turn: NDArray[np.float64] | None = None) -> Path:
     """The study as files of arbitrary names, with a patient, private elements and headers of a scanner."""
     study = (("PatientName", "Doe^Jane"), ("PatientID", "MRN-4711"), ("PatientBirthDate", "19600102"),
              ("PatientSex", "F"), ("StudyInstanceUID", "1.2.3.4"), ("StudyDate", "20200304"), ("StudyTime", "101112"),
              ("StudyID", "77"), ("AccessionNumber", "ACC1"), ("ReferringPhysicianName", "House^Gregory"))  # fmt: skip
-    about = CaseAbout("0", "scanner", "ab" * 32, 0, 0, (), "", Study(study, frame, ""))
+    about = CaseAbout("0", "scanner", "ab" * 32, 0, 0, (), "", Study(study, FRAME, ""))
     case = DicomCase(about, stack(turn), MODALITIES)
     images, label = volumes()
     folder.mkdir(parents=True, exist_ok=True)
     for modality, image in zip(MODALITIES, images, strict=True):
         for number, data in enumerate(case.series(modality, image)):
-            path = folder / f"IM{MODALITIES.index(modality)}{number * 37 % 51:04d}"  # in no order
+            path = folder / f"IM{MODALITIES.index(modality)}{number * 7 % 20:04d}"  # in no order
             path.write_bytes(data)
             with editing(path) as one:
                 del one.SyntheticData, one.ContributingEquipmentSequence

@@ -81,8 +81,8 @@ def load_flavour(name: str | None = None) -> Flavour:
             return Flavour(candidate, str(module.__version__), cast("Api", module))
         faults.append(f"{candidate}: only type stubs are installed")
     raise BackendUnavailableError(
-        'no TensorRT builder: install it with pip install "sbldm-engine[gpu]" (datacentre GPUs) or '
-        "pip install tensorrt-rtx (GeForce and RTX, also builds without a GPU)\n  " + "\n  ".join(faults)
+        'no TensorRT builder: pip install "sbldm-engine[tensorrt]" (datacentre GPUs; wheels of NVIDIA\'s own '
+        'index) or "sbldm-engine[tensorrt-rtx]" (GeForce and RTX, also builds without a GPU)\n  ' + "\n  ".join(faults)
     )
 
 

@@ -113,7 +113,7 @@ def test_no_builder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(tensorrt_build.importlib, "import_module", absent)
-    with pytest.raises(BackendUnavailableError, match=r"sbldm-engine\[gpu\]"):
+    with pytest.raises(BackendUnavailableError, match=r"sbldm-engine\[tensorrt\]"):
         load_flavour()
     monkeypatch.setattr(tensorrt_build.importlib, "import_module", lambda _name: SimpleNamespace())
     with pytest.raises(BackendUnavailableError, match="only type stubs"):

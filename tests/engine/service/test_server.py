@@ -20,7 +20,7 @@ from sbldm.engine.bundle.load import Bundle
 from tests.support.commands import hashes
 from tests.support.service import ended, served
 
-SAMPLES = 40
+SAMPLES = 24
 ASKED = {"count": SAMPLES, "steps": 2, "seed": 5}
 
 
@@ -72,18 +72,22 @@ def test_slow_and_broken_clients_hold_nobody_up(tiny_bundle: Bundle, tmp_path: P
         token = client.headers["Authorization"].encode()
         job = client.post("/v1/jobs", json={"kind": "augment", "count": 1}).json()["id"].encode()
         head = b"Host: x\r\nAuthorization: " + token + b"\r\n"
-        upload = b"PUT /v1/jobs/" + job + b"/inputs/t1 HTTP/1.1\r\n" + head
+        uploads = [
+            b"PUT /v1/jobs/" + job + b"/inputs/" + name + b" HTTP/1.1\r\n" + head
+            for name in (b"t1", b"t1ce", b"t2", b"flair", b"seg")
+        ]
         broken = [
             b"",
             b"GET /v1/health HTTP/1.1\r\nHost: x\r\nX: ",
-            upload + b"Content-Length: 90000\r\n\r\n\x1f\x8b",
-            upload + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+            *(upload + b"Content-Length: 90000\r\n\r\n\x1f\x8b" for upload in uploads),
+            *(upload + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab" for upload in uploads),
         ]
         held = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(160)]
         for number, connection in enumerate(held):
-            connection.sendall(broken[number % 4])
-        for garbage in (b"\x16\x03\x01\x02\x00\x01\x00", b"GET /\r\n\r\n", b"A" * 100_000, b"GET / HTTP/9.9\r\n\r\n"):
+            connection.sendall(broken[number % len(broken)])
+        for garbage in (b"\x16\x03\x01\x02\x00\x01\x00", b"GET /\r\n\r\n", b"A" * 100_000):
             assert raw(service.port, garbage).startswith(b"HTTP/1.1 400")
+        assert raw(service.port, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 401")
         for smuggled in (
             b"POST /v1/jobs HTTP/1.1\r\n" + head + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcde",
             b"POST /v1/jobs HTTP/1.1\r\n" + head + b"Content-Length: -1\r\n\r\n",
