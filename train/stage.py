@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -110,7 +110,8 @@ def train_stage(
     start = state.load(module, averages, optimizer)
     averages.to(run.fabric.device)
     masters = MasterWeights(module) if run.half_weights else None
-    wrapped, optimizer = run.fabric.setup(torch.compile(module) if run.compile else module, optimizer)
+    used = cast(nn.Module, torch.compile(module)) if run.compile else module
+    wrapped, optimizer = run.fabric.setup(used, optimizer)
     if hasattr(module, "loss"):
         wrapped.mark_forward_method("loss")
     wrapped.train()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -23,6 +23,17 @@ def _trainer(folder: Path) -> nnUNetTrainer:
     import numpy as np
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from torch import nn
+
+    class OwnSchedule(nnUNetTrainer):
+        """With PyTorch's polynomial schedule: that of nnU-Net 2.5 does not run under PyTorch 2.7 or later."""
+
+        def configure_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+            weights = cast(nn.Module, self.network).parameters()
+            optimizer = torch.optim.SGD(
+                weights, self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True
+            )
+            return optimizer, torch.optim.lr_scheduler.PolynomialLR(optimizer, self.num_epochs, power=0.9)
 
     plans, about = (
         json.loads(path.read_text("utf-8"))
@@ -32,11 +43,18 @@ def _trainer(folder: Path) -> nnUNetTrainer:
     torch.manual_seed(settings["seed"])
     np.random.seed(settings["seed"])
     device = torch.device(settings["device"])
-    trainer = nnUNetTrainer(plans, CONFIGURATION, fold="all", dataset_json=about, device=device)  # pyright: ignore[reportArgumentType]
+    trainer = OwnSchedule(plans, CONFIGURATION, fold="all", dataset_json=about, device=device)  # pyright: ignore[reportArgumentType]
     trainer.num_epochs = max(1, settings["steps"] // EPOCH)
     trainer.num_iterations_per_epoch = settings["steps"] // trainer.num_epochs
     trainer.num_val_iterations_per_epoch = 1  # on training cases: it chooses nothing
     return trainer
+
+
+def _checkpoint(trainer: nnUNetTrainer, path: Path) -> dict[str, Any]:
+    """A checkpoint that this program's own training wrote: nnU-Net keeps more than tensors in it."""
+    import torch
+
+    return torch.load(path, map_location=trainer.device, weights_only=False)
 
 
 def _train(folder: Path) -> None:
@@ -56,7 +74,7 @@ def _train(folder: Path) -> None:
         return
     trainer.initialize()
     if latest.is_file():
-        trainer.load_checkpoint(str(latest))
+        trainer.load_checkpoint(_checkpoint(trainer, latest))
     trainer.run_training()
 
 
@@ -67,7 +85,7 @@ def _predict(folder: Path) -> None:
 
     trainer = _trainer(folder)
     trainer.initialize()
-    trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    trainer.load_checkpoint(_checkpoint(trainer, Path(trainer.output_folder) / "checkpoint_final.pth"))
     trainer.set_deep_supervision_enabled(False)
     network = cast(nn.Module, trainer.network).eval()
     predictor = nnUNetPredictor(device=trainer.device, allow_tqdm=False)
