@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -50,13 +50,6 @@ def _trainer(folder: Path) -> nnUNetTrainer:
     return trainer
 
 
-def _checkpoint(trainer: nnUNetTrainer, path: Path) -> dict[str, Any]:
-    """A checkpoint that this program's own training wrote: nnU-Net keeps more than tensors in it."""
-    import torch
-
-    return torch.load(path, map_location=trainer.device, weights_only=False)
-
-
 def _train(folder: Path) -> None:
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 
@@ -74,7 +67,7 @@ def _train(folder: Path) -> None:
         return
     trainer.initialize()
     if latest.is_file():
-        trainer.load_checkpoint(_checkpoint(trainer, latest))
+        trainer.load_checkpoint(str(latest))
     trainer.run_training()
 
 
@@ -85,7 +78,7 @@ def _predict(folder: Path) -> None:
 
     trainer = _trainer(folder)
     trainer.initialize()
-    trainer.load_checkpoint(_checkpoint(trainer, Path(trainer.output_folder) / "checkpoint_final.pth"))
+    trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
     trainer.set_deep_supervision_enabled(False)
     network = cast(nn.Module, trainer.network).eval()
     predictor = nnUNetPredictor(device=trainer.device, allow_tqdm=False)
