@@ -33,9 +33,9 @@ class Averages:
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Move their parameters towards those of `module`, faster in the first steps; buffers are taken over."""
-        parameters = [*module.parameters()]
+        parameters = tuple(module.parameters())
         for decay, ema in self.modules.items():
-            get_ema_multi_avg_fn(min(decay, (step + 1) / (step + 10)))([*ema.parameters()], parameters, 0)
+            get_ema_multi_avg_fn(min(decay, (step + 1) / (step + 10)))(tuple(ema.parameters()), parameters, 0)
             for target, source in zip(ema.buffers(), module.buffers(), strict=True):
                 target.copy_(source)
 

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from ..engine.errors import SbldmError
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -110,7 +110,8 @@ def train_stage(
     start = state.load(module, averages, optimizer)
     averages.to(run.fabric.device)
     masters = MasterWeights(module) if run.half_weights else None
-    wrapped, optimizer = run.fabric.setup(torch.compile(module) if run.compile else module, optimizer)
+    used = cast(nn.Module, torch.compile(module)) if run.compile else module
+    wrapped, optimizer = run.fabric.setup(used, optimizer)
     if hasattr(module, "loss"):
         wrapped.mark_forward_method("loss")
     wrapped.train()
@@ -225,7 +226,7 @@ class StepMaker:
         values["mean_loss"] = float(self._window[0] / self._window[1])
         self._window.zero_()
         if self.fabric.world_size > 1:
-            joint = self.fabric.all_reduce(torch.tensor(list(values.values())), reduce_op="mean")
+            joint = self.fabric.all_reduce(torch.tensor(list(values.values()), device=self._window.device))
             values = dict(zip(values, torch.as_tensor(joint).tolist(), strict=True))
         return values
 

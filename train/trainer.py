@@ -80,8 +80,8 @@ class Trainer(ABC):
         if self.run.fabric.is_global_zero:
             for name in (STATE_NAME, weights_path(self.directory, stage).name):
                 (folder / name).unlink(missing_ok=True)
-            for state in folder.glob("state-*.safetensors"):
-                state.unlink()
+            for kept in (*folder.glob("state-*.safetensors"), *folder.glob("best-*.safetensors")):
+                kept.unlink()
         self.run.fabric.barrier()
 
     def train(self, stage: str) -> None:

@@ -354,3 +354,15 @@ def test_a_kill_does_not_change_which_weights_are_best(tmp_path: Path) -> None:
     assert record_of(killed).best == record_of(whole).best
     left, right = read_tensors(weights_path(killed, "denoiser")), read_tensors(weights_path(whole, "denoiser"))
     assert all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_a_compiled_network_is_saved_as_one_that_is_not(tmp_path: Path) -> None:
+    """Through `torch.compile` and what wraps it; no compiler runs, which would take longer than all other tests."""
+    plain, compiled = tmp_path / "plain", tmp_path / "compiled"
+    train_stage(a_run(plain), "denoiser", a_module(), noisy_loss, CONFIG)
+    with torch.compiler.set_stance("force_eager"):
+        train_stage(dataclasses.replace(a_run(compiled), compile=True), "denoiser", a_module(), noisy_loss, CONFIG)
+    assert losses(compiled) == losses(plain)
+    left, right = read_tensors(weights_path(compiled, "denoiser")), read_tensors(weights_path(plain, "denoiser"))
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[k], right[k]) for k in left)

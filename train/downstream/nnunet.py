@@ -27,6 +27,8 @@ from .nnunet_process import DATASET, EPOCH
 from .trainers import Image, Label, Predict, Work
 
 SHOWN = 20  # last lines of its log, where it fails
+# nnU-Net keeps more than tensors in its checkpoints, and its process reads none but those that it wrote
+OWN_CHECKPOINTS = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
 CHANNELS = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
 
 
@@ -107,7 +109,7 @@ def _run(what: str, folder: Path) -> None:
     log = folder / "nnunet.log"
     with log.open("ab") as output:
         ended = subprocess.run(
-            command, env={**os.environ, **{name: str(path) for name, path in folders.items()}},
+            command, env={**os.environ, **OWN_CHECKPOINTS, **{name: str(path) for name, path in folders.items()}},
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
     if ended.returncode:

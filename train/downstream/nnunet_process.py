@@ -23,6 +23,17 @@ def _trainer(folder: Path) -> nnUNetTrainer:
     import numpy as np
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from torch import nn
+
+    class OwnSchedule(nnUNetTrainer):
+        """With PyTorch's polynomial schedule: that of nnU-Net 2.5 does not run under PyTorch 2.7 or later."""
+
+        def configure_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+            weights = cast(nn.Module, self.network).parameters()
+            optimizer = torch.optim.SGD(
+                weights, self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True
+            )
+            return optimizer, torch.optim.lr_scheduler.PolynomialLR(optimizer, self.num_epochs, power=0.9)
 
     plans, about = (
         json.loads(path.read_text("utf-8"))
@@ -32,7 +43,7 @@ def _trainer(folder: Path) -> nnUNetTrainer:
     torch.manual_seed(settings["seed"])
     np.random.seed(settings["seed"])
     device = torch.device(settings["device"])
-    trainer = nnUNetTrainer(plans, CONFIGURATION, fold="all", dataset_json=about, device=device)  # pyright: ignore[reportArgumentType]
+    trainer = OwnSchedule(plans, CONFIGURATION, fold="all", dataset_json=about, device=device)  # pyright: ignore[reportArgumentType]
     trainer.num_epochs = max(1, settings["steps"] // EPOCH)
     trainer.num_iterations_per_epoch = settings["steps"] // trainer.num_epochs
     trainer.num_val_iterations_per_epoch = 1  # on training cases: it chooses nothing
