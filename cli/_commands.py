@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 HELP = {"help_option_names": ["--help", "-h"]}
@@ -56,6 +57,21 @@ def offered(words: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def bundles(incomplete: str) -> list[str]:
-    """Names of the shipped bundles; the engine is not imported to tell them."""
-    shipped = Path(__file__).resolve().parents[1] / "engine" / "bundles"
-    return sorted(found.parent.name for found in shipped.glob(f"{incomplete}*/bundle.json"))
+    """Names of the shipped and the pulled bundles."""
+    from ..engine.bundle.store import pulled_bundles, shipped_bundles
+
+    return [name for name in (*shipped_bundles(), *pulled_bundles()) if name.startswith(incomplete)]
+
+
+def require_signature(panel: str | None = None) -> Any:
+    """Option of every command that loads a bundle: who must have signed it."""
+    return typer.Option(
+        "--require-signature",
+        metavar="KEY",
+        envvar="SBLDM_REQUIRE_SIGNATURE",
+        help="PEM file of the key, or of the issuer's certificate, that must have signed the bundle.",
+        rich_help_panel=panel,
+    )
+
+
+RequireSignature = Annotated[Path | None, require_signature()]

@@ -18,7 +18,7 @@ EXTRAS = {
     "tensorrt": "tensorrt", "pycuda": "pycuda", "cuda": "gpu",
     "torch": "train", "lightning": "train", "monai": "train", "safetensors": "train",
     "yaml": "train", "tensorboard": "train", "matplotlib": "train", "threadpoolctl": "train",
-    "onnx": "export", "onnxscript": "export", "onnxslim": "export",
+    "huggingface_hub": "hub", "onnx": "export", "onnxscript": "export", "onnxslim": "export",
 }  # fmt: skip
 """Package that may be missing -> extra that brings it."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from ._commands import bundles, choices
+from ._commands import bundles, choices, require_signature
 
 if TYPE_CHECKING:
     from ..engine.bundle.load import Bundle
@@ -49,6 +49,7 @@ class RunFlags:
         None
     )
     bundle: Annotated[str, _run("--bundle", "Name of a shipped bundle, or a path.", autocompletion=bundles)] = "phantom"
+    require_signature: Annotated[Path | None, require_signature(RUN)] = None
     seed: Annotated[int, _run("--seed", "Seed of the run, 0 to 2^64 - 1.")] = 0
     resume: Annotated[bool, _run("--resume", "Go on with the run in --out.")] = False
     shard: Annotated[str | None, _run("--shard", "Make only part I (from 0) of N.", "I/N")] = None
@@ -88,9 +89,9 @@ class RunFlags:
         float | None,
         _model("--reject", "Redraw tumours that miss the request by more than this share.", metavar="TOL"),
     ] = None
-    attempts: Annotated[int, _model("--attempts", "Redraws at most, with --reject; then the best is kept.")] = 4
+    attempts: Annotated[int, _model("--attempts", "Redraws at most; with --reject the best is kept then.")] = 4
     layout: Annotated[
-        str, _files("--layout", "Folders, file names and labels.", **choices("brats", "nnunet", "bids"))
+        str, _files("--layout", "Folders, file names and labels.", **choices("brats", "nnunet", "bids", "dicom"))
     ] = "brats"
     names: Annotated[str, _files("--names", "BraTS file names of that year.", **choices("2021", "2023"))] = "2021"
     name_by: Annotated[
@@ -101,8 +102,8 @@ class RunFlags:
         str | None,
         _files(
             "--grid",
-            "The model's (default), or 240x240x155 voxels of 1 mm.",
-            **choices("native", "brats"),
+            "The model's (default), 240x240x155 voxels of 1 mm, or of augment's case (source).",
+            **choices("native", "brats", "source"),
         ),
     ] = None
     preview: Annotated[bool, _files("--preview", "Write a contact sheet, preview.png.")] = False

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..engine.run.directory import RunDirectory
     from ..engine.run.ledger import SampleRecord
     from ..engine.telemetry import EventLog
@@ -53,6 +55,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes < 24 * 60 else f"{days} d {hours} h"
 
 
+def shows_a_bar(console: Console) -> bool:
+    """Whether progress on stderr is a bar; FORCE_COLOR, which notebooks set, makes no terminal of a file."""
+    return console.is_terminal and not console.is_dumb_terminal and sys.stderr.isatty()
+
+
 @contextmanager
 def run_progress(
     log: EventLog, quiet: bool
@@ -69,8 +76,7 @@ def run_progress(
     )
 
     console = Console(stderr=True)
-    bar = not quiet and not log.as_json and console.is_terminal and not console.is_dumb_terminal
-    bar = bar and sys.stderr.isatty()  # FORCE_COLOR calls a file a terminal
+    bar = not quiet and not log.as_json and shows_a_bar(console)
     columns = (TextColumn("samples"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not bar) as progress:
         task = progress.add_task("samples", total=None)

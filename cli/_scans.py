@@ -37,6 +37,16 @@ Orientation = Annotated[
     ),
 ]
 
+Map = Annotated[
+    str | None,
+    typer.Option(
+        "--map",
+        help="DICOM: which series is which, by number or UID, where headers do not tell: t1=3,t1ce=7,seg=9.",
+        metavar="MODALITY=SERIES,...",
+        rich_help_panel=_PANEL,
+    ),
+]
+
 
 def escaped(text: str) -> str:
     """Text from outside as it may be printed: no control characters."""

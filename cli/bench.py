@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._commands import bundles
+from ._commands import RequireSignature, bundles
 
 if TYPE_CHECKING:
     from ..benchmarks.bench import BenchResult
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def bench(
     bundle: Annotated[str, typer.Option(help="Shipped bundle's name, or a path.", autocompletion=bundles)] = "phantom",
+    require_signature: RequireSignature = None,
     backends: Annotated[
         str | None,
         typer.Option(help="NAME or NAME:PRECISION, by commas; default: onnxruntime, and openvino if installed."),
@@ -48,7 +49,7 @@ def bench(
             raise UsageError(f"{path}: is no regular file; name another")
     if plot_file is not None:
         require_matplotlib()
-    loaded = load_bundle(bundle)
+    loaded = load_bundle(bundle, require_signature)
     plan = make_plan(
         loaded, backends=backends, steps=steps, samplers=samplers, batches=batch,
         volumes=volumes, repeats=repeats, reference_steps=reference_steps,

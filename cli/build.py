@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ._commands import bundles, choices
+from ._commands import RequireSignature, bundles, choices
 
 
 def build(
     bundle: Annotated[str, typer.Option(help="Bundle: a path or a shipped name.", autocompletion=bundles)] = "phantom",
+    require_signature: RequireSignature = None,
     batch: Annotated[
         int, typer.Option(min=1, help="Rows of the denoiser: --batch-size, twice that with guidance.")
     ] = 1,
@@ -51,7 +52,7 @@ def build(
         raise UsageError(f"--flavour {flavour}: allowed {', '.join(FLAVOURS)}")
     if cuda_driver is not None and compute_capability is None:
         raise UsageError("--cuda-driver belongs to --compute-capability; this machine's driver is known")
-    model = load_bundle(bundle)
+    model = load_bundle(bundle, require_signature)
     builder = load_flavour(flavour)
     if compute_capability is None:
         target = present_target(device)

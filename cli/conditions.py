@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ._commands import Command, Group
-from ._scans import Cavity, Labels, Orientation, escaped
+from ._commands import Command, Group, RequireSignature
+from ._progress import shows_a_bar
+from ._scans import Cavity, Labels, Map, Orientation, escaped
 
 app = typer.Typer(
     cls=Group, no_args_is_help=True, add_completion=False, help="Check, measure or draw tumour characteristics."
@@ -31,6 +32,7 @@ def check(
     bundle: Annotated[
         str | None, typer.Option(help="Model it is for: name or path (default: the shipped one).")
     ] = None,
+    require_signature: RequireSignature = None,
     strict: Annotated[bool, typer.Option(help="Rows far from the training cohort are errors, not warnings.")] = False,
 ) -> None:
     """Check a condition table against a model: all its faults, and rows far from the training cohort."""
@@ -39,7 +41,7 @@ def check(
     from ..engine.conditions.unusual import UnusualRows
     from ..engine.errors import InvalidInputError
 
-    manifest = load_bundle(bundle or DEFAULT_BUNDLE).manifest
+    manifest = load_bundle(bundle or DEFAULT_BUNDLE, require_signature).manifest
     columns = tuple(column.name for column in manifest.condition_columns)
     watch = UnusualRows(manifest.cohort)
     conditions = read_conditions(file, columns, manifest.grid.fov_mm, watch)
@@ -54,9 +56,10 @@ def check(
 
 @app.command(cls=Command)
 def measure(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Cohort: any layout that `train` reads.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Cohort: any layout that `train` reads, or DICOM.")],
     out: Out = None,
     bundle: Annotated[str | None, typer.Option(help="Columns and field of view of this model's grid.")] = None,
+    require_signature: RequireSignature = None,
     fov: Annotated[
         FieldOfViewOf,
         typer.Option(help="Whose field of view places and boxes are shares of.", metavar="[model|scan]"),
@@ -65,6 +68,7 @@ def measure(
     labels: Labels = None,
     cavity: Cavity = "refuse",
     orientation: Orientation = None,
+    series: Map = None,
 ) -> None:
     """Measure the tumours of a cohort; without --bundle for a model with all columns on the default grid."""
     from rich.console import Console
@@ -80,15 +84,15 @@ def measure(
 
     columns, grid = COLUMNS, DEFAULT_GRID
     if bundle is not None:
-        manifest = load_bundle(bundle).manifest
+        manifest = load_bundle(bundle, require_signature).manifest
         columns, grid = tuple(column.name for column in manifest.condition_columns), manifest.grid
     view = grid.fov_mm if fov is FieldOfViewOf.model else None
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(console=console, transient=True, disable=not shows_a_bar(console)) as bar:
         task = bar.add_task("cases")
         measured = measure_cohort(
             directory, columns, view, lambda done, total: bar.update(task, completed=done, total=total),
-            read_options(labels, cavity, orientation),
+            read_options(labels, cavity, orientation, series),
         )  # fmt: skip
     for warning in measured.warnings:
         typer.echo(escaped(f"warning: {warning}"), err=True)
@@ -107,13 +111,14 @@ def sample(
     count: Annotated[int, typer.Option(min=1, help="How many rows.")],
     seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Row k is the same for every count.")] = 0,
     bundle: Annotated[str | None, typer.Option(help="Model: name or path (default: the shipped one).")] = None,
+    require_signature: RequireSignature = None,
     out: Out = None,
 ) -> None:
     """Draw plausible conditions from the distribution of a model's training cohort."""
     from ..engine.bundle.load import DEFAULT_BUNDLE, load_bundle
     from ..engine.conditions.csv import conditions_csv
 
-    cohort = load_bundle(bundle or DEFAULT_BUNDLE).manifest.cohort
+    cohort = load_bundle(bundle or DEFAULT_BUNDLE, require_signature).manifest.cohort
     _write(conditions_csv(cohort.columns, [str(k) for k in range(count)], cohort.sample(count, seed)), out)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._commands import Command, Group
+from ._commands import Command, Group, RequireSignature
 from ._scans import Cavity, Labels, Orientation, escaped
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def root() -> None:
 def check(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Data set: any layout that `train` reads.")],
     bundle: Annotated[str | None, typer.Option(help="Modalities and field of view of this model.")] = None,
+    require_signature: RequireSignature = None,
     labels: Labels = None,
     cavity: Cavity = "refuse",
     orientation: Orientation = None,
@@ -47,7 +48,7 @@ def check(
 
     modalities, view = MODALITIES, DEFAULT_GRID.fov_mm
     if bundle is not None:
-        manifest = load_bundle(bundle).manifest
+        manifest = load_bundle(bundle, require_signature).manifest
         modalities, view = manifest.modalities, manifest.grid.fov_mm
     checked = DataCheck(directory, modalities, view, read_options(labels, cavity, orientation))
     sheet = Sheet(modalities) if preview is not None else None

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from ._commands import bundles
+from ._commands import RequireSignature, bundles
 
 
 def doctor(
     bundle: Annotated[str, typer.Option(help="Shipped bundle's name, or a path.", autocompletion=bundles)] = "phantom",
+    require_signature: RequireSignature = None,
     json_output: Annotated[
         bool,
         typer.Option(
@@ -24,7 +25,7 @@ def doctor(
     from ..engine.bundle.load import load_bundle
     from ..engine.doctor import diagnose, support_bundle
 
-    diagnosis = diagnose(load_bundle(bundle))
+    diagnosis = diagnose(load_bundle(bundle, require_signature))
     if json_output:
         typer.echo(json.dumps(support_bundle(diagnosis)))
     else:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ._commands import choices
+from ._commands import RequireSignature, choices
 from ._scans import Cavity, Labels, Orientation
 
 FIGURES_NAME, TABLES_NAME = "evaluation.json", "evaluation.md"
@@ -21,6 +21,7 @@ def evaluate(
     bundle: Annotated[
         str | None, typer.Option(help="Bundle whose autoencoder gives latents and reconstructions.")
     ] = None,
+    require_signature: RequireSignature = None,
     out: Annotated[Path, typer.Option(help="Directory of evaluation.json, evaluation.md and the plots.")] = Path(
         "evaluation"
     ),
@@ -33,11 +34,17 @@ def evaluate(
     ] = 0,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of volumes for the MS-SSIM diversity.")] = 64,
     fid_network: Annotated[
-        Path | None, typer.Option(help="ONNX feature network (N, 3, h, w) -> (N, F) for FID.")
+        Path | None, typer.Option(help="ONNX feature network (N, 3, h, w) -> (N, F) for FID, MMD and coverage.")
     ] = None,
+    segmenter_steps: Annotated[
+        int, typer.Option(min=0, help="Training of the segmenter that judges images against masks; 0 leaves it out.")
+    ] = 300,
+    any_settings: Annotated[
+        bool, typer.Option("--any-settings", help="Also samples that were not made with the bundle's defaults.")
+    ] = False,
     card: Annotated[bool, typer.Option("--card", help="Also write the tables into the bundle's model card.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases (default: OUT/cache).")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the cases.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that prepare and measure the cases.")] = 2,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave faulty real cases out.")] = False,
     labels: Labels = None,
     cavity: Cavity = "refuse",
@@ -53,27 +60,30 @@ def evaluate(
 
     try:
         from ..train.evaluation.plots import PICTURES, write_plots
-        from ..train.evaluation.report import plain, table, write_json
+        from ..train.evaluation.report import plain, write_json
         from ..train.evaluation.run import EvaluationOptions
         from ..train.evaluation.run import evaluate as measure
+        from ..train.evaluation.scorecard import table
     except ImportError as error:
         raise UsageError(f'evaluate needs {error.name}: pip install "sbldm-engine[train]"') from error
     from ..engine.backends.choose import choose_backend
     from ..engine.bundle.load import load_bundle
     from ..engine.files import write_atomic
     from ..engine.scans.options import read_options
+    from ._results import require_own
 
     if card and bundle is None:
         raise UsageError("--card writes into a bundle: give --bundle PATH")
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
-    loaded = None if bundle is None else load_bundle(bundle)
+    loaded = None if bundle is None else load_bundle(bundle, require_signature)
     backend = None if loaded is None else choose_backend(loaded, device=device)
     options = EvaluationOptions(
-        real, synthetic, train, cache or out / "cache", held_out, pairs, reconstruct, fid_network, workers,
-        skip_invalid, read_options(labels, cavity, orientation),
+        real, synthetic, train, cache or out / "cache", held_out, pairs, reconstruct, fid_network,
+        segmenter_steps, any_settings, workers, skip_invalid, read_options(labels, cavity, orientation),
     )  # fmt: skip
-    _require_own(out, [f"{name}.png" for name in PICTURES])
+    require_own(out, FIGURES_NAME, [TABLES_NAME, *(f"{name}.png" for name in PICTURES)])
     evaluation = measure(options, loaded, backend)
+    evaluation.figures["command"] = _command(context)
     write_json(out / FIGURES_NAME, evaluation.figures)
     text = table(evaluation.figures)
     write_atomic(out / TABLES_NAME, text.encode())
@@ -83,24 +93,6 @@ def evaluate(
 
         write_evaluation(loaded, text, _command(context))
     typer.echo(json.dumps(plain(evaluation.figures), allow_nan=False) if as_json else text)
-
-
-def _require_own(out: Path, pictures: list[str]) -> None:
-    """Make the directory; UsageError where it cannot be, or holds files of these names that no evaluation wrote."""
-    from ..engine.errors import UsageError
-    from ..engine.files import make_directory
-
-    try:
-        make_directory(out)
-        names = {path.name for path in out.iterdir()}
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be used as a directory ({error.strerror})") from error
-    taken = sorted(names & {TABLES_NAME, *pictures})
-    if taken and FIGURES_NAME not in names:
-        raise UsageError(
-            f"--out {out}: holds {taken[0]!r} and no {FIGURES_NAME}, so it is not of an evaluation; nothing in it was "
-            "touched; give another directory"
-        )
 
 
 def _command(context: typer.Context) -> str:

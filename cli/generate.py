@@ -27,6 +27,14 @@ def generate(
             rich_help_panel=RUN,
         ),
     ] = None,
+    exclude_copies: Annotated[
+        Path | None,
+        typer.Option(
+            "--exclude-copies",
+            help="Folder of cases, such as the training cases: samples that are copies of one are drawn again.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     labels: Labels = None,
     cavity: Cavity = "refuse",
     orientation: Orientation = None,
@@ -52,6 +60,8 @@ def generate(
     ] = False,
 ) -> int:
     """Make synthetic 3D volumes with tumour masks; they show no patient and are not for diagnosis."""
+    from dataclasses import replace
+
     from ..engine.bundle.load import load_bundle
     from ..engine.errors import UsageError
     from ..engine.sampling.given_masks import require_mask_first
@@ -64,16 +74,20 @@ def generate(
         raise UsageError("--add-to: needs --layout nnunet and a whole run; add shards by merge --add-to")
     if (splits is not None or link) and add_to is None:
         raise UsageError("--splits and --link: belong to --add-to")
-    bundle = load_bundle(flags.bundle)
-    source = None
+    bundle = load_bundle(flags.bundle, flags.require_signature)
+    source, options = None, read_options(labels, cavity, orientation)
     if masks is not None:
         require_mask_first(bundle)
         columns = [column.name for column in bundle.manifest.condition_columns]
-        options = read_options(labels, cavity, orientation)
         source, warnings = read_masks(masks, columns, bundle.manifest.grid, options)
         for warning in warnings:
             log.event(warning, "warning")
     request = flags.request(bundle, source)
+    if exclude_copies is not None:
+        from ..engine.scans.references import read_references
+
+        cases = read_references(exclude_copies, bundle.manifest.modalities, bundle.manifest.grid, options)
+        request = replace(request, exclude_copies=cases)
     if add_to is None:
         return run_job(request, flags, log)
     from ..engine.run.nnunet_split import add_to_dataset

@@ -6,7 +6,8 @@ import importlib
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -31,19 +32,31 @@ COMMANDS = {
     "augment": ("augment", "Bring a real case under new conditions."),
     "merge": ("merge", "Put the shards of a run together."),
     "verify": ("verify", "Hash every file of a run again."),
+    "purge": ("purge", "Remove a run; its audit trail stays."),
     "report": ("report", "Show a run in one HTML file: 3D, plots, faults."),
+    "bundle": ("bundle", "Sign a bundle, or verify its signature."),
     "inspect": ("inspect", "Show what a bundle holds."),
     "doctor": ("doctor", "Say what this machine can run, and why."),
     "bench": ("bench", "Measure throughput and quality on this machine."),
+    "models": ("models", "List, pull and push models."),
     "phantom": ("phantom", "Write a procedural cohort in BraTS layout."),
     "train": ("train", "Train a system on a cohort."),
     "evaluate": ("evaluate", "Measure fidelity, adherence and memorisation."),
+    "downstream": ("downstream", "Tell whether synthetic cases help a segmenter."),
     "export": ("export", "Turn checkpoints into a bundle, held to PyTorch."),
+    "serve": ("serve", "Take jobs over HTTP, on this machine or behind a gateway."),
     "build": ("build", "Build TensorRT engines ahead of time."),
 }
 
 _NAME, _COMPLETION = "sbldm-engine", "_SBLDM_ENGINE_COMPLETE"
-PLOTTING = ("bench", "train", "evaluate")  # commands that load Matplotlib, themselves or by what they load
+PRIVATE = ("augment", "conditions measure", "data", "train", "evaluate", "downstream", "masks", "serve")
+"""Commands that write what is derived from patients: for the user alone (umask 077)."""
+PLOTTING = (
+    "bench",
+    "train",
+    "evaluate",
+    "downstream",
+)  # commands that load Matplotlib, themselves or by what they load
 
 LEAST_SPACE = 600 * 10**6  # bytes; with less, libraries end the process themselves or spin while they are loaded
 
@@ -104,14 +117,15 @@ def root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; no traceback leaves it unless `--debug` is given."""
     from ..engine.errors import SbldmError
+    from ..engine.run.audit import acting
     from ..engine.telemetry import EventLog
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    given = _with_preview_file(_with_ray_address([a for a in given if a != "--debug"]))
+    given = completed([a for a in given if a != "--debug"])
     log = EventLog("json" if _asks_for_json_lines(given) else "text")
     try:
-        with log.of_libraries(quiet="--quiet" in given):
+        with log.of_libraries(quiet="--quiet" in given), acting((_NAME, *given)), _umask_of(given):
             result = typer.main.get_command(app).main(given, prog_name=_NAME, standalone_mode=False)
     except SbldmError as error:
         if debug:
@@ -155,6 +169,19 @@ def run() -> None:
     sys.exit(code)
 
 
+@contextmanager
+def _umask_of(given: list[str]) -> Iterator[None]:
+    """Files are for the user alone while a command of `PRIVATE` runs."""
+    if {" ".join(given[:1]), " ".join(given[:2])} & {*PRIVATE}:
+        before = os.umask(0o077)
+        try:
+            yield
+        finally:
+            os.umask(before)
+    else:
+        yield
+
+
 def _asks_for_json_lines(given: list[str]) -> bool:
     """Whether stderr is to be JSON, known before the options are read: what is wrong with them is told so too."""
     return "--log-format=json" in given or ("--log-format", "json") in pairwise(given)
@@ -166,6 +193,11 @@ def _misused(log: EventLog, error: TyperException) -> int:
         return _fail(log, error.format_message() if show is not None else str(error), 2)
     show()
     return 2
+
+
+def completed(given: list[str]) -> list[str]:
+    """The arguments as the option parser takes them: options whose value may be left out get it."""
+    return _with_preview_file(_with_ray_address(given))
 
 
 def _with_ray_address(given: list[str]) -> list[str]:

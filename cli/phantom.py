@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ._progress import shows_a_bar
+
 
 def phantom(
     count: Annotated[int, typer.Option("--count", help="Number of cases, 1 or more.")],
@@ -31,7 +33,8 @@ def phantom(
 
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, disable=not shows_a_bar(console)) as progress:
             task = progress.add_task("phantoms", total=max(count, 0))
             write_cohort(
                 out,

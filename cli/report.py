@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ._progress import shows_a_bar
 from ._scans import Cavity, Labels, Orientation, escaped
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def report(
         cases=cases, real=real, reading=read_options(labels, cavity, orientation), bundle=bundle, large=large
     )
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+    with Progress(console=console, transient=True, disable=quiet or not shows_a_bar(console)) as bar:
         task = bar.add_task("real cases", visible=real is not None)
         written = write(directory, out, options, lambda done, total: bar.update(task, completed=done, total=total))
     for line in written.warnings:

@@ -27,7 +27,7 @@ def train(
     add_phantoms: Annotated[int, typer.Option(help="Train on N phantoms too, after the cohort's cases.")] = 0,
     steps: Annotated[list[str] | None, typer.Option(help="STAGE=N: steps of a stage in place of the preset's.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    devices: Annotated[int, typer.Option(min=1, help="How many devices (data parallel).")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="How many devices of each machine (data parallel).")] = 1,
     precision: Annotated[
         str, typer.Option(help="Of the arithmetic.", **choices("bf16-mixed", "32-true", "16-mixed"))
     ] = "bf16-mixed",
@@ -46,6 +46,14 @@ def train(
     keep_stale: Annotated[
         bool, typer.Option(help="Keep stages whose earlier stages have changed since; said at each.")
     ] = False,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches that a device adds up before a step.")] = 1,
+    keep: Annotated[
+        str, typer.Option(help="Weights that a stage ends with: best by held-out cases.", **choices("last", "best"))
+    ] = "last",
+    patience: Annotated[
+        int, typer.Option(min=0, help="Looks at held-out cases without a better one that end a stage; 0: none do.")
+    ] = 0,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the networks (torch.compile).")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print networks, stages, multiply-adds and memory, and stop.")] = False,
 ) -> None:
     """Train a system stage by stage; stopped runs go on from their last checkpoint."""
@@ -54,13 +62,14 @@ def train(
 
     try:
         from ..train.config import load_preset
+        from ..train.ranks import machines
         from ..train.run import TrainOptions, plan, progress, run_training, with_steps
     except ImportError as error:
         raise UsageError(f'train needs {error.name}: pip install "sbldm-engine[train]"') from error
 
     config = with_steps(load_preset(preset), steps or [])
     if dry_run:
-        typer.echo(plan(config, stage))
+        typer.echo(plan(config, stage, devices * machines(), accumulate))
         return
     options = TrainOptions(
         data,
@@ -79,6 +88,10 @@ def train(
         masks,
         add_phantoms,
         start_from,
+        accumulate,
+        keep,
+        patience,
+        compiled,
     )
     try:
         run_training(config, options)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ..engine.run.audit import Chain
 
 
 def verify(
     directory: Annotated[Path, typer.Argument(help="Directory of a run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> int:
-    """Hash every file, measure every mask again, name what is missing, changed or foreign.
+    """Hash every file, measure every mask again, check the audit trail, name what is missing, changed or foreign.
 
     Exit code 0: all is as recorded; 3: something is not; 5: intact, but the run is not finished.
     """
@@ -20,9 +23,12 @@ def verify(
     import json
     import sys
 
+    from ..engine.run.purge import purged_chain
     from ..engine.run.verify import verify_run
     from ..engine.screen import shown
 
+    if (chain := purged_chain(directory)) is not None:
+        return _purged(directory, chain, as_json)
     found = verify_run(directory)
     unfinished = bool(found.failed) or not found.has_manifest
     code = 3 if found.faults else 5 if unfinished else 0
@@ -32,10 +38,29 @@ def verify(
         for fault in found.faults:
             print(f"error: {shown(str(directory / fault))}", file=sys.stderr)
         print(f"{found.samples} samples, {found.files} files, {found.bytes} bytes, {len(found.faults)} faults")
+        print(f"audit trail: {found.audit_lines} lines, head {found.audit_head}")
         if unfinished:
             left = f"{len(found.failed)} samples failed, {found.absent} are not made"
             print(f"warning: {left}, manifest.csv is {'there' if found.has_manifest else 'not written'}: "
                   "go on with --resume, or merge the shards", file=sys.stderr)  # fmt: skip
         elif found.absent:
             print(f"note: {found.absent} other samples of the run are not in this directory", file=sys.stderr)
+    return code
+
+
+def _purged(directory: Path, chain: Chain, as_json: bool) -> int:
+    """What is left of a run that was purged: its audit trail."""
+    import json
+    import sys
+
+    from ..engine.screen import shown
+
+    code = 3 if chain.faults else 0
+    if as_json:
+        told = {"purged": True, "audit_lines": chain.lines, "audit_head": chain.head, "faults": chain.faults}
+        print(json.dumps({"directory": str(directory), **told, "exit_code": code}))
+    else:
+        for fault in chain.faults:
+            print(f"error: {shown(str(directory / fault))}", file=sys.stderr)
+        print(f"the run was purged; audit trail: {chain.lines} lines, head {chain.head}")
     return code

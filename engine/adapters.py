@@ -29,6 +29,7 @@ class SyntheticDataset:
     Args:
         count: number of samples.
         transform: applied to each item.
+        bundle, require_signature: see `Generator.load`.
         options: of `Generator.load` (`backend`, `device`, `precision`, `threads`) and of `Generator.generate`.
 
     A faulty sample is no item: it raises FaultySampleError, which `StreamDataset` can be told to skip.
@@ -43,6 +44,7 @@ class SyntheticDataset:
         count: int,
         *,
         bundle: str | os.PathLike[str] = DEFAULT_BUNDLE,
+        require_signature: str | os.PathLike[str] | None = None,
         conditions: ConditionsLike = None,
         transform: Callable[[Item], Any] | None = None,
         **options: Unpack[DatasetArguments],
@@ -50,7 +52,11 @@ class SyntheticDataset:
         require_fields(count=count, conditions=conditions, **options)
         self._count, self._transform = int(count), transform
         machine = MachineArguments.__annotations__.keys() & options.keys()
-        self._load: Item = {"bundle": bundle, **{name: options[name] for name in machine}}
+        self._load: Item = {
+            "bundle": bundle,
+            "require_signature": require_signature,
+            **{name: options[name] for name in machine},
+        }
         self._asked: Item = {"conditions": conditions, **{n: v for n, v in options.items() if n not in machine}}
         self._generator: Generator | None = None
 

@@ -21,11 +21,13 @@ from typing import BinaryIO
 from .errors import InvalidInputError
 from .locked_files import LockedFile
 from .locks import lock_file
-from .new_files import TEMPORARY_SUFFIX, NewFile, hard_link, sync_folder, temporary
+from .new_files import TEMPORARY_SUFFIX, NewFile, hard_link, modes, sync_folder, temporary
 from .portable import PATH_ONLY
+from .trees import remove_tree
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Numbers of the system errors that mean there is no room left."""
+_STAYS = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR})
 _TEMPORARY = re.compile(r"(.+?)(?:\.\d+)?\.tmp")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: a FIFO is opened at once, and refused
@@ -35,12 +37,15 @@ _CHUNK = 1 << 20
 class Folder:
     """A directory opened once. Names are relative to it, in POSIX form; `owns` says which may be made or removed.
 
+    What is made in a `private` one is for its owner alone (0600, folders 0700), whatever the umask.
+
     Raises:
         OSError: it cannot be opened.
     """
 
-    def __init__(self, root: Path, owns: Callable[[str], bool] = lambda _: True) -> None:
+    def __init__(self, root: Path, owns: Callable[[str], bool] = lambda _: True, *, private: bool = False) -> None:
         self.root, self._owns = root, owns
+        self._file_mode, self._folder_mode = modes(private)
         try:
             self._descriptor = os.open(root, _DIRECTORY)
         except PermissionError:  # a folder that may be entered, not listed
@@ -120,7 +125,7 @@ class Folder:
         """
         self._require_owned(name)
         with self._parent(name, make=True) as (folder, last):
-            with temporary(folder, last) as (beside, handle):
+            with temporary(folder, last, self._file_mode) as (beside, handle):
                 yield handle
                 handle.make_lasting()
                 os.rename(beside, last, src_dir_fd=folder, dst_dir_fd=folder)
@@ -140,7 +145,7 @@ class Folder:
         """
         self._require_owned(name)
         with self._parent(name, make=True) as (folder, last):
-            with temporary(folder, last) as (beside, handle):
+            with temporary(folder, last, self._file_mode) as (beside, handle):
                 handle.write(data)
                 handle.make_lasting()
                 made = hard_link(beside, folder, last, folder)
@@ -164,7 +169,8 @@ class Folder:
         with self._parent(name, make=True) as (folder, last):
             linked = link and _link_over(source, source_name, folder, last)
             if not linked:
-                with source.reading(source_name) as data, temporary(folder, last) as (beside, handle):
+                made = temporary(folder, last, self._file_mode)
+                with source.reading(source_name) as data, made as (beside, handle):
                     _copy(data, handle)
                     handle.make_lasting()
                     os.rename(beside, last, src_dir_fd=folder, dst_dir_fd=folder)
@@ -182,6 +188,40 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return False
         return True
+
+    def rename_folder(self, name: str, free: str) -> None:
+        """Give a folder directly in this directory another name, and make that lasting.
+
+        Raises:
+            OSError: the name is taken, or it cannot be given.
+        """
+        self._require_owned(name)
+        self._require_owned(free)
+        if self.has(free):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.root / free))
+        os.rename(name, free, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+        sync_folder(self._descriptor)
+
+    def remove_folder(self, name: str) -> bool:
+        """Remove a folder if it is empty; whether it was."""
+        try:
+            with self._parent(name) as (above, last):
+                os.rmdir(last, dir_fd=above)
+        except OSError as error:
+            if error.errno not in _STAYS:
+                raise
+            return False
+        return True
+
+    def clear(self, name: str) -> None:
+        """Remove a folder with all that lies below it, links as links.
+
+        Raises:
+            OSError: something cannot be removed.
+        """
+        self._require_owned(name)
+        with suppress(FileNotFoundError), self._parent(name) as (above, last):
+            remove_tree(last, above)
 
     def sync(self, name: str) -> None:
         """Make the name of a file, and all that lie beside it, lasting."""
@@ -209,7 +249,7 @@ class Folder:
         self._require_owned(name)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with self._parent(name) as (folder, last):
-            descriptor = os.open(last, flags, 0o666, dir_fd=folder)
+            descriptor = os.open(last, flags, self._file_mode, dir_fd=folder)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
                 raise OSError(errno.EINVAL, "not a regular file", str(self.root / name))
@@ -257,7 +297,7 @@ class Folder:
         held = self._descriptor
         try:
             for depth, part in enumerate(folders, start=1):
-                inner = _enter(held, part, make)
+                inner = _enter(held, part, self._folder_mode if make else None)
                 if make and (above := tuple(folders[:depth])) not in self._lasting:
                     sync_folder(held)
                     self._lasting.add(above)
@@ -302,7 +342,7 @@ def make_directory(path: Path, mode: int = 0o777) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path, *, sync: bool = True) -> Iterator[NewFile]:
+def atomic_file(path: Path, *, sync: bool = True, private: bool = False) -> Iterator[NewFile]:
     """A single file that a user named, by `Folder.writing`; OSError where it cannot be written or is no file."""
     with suppress(FileNotFoundError):
         found = os.lstat(path).st_mode
@@ -310,13 +350,13 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[NewFile]:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not (stat.S_ISREG(found) or stat.S_ISLNK(found)):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-    with Folder(path.parent) as folder, folder.writing(path.name, sync=sync) as handle:
+    with Folder(path.parent, private=private) as folder, folder.writing(path.name, sync=sync) as handle:
         yield handle
 
 
-def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
+def write_atomic(path: Path, data: bytes, *, sync: bool = True, private: bool = False) -> None:
     """Write `data` to `path` by `atomic_file`; OSError when it cannot be written."""
-    with atomic_file(path, sync=sync) as handle:
+    with atomic_file(path, sync=sync, private=private) as handle:
         handle.write(data)
 
 
@@ -363,14 +403,15 @@ def _bounded(handle: BinaryIO, most: int, path: Path) -> bytes:
     return data
 
 
-def _enter(folder: int, part: str, make: bool) -> int:
+def _enter(folder: int, part: str, mode: int | None) -> int:
+    """Descriptor of a folder, which is made with `mode` where that is given."""
     try:
         return os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
     except FileNotFoundError:
-        if not make:
+        if mode is None:
             raise
     with suppress(FileExistsError):
-        os.mkdir(part, dir_fd=folder)
+        os.mkdir(part, mode, dir_fd=folder)
     return os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
 
 

@@ -24,7 +24,7 @@ from .conditions.table import ConditionsLike
 from .errors import InvalidInputError, SbldmError, UsageError
 from .output.measure import measure_tumour
 from .run.arguments import MachineArguments, SamplingArguments, python_call
-from .run.description import MasksDigest, SourceDigest
+from .run.description import AnySource, source_digest
 from .run.open_loop import fit_batch, open_loop
 from .run.options import RunOptions
 from .run.redraw import Redraws
@@ -65,6 +65,7 @@ class Generator:
         cls,
         bundle: str | os.PathLike[str] = DEFAULT_BUNDLE,
         *,
+        require_signature: str | os.PathLike[str] | None = None,
         batch_size: int = 1,
         **machine: Unpack[MachineArguments],
     ) -> Generator:
@@ -72,18 +73,21 @@ class Generator:
 
         Args:
             bundle: name or path.
+            require_signature: PEM file of the public key, or of the issuer's certificate, that must have signed it.
             batch_size: samples that are sampled together.
             machine: `backend`, `device`, `precision`, `threads` as on the command line.
 
         Raises:
-            InvalidInputError: the bundle is damaged.
+            InvalidInputError: the bundle is damaged, or not signed as required.
             UsageError, BackendUnavailableError: what was asked for cannot run here.
         """
         _require_batch_size(batch_size)
         require_fields(**machine)
         if not isinstance(bundle, str | os.PathLike):
             raise UsageError(f"--bundle {bundle!r}: must be the name of a shipped bundle, or a path")
-        loaded = load_bundle(bundle)
+        if not isinstance(require_signature, str | os.PathLike | None):
+            raise UsageError(f"--require-signature {require_signature!r}: must be a path")
+        loaded = load_bundle(bundle, require_signature)
         chosen = choose_backend(
             loaded,
             machine.get("backend", "auto"),
@@ -109,8 +113,8 @@ class Generator:
 
         Args:
             count: number of samples.
-            conditions: path of a CSV, rows as mappings of column to value, or None to draw everything. Rows are reused
-                in order; what a row leaves out is drawn given what it holds.
+            conditions: path of a CSV, rows as mappings of its columns to values (`id` a text), or None to draw
+                everything. Rows are reused in order; what a row leaves out is drawn given what it holds.
             masks: labels (x, y, z) as a `Sample` has them, on the model's grid: images are made around them, in order,
                 and `count` defaults to their number. A bundle of the mask-first form is needed, `conditions` are not.
             stop: ends the iteration by `Cancelled`, at the next denoising step; on a GPU at the next batch.
@@ -228,7 +232,7 @@ class Generator:
             requests.groups(numbers, loop.options.batch_size),
             options,
             stops,
-            _origin(request),
+            source_digest(request.source),
         )
 
     def _made(
@@ -237,7 +241,7 @@ class Generator:
         groups: Iterator[list[SampleTask]],
         options: RunOptions,
         stops: list[threading.Event],
-        origin: str,
+        source: AnySource | None,
     ) -> Iterator[Sample]:
         def check() -> None:
             if any(stop.is_set() for stop in stops):
@@ -250,9 +254,7 @@ class Generator:
             while tasks:
                 volumes = self._volumes(loop, tasks, check)
                 drawn = zip(tasks, volumes, strict=True)
-                judged = [
-                    redraws.judge(task, *self._finish(task, volume, options.seed, origin)) for task, volume in drawn
-                ]
+                judged = [redraws.judge(task, *self._finish(task, volume, options, source)) for task, volume in drawn]
                 kept |= {verdict.index: verdict for verdict in judged if isinstance(verdict, Sample)}
                 tasks = [verdict for verdict in judged if isinstance(verdict, SampleTask)]
             yield from (kept[task.sample] for task in group)
@@ -263,7 +265,9 @@ class Generator:
         with self._turn:
             return loop.start(asked, check)()
 
-    def _finish(self, task: SampleTask, volume: Volume, seed: int, origin: str) -> tuple[Sample, float | None]:
+    def _finish(
+        self, task: SampleTask, volume: Volume, options: RunOptions, source: AnySource | None
+    ) -> tuple[Sample, float | None]:
         manifest = self.bundle.manifest
         grid = manifest.grid
         columns = [column.name for column in manifest.condition_columns]
@@ -281,17 +285,12 @@ class Generator:
             volume.fault or (NO_TUMOUR if measured.volume_ml == 0 else None),
             manifest.modalities,
             manifest.labels,
-            seed,
-            origin,
+            options.seed,
+            "" if source is None else source.origin,
+            manifest.id,
+            options.recipe(self.bundle.sha256, source),
         )
         return sample, None if sample.fault else miss(requested, measured, grid.fov_mm)
-
-
-def _origin(request: GenerateRequest) -> str:
-    """What samples are made from, as `descrip` of their files says it."""
-    if request.source is None:
-        return ""
-    return (MasksDigest if isinstance(request.source, GivenMasks) else SourceDigest).origin
 
 
 def _judged(samples: Iterator[Sample], faulty: Faulty) -> Iterator[Sample]:

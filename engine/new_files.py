@@ -49,15 +49,20 @@ class NewFile:
         self._gathered, self._size = [], 0
 
 
+def modes(private: bool) -> tuple[int, int]:
+    """Modes of new files and of new folders, before the umask."""
+    return (0o600, 0o700) if private else (0o666, 0o777)
+
+
 @contextmanager
-def temporary(folder: int, target: str) -> Iterator[tuple[str, NewFile]]:
+def temporary(folder: int, target: str, mode: int = 0o666) -> Iterator[tuple[str, NewFile]]:
     """A new file beside `target` and its name; removed when the block raises."""
     name = f"{target}.{os.getpid()}{TEMPORARY_SUFFIX}"
     try:
-        descriptor = os.open(name, _NEW, 0o666, dir_fd=folder)
+        descriptor = os.open(name, _NEW, mode, dir_fd=folder)
     except FileExistsError:  # of a process of this number that was killed
         os.unlink(name, dir_fd=folder)
-        descriptor = os.open(name, _NEW, 0o666, dir_fd=folder)
+        descriptor = os.open(name, _NEW, mode, dir_fd=folder)
     try:
         yield name, NewFile(descriptor)
     except BaseException:

@@ -111,6 +111,12 @@ def cache_home() -> Path:
     return path
 
 
+def be_nice(more: int) -> None:
+    """Let other processes go first, where the system has an order of them."""
+    if hasattr(os, "nice"):
+        os.nice(more)
+
+
 def process_limits() -> dict[str, int | None]:
     """What `ulimit` leaves to this process: address space in bytes, processes, open files; None where unlimited."""
     try:

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle.manifest import INT16_SCALE, Grid
+from .dicom.about import CaseAbout
+from .dicom.extra import require_dicom
 from .errors import SbldmError, UsageError
 from .files import make_directory, write_atomic
-from .output.case_files import GRIDS, GridName, case_files, description, grid_of_files
+from .output.case_files import GRIDS, GridName, case_files, grid_of_files, slices_of
 from .output.case_tags import ALLOWED, NAME_BY, IdTags, NameBy, NumberTags, is_tag
 from .output.layouts import Layout, LayoutName, Names, make_layout
 from .output.measure import TumourMeasurement
@@ -43,7 +45,8 @@ class Sample:
     3 ET; `affine` (4, 4) turns voxel indices to millimetres. `requested` holds the complete conditions that the model
     was given, `measured` what came out. `attempt` is the draw that was kept, 0 without `reject`. `fault` is None for a
     good sample, else why it must not be used. `origin` is empty for noise
-    alone; a sample `from a real case` (`augment`) or of a `given mask` is to be protected as that is.
+    alone; a sample `from a real case` (`augment`) or of a `given mask` is to be protected as that is. `bundle_id` and
+    `recipe` (a hash of the model and of how it was sampled) are what DICOM files tell and take their UIDs from.
     """
 
     index: int
@@ -59,6 +62,8 @@ class Sample:
     labels: tuple[str, ...]
     seed: int
     origin: str = ""
+    bundle_id: str = ""
+    recipe: str = ""
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.label.shape))
@@ -77,12 +82,14 @@ class Sample:
     ) -> dict[str, Path]:
         """Write the case below `directory` as `generate` writes it, byte by byte; returns the path of each file.
 
+        Of a modality in DICOM it is the folder of the series.
+
         The folder is made where it is missing. Files that are there stay, where they hold the same bytes. What
         `generate` writes of the whole data set (dataset.json and its like) is not written.
 
         Args:
             directory: where the case is written.
-            layout: `brats`, `nnunet` or `bids`.
+            layout: `brats`, `nnunet`, `bids` or `dicom`.
             names: BraTS file names of `2021` or `2023`.
             name_by: the case is called by its number (`sample`) or by its `id`.
             grid: `native`, or `brats` for 240x240x155 voxels of 1 mm.
@@ -92,12 +99,12 @@ class Sample:
             UsageError: an argument that does not exist, an id that cannot name a file, or another file is in the way.
         """
         self.require_sound()
-        folder, made = Path(directory), self._layout(layout, names, name_by)
         if grid not in GRIDS:
             raise UsageError(f"grid {grid!r}: allowed: {', '.join(GRIDS)}")
-        text = description(installed("sbldm-engine") or "unknown", self.seed, self.index, self.origin)
-        sample = self.index if name_by == "sample" else 0
-        files = case_files(self.image, self.label, self.grid, made, sample, grid_of_files(grid), text)
+        slices = slices_of(grid_of_files(grid), self.grid)
+        folder, made = Path(directory), self._layout(layout, names, name_by, slices)
+        number = self.index if name_by == "sample" else 0
+        files = case_files(self.image, self.label, self.grid, made, self._about(), grid_of_files(grid), number)
         try:
             for name, data in files:
                 if (folder / name).exists() and (folder / name).read_bytes() != data:
@@ -107,7 +114,7 @@ class Sample:
                 write_atomic(folder / name, data)
         except OSError as error:
             raise UsageError(f"{folder}: cannot be written ({error.strerror}); give another directory") from error
-        return {role: folder / name for role, (name, _) in zip(made.roles, files, strict=True)}
+        return {role: folder / made.path(number, role) for role in made.roles}
 
     @property
     def grid(self) -> Grid:
@@ -176,7 +183,12 @@ class Sample:
                 'samples out by faulty="skip"'
             )
 
-    def _layout(self, layout: str, names: str, name_by: str) -> Layout:
+    def _about(self) -> CaseAbout:
+        version = installed("sbldm-engine") or "unknown"
+        requested = tuple(self.requested.items())
+        return CaseAbout(version, self.bundle_id, self.recipe, self.seed, self.index, requested, self.origin)
+
+    def _layout(self, layout: str, names: str, name_by: str, slices: int) -> Layout:
         if name_by not in NAME_BY:
             raise UsageError(f"name_by {name_by!r}: allowed: {', '.join(NAME_BY)}")
         if name_by == "id" and not (self.id.isalnum() if layout == "bids" else is_tag(self.id)):
@@ -184,7 +196,9 @@ class Sample:
             raise UsageError(f"id {self.id!r}: must be {allowed}")
         tags = NumberTags() if name_by == "sample" else IdTags((self.id,))
         try:
-            return make_layout(layout, self.modalities, self.labels, names, tags)
+            if layout == "dicom":
+                require_dicom()
+            return make_layout(layout, self.modalities, self.labels, names, tags, slices)
         except UsageError as error:
             raise UsageError(str(error).replace("--", "")) from None
 

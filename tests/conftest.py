@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from sbldm.export.components import Component
 
 Trace: TypeAlias = "Callable[[Component, int, int], ModelProto]"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_pulled_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No bundle of whoever runs the tests is found by its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SBLDM_MODELS", str(tmp_path_factory.getbasetemp() / "no-models"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from torch import Tensor
 from ..engine.bundle.manifest import NoiseSchedule, PredictionType
 from .config import ScheduleConfig
 
+TIME_BINS = 4  # parts of the schedule that losses are told of apart
+
 
 def make_schedule(config: ScheduleConfig) -> NoiseSchedule:
     """Scaled-linear betas (Rombach et al. 2022), at will with zero terminal SNR (Lin et al. 2023, algorithm 1)."""
@@ -43,3 +45,12 @@ def table_tensor(schedule: NoiseSchedule, device: torch.device) -> Tensor:
     """alphas_cumprod as float32 on a device."""
     table: NDArray[np.float32] = np.asarray(schedule.alphas_cumprod, np.float32)
     return torch.from_numpy(table).to(device)
+
+
+def by_time(errors: Tensor, timesteps: Tensor, steps: int) -> dict[str, Tensor]:
+    """Mean error of each part of the schedule, `t1` (least noise) to `t4`; NaN where no time falls.
+
+    `errors` (N, ...) of elements that were noised at `timesteps` (N,), of `steps` in all.
+    """
+    means, part = errors.detach().flatten(1).mean(1), (timesteps * TIME_BINS / steps).long()
+    return {f"t{number + 1}": means[part == number].mean() for number in range(TIME_BINS)}

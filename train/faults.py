@@ -10,6 +10,7 @@ import torch
 from torch.distributed import DistError
 
 from ..engine.errors import IncompleteRunError
+from .ranks import LastWords
 
 GOES_ON = "the same command goes on from the last checkpoint"
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # words of the allocators of PyTorch
@@ -17,14 +18,18 @@ NO_PEER = ("connection closed by peer", "connection reset by peer", "connection 
 
 
 @contextmanager
-def machine_faults(directory: Path) -> Iterator[None]:
+def machine_faults(ranks: LastWords) -> Iterator[None]:
     """Errors of memory and of other processes inside, as errors of ours; any other passes.
+
+    Of several processes each leaves its error for the others.
 
     Raises:
         IncompleteRunError: there is no memory for a step, or a process that trains beside this one ended.
     """
+    directory = ranks.directory
     try:
-        yield
+        with ranks:
+            yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _no_memory(directory) from error
     except RuntimeError as error:
@@ -32,9 +37,9 @@ def machine_faults(directory: Path) -> Iterator[None]:
         if any(words in said for words in NO_MEMORY):
             raise _no_memory(directory) from error
         if isinstance(error, DistError) or any(words in said for words in NO_PEER):
+            told = "\n".join(ranks.of_others()) or "it left no message, as one that was killed"
             raise IncompleteRunError(
-                f"{directory}: a process that trains beside this one ended or cannot be reached; its message "
-                f"tells why; {GOES_ON}"
+                f"{directory}: a process that trains beside this one ended or cannot be reached; {GOES_ON}\n{told}"
             ) from error
         raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -38,7 +39,7 @@ class HeldOutLoss:
 
     @torch.no_grad()
     def __call__(self, module: nn.Module) -> dict[str, float]:
-        """`held_out_loss`, and `held_out_NAME` of each term."""
+        """`held_out_loss`, and `held_out_NAME` of each term; batches where a term is NaN do not count for it."""
         found: dict[str, list[float]] = {}
         for batch in range(self.batches):
             generator = step_generator(0, self.stage, batch)
@@ -46,4 +47,6 @@ class HeldOutLoss:
                 loss, terms = self.objective(module, batch, generator)
             for name, value in {"loss": loss, **terms}.items():
                 found.setdefault(f"held_out_{name}", []).append(float(value))
-        return {name: float(np.mean(values)) for name, values in found.items()}
+        known = {name: [value for value in values if not math.isnan(value)] for name, values in found.items()}
+        means = {name: float(np.mean(values)) for name, values in known.items() if values}
+        return {"held_out_loss": math.nan, **means}

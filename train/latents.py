@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..engine.conditions.columns import BINARY_COLUMNS, COLUMNS
 from ..engine.files import sha256_file
 from ..engine.scans.prepare import to_unit
-from .checkpoint import weights_path, write_json
+from .checkpoint import weights_path
 from .config import AnySystem, SystemConfig
 from .data.classes import class_labels, one_hot
 from .data.cohort import Cohort
 from .networks.aggregator import Aggregator, MosaicAggregator
 from .networks.slice_vae import Encoder
+from .shared_store import filled
 
 MIRRORS = 2  # each case as it is and mirrored left-right
 STATISTICS_CASES = 256  # cases that latent statistics are measured on
@@ -55,11 +55,18 @@ def mirrored_conditions(conditions: NDArray[np.float64], columns: tuple[str, ...
     return mirrored
 
 
-@torch.no_grad()
 def encode_cohort(
-    encoder: Encoder, cohort: Cohort, config: SystemConfig, directory: Path, progress: Callable[[int, int], None]
+    encoder: Encoder,
+    cohort: Cohort,
+    config: SystemConfig,
+    directory: Path,
+    fabric: Fabric,
+    progress: Callable[[int, int], None],
 ) -> LatentStore:
-    """Encode every case and its mirror image, or reuse what the same encoder made of the same cohort."""
+    """Encode every case and its mirror image, or reuse what the same encoder made of the same cohort.
+
+    Each of several processes, all of which have to call it, encodes its share.
+    """
     folder = directory / "latents"
     folder.mkdir(exist_ok=True)
     columns = condition_names(config)
@@ -70,35 +77,38 @@ def encode_cohort(
         "encoder": sha256_file(weights_path(directory, "autoencoder")),
         "cases": [e.path.name for e in cohort.entries],
     }
-    array, stamp = folder / "latents.npy", folder / "key.json"
-    if not (array.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == key):
-        stamp.unlink(missing_ok=True)
-        store = new_array(array, shape)
-        device = next(encoder.parameters()).device
-        position = torch.arange(shape[2], device=device)
-        for case in range(len(cohort)):
-            for mirror in range(MIRRORS):
-                image, label = load_volume(cohort, case, bool(mirror), config)
-                with torch.autocast(device.type, torch.bfloat16):
-                    mean, _ = encoder(image.to(device), one_hot(label, config.classes).to(device), position)
-                store[case, mirror] = mean.float().cpu().numpy()
-            progress(case + 1, len(cohort))
-        store.flush()
-        write_json(stamp, key)
-    return LatentStore(np.load(array, mmap_mode="r"), both)
+    (latents,) = filled(
+        folder,
+        {"latents.npy": shape},
+        key,
+        lambda case: [encoded_case(encoder, cohort, config, case)],
+        fabric,
+        progress,
+    )
+    return LatentStore(latents, both)
 
 
-def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A memory-mapped float16 file whose room on the disk is taken: a page that finds none would kill the process.
+def encode_in_memory(encoder: Encoder, cohort: Cohort, config: SystemConfig) -> LatentStore:
+    """Encode a few cases and their mirror images."""
+    columns = condition_names(config)
+    conditions = cohort.conditions[:, : len(columns)]
+    both = np.stack([conditions, mirrored_conditions(conditions, columns)], axis=1)
+    encoded = [encoded_case(encoder, cohort, config, case) for case in range(len(cohort))]
+    return LatentStore(np.stack(encoded).astype(np.float16), both)
 
-    Raises:
-        OSError: there is no room.
-    """
-    array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-    return array
+
+@torch.no_grad()
+def encoded_case(encoder: Encoder, cohort: Cohort, config: SystemConfig, case: int) -> NDArray[np.float32]:
+    """Slice latents (2, D, c, h, w) of a case, as it is and mirrored left-right."""
+    device = next(encoder.parameters()).device
+    position = torch.arange(config.grid.shape[2], device=device)
+    made = []
+    for mirror in range(MIRRORS):
+        image, label = load_volume(cohort, case, bool(mirror), config)
+        with torch.autocast(device.type, torch.bfloat16):
+            mean, _ = encoder(image.to(device), one_hot(label, config.classes).to(device), position)
+        made.append(mean.float().cpu().numpy())
+    return np.stack(made)
 
 
 def condition_names(config: AnySystem) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ UPSTREAM: Mapping[str, tuple[str, ...]] = {
     "distill": ("autoencoder", "aggregator", "denoiser"),
     "mask": (),
 }
+_ADDED = {"start": None, "inputs": {}, "batches": None, "best": None, "stopped": False}  # keys that old records lack
 _SETTINGS: Mapping[str, tuple[str, ...]] = {  # parts of the configuration that shape a stage, beside its networks
     "autoencoder": ("autoencoder_loss", "crops"),
     "aggregator": ("aggregator",),
@@ -66,6 +67,16 @@ class EarlierSettings:
 
 
 @dataclass(frozen=True)
+class Best:
+    """Which weights did best on held-out cases so far."""
+
+    step: int
+    ema_decay: float  # of the moving average
+    held_out_loss: float
+    tensors: str  # file
+
+
+@dataclass(frozen=True)
 class StageRecord:
     """The content of a stage's `state.json`."""
 
@@ -83,6 +94,13 @@ class StageRecord:
     finished: bool
     weights: str | None  # sha256 of weights.safetensors once finished
     start: Start | None  # None for one that began with random weights
+    batches: int | None = None  # of a step; None in records from before it was kept
+    best: Best | None = None  # None where none is chosen
+    stopped: bool = False  # ended early, because held-out cases got no better
+
+    def has_ended(self, steps: int) -> bool:
+        """Whether nothing is left of a stage of so many steps but to finish it."""
+        return self.stopped or self.step >= steps
 
 
 def read_record(directory: Path, stage: str) -> StageRecord | None:
@@ -100,7 +118,7 @@ def read_record(directory: Path, stage: str) -> StageRecord | None:
             f"{path}: was written by an earlier version, which did not record what the stage was made from; "
             "train in a new --out"
         )
-    return decode(StageRecord, {"start": None, "inputs": {}, **data}, str(path))
+    return decode(StageRecord, {**_ADDED, **data}, str(path))
 
 
 def write_record(directory: Path, stage: str, record: StageRecord) -> None:
@@ -194,7 +212,7 @@ def lineage_faults(directory: Path, config: AnySystem) -> list[str]:
             faults.append(f"stage {stage}: has weights but no {STATE_NAME}; train it again")
             continue
         faults += [f"stage {stage}: {fault}" for fault in outdated_upstream(directory, record)]
-        if not record.finished or record.step < config.stages[stage].steps:
+        if not record.finished or not record.has_ended(config.stages[stage].steps):
             faults.append(f"stage {stage}: has {record.step} of {config.stages[stage].steps} steps")
         elif (now := sha256_file(weights_path(directory, stage))) != record.weights:
             faults.append(f"stage {stage}: finished with weights {str(record.weights)[:12]}, here are {now[:12]}")
@@ -233,7 +251,7 @@ def _finished_weights(directory: Path, config: AnySystem, stage: str, name: str)
         raise InvalidInputError(
             f"{directory}: stage {stage} needs stage {name}, which {outdated[0]}; train {name} again first"
         )
-    if record.step < wanted:
+    if not record.has_ended(wanted):
         raise InvalidInputError(
             f"{directory}: stage {stage} needs stage {name}, which has {record.step} of {wanted} steps; "
             f"train {name} first"

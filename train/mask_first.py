@@ -201,8 +201,7 @@ class MaskFirstTrainer(Trainer):
         autoencoder = make_slab_autoencoder(config)
         load_weights(autoencoder, self.directory, "autoencoder")
         autoencoder = autoencoder.eval().requires_grad_(False).to(self.run.fabric.device)
-        with self.run.fabric.rank_zero_first():
-            encoded = encode_volumes(autoencoder, self.cohort, config, self.directory, self.progress)
+        encoded = encode_volumes(autoencoder, self.cohort, config, self.directory, self.run.fabric, self.progress)
         aggregator = normalised_aggregator(autoencoder, config, self.directory)
         unseen = None
         if len(self.held_out):
@@ -270,5 +269,6 @@ def save_random_mask_first(
     write_randomised(directory, modules)
     save_normalisation(directory, torch.randn(config.latent_shape), torch.rand(config.latent_shape[0]) + 0.5)
     save_map_scale(directory, MapScale((15.0, 17.0, 18.0), (9.0, 7.0, 5.0)))
-    grey = tuple(0.2 + 0.1 * number for number in range(len(config.modalities)))
-    save_levels(directory / FOLDER, tuple(grey for _ in range(len(HEALTHY) + len(config.tissues))))
+    tissues, modalities = range(len(HEALTHY) + len(config.tissues)), range(len(config.modalities))
+    levels = tuple(tuple(round(0.15 + 0.07 * row + 0.11 * column, 2) for column in modalities) for row in tissues)
+    save_levels(directory / FOLDER, levels)

@@ -24,9 +24,11 @@ class MasterWeights:
 
     @torch.no_grad()
     def take_gradients(self) -> None:
-        """Move the working gradients to the masters as float32."""
+        """Add the working gradients to the masters' as float32."""
         for master, working in self.pairs:
-            master.grad = None if working.grad is None else working.grad.to(torch.float32)
+            if working.grad is not None:
+                found = working.grad.to(torch.float32)
+                master.grad = found if master.grad is None else master.grad.add_(found)
             working.grad = None
 
     @torch.no_grad()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ..engine.scans.options import ReadOptions
 from .build import system_latent_shape
 from .checkpoint import read_json
 from .config import AnySystem, MaskFirstConfig
-from .data.cohort import Cohort, Progress, prepare_cohort
+from .data.cohort import MAX_FAULTS_SHOWN, WHOLE, Cohort, Progress, Share, prepare_cohort
 from .data.copies import add_copies
 from .data.phantoms import add_phantoms, check_phantoms_fit
 from .faults import machine_faults
@@ -29,11 +30,13 @@ from .guards import cohort_digest
 from .latents import condition_names
 from .lock import RANKS, disk_errors, is_beside_others, require_own, writing_to
 from .mask_first import MaskFirstData, MaskFirstTrainer
-from .stage import StageRun
+from .ranks import LastWords, machines
+from .stage import StageRun, rate_of_batches
 from .system import SystemTrainer, planned_stages
 from .trainer import Trainer
 from .warm_start import check_start
 
+KEPT = ("last", "best")  # weights of a stage
 PRECISIONS = ("bf16-mixed", "32-true", "16-mixed")
 FEW_CASES = 20
 
@@ -60,6 +63,10 @@ class TrainOptions:
     masks: Path | None = None  # .npz of masks without images, for the mask stage
     add_phantoms: int = 0
     start_from: Path | None = None  # training directory whose weights the stages begin with
+    accumulate: int = 1  # batches whose gradients a device adds up before a step
+    keep: str = "last"  # or best: of the averages, by held-out cases
+    patience: int = 0  # looks at held-out cases without a better one after which a stage ends; 0: never
+    compile: bool = False
 
 
 def with_steps(config: AnySystem, overrides: Sequence[str]) -> AnySystem:
@@ -79,8 +86,12 @@ def with_steps(config: AnySystem, overrides: Sequence[str]) -> AnySystem:
     return dataclasses.replace(config, stages=stages)
 
 
-def plan(config: AnySystem, stage: str) -> str:
-    """The networks with their cost and the stages to run with their memory, as text; no data is touched."""
+def plan(config: AnySystem, stage: str, devices: int = 1, accumulate: int = 1) -> str:
+    """The networks with their cost and the stages to run with their memory, as text; no data is touched.
+
+    `devices` are those of all machines.
+    """
+    batches = devices * accumulate
     columns = [ConditionColumn(name, False, 0.0, 1.0) for name in condition_names(config)]
     lines = [f"preset {config.preset}: grid {config.grid.shape}, Z {system_latent_shape(config)}"]
     if isinstance(config, MaskFirstConfig) and config.augmentation.copies:
@@ -91,6 +102,12 @@ def plan(config: AnySystem, stage: str) -> str:
     for name in planned_stages(config, stage):
         s, memory = config.stages[name], stage_memory(config, name, columns)
         lines.append(f"stage {name}: {s.steps} steps of {s.batch_size}, learning rate {s.learning_rate:g}")
+        if batches > 1:
+            rate = s.learning_rate * rate_of_batches(batches)
+            lines[-1] += (
+                f" x sqrt({batches}) = {rate:.3g}: {batches * s.batch_size} a step, "
+                f"{s.batch_size} x {accumulate} on each of {devices} devices"
+            )
         if memory.weights:
             lines.append(
                 f"  about {memory.total / 2**30:.2f} GiB in float32: weights, gradients, Adam, moving average "
@@ -114,7 +131,9 @@ def _trainer(config: AnySystem, cases: Cases, options: TrainOptions, run: StageR
     if isinstance(config, MaskFirstConfig):
         data = MaskFirstData(cases.training, cases.held_out, options.masks)
         return MaskFirstTrainer(config, data, run, encoding, keep_stale=keep, start_from=start)
-    return SystemTrainer(config, cases.training, run, encoding, keep_stale=keep, start_from=start)
+    return SystemTrainer(
+        config, cases.training, run, encoding, held_out=cases.held_out, keep_stale=keep, start_from=start
+    )
 
 
 def _require_tissues(config: AnySystem, cohort: Cohort, data: Path) -> None:
@@ -141,6 +160,7 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
     if options.precision not in PRECISIONS:
         raise UsageError(f"--precision {options.precision}: allowed {', '.join(PRECISIONS)}")
     require_own(options.out)
+    _check_validation(options)
     if options.masks is not None and not isinstance(config, MaskFirstConfig):
         raise UsageError(f"--masks: preset {config.preset} has no mask stage")
     if options.masks is not None and not options.masks.is_file():
@@ -150,10 +170,24 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
     )
     if options.start_from is not None:
         check_start(options.start_from, options.out, config)
-    with disk_errors(options.out):
-        cases = _prepared(config, options)
-    with writing_to(options.out), machine_faults(options.out):
-        _train(config, options, stages, cases)
+    fabric = launched(options)
+    if not fabric.is_global_zero:
+        logging.getLogger(__package__).setLevel(logging.ERROR)  # the first process tells the rest
+    ranks = LastWords(options.out, fabric.global_rank, fabric.world_size)
+    with machine_faults(ranks):
+        with disk_errors(options.out):
+            cases = _prepared(config, options, fabric)
+        with writing_to(options.out):
+            _train(config, options, stages, cases, fabric)
+
+
+def _check_validation(options: TrainOptions) -> None:
+    if options.keep not in KEPT:
+        raise UsageError(f"--keep {options.keep}: allowed {', '.join(KEPT)}")
+    if options.patience and options.keep != "best":
+        raise UsageError("--patience: a stage that ends early ends with its best weights; give --keep best")
+    if options.keep == "best" and not options.held_out:
+        raise UsageError("--keep best: chooses by held-out cases; give --held-out N")
 
 
 @dataclass(frozen=True)
@@ -164,13 +198,16 @@ class Cases:
     held_out: Cohort
 
 
-def _prepared(config: AnySystem, options: TrainOptions) -> Cases:
-    cohort = prepare_cohort(
-        options.data, options.cache, config.grid,
-        modalities=config.modalities, workers=options.workers, skip_invalid=options.skip_invalid, options=options.read,
+def _prepared(config: AnySystem, options: TrainOptions, fabric: Fabric) -> Cases:
+    console = Console(stderr=True, quiet=not fabric.is_global_zero)
+    cohort = _shared(
+        fabric,
+        lambda share: prepare_cohort(
+            options.data, options.cache, config.grid, modalities=config.modalities, workers=options.workers,
+            skip_invalid=options.skip_invalid, options=options.read, share=share,
+        ),
     )  # fmt: skip
     read_as = f"{options.data}: {len(cohort)} cases, read as {cohort.convention}"
-    console = Console(stderr=True)
     console.print(read_as, highlight=False, markup=False)
     _require_tissues(config, cohort, options.data)
     kept = len(cohort) - options.held_out
@@ -178,13 +215,48 @@ def _prepared(config: AnySystem, options: TrainOptions) -> Cases:
         raise InvalidInputError(
             f"{options.data}: {len(cohort)} cases leave none to train on after --held-out {options.held_out}"
         )
-    training, seed, workers = cohort.subset(range(kept)), options.seed, options.workers
+    training, held_out = cohort.subset(range(kept)), cohort.subset(range(kept, len(cohort)))
+    _refuse_twins(training, held_out, options.data)
+    seed, workers = options.seed, options.workers
     if isinstance(config, MaskFirstConfig):
         told = _counted(console, "varied copies")
-        training = add_copies(training, options.cache, config.augmentation, seed, workers=workers, progress=told)
-    told = _counted(console, "phantoms")
-    training = add_phantoms(training, options.cache, options.add_phantoms, seed, workers=workers, progress=told)
-    return Cases(training, cohort.subset(range(kept, len(cohort))))
+        of, settings = training, config.augmentation
+        training = _shared(
+            fabric,
+            lambda share: add_copies(of, options.cache, settings, seed, workers=workers, progress=told, share=share),
+        )
+    counted, before = _counted(console, "phantoms"), training
+    training = _shared(
+        fabric,
+        lambda share: add_phantoms(
+            before, options.cache, options.add_phantoms, seed, workers=workers, progress=counted, share=share
+        ),
+    )
+    return Cases(training, held_out)
+
+
+def _refuse_twins(training: Cohort, held_out: Cohort, data: Path) -> None:
+    """Check that no held-out case has the files of a training case, byte for byte, under another name.
+
+    Raises:
+        InvalidInputError: naming both.
+    """
+    seen = {entry.files_sha256: entry.name for entry in training.entries}
+    twins = [(e.name, seen[e.files_sha256]) for e in held_out.entries if e.files_sha256 in seen]
+    if twins:
+        listed = "\n".join(f"  {name} is {other}" for name, other in twins[:MAX_FAULTS_SHOWN])
+        raise InvalidInputError(
+            f"{data}: {len(twins)} held-out cases are in training under another name:\n{listed}\nremove one of each"
+        )
+
+
+def _shared(fabric: Fabric, make: Callable[[Share], Cohort]) -> Cohort:
+    """What `make` makes of everything, after each of several processes has made its share into the cache."""
+    if fabric.world_size > 1:
+        make(Share(fabric.global_rank, fabric.world_size))
+        fabric.barrier()
+    with fabric.rank_zero_first():
+        return make(WHOLE)
 
 
 def _counted(console: Console, what: str) -> Progress:
@@ -195,23 +267,45 @@ def _counted(console: Console, what: str) -> Progress:
     return told
 
 
-def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], cases: Cases) -> None:
-    console, fabric, training = Console(stderr=True), launched(options), cases.training
+def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], cases: Cases, fabric: Fabric) -> None:
+    console, training = Console(stderr=True, quiet=not fabric.is_global_zero), cases.training
+    pace = StagePace()
 
     def report(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        console.print(f"{stage} {step}/{steps}  {shown}", highlight=False)
+        console.print(f"{stage} {step}/{steps}  {shown}{pace.left(stage, step, steps)}", highlight=False)
 
     for warning in cohort_warnings(training.originals, config):
         log.warning("%s: %s", options.data, warning)
     half = has_half_weights(config, fabric, options.precision)
-    run = StageRun(fabric, options.out, options.seed, report, cohort_digest(training), half_weights=half)
+    run = StageRun(
+        fabric, options.out, options.seed, report, cohort_digest(training), half_weights=half,
+        accumulate=options.accumulate, keep_best=options.keep == "best", patience=options.patience,
+        compile=options.compile,
+    )  # fmt: skip
     trainer = _trainer(config, cases, options, run, _counted(console, "encoded cases"))
     trainer.start()
     for name in options.restart:
         trainer.restart(name)
     for stage in stages:
         trainer.train(stage)
+
+
+class StagePace:
+    """How long a stage will take, by what was made of it in this sitting."""
+
+    def __init__(self) -> None:
+        self._stage, self._began = "", (0.0, 0)
+
+    def left(self, stage: str, step: int, steps: int) -> str:
+        """`  about 12 min left`; nothing at a stage's first and last line."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._began = stage, (now, step)
+        began, first = self._began
+        if step in (first, steps):
+            return ""
+        return f"  about {(now - began) / (step - first) * (steps - step) / 60:.0f} min left"
 
 
 def has_half_weights(config: AnySystem, fabric: Fabric, precision: str) -> bool:
@@ -228,7 +322,9 @@ def launched(options: TrainOptions) -> Fabric:
             each would train alone.
     """
     try:
-        fabric = Fabric(accelerator="auto", devices=options.devices, precision=options.precision)  # pyright: ignore[reportArgumentType]
+        fabric = Fabric(
+            accelerator="auto", devices=options.devices, num_nodes=machines(), precision=options.precision  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
         fabric.launch()
         torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
     except (ValueError, RuntimeError) as error:

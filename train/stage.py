@@ -1,54 +1,36 @@
-"""One optimisation stage: steps, EMA, clipping, exact resume, metrics."""
+"""One optimisation stage: steps, averages, clipping, exact resume, validation, metrics."""
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..engine.errors import InvalidInputError
 from ..engine.files import sha256_file
-from .checkpoint import STAGES, read_tensors, weights_path, write_tensors
+from .averages import Averages, HeldOut
+from .checkpoint import STAGES, weights_path, write_tensors
 from .config import StageConfig
 from .interrupt import held_interrupts
-from .lineage import EarlierSettings, Origin, StageRecord, new_record, read_record, write_record
+from .lineage import Origin, StageRecord, write_record
 from .logbook import Picture, open_logbook
 from .masters import MasterWeights
+from .stage_state import StageRun, StageState
 
 StepLoss = Callable[[nn.Module, int, np.random.Generator], tuple[Tensor, Mapping[str, Tensor | float]]]
 Preview = Callable[[nn.Module], Picture]  # EMA -> what it makes
-HeldOut = Callable[[nn.Module], Mapping[str, float]]  # EMA -> its figures on held-out cases
 Finish = Callable[[nn.Module], Mapping[str, Tensor]]  # EMA -> the tensors of the finished stage
-Report = Callable[[str, int, int, Mapping[str, float]], None]  # stage, step, steps, metrics
 CLIP_NORM = 1.0
 HELD_OUT_CHECKS = 20  # a stage
 DECAY_SHARE = 0.3  # of the steps, at the end, over which the learning rate falls to zero
-
-
-@dataclass(frozen=True)
-class StageRun:
-    """Where and how a stage runs, beside its own configuration."""
-
-    fabric: Fabric
-    directory: Path  # the training directory; the stage keeps its files in a folder of its name
-    seed: int
-    report: Report
-    cohort: str | None = None  # digest of what it trains on (system.cohort_digest)
-    save_seconds: float = 120.0  # at most this much work is lost by a kill
-    log_every: int = 20
-    previews: bool = True
-    half_weights: bool = False  # bfloat16 weights with float32 masters; one process
 
 
 def step_generator(seed: int, stage: str, step: int) -> np.random.Generator:
@@ -62,6 +44,14 @@ def learning_rate(config: StageConfig, step: int) -> float:
     warm = min(1.0, (step + 1) / config.warmup_steps)
     fall = min(1.0, (config.steps - step) / max(1.0, DECAY_SHARE * config.steps))
     return config.learning_rate * warm * fall
+
+
+def rate_of_batches(batches: int) -> float:
+    """What the learning rate is multiplied by where a step sees so many batches: the square root, Adam's rule.
+
+    Malladi et al., "On the SDEs and scaling rules for adaptive gradient algorithms", NeurIPS 2022.
+    """
+    return math.sqrt(batches)
 
 
 def preview_steps(steps: int) -> frozenset[int]:
@@ -86,9 +76,10 @@ def train_stage(
     origin: Origin | None = None,
     finish: Finish | None = None,
 ) -> nn.Module:
-    """Train `module` for `config.steps` steps, going on from the last checkpoint, and return its EMA.
+    """Train `module` for `config.steps` steps, going on from the last checkpoint, and return the average that is kept.
 
-    The stage is finished in one move at the end: its weights (what `finish` makes of the EMA) and its record.
+    That is the usual moving average at the end or, with `run.keep_best`, the best of several at any look at held-out
+    cases. The stage is finished in one move at the end: its weights (what `finish` makes of them) and its record.
 
     An interrupt (SIGINT, SIGTERM) ends the step that runs, saves and raises KeyboardInterrupt; with several processes
     it is raised at once, and the last checkpoint counts.
@@ -105,101 +96,155 @@ def train_stage(
         finish: measures what belongs to the weights and gives the tensors to store; the EMA's own by default.
 
     Raises:
-        InvalidInputError: the checkpoint does not fit, or the loss is no longer finite.
+        InvalidInputError: the checkpoint or the number of devices does not fit, or the loss is no longer finite.
         KeyboardInterrupt: after an interrupt.
     """
-    folder = run.directory / stage
-    folder.mkdir(parents=True, exist_ok=True)
-    ema = copy.deepcopy(module).requires_grad_(False).eval()
-    optimizer = AdamW(module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
+    (run.directory / stage).mkdir(parents=True, exist_ok=True)
+    averages = Averages(module, config.ema_decay, several=run.keep_best and held_out is not None)
+    on_gpu = run.fabric.device.type == "cuda"
+    optimizer = AdamW(
+        module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99),
+        foreach=not on_gpu, fused=on_gpu,
+    )  # fmt: skip
     state = StageState(run, stage, origin or Origin())
-    start = state.load(module, ema, optimizer)
-    ema = ema.to(run.fabric.device)
+    start = state.load(module, averages, optimizer)
+    averages.to(run.fabric.device)
     masters = MasterWeights(module) if run.half_weights else None
-    wrapped, optimizer = run.fabric.setup(module, optimizer)
+    wrapped, optimizer = run.fabric.setup(torch.compile(module) if run.compile else module, optimizer)
     if hasattr(module, "loss"):
         wrapped.mark_forward_method("loss")
     wrapped.train()
+    steps = StepMaker(state, config, wrapped, optimizer, step_loss, masters)
     shown = preview_steps(config.steps) if preview is not None and run.previews else frozenset[int]()
     checked = held_out_steps(config.steps) if held_out is not None else frozenset[int]()
     writes, alone = run.fabric.is_global_zero, run.fabric.world_size == 1
     saved = time.monotonic()
     with open_logbook(run.directory, stage, start, writes) as book, held_interrupts(alone) as interrupted:
-        for step in range(start, config.steps):
-            metrics = _train_step(state, step, wrapped, optimizer, step_loss, config, masters)
-            _update_ema(ema, module, min(config.ema_decay, (step + 1) / (step + 10)))
+        for step in range(start, config.steps if not state.record.stopped else start):
+            steps.make(step)
+            averages.update(module, step)
             done = step + 1
-            if book is not None and (step % run.log_every == 0 or done == config.steps or done in checked):
-                values = {name: float(value) for name, value in metrics.items()}
-                values |= held_out(ema) if held_out is not None and done in checked else {}
-                book.metrics(step, values)
-                run.report(stage, done, config.steps, values)
-            due = done in shown or done == config.steps or time.monotonic() - saved > run.save_seconds
+            last = done == config.steps
+            if step % run.log_every == 0 or last or done in checked:
+                values = steps.told()
+                if writes and held_out is not None and done in checked:
+                    values |= state.look(done, averages, held_out)
+                if done in checked and run.patience:
+                    last = state.stop_if_worn_out(done, checked) or last
+                if book is not None:
+                    book.metrics(step, values)
+                    run.report(stage, done, config.steps, values)
+            due = done in shown or last or state.found_better or time.monotonic() - saved > run.save_seconds
             if writes and (due or interrupted.is_set()):
-                _require_finite(state, step, module)
-                state.save(done, module, ema, optimizer)
+                steps.require_finite()
+                state.save(done, module, averages, optimizer)
                 saved = time.monotonic()
             if interrupted.is_set():
                 raise KeyboardInterrupt
             if book is not None and preview is not None and done in shown:
-                book.preview(done, preview(ema))
-    tensors = ema.state_dict() if finish is None else finish(ema)
+                book.preview(done, preview(averages.usual))
+            if last:
+                break
+    kept = state.kept(averages)
+    tensors = kept.state_dict() if finish is None else finish(kept)
     if writes:
         complete_stage(run.directory, stage, tensors, state.record)
     run.fabric.barrier()
-    return ema
+    return kept
 
 
-def _train_step(
-    state: StageState,
-    step: int,
-    wrapped: nn.Module,
-    optimizer: Any,
-    step_loss: StepLoss,
-    config: StageConfig,
-    masters: MasterWeights | None,
-) -> dict[str, Tensor | float]:
-    """Update the weights once; what to log."""
-    run, stage = state.run, state.stage
-    generator = step_generator(run.seed, stage, step * run.fabric.world_size + run.fabric.global_rank)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, step)
-    loss, metrics = step_loss(wrapped if masters is None else masters.working, step, generator)
-    if not torch.isfinite(loss):
-        raise _diverged(state, step, state.give_up(step) if run.fabric.is_global_zero else step)
-    run.fabric.backward(loss)
-    if masters is not None:
-        masters.take_gradients()
-    run.fabric.clip_gradients(wrapped, optimizer, max_norm=CLIP_NORM)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    if masters is not None:
-        masters.give_weights()
-    return {
-        "loss": loss.detach(),
-        **{name: value.detach() if isinstance(value, Tensor) else value for name, value in metrics.items()},
-    }
+class StepMaker:
+    """Makes the steps of a stage: each of `batches` batches, shared evenly among the devices.
 
+    Batch m of step s draws from a generator of (seed, stage, s batches + m), so that it is the same batch on however
+    many devices. The mean of the gradients moves the weights. Nothing is read back from the device between two looks.
+    """
 
-def _require_finite(state: StageState, step: int, module: nn.Module) -> None:
-    """Raise InvalidInputError where a weight is not finite: such a state is never saved."""
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters()):
-        raise _diverged(state, step, state.record.step)
+    def __init__(
+        self,
+        state: StageState,
+        config: StageConfig,
+        wrapped: nn.Module,
+        optimizer: Any,
+        step_loss: StepLoss,
+        masters: MasterWeights | None,
+    ) -> None:
+        self.state, self.config, self.wrapped, self.optimizer = state, config, wrapped, optimizer
+        self.step_loss, self.masters, self.fabric = step_loss, masters, state.run.fabric
+        self.batches = state.record.batches or 1
+        self.each = self.batches // self.fabric.world_size  # of a step on this device
+        self.step = 0  # the last one that was made
+        self._terms: dict[str, Tensor | float] = {}
+        self._window = torch.zeros(2, device=self.fabric.device)  # sum of losses since the last look, steps
+        self._unsound = torch.full((), -1, device=self.fabric.device)  # first step whose loss was not finite
 
+    def make(self, step: int) -> None:
+        """Update the weights once."""
+        self.step = step
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, step) * rate_of_batches(self.batches)
+        terms: dict[str, Tensor | float] = {}
+        for number in range(self.each):
+            for name, value in self._batch(step, number).items():
+                terms[name] = terms.get(name, 0.0) + value / self.each
+        self._terms = terms
+        loss = torch.as_tensor(terms["loss"])
+        self._window += torch.stack([loss.float(), torch.ones_like(loss, dtype=torch.float32)])
+        self._unsound = torch.where((self._unsound < 0) & ~torch.isfinite(loss), step, self._unsound)
+        if self.fabric.device.type == "cpu":  # where a look costs nothing
+            self._require_finite_loss()
+        self.fabric.clip_gradients(self.wrapped, self.optimizer, max_norm=CLIP_NORM, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.masters is not None:
+            self.masters.give_weights()
 
-def _diverged(state: StageState, step: int, back: int) -> InvalidInputError:
-    return InvalidInputError(
-        f"{state.folder}: loss or weights are not finite at step {step}; lower stages.{state.stage}.learning_rate and "
-        f"give the same command: it goes on from step {back}"
-    )
+    def _batch(self, step: int, number: int) -> dict[str, Tensor | float]:
+        """Gradients of one batch, added to those that are there; what to log."""
+        run, stage = self.state.run, self.state.stage
+        first = step * self.batches + self.fabric.global_rank * self.each
+        generator = step_generator(run.seed, stage, first + number)
+        with self.fabric.no_backward_sync(self.wrapped, enabled=number + 1 < self.each):  # pyright: ignore[reportArgumentType]
+            module = self.wrapped if self.masters is None else self.masters.working
+            loss, metrics = self.step_loss(module, step, generator)
+            self.fabric.backward(loss / self.each if self.each > 1 else loss)
+        if self.masters is not None:
+            self.masters.take_gradients()
+        return {name: v.detach() if isinstance(v, Tensor) else v for name, v in {"loss": loss, **metrics}.items()}
 
+    def told(self) -> dict[str, float]:
+        """What to log: loss and terms of the last step, `mean_loss` of the steps since this was called before.
 
-@torch.no_grad()
-def _update_ema(ema: nn.Module, module: nn.Module, decay: float) -> None:
-    """Move the parameters of `ema` by 1 - decay towards those of `module`; buffers are taken over."""
-    get_ema_multi_avg_fn(decay)([*ema.parameters()], [*module.parameters()], 0)
-    for target, source in zip(ema.buffers(), module.buffers(), strict=True):
-        target.copy_(source)
+        Of all devices where there are several, each of which has to call it.
+
+        Raises:
+            InvalidInputError: a loss was not finite.
+        """
+        self._require_finite_loss()
+        values = {name: float(value) for name, value in self._terms.items()}
+        values["mean_loss"] = float(self._window[0] / self._window[1])
+        self._window.zero_()
+        if self.fabric.world_size > 1:
+            joint = self.fabric.all_reduce(torch.tensor(list(values.values())), reduce_op="mean")
+            values = dict(zip(values, torch.as_tensor(joint).tolist(), strict=True))
+        return values
+
+    def require_finite(self) -> None:
+        """Raise InvalidInputError where a loss or weight was not finite: such a state is never saved."""
+        self._require_finite_loss()
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.wrapped.parameters()):
+            raise self._diverged(self.step, self.state.record.step)
+
+    def _require_finite_loss(self) -> None:
+        step = int(self._unsound)
+        if step >= 0:
+            raise self._diverged(step, self.state.give_up(step) if self.fabric.is_global_zero else step)
+
+    def _diverged(self, step: int, back: int) -> InvalidInputError:
+        return InvalidInputError(
+            f"{self.state.folder}: loss or weights are not finite at step {step}; lower "
+            f"stages.{self.state.stage}.learning_rate and give the same command: it goes on from step {back}"
+        )
 
 
 def complete_stage(directory: Path, stage: str, tensors: Mapping[str, Tensor], record: StageRecord) -> None:
@@ -208,82 +253,3 @@ def complete_stage(directory: Path, stage: str, tensors: Mapping[str, Tensor], r
     path = weights_path(directory, stage)
     write_tensors(path, tensors)
     write_record(directory, stage, replace(record, finished=True, weights=sha256_file(path)))
-
-
-class StageState:
-    """A stage's saved state: what to resume from, and the state before it, whose loss is known to be finite."""
-
-    def __init__(self, run: StageRun, stage: str, origin: Origin) -> None:
-        self.run, self.stage = run, stage
-        self.folder = run.directory / stage
-        kept = read_record(run.directory, stage)
-        self.record = new_record(origin, run.seed, run.cohort) if kept is None else _continued(kept, origin)
-
-    def load(self, module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Put the saved state into place; the step to go on with.
-
-        Raises:
-            InvalidInputError: it is of another seed, or does not fit.
-        """
-        record = self.record
-        if record.seed != self.run.seed:
-            raise InvalidInputError(
-                f"{self.folder}: was trained with seed {record.seed}, not {self.run.seed}; "
-                "use that seed or another directory"
-            )
-        if record.tensors is None:
-            return 0
-        _restore(self.folder / record.tensors, module, ema, optimizer)
-        return record.step
-
-    def save(self, step: int, module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Store the state after `step` steps; the one before it stays until the next."""
-        state = optimizer.state_dict()["state"]
-        moments = {f"optimizer.{i}.{k}": v for i, entry in state.items() for k, v in entry.items()}
-        weights = {f"module.{k}": v for k, v in module.state_dict().items()}
-        averaged = {f"ema.{k}": v for k, v in ema.state_dict().items()}
-        name, before = f"state-{step}.safetensors", self.record
-        write_tensors(self.folder / name, {**moments, **weights, **averaged})
-        if before.tensors != name:
-            before = replace(before, sound=before.tensors, sound_step=before.step)
-        self._keep(replace(before, step=step, tensors=name, finished=False, weights=None))
-        write_tensors(weights_path(self.run.directory, self.stage), ema.state_dict())
-
-    def give_up(self, step: int) -> int:
-        """Forget a state whose own loss, at `step`, was not finite; the step that training goes back to."""
-        if self.record.step == step:
-            self._keep(replace(self.record, step=self.record.sound_step, tensors=self.record.sound, sound=None))
-        return self.record.step
-
-    def _keep(self, record: StageRecord) -> None:
-        write_record(self.run.directory, self.stage, record)
-        self.record = record
-        for old in self.folder.glob("state-*.safetensors"):
-            if old.name not in (record.tensors, record.sound):
-                old.unlink()
-
-
-def _continued(record: StageRecord, origin: Origin) -> StageRecord:
-    """A record that is gone on with; settings that were changed meanwhile are kept beside the new ones."""
-    if record.settings == origin.settings or not origin.settings:
-        return record
-    earlier = (*record.earlier_settings, EarlierSettings(record.step, record.settings))
-    return replace(record, settings=origin.settings, earlier_settings=earlier)
-
-
-def _restore(path: Path, module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    tensors = read_tensors(path)
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    try:
-        module.load_state_dict(part("module."))
-        ema.load_state_dict(part("ema."))
-    except RuntimeError as error:
-        raise InvalidInputError(f"{path}: does not fit this configuration: {error}") from error
-    entries: dict[int, dict[str, Tensor]] = {}
-    for key, value in part("optimizer.").items():
-        index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})

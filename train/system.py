@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -19,7 +19,8 @@ from .checkpoint import STAGES, load_weights
 from .condition_file import load_conditions
 from .config import AnySystem, MaskFirstConfig, SystemConfig
 from .data.cohort import Cohort
-from .latents import LatentStore, encode_cohort, measure_latent_scale, measure_normalisation
+from .held_out import HeldOutLoss, looked_at
+from .latents import LatentStore, encode_cohort, encode_in_memory, measure_latent_scale, measure_normalisation
 from .lineage import new_record, origin_of
 from .logbook import Picture
 from .networks.aggregator import Aggregator, MosaicAggregator
@@ -30,11 +31,12 @@ from .objectives.distill import DistillObjective
 from .objectives.refiner import RefinerObjective, RefinerStage
 from .objectives.slice_autoencoder import AutoencoderObjective, SliceSampler
 from .previews import CASE, Previews
-from .stage import Preview, StageRun, complete_stage
+from .stage import HeldOut, Preview, StageRun, StepLoss, complete_stage
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+HELD_OUT_BATCHES = 4
 MASK_FIRST_STAGES = ("autoencoder", "mask", "denoiser", "distill")
 
 
@@ -56,6 +58,15 @@ def planned_stages(config: AnySystem, stage: str) -> tuple[str, ...]:
     return (stage,)
 
 
+@dataclass(frozen=True)
+class _Denoising:
+    """What a denoiser trains on, what it is looked at with, and how it is shown."""
+
+    training: NoisyLatents
+    unseen: Callable[[Cohort], NoisyLatents]  # without dropped conditions
+    preview: Preview
+
+
 class SystemTrainer(Trainer):
     """Trains a system of the slice form."""
 
@@ -66,11 +77,14 @@ class SystemTrainer(Trainer):
         run: StageRun,
         encoding: Callable[[int, int], None],
         *,
+        held_out: Cohort | None = None,
         keep_stale: bool = False,
         start_from: Path | None = None,
     ) -> None:
+        """`held_out` are cases that every stage but the refiner is looked at with."""
         super().__init__(config, cohort, run, keep_stale=keep_stale, start_from=start_from)
         self.config, self.encoding = config, encoding
+        self.held_out = looked_at(held_out) if held_out is not None and len(held_out) else None
 
     @cached_property
     def previews(self) -> Previews:
@@ -94,10 +108,14 @@ class SystemTrainer(Trainer):
             make_vae(self.config),
             AutoencoderObjective(self.config, sampler),
             lambda vae: self.previews.reconstruction(cast(SliceVae, vae)),
+            held_out=self._held_out(
+                "autoencoder", lambda cases: AutoencoderObjective(self.config, SliceSampler(cases, self.config))
+            ),
         )
 
     def _aggregator(self) -> None:
-        store = self._latents(self._vae())
+        vae = self._vae()
+        store = self._latents(vae)
         aggregator = make_system_aggregator(self.config)
         measure_normalisation(aggregator, store)
         if not isinstance(aggregator, MosaicAggregator):  # nothing to optimise: measured is finished
@@ -113,42 +131,67 @@ class SystemTrainer(Trainer):
             measure_latent_scale(cast(MosaicAggregator, trained), store)
             return trained.state_dict()
 
-        self._run("aggregator", aggregator, AggregatorObjective(self.config, store), finish=with_scale)
+        unseen = self._held_out(
+            "aggregator",
+            lambda cases: AggregatorObjective(self.config, encode_in_memory(vae.encoder, cases, self.config)),
+        )
+        objective = AggregatorObjective(self.config, store)
+        self._run("aggregator", aggregator, objective, held_out=unseen, finish=with_scale)
 
     def _denoiser(self) -> None:
-        latents, preview = self._denoising()
+        denoising = self._denoising()
         columns, _ = load_conditions(self.directory)
-        objective = DenoiserObjective(self.config, latents)
-        denoiser = make_denoiser(self.config, columns)
-        self._run("denoiser", denoiser, objective, preview)
+        objective = DenoiserObjective(self.config, denoising.training)
+        unseen = self._held_out("denoiser", lambda cases: DenoiserObjective(self.config, denoising.unseen(cases)))
+        self._run("denoiser", make_denoiser(self.config, columns), objective, denoising.preview, held_out=unseen)
 
     def _distill(self) -> None:
         if self.config.distillation is None:
             raise InvalidInputError(f"preset {self.config.preset}: has no distillation")
-        latents, preview = self._denoising()
+        denoising = self._denoising()
         columns, _ = load_conditions(self.directory)
         teacher = make_denoiser(self.config, columns)
         load_weights(teacher, self.directory, "denoiser")
         student = copy.deepcopy(teacher)
         teacher = teacher.eval().requires_grad_(False).to(self.run.fabric.device)
         guidance, autocast = self.config.distillation.guidance, self.run.fabric.autocast
-        objective = DistillObjective(self.config, latents, teacher, guidance, autocast)
-        self._run("distill", student, objective, preview)
 
-    def _denoising(self) -> tuple[NoisyLatents, Preview]:
+        def objective(latents: NoisyLatents) -> DistillObjective:
+            return DistillObjective(self.config, latents, teacher, guidance, autocast)
+
+        unseen = self._held_out("distill", lambda cases: objective(denoising.unseen(cases)))
+        self._run("distill", student, objective(denoising.training), denoising.preview, held_out=unseen)
+
+    def _held_out(self, stage: str, objective: Callable[[Cohort], StepLoss]) -> HeldOut | None:
+        """The loss of `objective` of the held-out cases, where there are some."""
+        if self.held_out is None:
+            return None
+        return HeldOutLoss(stage, objective(self.held_out), HELD_OUT_BATCHES, self.run.fabric.autocast)
+
+    def _denoising(self) -> _Denoising:
         """What a denoiser trains on, and how it is shown."""
         vae = self._vae()
         store = self._latents(vae)
         columns, _ = load_conditions(self.directory)
-        flat = store.conditions.reshape(-1, store.conditions.shape[-1])
-        conditions = normalise(flat, columns).reshape(store.conditions.shape)
         aggregator = self._load_aggregator()
+
+        def noisy(config: SystemConfig, of: LatentStore) -> NoisyLatents:
+            flat = of.conditions.reshape(-1, of.conditions.shape[-1])
+            normalised = normalise(flat, columns).reshape(of.conditions.shape)
+            return NoisyLatents(config, of, aggregator, normalised, self.schedule)
+
+        def unseen(cases: Cohort) -> NoisyLatents:
+            told = replace(self.config, condition_dropout=0.0)
+            return noisy(told, encode_in_memory(vae.encoder, cases, self.config))
+
+        training = noisy(self.config, store)
+        conditions = training.conditions
 
         def preview(denoiser: nn.Module) -> Picture:
             condition = conditions[CASE, 0]
             return self.previews.sample(denoiser, aggregator, vae.decoder, self.schedule, condition, self.run.seed)
 
-        return NoisyLatents(self.config, store, aggregator, conditions, self.schedule), preview
+        return _Denoising(training, unseen, preview)
 
     def _refiner(self) -> None:
         vae = self._vae()
@@ -173,5 +216,4 @@ class SystemTrainer(Trainer):
         return aggregator.eval().requires_grad_(False).to(self.run.fabric.device)
 
     def _latents(self, vae: SliceVae) -> LatentStore:
-        with self.run.fabric.rank_zero_first():
-            return encode_cohort(vae.encoder, self.cohort, self.config, self.directory, self.encoding)
+        return encode_cohort(vae.encoder, self.cohort, self.config, self.directory, self.run.fabric, self.encoding)

@@ -105,7 +105,7 @@ class Trainer(ABC):
                 record = None
         if record is not None:
             require_same_inputs(self.directory, stage, record, origin)
-        if record is not None and record.finished and record.step >= self.system.stages[stage].steps:
+        if record is not None and record.finished and record.has_ended(self.system.stages[stage].steps):
             require_same_settings(self.directory, stage, record, origin, self.run.seed)
             return
         torch.manual_seed(self.run.seed + STAGES.index(stage))

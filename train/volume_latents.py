@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..engine.files import sha256_file
-from .checkpoint import read_tensors, weights_path, write_json, write_tensors
+from .checkpoint import read_tensors, weights_path, write_tensors
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import chances, real_cases
 from .drafts import DRAFTS_VERSION, DraftLevels, load_levels, measured_levels, save_levels, stored_draft
-from .latents import MIRRORS, new_array
+from .latents import MIRRORS
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
+from .shared_store import filled
 from .slab_volumes import encoded
 
 FOLDER = "latents"
@@ -44,9 +45,13 @@ def encode_volumes(
     cohort: Cohort,
     config: MaskFirstConfig,
     directory: Path,
+    fabric: Fabric,
     progress: Callable[[int, int], None],
 ) -> Encoded:
-    """Latents of every case and draft, memory-mapped: encoded, or what the same autoencoder made of the same cohort."""
+    """Latents of every case and draft, memory-mapped: encoded, or what the same autoencoder made of the same cohort.
+
+    Each of several processes, all of which have to call it, encodes its share.
+    """
     folder = directory / FOLDER
     folder.mkdir(exist_ok=True)
     key = {
@@ -54,21 +59,14 @@ def encode_volumes(
         "cases": [e.path.name for e in cohort.entries],
         "drafts": DRAFTS_VERSION,
     }
-    images, drafts, stamp = folder / "latents.npy", folder / "drafts.npy", folder / "key.json"
-    if not (images.is_file() and drafts.is_file() and stamp.is_file() and json.loads(stamp.read_text()) == key):
-        stamp.unlink(missing_ok=True)
-        levels = measured_levels(cohort, len(config.tissues))
-        save_levels(folder, levels)
-        shape = (len(cohort), MIRRORS, *config.latent_shape)
-        stores = new_array(images, shape), new_array(drafts, shape)
-        for case in range(len(cohort)):
-            stores[0][case], stores[1][case] = encoded_case(autoencoder, cohort, case, levels, config)
-            progress(case + 1, len(cohort))
-        for store in stores:
-            store.flush()
-        save_normalisation(directory, *_measured_normalisation(stores[0]))
-        write_json(stamp, key)
-    return Encoded(np.load(images, mmap_mode="r"), np.load(drafts, mmap_mode="r"))
+    shape = (len(cohort), MIRRORS, *config.latent_shape)
+    images, drafts = filled(
+        folder, {"latents.npy": shape, "drafts.npy": shape}, key,
+        lambda case: encoded_case(autoencoder, cohort, case, load_levels(folder), config), fabric, progress,
+        begin=lambda: save_levels(folder, measured_levels(cohort, len(config.tissues))),
+        finish=lambda: save_normalisation(directory, *_measured_normalisation(np.load(folder / "latents.npy", "r"))),
+    )  # fmt: skip
+    return Encoded(images, drafts)
 
 
 def encode_unseen(autoencoder: SlabAutoencoder, cohort: Cohort, config: MaskFirstConfig, directory: Path) -> Encoded:

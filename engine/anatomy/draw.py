@@ -12,24 +12,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates, uniform_filter1d
+from scipy.ndimage import gaussian_filter, map_coordinates, uniform_filter1d
 from scipy.spatial.transform import Rotation
 from scipy.special import ndtr
 
 from .anatomies import SPACING_MM, TRAINING, Tissue, load_anatomy
+from .appearance import appearance_numbers, as_scans_show
 from .splines import SPLINE_DEVIATION, FloatArray, basis, expanded, node_count
 
 CANDIDATES = 6
 """Poses that are drawn; the one that holds most of the tumour is taken."""
 
-SIZE_MM, SIZE_DEVIATION = np.array([143.0, 175.0, 144.0]), np.array([4.0, 6.0, 4.0])  # of brains in BraTS
+SIZE_MM, SIZE_DEVIATION = np.array([140.0, 171.5, 141.0]), np.array([4.0, 6.0, 4.0])  # of brains in BraTS
 CENTRE_MM, CENTRE_DEVIATION = np.array([1.0, -7.0, -3.0]), np.array([1.5, 3.5, 3.5])
 MARGIN_MM = 6.0  # that a pose leaves to the edges of the field, where there is room
 ROTATION_DEVIATION = np.array([4.0, 2.5, 2.5])  # degrees about x, y, z
 SHEAR_DEVIATION = 0.02
 WARP = ((44.0, 2.6), (18.0, 1.2))  # (spacing mm, deviation mm) of the velocity: structures of 30 and 12 mm
 PUSH = (0.05, 0.45)  # displacement at the core's edge over the core's radius, least and most
-_POSE_NUMBERS = 14
+WIDENING_MM = (0.8, 1.5, -1.0, 4.0)  # of the ventricles: mean and deviation, least and most
+_POSE_NUMBERS, _SHAPE_NUMBERS = 14, 2
 _NODE_MM = 6.0
 _LOOKED_AT = 4096  # voxels of a tumour that a pose is judged by
 _SQUARINGS = 3
@@ -66,7 +68,8 @@ class Field:
     @property
     def numbers(self) -> int:
         """Normals that a draw takes."""
-        return CANDIDATES * _POSE_NUMBERS + 1 + 3 * sum(prod(self._coarse(spacing)) for spacing, _ in WARP)
+        warps = 3 * sum(prod(self._coarse(spacing)) for spacing, _ in WARP)
+        return CANDIDATES * _POSE_NUMBERS + warps + _SHAPE_NUMBERS + appearance_numbers(self.shape, self.spacing_mm)
 
     @property
     def steps(self) -> tuple[float, float, float]:
@@ -173,12 +176,14 @@ def drawn_shares(
     points = _points(label > 0, field)
     pose = max(drawn, key=lambda one: one.held(points)) if points.size else drawn[0]
     velocity, rest = field.smooth(rest)
-    moved = _flow(velocity)
-    push = PUSH[0] + (PUSH[1] - PUSH[0]) * float(ndtr(rest[0]))
-    outward = _outward((label == 1) | (label == 3), field, push)
+    (push, widening), rest = np.split(rest, [_SHAPE_NUMBERS])
+    mean, deviation, least, most = WIDENING_MM
+    moved = _widened(pose, _flow(velocity), field, float(np.clip(mean + deviation * widening, least, most)))
+    strength = PUSH[0] + (PUSH[1] - PUSH[0]) * float(ndtr(push))
+    outward = _outward((label == 1) | (label == 3), field, strength)
     if outward is not None:
         moved = _displaced(moved, -outward) - outward
-    return _sampled(pose, moved, field)
+    return as_scans_show(_sampled(pose, moved, field), field.spacing_mm, rest)
 
 
 def _points(mask: NDArray[np.bool_], field: Field) -> FloatArray:
@@ -186,6 +191,17 @@ def _points(mask: NDArray[np.bool_], field: Field) -> FloatArray:
     at = np.argwhere(mask)
     at = at[:: len(at) // _LOOKED_AT + 1]
     return ((at - (np.array(field.shape) - 1) / 2) * np.array(field.spacing_mm)).T.astype(np.float32)
+
+
+def _widened(pose: Pose, displacement: FloatArray, field: Field, millimetres: float) -> FloatArray:
+    """A displacement (3, X, Y, Z) in mm at the nodes after the ventricles' walls were moved outward."""
+    tissues = pose.tissues()
+    inside = np.isin(tissues, (Tissue.VENTRICLE, Tissue.CHOROID)).astype(np.float32)
+    at = pose.voxels(field.node_positions() + displacement)
+    seen = map_coordinates(gaussian_filter(inside, _NODE_MM / SPACING_MM), at, order=1, mode="constant")
+    slope = np.stack(np.gradient(seen))
+    inward = slope * np.float32(millimetres / max(float(np.sqrt(np.square(slope).sum(axis=0)).max()), 1e-6))
+    return _displaced(displacement, inward) + inward
 
 
 def _outward(core: NDArray[np.bool_], field: Field, push: float) -> FloatArray | None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
 from ..errors import InvalidInputError
 from ..files import Folder, sha256_file
-from .manifest import MANIFEST_NAME, BundleManifest, FileRecord
+from . import store
+from .manifest import MANIFEST_NAME, SIGNATURE_NAME, BundleManifest, FileRecord
 from .onnx_scan import check_onnx_file
 from .parse import parse_manifest
+from .pins import require_pinned
+from .signature import Signer, require_signed
+from .store import named_bundle, pulled_bundles, shipped_bundles
 
+_log = logging.getLogger("sbldm")
 MAX_MANIFEST_BYTES = 8 * 2**20
 MAX_BUNDLE_BYTES = 16 * 2**30
 MAX_FILES = 10_000
-BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 DEFAULT_BUNDLE = "phantom"
 REDUCED_PRECISIONS = ("fp16", "bf16")
 """Of graphs that a bundle may hold beside its fp32 ones, the more exact first."""
@@ -30,6 +35,12 @@ class Bundle:
     path: Path
     manifest: BundleManifest
     sha256: str  # of bundle.json, which fixes every other file
+    signer: Signer | None = None  # where its signature was verified
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hex sha256 of every file but the signature, by name."""
+        return {MANIFEST_NAME: self.sha256} | {name: record.sha256 for name, record in self.manifest.files.items()}
 
     def component_path(self, component: str, precision: str = "fp32") -> Path:
         """Path of a component's ONNX file, in a precision that lies beside the plain one; KeyError without it."""
@@ -62,59 +73,65 @@ def reduced_graph_name(file: str, precision: str) -> str:
     return f"{file.removesuffix('.onnx')}.{precision}.onnx"
 
 
-def shipped_bundles() -> list[str]:
-    """Names of the bundles that come with the package."""
-    return sorted(p.parent.name for p in BUNDLES.glob(f"*/{MANIFEST_NAME}"))
-
-
 def is_shipped(bundle: Bundle) -> bool:
     """Whether a bundle came with the package, so that its name is enough to load it."""
-    return bundle.path.parent == BUNDLES
+    return _lies_in_the_package(bundle.path)
 
 
 def bundle_directory(name_or_path: str | os.PathLike[str]) -> Path:
-    """Directory of a shipped bundle's name or of a path.
+    """Directory of a bundle's name, shipped or pulled, or of a path.
 
     Raises:
-        InvalidInputError: neither a directory nor the name of a shipped bundle.
+        InvalidInputError: neither a directory nor the name of such a bundle.
     """
-    shipped = shipped_bundles()
-    if str(name_or_path) in shipped:
-        return BUNDLES / str(name_or_path)
-    path = Path(name_or_path)
+    path = named_bundle(str(name_or_path)) or Path(name_or_path)
     if not path.is_dir():
-        names = ", ".join(shipped) or "none"
+        shipped, pulled = (", ".join(names) or "none" for names in (shipped_bundles(), pulled_bundles()))
         raise InvalidInputError(
-            f"bundle {path}: no such directory, and no shipped bundle of that name (shipped: {names})"
+            f"bundle {path}: no such directory, and no bundle of that name (shipped: {shipped}; pulled: {pulled})"
         )
     return path
 
 
-def load_bundle(name_or_path: str | os.PathLike[str] = DEFAULT_BUNDLE) -> Bundle:
-    """Read and verify a bundle: schema, file list, sizes, hashes, sound ONNX files; no model is loaded.
+def load_bundle(
+    name_or_path: str | os.PathLike[str] = DEFAULT_BUNDLE, require_signature: str | os.PathLike[str] | None = None
+) -> Bundle:
+    """Read and verify a bundle: schema, file list, sizes, hashes, signature, sound ONNX files; no model is loaded.
+
+    Args:
+        name_or_path: a shipped bundle's name, or a directory.
+        require_signature: PEM file of the public key, or of the issuer's certificate, that it must be signed by.
 
     Raises:
         InvalidInputError: what is wrong with it, naming the file.
+        UsageError: `require_signature` is no such file, or what verifies signatures is not installed.
     """
     path = bundle_directory(name_or_path)
     manifest_path = path / MANIFEST_NAME
     try:
         with Folder(path) as folder:
             raw = folder.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
-            manifest = parse_manifest(raw, str(manifest_path))
-            _verify_files(folder, manifest)
+            digest = hashlib.sha256(raw).hexdigest()
+            if _lies_in_the_package(path):
+                require_pinned(path.resolve(), digest)
+            bundle = Bundle(path, parse_manifest(raw, str(manifest_path)), digest)
+            _verify_files(folder, bundle.manifest)
+            if require_signature is not None:
+                bundle = replace(bundle, signer=require_signed(folder, bundle.hashes, require_signature))
     except OSError as error:
         raise InvalidInputError(f"{manifest_path}: cannot be read ({error.strerror}); is this a bundle?") from error
-    for component in manifest.components.values():
+    for component in bundle.manifest.components.values():
         beside = (reduced_graph_name(component.file, precision) for precision in REDUCED_PRECISIONS)
-        for name in (component.file, *filter(manifest.files.__contains__, beside)):
+        for name in (component.file, *filter(bundle.manifest.files.__contains__, beside)):
             check_onnx_file(path / name)
-    return Bundle(path, manifest, hashlib.sha256(raw).hexdigest())
+    _log.debug(f"bundle {bundle.manifest.id}: {len(bundle.manifest.files)} files are as its manifest says")
+    return bundle
 
 
 def record_files(path: Path) -> dict[str, FileRecord]:
-    """Records of every file below a bundle directory but its manifest, by relative POSIX path."""
-    files = sorted(p for p in path.rglob("*") if p.is_file() and p != path / MANIFEST_NAME)
+    """Records of every file below a bundle directory but its manifest and signature, by relative POSIX path."""
+    unlisted = (path / MANIFEST_NAME, path / SIGNATURE_NAME)
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p not in unlisted)
     return {p.relative_to(path).as_posix(): FileRecord(sha256_file(p), p.stat().st_size) for p in files}
 
 
@@ -124,13 +141,19 @@ def provenance_date() -> str:
     return (date.fromtimestamp(int(epoch)) if epoch else date.today()).isoformat()
 
 
+def _lies_in_the_package(path: Path) -> bool:
+    return path.resolve().parent == store.BUNDLES
+
+
 def _verify_files(folder: Folder, manifest: BundleManifest) -> None:
     path = folder.root
     for count, name in enumerate(folder.walk()):
-        if name not in manifest.files and name != MANIFEST_NAME:
+        if name not in manifest.files and name not in (MANIFEST_NAME, SIGNATURE_NAME):
             raise InvalidInputError(
                 f"{path / name}: not listed in {MANIFEST_NAME}; remove it or export the bundle again"
             )
+        if name == SIGNATURE_NAME and folder.status(name) is None:
+            raise InvalidInputError(f"{path / name}: is a link or no regular file; a bundle holds plain files alone")
         if count > MAX_FILES:
             raise InvalidInputError(f"{path}: holds more than {MAX_FILES} files")
     total = sum(record.bytes for record in manifest.files.values())
@@ -146,7 +169,8 @@ def _verify_file(folder: Folder, name: str, record: FileRecord) -> None:
         if folder.has(name):
             raise InvalidInputError(f"{file}: is a link or no regular file; a bundle holds plain files alone")
         raise InvalidInputError(f"{file}: listed in {MANIFEST_NAME} but missing; get the bundle again")
-    if status.st_nlink > 1 and not folder.root.resolve().is_relative_to(BUNDLES):  # installers link what is shipped
+    shipped = folder.root.resolve().is_relative_to(store.BUNDLES)
+    if status.st_nlink > 1 and not shipped:  # installers link what is shipped
         raise InvalidInputError(f"{file}: has another name elsewhere (a hard link); copy the bundle with its content")
     if status.st_size != record.bytes:
         raise InvalidInputError(

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from ...kernels.assemble import INT16_SCALE as INT16_SCALE
 from ..conditions.columns import ConditionColumn
 from ..conditions.distribution import CohortDistribution
+from .store import MANIFEST_NAME as MANIFEST_NAME
 
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)  # 1 knew the form of slices alone
-MANIFEST_NAME = "bundle.json"
+SIGNATURE_NAME = "model.sig"  # covers the manifest too, which therefore cannot list it
 MAX_VOXELS = 512**3
 SPACING_MM = (0.1, 20.0)  # of a voxel, smallest and largest
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # of modalities, labels and components: they become parts of file names

@@ -8,12 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Grid
-from .layouts import Layout
-from .nifti import SYNTHETIC, nifti_bytes
+from ..dicom.about import CaseAbout
+from ..dicom.stack import Stack
+from .layouts import DicomLayout, Layout
+from .nifti import nifti_bytes
 from .regrid import BRATS_FILES, FileGrid, to_files
+from .scan_voxels import ScanVoxels
 
 GridName = Literal["native", "brats"]
 GRIDS: tuple[GridName, ...] = get_args(GridName)
+FileVoxels = FileGrid | ScanVoxels
 
 
 def grid_of_files(name: GridName) -> FileGrid | None:
@@ -21,9 +25,16 @@ def grid_of_files(name: GridName) -> FileGrid | None:
     return BRATS_FILES if name == "brats" else None
 
 
-def description(version: str, seed: int, sample: int, origin: str) -> str:
-    """`descrip` of a sample's NIfTI files; `origin`: what it was made from, "" for noise alone."""
-    return f"{SYNTHETIC} {version} {f'{origin}, ' if origin else ''}seed {seed} sample {sample}"
+def slices_of(on: FileVoxels | None, grid: Grid) -> int:
+    """How many slices the files of a volume have."""
+    return (grid if on is None else on).shape[2]
+
+
+def stack_of(on: FileVoxels | None, grid: Grid) -> Stack:
+    """The slices of a volume's files, in DICOM: a scan's own, else as radiologists see them."""
+    affine = grid.affine if on is None else np.array(on.affine)
+    is_scan = isinstance(on, ScanVoxels)
+    return Stack.of((grid if on is None else on).shape, affine, as_radiologists_see_it=not is_scan)
 
 
 def case_files(
@@ -31,23 +42,49 @@ def case_files(
     label: NDArray[np.uint8],
     grid: Grid,
     layout: Layout,
-    sample: int,
-    on: FileGrid | None,
-    text: str,
+    about: CaseAbout,
+    on: FileVoxels | None,
+    number: int | None = None,
 ) -> list[tuple[str, bytes]]:
     """Path and bytes of each file of a sample.
 
     Args:
         image: (modality, x, y, z) RAS+ on `grid`; `label`: (x, y, z), 0..classes-1.
+        about: where the sample comes from.
         on: the voxels of the files; None: those of `grid`.
-        text: `descrip` of the files.
+        number: of the sample in the layout, by default its own.
     """
-    affine = grid.affine
-    if on is not None:
-        image, label = to_files(image, label, len(layout.labels), grid, on)
-        affine = np.array(on.affine)
-    arrays: list[NDArray[np.int16] | NDArray[np.uint8]] = [*image, layout.file_labels(label)]
+    classes = len(layout.labels)
+    if isinstance(on, ScanVoxels):
+        image, label = on.bring(image, label, classes, grid)
+    elif on is not None:
+        image, label = to_files(image, label, classes, grid, on)
+    affine = grid.affine if on is None else np.array(on.affine)
+    sample = about.sample if number is None else number
+    label = layout.file_labels(label)
+    if isinstance(layout, DicomLayout):
+        stack = stack_of(on, grid)
+        return _dicom_files(image, label, stack, layout, about, sample)
+    arrays: list[NDArray[np.int16] | NDArray[np.uint8]] = [*image, label]
     return [
-        (layout.path(sample, role), nifti_bytes(array, affine, text))
+        (layout.path(sample, role), nifti_bytes(array, affine, about.description))
         for role, array in zip(layout.roles, arrays, strict=True)
     ]
+
+
+def _dicom_files(
+    image: NDArray[np.int16],
+    label: NDArray[np.uint8],
+    stack: Stack,
+    layout: DicomLayout,
+    about: CaseAbout,
+    sample: int,
+) -> list[tuple[str, bytes]]:
+    from ..dicom.case import DicomCase
+    from ..dicom.segmentation import segmentation
+
+    case = DicomCase(about, stack, layout.modalities)
+    contents = [data for m, volume in zip(layout.modalities, image, strict=True)
+                for data in case.series(m, stack.turned(volume))]  # fmt: skip
+    contents.append(segmentation(case, stack.turned(label), layout.labels))
+    return list(zip(layout.paths(sample).values(), contents, strict=True))

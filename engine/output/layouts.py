@@ -1,4 +1,4 @@
-"""Where a sample's files go and what a data set needs beside them: BraTS (names of 2021 and 2023), nnU-Net, BIDS."""
+"""Where samples' files go, and what a data set needs beside them: BraTS (2021 and 2023), nnU-Net, BIDS, DICOM."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,13 @@ from ..bundle.manifest import BRATS_LABELS, SEGMENTATION
 from ..errors import UsageError
 from .case_tags import CaseTags, NumberTags
 
-LayoutName = Literal["brats", "nnunet", "bids"]
+LayoutName = Literal["brats", "nnunet", "bids", "dicom"]
 Names = Literal["2021", "2023"]
 
 PREFIX = "sbldm-"  # of every case
 _SUBJECT = "sub-sbldm"
 _CHANNEL = re.compile(r"_\d{4}$", re.ASCII)
+_DICOM_FILE = re.compile(r"[^/]+/(?P<role>[^/]+)/[^/]+?(?:_(?P<number>\d{4,5}))?\.dcm", re.ASCII)
 _NAMES_2023 = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
 _BIDS_SUFFIXES = {"t1": "T1w", "t1ce": "ce-gadolinium_T1w", "t2": "T2w", "flair": "FLAIR"}
 _CHANNELS = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
@@ -51,7 +52,7 @@ class Layout(ABC):
 
     @abstractmethod
     def path(self, sample: int, role: str) -> str:
-        """Path of a modality's image, or of the labels where `role` is "seg"."""
+        """Path of a modality's image, or of the labels where `role` is "seg"; of a series its folder."""
 
     @abstractmethod
     def tag_in(self, path: str) -> str:
@@ -72,7 +73,7 @@ class Layout(ABC):
         return tuple(range(len(self.labels)))
 
     def paths(self, sample: int) -> dict[str, str]:
-        """Relative path by role."""
+        """Relative path by role, in the order that files are listed; of a series by `role/number`, from 1."""
         return {role: self.path(sample, role) for role in self.roles}
 
     def case(self, sample: int) -> str:
@@ -190,14 +191,58 @@ class BidsLayout(Layout):
         return files
 
 
+@dataclass(frozen=True)
+class DicomLayout(Layout):
+    """`sbldm-000000/t1/sbldm-000000_t1_0001.dcm`, a file a slice; `sbldm-000000/seg/sbldm-000000_seg.dcm`."""
+
+    slices: int  # of a volume
+
+    def path(self, sample: int, role: str) -> str:
+        case = self.case(sample)
+        return f"{case}/seg/{case}_seg.dcm" if role == SEGMENTATION else f"{case}/{role}"
+
+    def paths(self, sample: int) -> dict[str, str]:
+        return {
+            **{f"{m}/{k}": self._slice(sample, m, k) for m in self.modalities for k in range(1, self.slices + 1)},
+            SEGMENTATION: self.path(sample, SEGMENTATION),
+        }
+
+    def series(self, sample: int, modality: str) -> list[str]:
+        """The files of a modality, in the order of its slices."""
+        return [self._slice(sample, modality, number) for number in range(1, self.slices + 1)]
+
+    def _slice(self, sample: int, role: str, number: int) -> str:
+        case = self.case(sample)
+        return f"{case}/{role}/{case}_{role}_{number:04d}.dcm"
+
+    def tag_in(self, path: str) -> str:
+        return path.partition("/")[0].removeprefix(PREFIX)
+
+    def sample_of(self, path: str) -> int | None:
+        sample, found = self.tags.sample(self.tag_in(path)), _DICOM_FILE.fullmatch(path)
+        if sample is None or found is None or found["role"] not in self.roles:
+            return None
+        if found["role"] == SEGMENTATION:
+            return sample if path == self.path(sample, SEGMENTATION) else None
+        number = int(found["number"] or 0)
+        is_slice = 1 <= number <= self.slices and path == self._slice(sample, found["role"], number)
+        return sample if is_slice else None
+
+    def dataset_files(self, facts: DatasetFacts) -> dict[str, bytes]:
+        return {"README": _SYNTHETIC_NOTE.encode()}
+
+
 def make_layout(
     name: str,
     modalities: Sequence[str],
     labels: Sequence[str],
     names: str = "2021",
     tags: CaseTags | None = None,
+    slices: int = 1,
 ) -> Layout:
-    """The layout of that name for a bundle's modalities and labels; `tags` tell cases apart, by default their numbers.
+    """The layout of that name for a bundle's modalities and labels.
+
+    `tags` tell cases apart, by default their numbers; `slices` of a volume are files of their own in DICOM.
 
     Raises:
         UsageError: no such layout or naming.
@@ -213,11 +258,13 @@ def make_layout(
         return _distinct(NnunetLayout(*parts))
     if name == "bids":
         return _distinct(BidsLayout(*parts))
-    raise UsageError(f"--layout {name}: allowed: brats, nnunet, bids")
+    if name == "dicom":
+        return _distinct(DicomLayout(*parts, slices))
+    raise UsageError(f"--layout {name}: allowed: {', '.join(get_args(LayoutName))}")
 
 
 def _distinct(layout: Layout) -> Layout:
-    if len(set(layout.paths(0).values())) != len(layout.roles):
+    if len({layout.path(0, role) for role in layout.roles}) != len(layout.roles):
         raise UsageError(f"two of the modalities {', '.join(layout.modalities)} get one file name in this layout")
     return layout
 

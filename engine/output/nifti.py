@@ -10,6 +10,7 @@ from isal import igzip
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
+from ..dicom.about import SYNTHETIC as SYNTHETIC
 from ..errors import InvalidInputError
 
 COMPRESSOR = "isal-1"
@@ -17,7 +18,6 @@ COMPRESSOR = "isal-1"
 _LEVEL = 1
 _MILLIMETRES, _SCANNER_FRAME = 2, 1
 _DESCRIPTION_BYTES = 79
-SYNTHETIC = "SYNTHETIC sbldm-engine"
 
 
 def nifti_bytes(data: NDArray[np.int16] | NDArray[np.uint8], affine: NDArray[np.float64], description: str) -> bytes:

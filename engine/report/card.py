@@ -5,8 +5,8 @@ from __future__ import annotations
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from ..bundle.load import BUNDLES, Bundle, load_bundle, shipped_bundles
-from ..bundle.manifest import MANIFEST_NAME
+from ..bundle.load import Bundle, bundle_directory, load_bundle
+from ..bundle.store import MANIFEST_NAME, pulled_bundles, shipped_bundles
 from ..errors import InvalidInputError, UsageError
 from ..files import Folder, sha256_file
 from ..run.description import RunDescription
@@ -17,7 +17,7 @@ _LINKS_AND_HTML = ["link", "autolink", "image", "html_inline", "html_block", "re
 
 
 def find_bundle(run: RunDescription, given: str | None) -> Bundle | None:
-    """The bundle of a run: `given` (a name or a path), else a shipped one; None where it is not at hand.
+    """The bundle of a run: `given` (a name or a path), else a shipped or a pulled one; None where it is not at hand.
 
     Raises:
         UsageError: the one that was given is not the run's.
@@ -31,9 +31,9 @@ def find_bundle(run: RunDescription, given: str | None) -> Bundle | None:
                 f"{run.bundle.id} ({run.bundle.sha256[:12]})"
             )
         return bundle
-    fitting = (n for n in shipped_bundles() if sha256_file(BUNDLES / n / MANIFEST_NAME) == run.bundle.sha256)
-    name = next(fitting, None)
-    return None if name is None else load_bundle(name)
+    known = (bundle_directory(name) for name in (*shipped_bundles(), *pulled_bundles()))
+    fitting = next((path for path in known if sha256_file(path / MANIFEST_NAME) == run.bundle.sha256), None)
+    return None if fitting is None else load_bundle(fitting)
 
 
 def model_card(bundle: Bundle) -> Markup | None:

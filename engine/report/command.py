@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..bundle.load import Bundle, is_shipped
 from ..run.description import RunDescription, SourceDigest
 
-CONDITIONS, CASE, MASKS, BUNDLE = "CONDITIONS.csv", "CASE", "MASKS", "BUNDLE"
+CONDITIONS, CASE, MASKS, BUNDLE, CASES = "CONDITIONS.csv", "CASE", "MASKS", "BUNDLE", "CASES"
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
     elif run.source is not None:
         words += ["--masks", MASKS]
         notes.append(f"{MASKS}: the folder of the masks that were given to the run")
+    if isinstance(run.source, SourceDigest) and options.layout == "dicom":
+        words += ["--identity", run.source.identity]
     words += ["--count", str(options.count)]
     if run.conditions is not None:
         words += ["--conditions", CONDITIONS]
@@ -48,7 +50,12 @@ def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
     if run.dataset_grid is not None:
         notes.append("the run took the voxels of a data set (--add-to); alone, a sample is made in the model's voxels")
     if options.reject is not None:
-        words += ["--reject", repr(options.reject), "--attempts", str(options.attempts)]
+        words += ["--reject", repr(options.reject)]
+    if run.exclude_copies is not None:
+        words += ["--exclude-copies", CASES]
+        notes.append(f"{CASES}: the folder of the {run.exclude_copies} that no sample may be a copy of")
+    if options.reject is not None or run.exclude_copies is not None:
+        words += ["--attempts", str(options.attempts)]
     words += ["--backend", resolved.backend, "--device", resolved.device, "--precision", resolved.precision]
     words += ["--batch-size", str(resolved.batch_size), "--threads", str(resolved.threads)]
     return Recipe(tuple(words), tuple(notes))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -20,7 +19,7 @@ from ..files import Folder
 from ..output.layouts import Layout
 from ..output.preview import Scan, draw_sheet, widest_cuts
 from ..run.description import RunDescription
-from ..run.remeasure import read_voxels
+from ..run.volumes import CaseOnDisk, read_case
 
 MAX_CASE_BYTES = 2_500_000
 """What a case may add to the page: volumes, preview and text."""
@@ -50,13 +49,6 @@ class CaseVolumes:
         return sum(map(len, self.files.values())) + len(self.preview) + _TEXT_BYTES
 
 
-@dataclass(frozen=True)
-class _Case:
-    image: NDArray[np.float32]  # (modality, x, y, z) RAS+
-    label: NDArray[np.uint8]  # (x, y, z), classes
-    affine: NDArray[np.float64]
-
-
 def embed_case(folder: Folder, run: RunDescription, sample: int, caption: str) -> CaseVolumes:
     """Read the files of a sample and make of them what a page holds, within `MAX_CASE_BYTES`.
 
@@ -65,7 +57,7 @@ def embed_case(folder: Folder, run: RunDescription, sample: int, caption: str) -
         OSError: they cannot be read.
     """
     layout = run.layout()
-    case = _read_case(folder, run, layout, sample)
+    case = read_case(folder, run, sample)
     spacing = tuple(float(s) for s in np.diag(case.affine)[:3])
     preview = _preview(Scan(case.image, case.label, spacing), layout, caption)  # type: ignore[arg-type]
     case = _cut(case, spacing)
@@ -76,19 +68,7 @@ def embed_case(folder: Folder, run: RunDescription, sample: int, caption: str) -
     return made
 
 
-def _read_case(folder: Folder, run: RunDescription, layout: Layout, sample: int) -> _Case:
-    paths, files = layout.paths(sample), run.file_grid()
-    shape = (run.bundle.grid if files is None else files).shape
-    affine = np.array(run.bundle.grid.affine if files is None else files.affine)
-    label = read_voxels(folder, paths[SEGMENTATION], shape, np.dtype(np.uint8))
-    images = [read_voxels(folder, paths[m], shape, np.dtype(np.int16)) for m in layout.modalities]
-    turn = io_orientation(affine)  # to RAS
-    image = np.stack([apply_orientation(image, turn) for image in images]).astype(np.float32)
-    label = apply_orientation(layout.array_labels(label), turn)
-    return _Case(image, label, affine @ inv_ornt_aff(turn, shape))
-
-
-def _cut(case: _Case, spacing: tuple[float, ...]) -> _Case:
+def _cut(case: CaseOnDisk, spacing: tuple[float, ...]) -> CaseOnDisk:
     """The case cut to the box of its brain (the largest piece of what is not 0) and its mask, with a margin."""
     pieces, count = ndimage.label((case.image > 0).any(axis=0))  # pyright: ignore[reportGeneralTypeIssues]
     if not count:
@@ -101,15 +81,15 @@ def _cut(case: _Case, spacing: tuple[float, ...]) -> _Case:
     box = tuple(slice(max(part.start - m, 0), min(part.stop + m, n)) for part, m, n in ends)
     affine = case.affine.copy()
     affine[:3, 3] += np.diag(affine)[:3] * [part.start for part in box]
-    return _Case(case.image[(slice(None), *box)], case.label[box], affine)
+    return CaseOnDisk(case.image[(slice(None), *box)], case.label[box], affine)
 
 
-def _first_guess(case: _Case) -> int:
+def _first_guess(case: CaseOnDisk) -> int:
     raw = case.image.size * 4 / 3 * _LEAST_RATIO
     return max(1, math.ceil((raw / MAX_CASE_BYTES) ** (1 / 3)))
 
 
-def _coarsened(case: _Case, blocks: int) -> _Case:
+def _coarsened(case: CaseOnDisk, blocks: int) -> CaseOnDisk:
     """Means of blocks of voxels, and the class that most of a block has."""
     if blocks == 1:
         return case
@@ -119,7 +99,7 @@ def _coarsened(case: _Case, blocks: int) -> _Case:
     affine[:3, 3] += np.diag(affine)[:3] * (blocks - 1) / 2
     affine[:3, :3] *= blocks
     image = np.stack([_block_means(modality, blocks) for modality in case.image])
-    return _Case(image, np.argmax(shares, axis=0).astype(np.uint8), affine)
+    return CaseOnDisk(image, np.argmax(shares, axis=0).astype(np.uint8), affine)
 
 
 def _block_means(volume: NDArray[np.float32], blocks: int) -> NDArray[np.float32]:
@@ -128,7 +108,7 @@ def _block_means(volume: NDArray[np.float32], blocks: int) -> NDArray[np.float32
     return padded.reshape(x, blocks, y, blocks, z, blocks).mean(axis=(1, 3, 5))
 
 
-def _encode(case: _Case, modalities: tuple[str, ...], coarser: int, preview: str) -> CaseVolumes:
+def _encode(case: CaseOnDisk, modalities: tuple[str, ...], coarser: int, preview: str) -> CaseVolumes:
     files, windows = {}, {}
     for name, volume in zip(modalities, case.image, strict=True):
         foreground = volume[volume > 0]
@@ -140,7 +120,7 @@ def _encode(case: _Case, modalities: tuple[str, ...], coarser: int, preview: str
     return CaseVolumes(files, windows, coarser, _centre_mm(case), preview)
 
 
-def _centre_mm(case: _Case) -> tuple[float, float, float]:
+def _centre_mm(case: CaseOnDisk) -> tuple[float, float, float]:
     """Where the tumour is largest along each axis; the centre where there is none."""
     place = case.affine @ [*widest_cuts(case.label), 1]
     return round(float(place[0]), 2), round(float(place[1]), 2), round(float(place[2]), 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from ..errors import InvalidInputError, UsageError
 from ..files import Folder, atomic_file
 from ..run.description import read_description
 from ..run.owned import REPORT_NAME
-from ..run.remeasure import UnreadableError
+from ..run.volumes import UnreadableError
 from ..scans.options import ReadOptions
 from .card import find_bundle
 from .cohort import compare
@@ -77,13 +78,14 @@ def write_report(
             compared = compare(facts, kinds, options.real, options.reading, advance)
         size = 0
         try:
-            with atomic_file(target) as handle:
+            with atomic_file(target, private=run.is_derived or options.real is not None) as handle:
                 for piece in page(folder, facts, kinds, bundle, recipe(run, bundle), compared):
                     data = piece.encode()
                     handle.write(data)
                     size += len(data)
         except UnreadableError as error:
             raise InvalidInputError(f"{directory}: {error}") from error
+    logging.getLogger("sbldm").debug(f"report of {len(facts.cohort)} samples written, {size} bytes")
     faults = [] if compared is None else [f"--real: {text}" for text in (*compared.faults, *compared.warnings)]
     return Report(target, size, len(facts.cohort), len(facts.shown), (*facts.warnings(), *faults))
 

@@ -71,7 +71,7 @@ def python_call(*groups: type) -> Callable[[Callable[Parameters, Result]], Calla
             try:
                 return call(*args, **kwargs)
             except UsageError as error:
-                raise UsageError(_respelled(str(error))) from error
+                raise UsageError(respelled(str(error))) from error
 
         return checked
 
@@ -85,5 +85,6 @@ def _unknown(argument: str, valid: list[str]) -> str:
     return f"no argument {argument}" + (f", perhaps {near[0]}" if near else "")
 
 
-def _respelled(message: str) -> str:
+def respelled(message: str) -> str:
+    """A message that spells options as the command line does, with the names of arguments."""
     return re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), message)

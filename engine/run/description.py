@@ -9,20 +9,25 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..bundle.load import Bundle
 from ..bundle.manifest import NAME, Grid
 from ..conditions.columns import COLUMNS
 from ..conditions.file import ConditionFile
 from ..decode import decode
+from ..dicom.extra import PACKAGES
+from ..dicom.stack import Stack
 from ..errors import InvalidInputError
 from ..files import read_bounded
-from ..output.case_files import grid_of_files
+from ..output.case_files import FileVoxels, grid_of_files, slices_of, stack_of
 from ..output.case_tags import IdTags, NumberTags, id_faults
 from ..output.layouts import Layout, make_layout
 from ..output.nifti import SYNTHETIC
 from ..output.regrid import FileGrid
+from ..output.scan_voxels import ScanVoxels
+from ..sampling.given_masks import GivenMasks
+from ..sampling.sdedit import Identity, SourceCase
 from ..sampling.types import LoopKind
 from ..versions import installed
 from .options import MAX_COUNT, RunOptions
@@ -98,6 +103,8 @@ class SourceDigest:
 
     sha256: str
     strength: float
+    voxels: ScanVoxels | None  # where the case came from a scan
+    identity: Identity
 
     notice: ClassVar[str] = NOTICE_AUGMENTED
     origin: ClassVar[str] = "from a real case"
@@ -120,7 +127,28 @@ class MasksDigest:
         return f"{self.masks} given masks {self.sha256[:12]}"
 
 
+@dataclass(frozen=True)
+class CopiesDigest:
+    """The cases that no sample of a run is a copy of."""
+
+    sha256: str  # of what is compared of them, and of the limits
+    cases: int
+
+    def __str__(self) -> str:
+        return f"{self.cases} cases {self.sha256[:12]}"
+
+
 AnySource = SourceDigest | MasksDigest
+
+
+def source_digest(source: SourceCase | GivenMasks | None) -> AnySource | None:
+    """What run.json records of what sampling starts from."""
+    if isinstance(source, GivenMasks):
+        return MasksDigest(source.sha256(), len(source.packed))
+    if source is None:
+        return None
+    identity: Identity = "replace" if source.study is None else "keep"
+    return SourceDigest(source.sha256(), source.strength, source.voxels, identity)
 
 
 @dataclass(frozen=True)
@@ -138,6 +166,7 @@ class RunDescription:
     source: AnySource | None  # the case of `augment`, or the masks that were given
     row_ids: tuple[str, ...] | None  # of the conditions, where files are named by id
     dataset_grid: FileGrid | None  # where `options.grid` is dataset
+    exclude_copies: CopiesDigest | None  # cases that samples were compared with
 
     @cached_property
     def id(self) -> str:
@@ -145,23 +174,50 @@ class RunDescription:
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def is_derived(self) -> bool:
+        """Whether it is made from somebody's scan or masks, and to be protected as those are."""
+        return self.source is not None
+
+    def inputs(self) -> dict[str, Any]:
+        """What the run is made with, and the hashes of what it is made from, for the audit trail."""
+        return {
+            "run": self.id,
+            "bundle": {"id": self.bundle.id, "sha256": self.bundle.sha256},
+            "versions": self.versions,
+            "conditions": None if self.conditions is None else self.conditions.sha256,
+            "source": None if self.source is None else self.source.sha256,
+        }
+
     def to_bytes(self) -> bytes:
         """The bytes of `run.json`."""
         return (json.dumps({**asdict(self), CHECKSUM: self.id}, indent=1, allow_nan=False) + "\n").encode()
+
+    @cached_property
+    def recipe(self) -> str:
+        """See `RunOptions.recipe`."""
+        return self.options.recipe(self.bundle.sha256, self.source)
+
+    def stack(self) -> Stack:
+        """The slices of the run's volumes, in DICOM."""
+        return stack_of(self.file_grid(), self.bundle.grid)
 
     def layout(self) -> Layout:
         """The layout of the run's files."""
         return self._layout
 
-    def file_grid(self) -> FileGrid | None:
+    def file_grid(self) -> FileVoxels | None:
         """The voxels of the run's files; None where they are the model's."""
+        if self.options.grid == "source":
+            return self.source.voxels if isinstance(self.source, SourceDigest) else None
         return self.dataset_grid if self.options.grid == "dataset" else grid_of_files(self.options.grid)
 
     @cached_property
     def _layout(self) -> Layout:
         tags = NumberTags() if self.row_ids is None else IdTags(self.row_ids)
         options, bundle = self.options, self.bundle
-        return make_layout(options.layout, bundle.modalities, bundle.labels, options.names, tags)
+        slices = slices_of(self.file_grid(), bundle.grid)
+        return make_layout(options.layout, bundle.modalities, bundle.labels, options.names, tags, slices)
 
 
 def describe(
@@ -174,11 +230,13 @@ def describe(
     loop: Loop | None = None,
     row_ids: tuple[str, ...] | None = None,
     dataset_grid: FileGrid | None = None,
+    exclude_copies: CopiesDigest | None = None,
 ) -> RunDescription:
     """The description of a run.
 
     `backend` is name and version of its backend, `conditions` None where all are drawn, `row_ids` None where files are
-    named by number, `dataset_grid` None where files have no data set's voxels.
+    named by number, `dataset_grid` None where files have no data set's voxels, `exclude_copies` None where samples are
+    not compared with cases.
     """
     manifest = bundle.manifest
     columns = tuple(column.name for column in manifest.condition_columns)
@@ -186,7 +244,7 @@ def describe(
         SCHEMA_VERSION,
         NOTICE if source is None else source.notice,
         BundleIdentity(manifest.id, bundle.sha256, manifest.modalities, manifest.labels, columns, manifest.grid),
-        _versions() | backend,
+        _versions(options.layout) | backend,
         options,
         resolved,
         loop,
@@ -194,6 +252,7 @@ def describe(
         source,
         row_ids,
         dataset_grid,
+        exclude_copies,
     )
 
 
@@ -247,6 +306,11 @@ def _check(run: RunDescription, where: str) -> None:
         raise InvalidInputError(f"{where}: dataset_grid: must be there where grid is dataset, and only there")
     if run.dataset_grid is not None and (wrong := run.dataset_grid.problems()):
         raise InvalidInputError(f"{where}: dataset_grid: {wrong[0]}")
+    voxels = run.source.voxels if isinstance(run.source, SourceDigest) else None
+    if run.options.grid == "source" and voxels is None:
+        raise InvalidInputError(f"{where}: source: must have voxels where grid is source")
+    if voxels is not None and (wrong := voxels.problems()):
+        raise InvalidInputError(f"{where}: source: voxels: {wrong[0]}")
     problems = run.bundle.grid.problems()
     if problems:
         raise InvalidInputError(f"{where}: bundle: {problems[0]}")
@@ -261,6 +325,9 @@ def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:
         found.append(f"bundle: the run has {old.id} ({old.sha256[:12]}), asked for {new.id} ({new.sha256[:12]})")
     if recorded.source != wanted.source:
         found.append(f"source: the run has {recorded.source or 'none'}, asked for {wanted.source or 'none'}")
+    if recorded.exclude_copies != wanted.exclude_copies:
+        old, new = (run.exclude_copies or "none" for run in (recorded, wanted))
+        found.append(f"exclude-copies: the run has {old}, asked for {new}")
     if recorded.dataset_grid != wanted.dataset_grid:
         found.append(f"grid: the run has {_voxels(recorded)}, asked for {_voxels(wanted)}")
     for part in ("options", "resolved"):
@@ -297,6 +364,7 @@ def _conditions_difference(old: ConditionsDigest | None, new: ConditionsDigest |
     return [f"conditions: the file is not the one that the run was started with; it differs {where}"]
 
 
-def _versions() -> dict[str, str]:
+def _versions(layout: str) -> dict[str, str]:
     names = ("sbldm-engine", "numpy", "scipy", "scikit-image", "nibabel", "isal")
+    names += PACKAGES if layout == "dicom" else ()
     return {"python": platform.python_version(), **{name: installed(name) or "unknown" for name in names}}

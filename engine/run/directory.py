@@ -11,11 +11,12 @@ from ..errors import IncompleteRunError, InvalidInputError, UsageError
 from ..events import every_few_seconds
 from ..files import FULL, Folder, make_directory
 from ..locked_files import LockedFile
+from ..new_files import modes
 from .description import RUN_NAME, NotARunError, RunDescription, differences, read_description
 from .ledger import Ledger, LedgerIndex, SampleRecord, Shard, ledger_names, lock_ledger
 from .manifest import MANIFEST_CSV, write_manifest
 from .outcomes import Outcomes
-from .owned import OwnNames, comes_before_the_run
+from .owned import OwnNames, comes_before_the_run, run_folder
 from .selection import Remaining, Selection
 
 
@@ -92,8 +93,8 @@ class RunDirectory:
 
     def __enter__(self) -> RunDirectory:
         with disk_faults(self.directory, started=False):
-            make_directory(self.directory)
-            self.folder = Folder(self.directory, self._owns)
+            make_directory(self.directory, modes(self.run.is_derived)[1])
+            self.folder = run_folder(self.directory, self.run)
             self._start()
             self.run = read_description(self.directory)  # of the process that was first
             self._ledger = Ledger(self.folder, self.selection.shard.ledger_name, self.run)

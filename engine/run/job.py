@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -12,22 +13,23 @@ from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
 from ..conditions.file import ConditionFile
 from ..conditions.unusual import UnusualRows
+from ..copies import CopyReference
 from ..errors import DeviceMemoryError, IncompleteRunError, InvalidInputError, SbldmError, UsageError
 from ..output.nifti import COMPRESSOR
 from ..processes import require_children
-from ..sampling.given_masks import GivenMasks
 from ..sampling.types import BatchLoop
 from ..stopping import end_process
 from ..telemetry import Telemetry
+from .audit import audited
 from .description import (
-    AnySource,
     ConditionsDigest,
+    CopiesDigest,
     Loop,
-    MasksDigest,
     Resolved,
     RunDescription,
     SourceDigest,
     describe,
+    source_digest,
 )
 from .directory import RunDirectory, disk_faults, recorded_run, require_same
 from .ledger import SampleRecord
@@ -36,7 +38,7 @@ from .open_loop import default_batch_size, fit_batch, load_networks, open_loop, 
 from .options import RunOptions
 from .outcomes import Outcomes
 from .pipeline import Pipeline
-from .request import GenerateRequest, Source
+from .request import GenerateRequest
 from .requests import Requests, SampleTask
 from .row_ids import row_ids
 from .selection import Selection, parse_samples, parse_shard
@@ -45,6 +47,7 @@ from .workers import WorkerPool, WorkerSetup
 from .writer import Finisher
 
 _AUTO = "auto"
+_log = logging.getLogger("sbldm")
 
 
 @dataclass(frozen=True)
@@ -126,42 +129,65 @@ def execute(
         IncompleteRunError: the disk is full, or workers die one after another.
         SbldmError: see `prepare` and `require_same`.
     """
-    made = failed = 0
+    source = job.run.source
+    verb = "augment" if isinstance(source, SourceDigest) else "generate"
+    part = {"shard": job.request.shard, "samples": job.request.samples}
     verify_files = job.request.verify_files
-    with RunDirectory(job.out, job.run, job.selection, verify_files=verify_files) as directory:
+    with (
+        RunDirectory(job.out, job.run, job.selection, verify_files=verify_files) as directory,
+        disk_faults(job.out),
+        audited(directory.folder, directory.run.inputs() | part, verb) as outcome,
+    ):
         telemetry.total = len(directory.todo)
         opened(directory)
+        _log.debug(f"{verb}: {len(directory.todo)} samples to make, {directory.done} are there")
+        summary = _fill(job, directory, telemetry, stop, recorded)
+        outcome |= {
+            name: getattr(summary, name) for name in ("selected", "already_done", "made", "failed", "interrupted")
+        }
+    return summary
 
-        def record(sample: SampleRecord) -> None:
-            nonlocal made, failed
-            directory.record(sample)
-            made, failed = made + (sample.fault is None), failed + (sample.fault is not None)
-            recorded(sample)
 
-        interrupted, outcomes = False, Outcomes()
-        try:
-            with disk_faults(job.out):
-                if directory.todo and job.request.ray is not None:
-                    _on_ray(job, job.request.ray, directory, record, telemetry, stop)
-                elif directory.todo and job.request.workers > 1:
-                    _with_workers(job, directory, record, telemetry, stop)
-                elif directory.todo:
-                    _in_process(job, directory, record, telemetry, stop)
-        except DeviceMemoryError as error:
-            raise IncompleteRunError(f"{error}; make room in memory and go on with --resume") from error
-        except KeyboardInterrupt:
-            interrupted = True
-            directory.clear_leftovers()
-        interrupted = interrupted or stop.is_set()
-        if not interrupted:
-            outcomes = directory.close_complete()
-            failed = outcomes.failed
-        telemetry.write_metrics()
-        selected = directory.done + len(directory.todo)
-        return Summary(
-            selected, directory.done, made, failed, len(directory.changed), outcomes.without_tumour,
-            outcomes.off_volume, interrupted, tuple(outcomes.told()),
-        )  # fmt: skip
+def _fill(
+    job: Job,
+    directory: RunDirectory,
+    telemetry: Telemetry,
+    stop: threading.Event,
+    recorded: Callable[[SampleRecord], None],
+) -> Summary:
+    """Make what an open directory lacks; see `execute`."""
+    made = failed = 0
+
+    def record(sample: SampleRecord) -> None:
+        nonlocal made, failed
+        directory.record(sample)
+        made, failed = made + (sample.fault is None), failed + (sample.fault is not None)
+        recorded(sample)
+
+    interrupted, outcomes = False, Outcomes()
+    try:
+        with disk_faults(job.out):
+            if directory.todo and job.request.ray is not None:
+                _on_ray(job, job.request.ray, directory, record, telemetry, stop)
+            elif directory.todo and job.request.workers > 1:
+                _with_workers(job, directory, record, telemetry, stop)
+            elif directory.todo:
+                _in_process(job, directory, record, telemetry, stop)
+    except DeviceMemoryError as error:
+        raise IncompleteRunError(f"{error}; make room in memory and go on with --resume") from error
+    except KeyboardInterrupt:
+        interrupted = True
+        directory.clear_leftovers()
+    interrupted = interrupted or stop.is_set()
+    if not interrupted:
+        outcomes = directory.close_complete()
+        failed = outcomes.failed
+    telemetry.write_metrics()
+    selected = directory.done + len(directory.todo)
+    return Summary(
+        selected, directory.done, made, failed, len(directory.changed), outcomes.without_tumour,
+        outcomes.off_volume, interrupted, tuple(outcomes.told()),
+    )  # fmt: skip
 
 
 def _in_process(
@@ -172,7 +198,9 @@ def _in_process(
     stop: threading.Event,
 ) -> None:
     loop = job.loop or reopen_loop(job.bundle, job.run, job.request.device, job.request.source)
-    finisher = Finisher(job.out, job.run, job.bundle.manifest, telemetry)
+    finisher = Finisher(
+        job.out, job.run, job.bundle.manifest, telemetry, job.request.source, job.request.exclude_copies
+    )
     limit = TimeLimit(job.request.sample_timeout, lambda samples: _end_stuck(job, samples, record))
     with Pipeline(loop, finisher, record, limit=limit) as pipeline:
         for group in groups(job, directory.todo):
@@ -225,7 +253,10 @@ def _on_ray(
 
 def _setup(job: Job) -> WorkerSetup:
     request = job.request
-    return WorkerSetup(job.bundle.path, job.out, job.run, request.device, request.source, request.sample_timeout)
+    return WorkerSetup(
+        job.bundle.path, job.out, job.run, request.device, request.source, request.sample_timeout,
+        request.exclude_copies,
+    )  # fmt: skip
 
 
 def _record_lost(
@@ -254,10 +285,10 @@ def _resolve(
     """The run's description: the recorded one if it is the same run, else a new one and the loop that resolved it."""
     require_children(1 if request.ray is not None else request.workers)
     bundle, size = request.bundle, request.batch_size
-    source = _source_digest(request.source)
+    source, copies = source_digest(request.source), _copies_digest(request.exclude_copies)
     if recorded is not None:
         asked = describe(bundle, options, _overridden(request, recorded), {}, digest, source,
-                         row_ids=ids, dataset_grid=request.dataset_grid)  # fmt: skip
+                         row_ids=ids, dataset_grid=request.dataset_grid, exclude_copies=copies)  # fmt: skip
         require_same(out, recorded, asked)
         return recorded, None
     given = size if isinstance(size, int) else 1
@@ -272,12 +303,22 @@ def _resolve(
     wanted = default_batch_size(backend, options) if chosen_here else given
     opened = fit_batch(lambda n: open_loop(bundle, backend, options, n, request.source), wanted, warn)
     fitting = opened.options.batch_size
+    _log.debug(f"{backend.name} on {kind}: {backend.precision}, {backend.threads} threads, {opened.kind}")
     if opened.kind == "launches":
         warn(f"sampling by plain launches: {opened.reason}")
     resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)
     loop = Loop(opened.kind, opened.reason, None if fitting == wanted else wanted)
     run = describe(
-        bundle, options, resolved, {backend.name: backend.version}, digest, source, loop, ids, request.dataset_grid
+        bundle,
+        options,
+        resolved,
+        {backend.name: backend.version},
+        digest,
+        source,
+        loop,
+        ids,
+        request.dataset_grid,
+        copies,
     )
     if request.workers > 1 or request.ray is not None:
         return run, None
@@ -285,10 +326,8 @@ def _resolve(
     return run, opened
 
 
-def _source_digest(source: Source | None) -> AnySource | None:
-    if isinstance(source, GivenMasks):
-        return MasksDigest(source.sha256(), len(source.packed))
-    return None if source is None else SourceDigest(source.sha256(), source.strength)
+def _copies_digest(reference: CopyReference | None) -> CopiesDigest | None:
+    return None if reference is None else CopiesDigest(reference.sha256(), len(reference.features))
 
 
 def _overridden(request: GenerateRequest, run: RunDescription) -> Resolved:

@@ -76,6 +76,10 @@ class Shard:
         return "ledger.jsonl" if self.count == 1 else f"ledger-{self.index}-of-{self.count}.jsonl"
 
 
+class RunHeldError(UsageError):
+    """Another process is writing this part of the run."""
+
+
 class Ledger:
     """A ledger open for appending, locked against a second process; use as a context manager."""
 
@@ -132,14 +136,14 @@ def lock_ledger(folder: Folder, name: str) -> LockedFile:
     """Open a ledger for appending (made if absent) and lock it; the lock ends with the process.
 
     Raises:
-        UsageError: another process holds it.
+        RunHeldError: another process holds it.
         OSError: it cannot be opened or locked.
     """
     while True:
         try:
             file = folder.appending(name)
         except LockHeldError as error:
-            raise UsageError(
+            raise RunHeldError(
                 f"{folder.root}: another process is writing this part of the run ({name} is locked); "
                 f"wait for it, or give this one another --shard or --out\n{error}"
             ) from None

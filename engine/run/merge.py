@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -11,11 +12,13 @@ from pathlib import Path
 
 from ..errors import InvalidInputError, UsageError
 from ..files import Folder, make_directory
+from ..new_files import modes
+from .audit import audited, check_chain
 from .description import RUN_NAME, NotARunError, RunDescription, differences, read_description
 from .directory import damaged_files, disk_faults, read_faults, require_no_foreign, require_same
 from .ledger import LedgerIndex, SampleRecord, Shard, lock_ledger, quiet_ledgers
 from .manifest import write_manifest
-from .owned import OwnNames
+from .owned import run_folder
 
 _SHOWN = 20
 
@@ -56,14 +59,18 @@ def merge_runs(directories: Sequence[Path], out: Path) -> MergeSummary:
         owners = _owners(sources)
         _check_complete(sources, owners, run.options.count)
         with disk_faults(out, started=False):
-            make_directory(place)
-            folder = stack.enter_context(Folder(place, OwnNames(run)))
+            make_directory(place, modes(run.is_derived)[1])
+            folder = stack.enter_context(run_folder(place, run))
             if not folder.has(RUN_NAME):
                 require_no_foreign(out, set(folder.names()))
             folder.create(RUN_NAME, run.to_bytes())
             stack.callback(lock_ledger(folder, Shard().ledger_name).close)
-        with disk_faults(out):
+        trails = [check_chain(source.folder) for source in sources]
+        subject = run.inputs() | {"parts": [None if trail is None else trail.head for trail in trails]}
+        with disk_faults(out), audited(folder, subject, "merge") as outcome:
             linked, copied = _bring_together(sources, owners, folder)
+            outcome |= {"samples": len(owners), "linked": linked, "copied": copied}
+    logging.getLogger("sbldm").debug(f"{len(owners)} samples of {len(paths)} directories merged")
     return MergeSummary(len(owners), linked, copied)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,7 +12,7 @@ from ..output.case_tags import NameBy
 from ..output.layouts import LayoutName, Names
 
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
-RunGrid = Literal["native", "brats", "dataset"]  # `case_files.GridName`, or that of the data set which gets the cases
+RunGrid = Literal["native", "brats", "dataset", "source"]  # `case_files.GridName`; of --add-to, or of augment's case
 MAX_STEPS = 65535  # draws of one attempt, less the initial one
 MAX_BATCH = 4096
 MAX_COUNT = 10**12  # samples of a run
@@ -39,6 +41,17 @@ class RunOptions:
     def accepts(self, miss: float) -> bool:
         """Whether a tumour that misses its request by this much (`writer.miss`) is within the tolerance."""
         return self.reject is None or miss <= self.reject
+
+    def recipe(self, bundle_sha256: str, source: object) -> str:
+        """The sha256 of all that fixes sample k but k and its conditions; DICOM UIDs follow from it.
+
+        `source` is the digest of what sampling starts from.
+        """
+        how = (self.seed, self.steps, self.sampler, self.eta, self.guidance, self.reject, self.attempts)
+        text = json.dumps(
+            [bundle_sha256, None if source is None else repr(source), *how], separators=(",", ":"), allow_nan=False
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def most_steps(manifest: BundleManifest) -> int:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from ..files import temporary_of
+from pathlib import Path
+
+from ..files import Folder, temporary_of
 from ..locks import LOCK_SUFFIX
 from ..output.layouts import DatasetFacts
+from .audit import AUDIT_NAME
 from .description import RUN_NAME, RunDescription
 from .ledger import LEDGER_PATTERN
 from .manifest import MANIFEST_CSV
 from .preview import PREVIEW_NAME
 
-AUDIT_NAME = "audit.jsonl"
 REPORT_NAME = "report.html"
 _BESIDE = frozenset({RUN_NAME, MANIFEST_CSV, PREVIEW_NAME, REPORT_NAME, AUDIT_NAME})
 
@@ -33,6 +35,11 @@ class OwnNames:
         return sample if sample is not None and sample < self._count else None
 
 
+def run_folder(directory: Path, run: RunDescription) -> Folder:
+    """A run's directory, open for the files of this run alone; those made from a patient are for their owner."""
+    return Folder(directory, OwnNames(run), private=run.is_derived)
+
+
 def is_ledger(name: str) -> bool:
     """Whether a name is that of a ledger of a whole run or of one of its shards."""
     found = LEDGER_PATTERN.fullmatch(name)
@@ -43,11 +50,11 @@ def is_ledger(name: str) -> bool:
 
 
 def is_lock(name: str) -> bool:
-    """Whether a name lies in the lock folder of a ledger."""
-    ledger, found, _ = name.partition(LOCK_SUFFIX)
-    return bool(found) and is_ledger(ledger)
+    """Whether a name lies in the lock folder of a ledger, or of the audit trail."""
+    locked, found, _ = name.partition(LOCK_SUFFIX)
+    return bool(found) and (is_ledger(locked) or locked == AUDIT_NAME)
 
 
 def comes_before_the_run(name: str) -> bool:
     """Whether a run may leave a file of this name before its run.json is in place."""
-    return name == AUDIT_NAME or temporary_of(name) in (RUN_NAME, AUDIT_NAME)
+    return name in (AUDIT_NAME, AUDIT_NAME + LOCK_SUFFIX) or temporary_of(name) in (RUN_NAME, AUDIT_NAME)

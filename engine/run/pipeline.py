@@ -1,7 +1,8 @@
 """Sampling in the calling thread while earlier volumes are measured, compressed and written in others; bounded.
 
 A group (the samples of one batch) goes in with `feed`; `drain` waits for all that are in flight. Volumes that
-`--reject` refuses are drawn again, before the next group. What the loop runs on is not known here.
+`--reject` or
+`--exclude-copies` refuses are drawn again, before the next group. What the loop runs on is not known here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .ledger import SampleRecord
 from .redraw import Redraws
 from .requests import SampleTask, sample_requests
 from .time_limit import TimeLimit
-from .writer import Candidate, Finisher
+from .writer import COPY, Candidate, Finisher
 
 MAX_WRITERS = 8
 TOOK_TOO_LONG = "took longer than --sample-timeout, twice"
@@ -141,7 +142,8 @@ class Pipeline:
 
     def _judge(self, task: SampleTask, volume: Volume) -> None:
         draw = self._finisher.measure(task, volume)
-        kept = self._redraws.judge(task, draw, None if isinstance(draw, str) else draw.miss)
+        miss = None if isinstance(draw, str) else draw.miss
+        kept = self._redraws.judge(task, draw, miss, is_copy=draw == COPY)
         if isinstance(kept, SampleTask):
             self._finisher.telemetry.count("redrawn")
             self._refused.append(kept)

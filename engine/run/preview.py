@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import write_atomic
-from ..output.layouts import SEGMENTATION, Layout
+from ..errors import InvalidInputError
+from ..files import Folder, write_atomic
+from ..output.layouts import SEGMENTATION, DicomLayout, Layout
 from ..output.nifti import read_nifti
 from ..output.preview import Scan, draw_sheet
-from .description import read_description
+from .description import RunDescription, read_description
 from .ledger import LedgerIndex, SampleRecord
+from .volumes import UnreadableError, read_case
 
 PREVIEW_NAME = "preview.png"
 MAX_ROWS = 6
@@ -29,12 +31,24 @@ def write_preview(directory: Path, rows: int = MAX_ROWS) -> Path:
     index = LedgerIndex.of(directory)
     records = [record for record in index.records(sorted(index.places)[: 4 * rows]) if record.fault is None][:rows]
     layout = run.layout()
-    sheet = draw_sheet([(caption(record), read_scan(directory, layout, record.sample)) for record in records], layout)
+    sheet = draw_sheet([(caption(record), _scan(directory, run, record.sample)) for record in records], layout)
     data = io.BytesIO()
     sheet.save(data, "PNG")
     path = directory / PREVIEW_NAME
-    write_atomic(path, data.getvalue())
+    write_atomic(path, data.getvalue(), private=run.is_derived)
     return path
+
+
+def _scan(directory: Path, run: RunDescription, sample: int) -> Scan:
+    layout = run.layout()
+    if not isinstance(layout, DicomLayout):
+        return read_scan(directory, layout, sample)
+    try:
+        with Folder(directory) as folder:
+            case = read_case(folder, run, sample)
+    except (UnreadableError, OSError) as error:
+        raise InvalidInputError(f"{directory}: {error}") from error
+    return Scan(case.image, case.label, tuple(float(s) for s in np.diag(case.affine)[:3]))  # type: ignore[arg-type]
 
 
 def read_scan(directory: Path, layout: Layout, sample: int) -> Scan:

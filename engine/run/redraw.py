@@ -1,4 +1,5 @@
-"""Which draw of a sample is kept, and when it is drawn again: the one policy of `--reject` and `--attempts`."""
+"""Which draw of a sample is kept, and when it is drawn again: the one policy of `--reject`, `--exclude-copies` and
+`--attempts`."""
 
 from __future__ import annotations
 
@@ -22,12 +23,15 @@ class Redraws(Generic[Draw]):
         self._options = options
         self._best: dict[int, tuple[Draw, float]] = {}  # draw and miss of samples that are drawn again, by number
 
-    def judge(self, task: SampleTask, draw: Draw, miss: float | None) -> Draw | SampleTask:
-        """The draw to keep, or the task to make next; `miss` is that of `writer.miss`, None for a faulty draw."""
+    def judge(self, task: SampleTask, draw: Draw, miss: float | None, *, is_copy: bool = False) -> Draw | SampleTask:
+        """The draw to keep, or the task to make next; `miss` is that of `writer.miss`, None for a faulty draw.
+
+        A fault that `is_copy` is drawn again whatever the tolerance.
+        """
         best = self._best.pop(task.sample, None)
         if miss is not None and (best is None or miss < best[1]):
             best = (draw, miss)
-        accepted = self._options.reject is None if miss is None else self._options.accepts(miss)
+        accepted = self._options.reject is None and not is_copy if miss is None else self._options.accepts(miss)
         if not accepted and task.attempt < self._options.attempts:
             if best is not None:
                 self._best[task.sample] = best

@@ -23,6 +23,8 @@ from ..bundle.manifest import SamplerName
 from ..conditions.columns import ConditionRows
 from ..conditions.csv import RowWatch
 from ..conditions.table import ConditionsLike, read_table
+from ..copies import CopyReference
+from ..dicom.extra import require_dicom
 from ..errors import UsageError
 from ..output.case_files import GRIDS, GridName
 from ..output.case_tags import NAME_BY, NameBy
@@ -37,6 +39,8 @@ from .selection import parse_samples, parse_shard
 from .time_limit import SAMPLE_TIMEOUT_S
 
 Source = SourceCase | GivenMasks
+RunGridName = GridName | Literal["source"]
+RUN_GRIDS: tuple[RunGridName, ...] = (*GRIDS, "source")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +67,10 @@ class GenerateRequest:
     layout: Annotated[LayoutName, text()] = "brats"  # those of `output.layouts`
     names: Annotated[Names, text()] = "2021"  # BraTS file names of that year
     name_by: Annotated[NameBy, choice(NAME_BY)] = "sample"  # what file names hold: the sample's number, or its id
-    grid: Annotated[GridName, choice(GRIDS)] = "native"  # the model's, or 240x240x155 at 1 mm
+    grid: Annotated[RunGridName, choice(RUN_GRIDS)] = "native"  # the model's, 240x240x155 at 1 mm, or the source's
     reject: Annotated[float | None, tolerance(10)] = None  # miss that is redrawn (`writer.miss`); None: never
-    attempts: Annotated[int, whole(1, 100)] = 4  # redraws at most, with reject
+    attempts: Annotated[int, whole(1, 100)] = 4  # redraws at most, with reject or exclude_copies
+    exclude_copies: CopyReference | None = None  # cases; what is a copy of one is drawn again, and never written
 
     # The machine
     backend: Annotated[str, text()] = "auto"  # those of `backends.choose`
@@ -134,8 +139,11 @@ class GenerateRequest:
         yield ("count",), self._count_has_an_end
         yield ("conditions", "out"), self._conditions_can_be_recorded
         yield ("dataset_grid",), self._dataset_grid_is_one
+        yield ("grid", "source"), self._source_has_voxels
+        yield ("layout", "source"), self._identity_can_be_kept
         yield ("steps",), self._steps_fit_the_schedule
         yield ("layout", "names"), lambda: make_layout(self.layout, manifest.modalities, manifest.labels, self.names)
+        yield ("layout",), self._layout_can_be_written
         yield ("eta", "sampler", "steps", "guidance", "seed"), self._sampler_takes_the_options
         yield ("shard",), lambda: parse_shard(self.shard)
         yield ("samples", "count"), self._samples_exist
@@ -160,6 +168,19 @@ class GenerateRequest:
     def _dataset_grid_is_one(self) -> None:
         if self.dataset_grid is not None and not isinstance(self.dataset_grid, FileGrid):
             raise UsageError(fault("dataset_grid", repr(self.dataset_grid), "must be a FileGrid, or None"))
+
+    def _source_has_voxels(self) -> None:
+        if self.grid == "source" and (not isinstance(self.source, SourceCase) or self.source.voxels is None):
+            raise UsageError("--grid source: is for augment, whose case has voxels of its own")
+
+    def _layout_can_be_written(self) -> None:
+        if self.layout == "dicom":
+            require_dicom()
+
+    def _identity_can_be_kept(self) -> None:
+        kept = isinstance(self.source, SourceCase) and self.source.study is not None
+        if kept and (self.layout != "dicom" or self.grid != "source"):
+            raise UsageError("--identity keep: needs --layout dicom and --grid source, where the source's space holds")
 
     def _steps_fit_the_schedule(self) -> None:
         most = most_steps(self.bundle.manifest)

@@ -1,17 +1,20 @@
 """Whether a run's directory holds what its run.json lets it hold, and all of that as it was recorded.
 
 The set of files is derived from the run's description; each file is hashed and each mask measured again, the ledgers,
-the manifest and the files of the data set are compared, and what belongs to none of this is named.
+the manifest and the files of the data set are compared, the audit trail's chain is checked, and what belongs to none
+of this is named.
 """
 
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import Folder, temporary_of
+from .audit import AUDIT_NAME, ENDED, FIRST, Chain, check_chain
 from .description import RunDescription, read_description
 from .directory import read_faults
 from .ledger import LedgerIndex, SampleRecord
@@ -31,6 +34,8 @@ class Verification:
     failed: tuple[int, ...]  # samples that the run could not make
     absent: int  # samples of the run that are recorded nowhere here
     has_manifest: bool
+    audit_lines: int
+    audit_head: str  # hash of the last line of the audit trail: kept elsewhere, it shows a trail that lost its end
 
 
 def verify_run(directory: Path) -> Verification:
@@ -42,7 +47,9 @@ def verify_run(directory: Path) -> Verification:
     with read_faults(directory):
         run = read_description(directory)
         with Folder(directory) as folder:
-            return _Verifier(folder, run).verify()
+            found = _Verifier(folder, run).verify()
+    logging.getLogger("sbldm").debug(f"{found.samples} samples verified, {len(found.faults)} faults")
+    return found
 
 
 class _Verifier:
@@ -65,11 +72,14 @@ class _Verifier:
             self.faults += self._manifest_faults()
             self.faults += self._dataset_faults()
         self.faults += self._foreign()
+        trail = check_chain(self.folder)
+        self.faults += _audit_faults(trail, has_manifest)
         absent = self.run.options.count - len(self.index.places)
         samples = len(self.expected)
         return Verification(
-            samples, self.files, self.size, tuple(self.faults), tuple(self.failed), absent, has_manifest
-        )
+            samples, self.files, self.size, tuple(self.faults), tuple(self.failed), absent, has_manifest,
+            0 if trail is None else trail.lines, FIRST if trail is None else trail.head,
+        )  # fmt: skip
 
     def _sample(self, record: SampleRecord) -> None:
         found = list(self._file_faults(record))
@@ -137,6 +147,14 @@ class _Verifier:
                 yield f"{name}: foreign, this run has no such file"
             elif sample is not None and sample not in self.expected:
                 yield f"{name}: of sample {sample}, which no ledger records as made"
+
+
+def _audit_faults(trail: Chain | None, is_complete: bool) -> list[str]:
+    if trail is None:
+        return [f"{AUDIT_NAME}: missing; who made this run is not known"]
+    if not trail.faults and is_complete and (trail.last is None or not trail.last.event.endswith(ENDED)):
+        return [f"{AUDIT_NAME}: does not tell of the end of a run that is complete; lines were removed at its end"]
+    return list(trail.faults)
 
 
 def _number(text: str | None) -> int:

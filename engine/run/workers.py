@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 
 from ...kernels.launcher import GpuUnavailableError, gpu_count
 from ..bundle.load import load_bundle
+from ..copies import CopyReference
 from ..errors import (
     BackendUnavailableError,
     DeviceMemoryError,
@@ -38,6 +40,7 @@ from .requests import SampleTask
 from .time_limit import SAMPLE_TIMEOUT_S
 from .writer import Finisher
 
+_log = logging.getLogger("sbldm")
 Group = list[SampleTask]
 _ERRORS: dict[str, type[SbldmError]] = {
     kind.__name__: kind
@@ -71,11 +74,13 @@ class WorkerSetup:
     device: str
     source: Source | None
     sample_timeout: float = SAMPLE_TIMEOUT_S  # seconds
+    exclude_copies: CopyReference | None = None
 
     def time_for(self, samples: int) -> float:
         """Seconds that a batch of so many samples may take, redraws included."""
         options = self.run.options
-        return self.sample_timeout * samples * (1 if options.reject is None else 1 + options.attempts)
+        redrawn = options.reject is not None or self.exclude_copies is not None
+        return self.sample_timeout * samples * (1 + options.attempts if redrawn else 1)
 
 
 @dataclass
@@ -200,6 +205,7 @@ class WorkerPool:
         worker.connection.close()
         self._telemetry.count("lost_workers")
         self._deaths_in_a_row += 1
+        _log.warning(f"worker {worker.number} ended (exit status {worker.process.exitcode}) and is replaced")
         if self._never_ready and self._deaths_in_a_row >= _MAX_STARTS:
             raise IncompleteRunError(
                 f"worker processes end before they are ready (exit status {worker.process.exitcode}): no sample is at "
@@ -253,7 +259,8 @@ def make_pipeline(setup: WorkerSetup, telemetry: Telemetry, record: Callable[[Sa
     if bundle.sha256 != setup.run.bundle.sha256:
         raise InvalidInputError(f"{setup.bundle}: is not the bundle that the run was started with")
     loop = reopen_loop(bundle, setup.run, setup.device, setup.source)
-    return Pipeline(loop, Finisher(setup.directory, setup.run, bundle.manifest, telemetry), record)
+    finisher = Finisher(setup.directory, setup.run, bundle.manifest, telemetry, setup.source, setup.exclude_copies)
+    return Pipeline(loop, finisher, record)
 
 
 def _work(setup: WorkerSetup, connection: Connection) -> None:

@@ -8,17 +8,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.load import Bundle
 from ..bundle.manifest import INT16_SCALE
+from ..dicom.about import Study
 from ..errors import InvalidInputError, UsageError
+from ..output.scan_voxels import ScanVoxels
 from .host import HostLoop
 from .model import VolumeModel
 from .plan import sampling_plan
 from .types import LoopKind, OnStep, RunComponent, SampleRequest, SamplingOptions, Volume
+
+Identity = Literal["keep", "replace"]
+"""Whether DICOM files carry the source's patient, study and frame of reference."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,16 @@ class SourceCase:
     image: NDArray[np.int16]  # (modality, x, y, z) RAS+, 0..1000, background 0, as samples are written
     label: NDArray[np.uint8]  # (x, y, z), 0..classes-1
     strength: float  # 0 returns the reconstruction, 1 starts from noise as `generate` does
+    voxels: ScanVoxels | None = None  # of the scan that it was read from
+    study: Study | None = None  # of DICOM, whose identity the samples are to keep
 
     def sha256(self) -> str:
-        """Digest of image and label."""
-        return hashlib.sha256(
-            np.ascontiguousarray(self.image).tobytes() + np.ascontiguousarray(self.label).tobytes()
-        ).hexdigest()
+        """Digest of image and label, and of where they come from."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.image).tobytes())
+        digest.update(np.ascontiguousarray(self.label).tobytes())
+        if self.study is not None:
+            digest.update(repr(self.study).encode())
+        return digest.hexdigest()
 
 
 def check_source(source: SourceCase, bundle: Bundle) -> None:

@@ -83,3 +83,51 @@ class Inflating:
         """Read to the end, which checks the checksum; what follows the voxels may be short only."""
         if len(self.take(_SLACK + 1)) > _SLACK:
             raise UnusableFileError("unreadable (more bytes than its header says)")
+
+
+class Passing:
+    """A file that passes by in parts: its decompressed bytes are counted and checked, not kept.
+
+    Raises:
+        UnusableFileError: (of `take` and `finish`) it is damaged, or does not hold `wanted` bytes and a little more.
+    """
+
+    def __init__(self, wanted: int) -> None:
+        self._wanted, self._count = wanted, 0
+        self._is_gzip: bool | None = None  # None before the first bytes
+        self._member = isal_zlib.decompressobj(wbits=31)
+
+    def take(self, part: bytes) -> None:
+        """The next bytes of the file; the first part has two or more."""
+        if self._is_gzip is None and part:
+            self._is_gzip = part[:2] == GZIP_MAGIC
+        if not self._is_gzip:
+            self._add(len(part))
+        while self._is_gzip and part:
+            if self._member.eof:
+                if part[:2] != GZIP_MAGIC[: len(part)]:
+                    return  # what follows the last member is no part of it
+                self._member = isal_zlib.decompressobj(wbits=31)
+            try:
+                self._add(len(self._member.decompress(part, _SLACK)))
+            except _DAMAGED as error:
+                raise UnusableFileError(f"unreadable (damaged gzip: {error})") from error
+            part = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+
+    def finish(self) -> None:
+        """There is no more."""
+        while self._is_gzip and not self._member.eof:
+            try:
+                more = self._member.decompress(b"", _SLACK)
+            except _DAMAGED as error:
+                raise UnusableFileError(f"unreadable (damaged gzip: {error})") from error
+            if not more and not self._member.eof:
+                raise UnusableFileError("unreadable (the gzip stream ends too early)")
+            self._add(len(more))
+        if self._count < self._wanted:
+            raise UnusableFileError(f"unreadable ({self._count} bytes, its header says {self._wanted})")
+
+    def _add(self, count: int) -> None:
+        self._count += count
+        if self._count > self._wanted + _SLACK:
+            raise UnusableFileError("unreadable (more bytes than its header says)")

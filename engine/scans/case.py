@@ -62,4 +62,6 @@ def load_case(
 def file_name(files: CaseFiles, modality: str) -> str:
     """A modality's file as messages name it; of a 4D file with its channel."""
     image = files.images[modality]
+    if files.study is not None:
+        return files.shown(image)
     return image.path.name if image.channel is None else f"{image.path.name} ({modality}, channel {image.channel})"

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..bundle.manifest import MODALITIES
 from .labels import LabelMap
+
+if TYPE_CHECKING:
+    from ..dicom.study import DicomStudy
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,15 @@ class CaseFiles:
     images: Mapping[str, ImageFile]  # modality -> file
     label: Path | None
     meaning: LabelMap
+    study: DicomStudy | None = None  # of DICOM: its series; `images` and `label` then name their roles
+
+    def parts(self, image: ImageFile) -> tuple[Path, ...]:
+        """The files that hold an image: of a DICOM series its slices."""
+        return (image.path,) if self.study is None else self.study.files(image.path.name)
+
+    def shown(self, image: ImageFile) -> str:
+        """An image's file or series as messages name it."""
+        return image.path.name if self.study is None else self.study.name_of(image.path.name)
 
     @property
     def reference(self) -> str | None:

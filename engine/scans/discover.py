@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from ..bundle.manifest import MODALITIES
 from ..errors import InvalidInputError
 from .bids import label_table
 from .cases import CaseFiles, Discovery, ImageFile
+from .dicom import dicom_files, discover_dicom
 from .labels import LabelMap
 from .names import (
     BIDS,
@@ -30,14 +32,18 @@ MAX_NAMED = 5  # unmatched files that a message names
 
 
 def discover_cases(
-    data_dir: Path, modalities: Sequence[str] = MODALITIES, options: ReadOptions | None = None
+    data_dir: Path,
+    modalities: Sequence[str] = MODALITIES,
+    options: ReadOptions | None = None,
+    *,
+    dicom: bool = False,
 ) -> Discovery:
     """Find the cases below `data_dir`, sorted by name.
 
     A folder with `dataset.json` beside `imagesTr`, `labelsTr` or a list of cases is read as a data set of nnU-Net or
     the Decathlon; otherwise every file whose name follows one of `names.CONVENTIONS` is taken, at any depth, each real
     folder once. Files that are missing become faults of their case; a folder without any case raises
-    `InvalidInputError`.
+    `InvalidInputError`. Where there is none of these, and `dicom` is set, every study of DICOM files is a case.
     """
     data_dir = Path(data_dir)
     options = options or ReadOptions()
@@ -47,6 +53,12 @@ def discover_cases(
     if not os.path.isdir(data_dir):
         raise InvalidInputError(f"{data_dir}: not a directory; give the folder that holds the cases")
     found = discover_nnunet(data_dir, options) if is_nnunet(data_dir) else _discover_named(data_dir, options)
+    if not found.cases and not found.faults and (files := dicom_files(walk(data_dir)[0])):
+        if not dicom:
+            raise InvalidInputError(
+                f"{data_dir}: holds DICOM, which augment and conditions measure read; dcm2niix makes NIfTI of it"
+            )
+        return discover_dicom(data_dir, files, modalities, options)
     if not found.cases and not found.faults:
         raise InvalidInputError(_nothing_found(data_dir, found))
     for case in found.cases:
@@ -57,6 +69,7 @@ def discover_cases(
             found.add_fault(case.name, f"missing modality {', '.join(missing)} (there: {there}{here})")
         if case.label is None:
             found.add_fault(case.name, "missing segmentation" + (f" ({here.removeprefix('; ')})" if here else ""))
+    logging.getLogger("sbldm").debug(f"{len(found.cases)} cases found, {len(found.faults)} with faults")
     return found
 
 

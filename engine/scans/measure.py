@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.manifest import SEGMENTATION
 from ..conditions.columns import SHARE_COLUMNS
 from ..conditions.rules import FieldOfView, violations
 from ..errors import InvalidInputError
@@ -62,7 +63,7 @@ def measure_cohort(
         InvalidInputError: no directory, or no case in it.
     """
     options = options or ReadOptions()
-    found = discover_cases(data_dir, (), options)
+    found = discover_cases(data_dir, (), options, dicom=True)
     measured, faults = of_each_case(found, lambda case: _measure(case, columns, field_of_view_mm, options), advance)
     told = tuple(f"{name}: {text}" for name, texts in sorted(faults.items()) for text in texts)
     warnings = [*found.notes, *(f"{name}: {text}" for name, one in measured.items() for text in one.warnings)]
@@ -144,14 +145,17 @@ def decode_mask(case: CaseFiles, view: FieldOfView | None, options: ReadOptions)
         CaseError: every fault of the files.
     """
     contents = read_contents(case, ())
-    if view is None or case.reference is None or not _may_cut(contents, view, options):
+    if view is None or case.reference is None or not _may_cut(case, contents, view, options):
         return decode_case(case, (), contents, options), None
     wanted = (case.reference,)
     contents = read_contents(case, wanted, contents)
     return decode_case(case, wanted, contents, options), case.reference
 
 
-def _may_cut(contents: Contents, view: FieldOfView, options: ReadOptions) -> bool:
+def _may_cut(case: CaseFiles, contents: Contents, view: FieldOfView, options: ReadOptions) -> bool:
+    if case.study is not None:
+        stack = case.study.stack(SEGMENTATION)
+        return can_cut(RasGrid.of(stack.ras, stack.shape), view)
     (content,) = contents.values()
     try:
         header = parse_header(Inflating(content).take(HEADER_BYTES), options.orientation)

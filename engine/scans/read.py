@@ -79,13 +79,13 @@ def read_contents(files: CaseFiles, modalities: Sequence[str], known: Contents |
     """
     contents: dict[Path, bytes] = {}
     faults: list[str] = []
-    for image in wanted_files(files, modalities):
-        if image.path in contents:
+    for path in (part for image in wanted_files(files, modalities) for part in files.parts(image)):
+        if path in contents:
             continue
         try:
-            contents[image.path] = (known or {}).get(image.path) or read_regular(image.path)
+            contents[path] = (known or {}).get(path) or read_regular(path)
         except UnusableFileError as error:
-            faults.append(f"{image.path.name}: {error}")
+            faults.append(f"{path.name}: {error}")
     if faults:
         raise CaseError(list(dict.fromkeys(faults)))
     return contents
@@ -95,7 +95,8 @@ def digest(files: CaseFiles, modalities: Sequence[str], contents: Contents, opti
     """The sha256 over all files and over how they are to be read."""
     summed = hashlib.sha256(repr(reading(files, options)).encode())
     for image in wanted_files(files, modalities):
-        summed.update(f"{image.channel}".encode() + hashlib.sha256(contents[image.path]).digest())
+        for part in files.parts(image):
+            summed.update(f"{image.channel}".encode() + hashlib.sha256(contents[part]).digest())
     return summed.hexdigest()
 
 
@@ -120,20 +121,41 @@ def decode_case(files: CaseFiles, modalities: Sequence[str], contents: Contents,
     wanted = wanted_files(files, modalities)
     decoded: dict[Path, tuple[ScanHeader, NDArray]] = {}
     faults: list[str] = []
-    for path in contents:
+    for image in wanted:
+        if image.path in decoded:
+            continue
         try:
-            decoded[path] = decode(contents[path], options)
+            decoded[image.path] = _decoded(files, image, contents, options)
         except (UnusableFileError, HeaderFault) as error:
-            faults += [f"{path.name}: {text}" for text in getattr(error, "faults", [str(error)])]
+            faults += [f"{files.shown(image)}: {text}" for text in getattr(error, "faults", [str(error)])]
     for image in wanted:
         if image.path in decoded and (text := _channel_fault(image, decoded[image.path][0])):
             faults.append(f"{image.path.name}: {text}")
     if faults:
         raise CaseError(list(dict.fromkeys(faults)))
     first = decoded[wanted[0].path][0]
-    arrays = _in_one_order([(image.path, *decoded[image.path], image.channel) for image in wanted], first)
-    mask = our_labels(arrays[-1], wanted[-1].path.name, files.meaning, options, first.voxel_ml)
+    shown = [Path(files.shown(image)) for image in wanted]
+    arrays = _in_one_order(
+        [(name, *decoded[image.path], image.channel) for name, image in zip(shown, wanted, strict=True)], first
+    )
+    mask = our_labels(arrays[-1], shown[-1].name, files.meaning, options, first.voxel_ml)
     return RawCase(dict(zip(modalities, arrays[:-1], strict=True)), mask, first)
+
+
+def _decoded(
+    files: CaseFiles, image: ImageFile, contents: Contents, options: ReadOptions
+) -> tuple[ScanHeader, NDArray]:
+    if files.study is None:
+        return decode(contents[image.path], options)
+    from ..dicom.faults import DicomFault, reading
+
+    role = image.path.name
+    try:
+        with reading():
+            array = files.study.voxels(role, contents)
+        return ScanHeader(array.shape, files.study.stack(role).ras, array.dtype, 0, 1.0, 0.0), array
+    except DicomFault as fault:
+        raise HeaderFault(*fault.faults) from fault
 
 
 def decode(content: bytes, options: ReadOptions) -> tuple[ScanHeader, NDArray]:

@@ -131,13 +131,14 @@ def test_a_model_without_tissue_labels_knows_no_shares(binary_bundle: str, capsy
 
 
 def test_a_cohort_is_measured_in_ras_and_passes_check(
-    tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, bundle: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as notebooks do
     write_label(tmp_path / "data" / "A" / "A_seg.nii.gz", tumour())
     write_label(tmp_path / "data" / "B" / "B-seg.nii.gz", tumour(enhancing=3), np.diag([1.0, 1.0, 1.0, 1.0]))
     out = tmp_path / "cond.csv"
     assert main(["conditions", "measure", str(tmp_path / "data"), "--fov", "scan", "--out", str(out)]) == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
     table = read_conditions(out, COLUMNS, (40.0, 40.0, 40.0))
     first, second = (table.at(row)[1] for row in range(2))
     assert out.read_text().splitlines()[1].startswith("A,1.2,")

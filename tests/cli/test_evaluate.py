@@ -10,6 +10,7 @@ import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle, load_bundle
 
+SECTIONS = ("Compared", "Congruence", "Coverage", "Constraint", "Completeness", "Compliance", "Consistency")
 SHAPE = (40, 42, 36)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
 
@@ -43,6 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_evaluate_writes_figures_table_and_plots(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cohort, run, out = str(folders / "cohort"), str(folders / "run"), folders / "out"
     arguments = ["--real", cohort, "--train", cohort, "--held-out", "3", "--synthetic", run, "--out", str(out)]
+    arguments += ["--segmenter-steps", "2"]
     assert main(["evaluate", *arguments, "--pairs", "1", "--workers", "1", "--quiet"]) == 0
     text = capsys.readouterr().out
     assert text.strip() == (out / "evaluation.md").read_text().strip()
@@ -51,22 +53,31 @@ def test_evaluate_writes_figures_table_and_plots(folders: Path, capsys: pytest.C
     assert figures["fid"].startswith("not computed")
     assert figures["adherence"]["volume_ml"]["samples"] == 2
     assert figures["anatomy"]["synthetic"]["inside_brain"]["mean"] == 1
-    assert set(figures["memorisation"]) == {"image"}
-    assert "memorisation in latent space" in figures["not_measured"]
+    assert figures["adherence_errors"]["volume_ml"]["bias"]["value"] == pytest.approx((0.1 / 2 - 0.1 / 2.2) / 2)
+    assert figures["memorisation"]["reason"].startswith("3 held-out cases")
+    assert figures["schema_version"] == 2
+    assert figures["command"].startswith("sbldm-engine evaluate --real")
+    assert figures["agreement"]["wt"]["real"]["n"] == 1
+    assert set(figures["agreement"]["segmenter"].split()) >= {"2", "steps", "cases"}
+    assert figures["not_measured"]["distribution"] == "needs 8 real cases and 4 samples"
+    assert [text.index(f"## {name}") for name in SECTIONS] == sorted(text.index(f"## {name}") for name in SECTIONS)
     names = {path.stem for path in out.glob("*.png")}
-    assert names == {"samples", "characteristics", "intensities", "adherence", "memorisation"}
+    assert names == {"samples", "characteristics", "intensities", "texture", "agreement", "adherence"}
 
 
 def test_json_goes_to_stdout(folders: Path, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--real", str(folders / "cohort"), "--synthetic", str(folders / "run"), "--out", str(folders / "out2")]
     arguments += ["--bundle", str(tiny_bundle.path), "--held-out", "2", "--pairs", "1", "--workers", "1"]
+    arguments += ["--segmenter-steps", "0", "--any-settings"]
     assert main(["evaluate", *arguments, "--quiet", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["inputs"]["real"]["cases"] == 2
     assert figures["not_measured"]["memorisation"] == "no --train DIR was given"
+    assert figures["not_measured"]["agreement of image and mask"] == "--segmenter-steps is 0"
+    assert "holds no run.json" in figures["inputs"]["deviations"][0]
 
 
-def test_a_bundle_gives_latents_and_reconstructions(folders: Path, tiny_bundle: Bundle) -> None:
+def test_a_bundle_gives_reconstructions(folders: Path, tiny_bundle: Bundle) -> None:
     cohort, out = str(folders / "cohort"), folders / "out3"
     arguments = ["--real", cohort, "--train", cohort, "--held-out", "2", "--synthetic", str(folders / "run")]
     arguments += [
@@ -79,12 +90,14 @@ def test_a_bundle_gives_latents_and_reconstructions(folders: Path, tiny_bundle: 
         "1",
         "--workers",
         "1",
+        "--segmenter-steps",
+        "0",
+        "--any-settings",
     ]
     assert main(["evaluate", *arguments, "--quiet"]) == 0
     figures = json.loads((out / "evaluation.json").read_text())
     assert figures["inputs"]["bundle"] == {"id": tiny_bundle.manifest.id, "sha256": tiny_bundle.sha256}
     assert figures["inputs"]["grid"]["shape"] == list(tiny_bundle.manifest.grid.shape)
-    assert set(figures["memorisation"]) == {"image", "latent"}
     assert set(figures["reconstruction"]["cases"]) == {"C4", "C5"}
     assert figures["reconstruction"]["refined"]["psnr"] > 0
     assert set(figures["reconstruction"]["dice"]) == {"wt", "tc", "et"}
@@ -123,6 +136,7 @@ def test_card_holds_the_tables_and_the_command(folders: Path, tiny_bundle: Bundl
         (["--real", "cohort", "--train", "cohort", "--synthetic", "run", "--held-out", "9"], 2, "has 6 cases"),
         (["--real", "nowhere", "--synthetic", "run"], 3, "not a directory"),
         (["--real", "cohort", "--synthetic", "run", "--bundle", "nowhere"], 3, "nowhere"),
+        (["--real", "cohort", "--synthetic", "run", "--bundle", "phantom"], 2, "say --any-settings"),
     ],
 )
 def test_faults_say_what_to_do(
@@ -138,3 +152,23 @@ def test_faults_say_what_to_do(
         main(["evaluate", *arguments, "--cache", str(folders / "out" / "cache"), "--workers", "1", "--quiet"]) == code
     )
     assert message in capsys.readouterr().err
+
+
+def test_samples_of_other_settings_are_refused_unless_said_so(
+    folders: Path, tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, cohort = tmp_path / "run", str(folders / "cohort")
+    made = ["generate", "--bundle", str(tiny_bundle.path), "--count", "4", "--steps", "2", "--threads", "1"]
+    assert main([*made, "--out", str(run), "--quiet"]) == 0
+    arguments = ["evaluate", "--real", cohort, "--synthetic", str(run), "--bundle", str(tiny_bundle.path)]
+    arguments += ["--out", str(tmp_path / "out"), "--workers", "1", "--segmenter-steps", "0", "--quiet"]
+    assert main(arguments) == 2
+    usual = tiny_bundle.manifest.defaults.steps
+    assert f"steps 2, the bundle's default is {usual}" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+    assert main([*arguments, "--any-settings", "--pairs", "1"]) == 0
+    figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert figures["inputs"]["run"]["steps"] == 2
+    assert "--steps 2" in figures["inputs"]["run"]["command"]
+    assert figures["inputs"]["deviations"] == [f"steps 2, the bundle's default is {usual}"]
+    assert "## Comprehension" in capsys.readouterr().out

@@ -40,8 +40,10 @@ def test_help_of_generate_is_grouped_and_shows_choices(capsys, monkeypatch) -> N
     told = capsys.readouterr().out
     for panel in ("The run", "Sampling", "Files", "What is shown"):
         assert f"─ {panel} ─" in told
-    for words in ("ddim|dpmpp-2m", "auto|onnxruntime|openvino|tensorrt", "brats|nnunet|bids", "2021|2023", "sample|id",
-                  "native|brats", "text|json"):  # fmt: skip
+    for words in (
+        "ddim|dpmpp-2m", "auto|onnxruntime|openvino|tensorrt", "brats|nnunet|bids|dicom", "2021|2023", "sample|id",
+        "native|brats|source", "text|json",
+    ):  # fmt: skip
         assert f"[{words}]" in told
 
 

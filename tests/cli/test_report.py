@@ -22,7 +22,7 @@ from sbldm.engine.report import write
 from sbldm.engine.run.description import read_description
 from sbldm.engine.run.ledger import LedgerIndex
 from sbldm.engine.run.manifest import write_manifest
-from sbldm.engine.run.remeasure import UnreadableError
+from sbldm.engine.run.volumes import UnreadableError
 
 from tests.support import scans
 

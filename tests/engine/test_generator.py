@@ -45,6 +45,13 @@ def test_generate_and_sample_agree(generator: Generator, tmp_path: Path) -> None
     assert np.array_equal(from_file.image, made[0].image)
 
 
+def test_rows_may_have_ids(generator: Generator) -> None:
+    rows = [{"id": "small", "volume_ml": 5.0}, {"volume_ml": 9.0}]
+    made = list(generator.generate(3, conditions=rows, steps=1))
+    assert [s.id for s in made] == ["small", "1", "small-2"]
+    assert made[0].requested["volume_ml"] == 5.0
+
+
 def test_the_files_of_generate_hold_the_same_arrays(generator: Generator, tmp_path: Path) -> None:
     from sbldm.cli.main import main
     from sbldm.engine.output.layouts import make_layout
@@ -190,6 +197,9 @@ def test_a_closed_generator_refuses(generator: Generator) -> None:
         ([], "no rows"),
         ([{"volume_ml": "much"}], "conditions:1: volume_ml: 'much': a number"),
         (["volume_ml"], "conditions:1: row"),
+        ([{"id": 3}], "conditions:1: id: 3: a text"),
+        ([{"id": "a"}, {"id": "b"}, {"id": "a"}], "conditions:3: id: a: each id once; it is already in row 1"),
+        ([{"id": "a\nb"}], "conditions:1: id: .*one line of printable text"),
         ([{"volume": 3}, {"volume_ml": None}], "conditions:2: volume_ml: None: a number"),
         ([{"ncr_share": 0.9, "ed_share": 0.9, "et_share": 0.1}], "conditions:1"),
     ],

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from sbldm.engine.errors import IncompleteRunError, UsageError
 from sbldm.train.checkpoint import read_tensors, write_tensors
-from sbldm.train.latents import new_array
 from sbldm.train.lock import disk_errors
+from sbldm.train.shared_store import new_array
 
 SMALL, LARGE = {"w": torch.ones(2)}, {"w": torch.ones(100_000)}
 

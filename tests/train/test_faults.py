@@ -8,12 +8,17 @@ import pytest
 import torch
 from sbldm.engine.errors import IncompleteRunError
 from sbldm.train.faults import machine_faults
+from sbldm.train.ranks import LastWords
 from torch.distributed import DistNetworkError
+
+
+def alone(directory: Path) -> LastWords:
+    return LastWords(directory, 0, 1)
 
 
 def test_memory_that_is_not_there_is_told(tmp_path: Path) -> None:
     """PyTorch's own allocator refuses: no machine has as much."""
-    with pytest.raises(IncompleteRunError, match="lower the stage's batch_size"), machine_faults(tmp_path):
+    with pytest.raises(IncompleteRunError, match="lower the stage's batch_size"), machine_faults(alone(tmp_path)):
         torch.empty(2**50)
     assert IncompleteRunError.exit_code == 5
 
@@ -27,7 +32,7 @@ def test_memory_that_is_not_there_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_every_allocator_is_known(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(IncompleteRunError, match="goes on from the last checkpoint"), machine_faults(tmp_path):
+    with pytest.raises(IncompleteRunError, match="goes on from the last checkpoint"), machine_faults(alone(tmp_path)):
         raise error
 
 
@@ -41,11 +46,11 @@ def test_every_allocator_is_known(tmp_path: Path, error: Exception) -> None:
 def test_a_process_beside_that_ended_is_told(tmp_path: Path, error: Exception) -> None:
     with (
         pytest.raises(IncompleteRunError, match="a process that trains beside this one ended"),
-        machine_faults(tmp_path),
+        machine_faults(alone(tmp_path)),
     ):
         raise error
 
 
 def test_other_errors_are_not_hidden(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="shapes"), machine_faults(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes"), machine_faults(alone(tmp_path)):
         raise RuntimeError("shapes do not match")

@@ -217,7 +217,7 @@ def test_the_held_out_loss_is_the_same_for_the_same_weights_and_only_for_them() 
     for parameter in other.parameters():
         parameter.add_(0.1)
     assert held_out(other) != first
-    assert first.keys() == {"held_out_loss"}
+    assert first.keys() == {"held_out_loss", *(f"held_out_t{quarter}" for quarter in range(1, 5))}
 
 
 def test_many_held_out_cases_are_looked_at_evenly(trained_cohort: Cohort) -> None:

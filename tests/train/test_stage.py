@@ -21,7 +21,7 @@ from sbldm.train.checkpoint import read_tensors, weights_path
 from sbldm.train.config import StageConfig
 from sbldm.train.guards import refuse_another_cohort
 from sbldm.train.lineage import StageRecord, read_record
-from sbldm.train.stage import StageRun, learning_rate, preview_steps, train_stage
+from sbldm.train.stage import StageRun, learning_rate, preview_steps, step_generator, train_stage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
@@ -248,3 +248,109 @@ def test_another_cohort_is_refused(tmp_path: Path) -> None:
     del kept["cohort"]
     state.write_text(json.dumps(kept))
     refuse_another_cohort(tmp_path, "two")  # stages from before it was kept
+
+
+def test_batches_of_a_step_are_added_up_and_the_rate_follows_their_root(tmp_path: Path) -> None:
+    """Two batches a step, by hand: the mean of their losses is one step of AdamW."""
+    module, config = a_module(), dataclasses.replace(CONFIG, steps=3)
+    by_hand = a_module()
+    optimizer = torch.optim.AdamW(by_hand.parameters(), weight_decay=config.weight_decay, betas=(0.9, 0.99))
+    for step in range(3):
+        optimizer.param_groups[0]["lr"] = 2**0.5 * learning_rate(config, step)
+        parts = []
+        for batch in (2 * step, 2 * step + 1):
+            generator = step_generator(3, "denoiser", batch)
+            parts.append(noisy_loss(by_hand, step, generator)[0])
+        ((parts[0] + parts[1]) / 2).backward()
+        nn.utils.clip_grad_norm_(by_hand.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    train_stage(dataclasses.replace(a_run(tmp_path), accumulate=2), "denoiser", module, noisy_loss, config)
+    torch.testing.assert_close(module.weight, by_hand.weight)
+    assert record_of(tmp_path).batches == 2
+
+
+def test_a_stage_goes_on_with_the_batches_that_it_was_begun_with(tmp_path: Path) -> None:
+    def dies(module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        if step == 7:
+            raise Killed
+        return noisy_loss(module, step, generator)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train_stage(dataclasses.replace(a_run(whole), accumulate=2), "denoiser", a_module(), noisy_loss, CONFIG)
+    with pytest.raises(Killed):
+        train_stage(dataclasses.replace(a_run(killed), accumulate=2), "denoiser", a_module(), dies, CONFIG)
+    train_stage(a_run(killed), "denoiser", a_module(), noisy_loss, CONFIG)
+    assert losses(killed) == losses(whole)
+
+
+def test_the_mean_loss_is_that_of_all_steps_since_the_last_look(tmp_path: Path) -> None:
+    every, seldom = tmp_path / "every", tmp_path / "seldom"
+    train_stage(a_run(every), "denoiser", a_module(), noisy_loss, CONFIG)
+    train_stage(dataclasses.replace(a_run(seldom), log_every=4), "denoiser", a_module(), noisy_loss, CONFIG)
+    lines = [json.loads(line) for line in (seldom / "metrics.jsonl").read_text().splitlines()]
+    seen = losses(every)
+    assert [line["step"] for line in lines] == [0, 4, 8, 11]
+    assert lines[1]["mean_loss"] == pytest.approx(np.mean([seen[step] for step in (1, 2, 3, 4)]))
+    assert lines[1]["loss"] == seen[4]
+
+
+def falls_until(worst_after: int, looks: list[int]):
+    """A held-out loss that falls with each look, and rises from one on; the shorter averages do worse."""
+
+    def held_out(ema: nn.Module) -> dict[str, float]:
+        looks.append(len(looks))
+        look = (len(looks) - 1) // 3  # three averages
+        return {"held_out_loss": abs(look - worst_after) + 0.1 * ((len(looks) - 1) % 3)}
+
+    return held_out
+
+
+def test_the_best_weights_on_held_out_cases_are_kept_and_a_stage_that_gets_no_better_ends(tmp_path: Path) -> None:
+    seen: list[dict[str, Tensor]] = []
+
+    def watched(module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        return noisy_loss(module, step, generator)
+
+    looks: list[int] = []
+    best_at = falls_until(4, looks)
+
+    def held_out(ema: nn.Module) -> dict[str, float]:
+        figures = best_at(ema)
+        if len(looks) == 3 * 4 + 1:
+            seen.append({name: value.clone() for name, value in ema.state_dict().items()})
+        return figures
+
+    run = dataclasses.replace(a_run(tmp_path), keep_best=True, patience=3)
+    train_stage(run, "denoiser", a_module(), watched, CONFIG, held_out=held_out)
+    record = record_of(tmp_path)
+    assert record.best is not None
+    assert (record.best.step, record.best.ema_decay, record.step, record.stopped) == (5, 0.9, 8, True)
+    assert record.finished
+    assert record.has_ended(CONFIG.steps)
+    kept = read_tensors(weights_path(tmp_path, "denoiser"))
+    assert all(torch.equal(kept[name], seen[0][name]) for name in kept)
+    assert [path.name for path in (tmp_path / "denoiser").glob("best-*")] == ["best-5.safetensors"]
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert {"held_out_loss", "held_out_loss_ema_0.6", "held_out_loss_ema_0"} <= line.keys()
+
+
+def test_a_kill_does_not_change_which_weights_are_best(tmp_path: Path) -> None:
+    def held_out(ema: nn.Module) -> dict[str, float]:
+        return {"held_out_loss": float((ema.weight - 0.2).square().mean())}  # pyright: ignore[reportOperatorIssue]
+
+    def dies(module: nn.Module, step: int, generator: np.random.Generator) -> tuple[Tensor, Mapping[str, float]]:
+        if step == 7:
+            raise Killed
+        return noisy_loss(module, step, generator)
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    best = dataclasses.replace(a_run(whole), keep_best=True, save_seconds=1e9)
+    train_stage(best, "denoiser", a_module(), noisy_loss, CONFIG, held_out=held_out)
+    again = dataclasses.replace(best, directory=killed)
+    with pytest.raises(Killed):
+        train_stage(again, "denoiser", a_module(), dies, CONFIG, held_out=held_out)
+    train_stage(again, "denoiser", a_module(), noisy_loss, CONFIG, held_out=held_out)
+    assert record_of(killed).best == record_of(whole).best
+    left, right = read_tensors(weights_path(killed, "denoiser")), read_tensors(weights_path(whole, "denoiser"))
+    assert all(torch.equal(left[k], right[k]) for k in left)

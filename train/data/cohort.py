@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tokenize import TokenError
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,20 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
+class Share(NamedTuple):
+    """Part `number` of `of` parts of some work."""
+
+    number: int
+    of: int
+
+    def part(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Every `of`-th item."""
+        return items[self.number :: self.of]
+
+
+WHOLE = Share(0, 1)
+
+
 @dataclass(frozen=True)
 class CachedCase:
     """One case of the cache: its array file, and what its JSON says."""
@@ -65,6 +79,11 @@ class CachedCase:
     warnings: tuple[str, ...] = ()
     source: Source = "real"
     copy: int = 0  # 0 the case itself, else which of its varied copies
+
+    @property
+    def files_sha256(self) -> str:
+        """The beginning of the hash of the files that a scan was made from, which its array file is named by."""
+        return self.path.stem.rpartition(".")[2]
 
 
 @dataclass(frozen=True)
@@ -134,24 +153,26 @@ def prepare_cohort(
     skip_invalid: bool = False,
     progress: Progress | None = None,
     options: ReadOptions | None = None,
+    share: Share = WHOLE,
 ) -> Cohort:
     """Bring every case below `data_dir` to the grid, once; what the cache holds for the same bytes is not made again.
 
     The key of a case is the sha256 of its files and of the settings, so a changed file costs only its own case and
     several grids can share `cache_dir`.  Files that are unchanged by what the file system says are not read again
     (known.py).  `workers` processes share the cases.  Raises `InvalidInputError` that lists
-    every fault of every case; with `skip_invalid` those cases are left out with a warning.
+    every fault of every case; with `skip_invalid` those cases are left out with a warning.  A `share` of the cases is
+    only made: nothing is said of their faults, which are found again when the whole is asked for.
     """
     chosen, options = tuple(modalities), options or ReadOptions()
     found = discover_cases(Path(data_dir), chosen, options)
     log.info("%s: read as %s", data_dir, found.convention)
     for note in found.notes:
         log.warning("%s: %s", data_dir, note)
-    sound = [files for files in found.cases if files.name not in found.faults]
+    sound = share.part([files for files in found.cases if files.name not in found.faults])
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
     work = partial(_cached_case, cache_dir=cache_dir, grid=grid, modalities=chosen, options=options)
-    known = KnownCases(cache_dir / f"known-{settings_digest(grid, chosen)}", chosen, options)
+    known = KnownCases(cache_dir / f"known-{settings_digest(grid, chosen)}", chosen, options, share.number)
     entries = [entry for files in sound if (entry := _unchanged_case(files, known, cache_dir)) is not None]
     prepared = {entry.name for entry in entries}
     unread = [files for files in sound if files.name not in prepared]
@@ -167,6 +188,8 @@ def prepare_cohort(
             progress(done, len(sound))
     if unread:
         known.save()
+    if share != WHOLE:
+        return Cohort(grid, chosen, tuple(entries), faults, found.convention)
     report_faults(Path(data_dir), faults, skip_invalid=skip_invalid)
     if not entries:
         raise InvalidInputError(f"{data_dir}: no sound case is left of {len(found.cases)}")

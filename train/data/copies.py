@@ -16,7 +16,7 @@ from ...engine.conditions.columns import COLUMNS
 from ...engine.output.measure import measure_tumour
 from ..config import AugmentationConfig
 from .augment import AugmentSettings, Case, augment
-from .cohort import CachedCase, Cohort, Progress, in_processes, load_entry, store_entry
+from .cohort import WHOLE, CachedCase, Cohort, Progress, Share, in_processes, load_entry, store_entry
 
 COPIES_VERSION = 1  # raise it when the same case gives another copy
 _TRIES = 8  # for a copy whose tumour lies on the grid
@@ -30,14 +30,16 @@ def add_copies(
     *,
     workers: int = 1,
     progress: Progress | None = None,
+    share: Share = WHOLE,
 ) -> Cohort:
     """`cohort` followed by `settings.copies` varied copies of each of its real scans, called NAME+1, NAME+2, ...
 
     Phantoms have none and lend no lesion: they are varied by being made. A copy is a function of the seed, the settings
-    and the real scans of the cohort; what the cache holds of them is not made again.
+    and the real scans of the cohort; what the cache holds of them is not made again. Only a `share` of
+    them is made where one is asked for.
     """
     real = [entry for entry in cohort.entries if entry.source == "real"]
-    wanted = [(case, number) for case in range(len(real)) for number in range(1, settings.copies + 1)]
+    wanted = share.part([(case, number) for case in range(len(real)) for number in range(1, settings.copies + 1)])
     work = partial(
         _cached_copy, real=real, modalities=len(cohort.modalities), settings=settings, seed=seed,
         cache_dir=cache_dir, grid=cohort.grid,

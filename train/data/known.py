@@ -25,11 +25,16 @@ Seen = list[object]  # how it is read, then path, inode, size and times of each 
 
 
 class KnownCases:
-    """Which prepared case (the stem of its files in the cache) came of which files, kept in a file beside them."""
+    """Which prepared case (the stem of its files in the cache) came of which files, kept in a file beside them.
 
-    def __init__(self, path: Path, modalities: Sequence[str], options: ReadOptions) -> None:
-        self.path, self.modalities, self.options = path, modalities, options
-        self._kept = _read(path)
+    Writers at the same time have different numbers and a file each; all of them are read.
+    """
+
+    def __init__(self, path: Path, modalities: Sequence[str], options: ReadOptions, writer: int = 0) -> None:
+        self.path, self.modalities, self.options = path.with_name(f"{path.name}.w{writer}"), modalities, options
+        self._kept: dict[str, tuple[str, Seen]] = {}
+        for file in (*sorted(path.parent.glob(f"{path.name}.w*")), self.path):
+            self._kept |= _read(file)
         self._seen: dict[str, tuple[Seen, bool]] = {}
 
     def stem(self, files: CaseFiles) -> str | None:

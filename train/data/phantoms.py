@@ -16,7 +16,18 @@ from ...engine.scans.labels import BACKGROUND, ENHANCING, NECROSIS, OEDEMA, Labe
 from ...engine.scans.options import ReadOptions
 from ...engine.scans.read import CaseError
 from ..phantom import PHANTOM_MODALITIES, PHANTOM_VERSION, case_name, encoded, make_phantom
-from .cohort import CachedCase, Cohort, Progress, in_processes, load_entry, make_case, report_faults, settings_digest
+from .cohort import (
+    WHOLE,
+    CachedCase,
+    Cohort,
+    Progress,
+    Share,
+    in_processes,
+    load_entry,
+    make_case,
+    report_faults,
+    settings_digest,
+)
 
 _TISSUE_NAMES = {NECROSIS: "necrosis", OEDEMA: "oedema", ENHANCING: "enhancing tumour"}
 _FILE_LABELS = {0: BACKGROUND, 1: NECROSIS, 2: OEDEMA, 4: ENHANCING}
@@ -65,23 +76,32 @@ def check_phantoms_fit(
 
 
 def add_phantoms(
-    cohort: Cohort, cache_dir: Path, count: int, seed: int, *, workers: int = 1, progress: Progress | None = None
+    cohort: Cohort,
+    cache_dir: Path,
+    count: int,
+    seed: int,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+    share: Share = WHOLE,
 ) -> Cohort:
     """`cohort` followed by phantoms 0 to `count` - 1 of `seed`, on the anatomies for training.
 
-    What the cache holds of the same seed, grid and version of the generator is not made again.
+    What the cache holds of the same seed, grid and version of the generator is not made again; only a `share` of
+    them is made where one is asked for.
     Raises `InvalidInputError` where a phantom has no tumour left on the grid.
     """
     work = partial(_cached_phantom, seed=seed, cache_dir=cache_dir, grid=cohort.grid, modalities=cohort.modalities)
     entries: list[CachedCase] = []
     faults: dict[str, list[str]] = {}
-    for done, result in enumerate(in_processes(work, range(count), workers), start=1):
+    wanted = share.part(range(count))
+    for done, (case, result) in enumerate(zip(wanted, in_processes(work, wanted, workers), strict=True), start=1):
         if isinstance(result, CachedCase):
             entries.append(result)
         else:
-            faults[case_name(done - 1)] = result
+            faults[case_name(case)] = result
         if progress is not None:
-            progress(done, count)
+            progress(done, len(wanted))
     report_faults(Path("phantoms"), faults, skip_invalid=False)
     return dataclasses.replace(cohort, entries=(*cohort.entries, *entries))
 

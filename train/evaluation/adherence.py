@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,9 @@ from numpy.typing import NDArray
 from ...engine.conditions.columns import COLUMNS
 from ...engine.errors import InvalidInputError
 from ...engine.run.manifest import read_manifest as read_rows
+from . import bootstrap
+
+RELATIVE = ("volume_ml", "surface_cm2")  # whose errors are shares of what was asked for
 
 
 def requested_and_measured(path: Path) -> dict[str, NDArray[np.float64]]:
@@ -30,6 +35,27 @@ def requested_and_measured(path: Path) -> dict[str, NDArray[np.float64]]:
     if not values:
         raise InvalidInputError(f"{path}: has no pair of columns such as requested_volume_ml and measured_volume_ml")
     return values
+
+
+def errors(pairs: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """Bias and scatter of each condition apart, with their intervals: mean and deviation of measured less requested.
+
+    `pairs` is what `requested_and_measured` gives. Of volume and surface the error is relative (`RELATIVE`), of the
+    others in the column's own unit; `absolute` is the mean of its absolute value.
+    """
+    figures: dict[str, Any] = {}
+    for name, both in pairs.items():
+        requested, measured = both[np.isfinite(both).all(axis=1)].T
+        error = measured - requested
+        if name in RELATIVE:
+            error = error[requested > 0] / requested[requested > 0]
+        figures[name] = {
+            "relative": name in RELATIVE,
+            "bias": bootstrap.mean(error),
+            "scatter": bootstrap.of_one(error, lambda drawn: drawn.std(axis=-1)),
+            "absolute": bootstrap.mean(np.abs(error)),
+        }
+    return figures
 
 
 def _number(path: Path, line: int, column: str, text: str | None) -> float:

@@ -69,6 +69,13 @@ def frechet_distance(real: Cohort, synthetic: Cohort, network: FeatureNetwork) -
     return figures | {"distance": {modality: gaussian_distance(one, other) for modality, one, other in pairs}}
 
 
+def case_features(cohort: Cohort, network: FeatureNetwork) -> NDArray[np.float64]:
+    """(cases, modalities x features): the features of a case's slices, averaged, one modality after the other."""
+    found = [_features(cohort, number, network) for number in range(len(cohort.modalities))]
+    means = [each.reshape(len(cohort), SLICES_PER_CASE, -1).mean(axis=1, dtype=np.float64) for each in found]
+    return np.concatenate(means, axis=1)
+
+
 def gaussian_distance(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
     """Squared Fréchet distance of Gaussians fitted to two sets of features (N, F); Dowson and Landau 1982.
 

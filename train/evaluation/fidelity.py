@@ -1,90 +1,110 @@
-"""How like real volumes the synthetic ones are as a set: MMD, diversity, intensities, characteristics, coherence."""
+"""How like real volumes the synthetic ones are, case by case and as a set, each figure with its interval."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from monai.metrics.regression import MultiScaleSSIMMetric
 from numpy.typing import NDArray
 from scipy.stats import wasserstein_distance
 
 from ...engine.conditions.columns import COLUMNS
-from ..data.cohort import Cohort
-from .volumes import (
-    TISSUE_NAMES,
-    block_average,
-    brain_of,
-    in_content_order,
-    largest_piece_share,
-    neighbour_difference,
-    tissue_histograms,
-)
+from ..data.cohort import Cohort, in_processes
+from . import bootstrap
+from .bootstrap import Figure
+from .structure import BANDS, Values, describe
+from .volumes import TISSUE_NAMES
 
-MS_SSIM_KERNEL = 4  # voxels; MONAI's usual choice for volumes, whose depth allows no kernel of 11
-MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003
+DRAWS = 300  # of the bootstrap where a distance is computed for each
 
+Description = dict[str, NDArray[np.float64]]  # (cases, ...) of each of `structure.Values`
 Figures = dict[str, Any]
 
 
-def describe_cohort(cohort: Cohort) -> Figures:
-    """One pass over the volumes of a cohort.
+def describe_cohort(cohort: Cohort, workers: int = 1) -> Description:
+    """One pass over the volumes of a cohort, shared by `workers` processes."""
+    reference = cohort.modalities.index("t1") if "t1" in cohort.modalities else 0
+    one = partial(_describe_case, cohort=cohort, reference=reference)
+    found = list(in_processes(one, range(len(cohort)), workers))
+    return {name: np.stack([values[name] for values in found]) for name in found[0]}
 
-    Gives `histograms` (4 tissues, modality, 256), and a value a case of `slice_difference` (along z),
-    `in_plane_difference`, `inside_brain` (share of the tumour) and `largest_piece`.
+
+def _describe_case(case: int, cohort: Cohort, reference: int) -> Values:
+    return describe(np.array(cohort.slices(case)), np.array(cohort.label(case)), cohort.grid.spacing_mm, reference)
+
+
+def coherence(real: Description, synthetic: Description) -> Figures:
+    """Slice-to-slice differences against those of real volumes: 1 is as coherent; stripes give more, blur less.
+
+    `relative_to_in_plane` divides by the same ratio within slices, which takes general blur out; `tumour` looks at
+    neighbours that both lie in the tumour; `mask_change` is how often the tissue changes along z over in plane.
     """
-    histograms = np.zeros((len(TISSUE_NAMES), len(cohort.modalities), 256), np.int64)
-    values: dict[str, list[float]] = {
-        name: [] for name in ("slice_difference", "in_plane_difference", "inside_brain", "largest_piece")
-    }
-    for case in cohort.cases:
-        slices, label = np.asarray(cohort.slices(case)), np.asarray(cohort.label(case))
-        brain = brain_of(slices)
-        tumour = label > 0
-        histograms += tissue_histograms(slices, label, brain)
-        values["slice_difference"].append(neighbour_difference(slices, brain, 0))
-        in_plane = [neighbour_difference(slices, brain, axis) for axis in (1, 2)]
-        values["in_plane_difference"].append(float(np.mean(in_plane)))
-        values["inside_brain"].append(float(brain[tumour].mean()))
-        values["largest_piece"].append(largest_piece_share(tumour))
-    return {"histograms": histograms, **{name: np.array(found) for name, found in values.items()}}
+    figures: Figures = {}
+    for prefix in ("", "tumour_"):
+        slices, plane = f"{prefix}slice_difference", f"{prefix}in_plane_difference"
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = [side[slices] / side[plane] for side in (synthetic, real)]
+        figures[f"{prefix}slice_difference_ratio"] = bootstrap.ratio(synthetic[slices], real[slices])
+        figures[f"{prefix}in_plane_difference_ratio"] = bootstrap.ratio(synthetic[plane], real[plane])
+        figures[f"{prefix}relative_to_in_plane"] = bootstrap.ratio(*relative)
+    figures["mask_change"] = _sides("mask_change", real, synthetic)
+    return figures
 
 
-def coherence(real: Figures, synthetic: Figures) -> Figures:
-    """Slice-to-slice difference against that of real volumes (1 is as coherent; stripes give more, blur less).
+def anatomy(real: Description, synthetic: Description) -> Figures:
+    """Share of tumour voxels inside of the brain and in the largest piece; the field's corners and background."""
+    shares, flaws = ("inside_brain", "largest_piece"), ("corners", "background")
+    figures = {name: _sides(name, real, synthetic) for name in (*shares, *flaws)}
+    for name, sides in figures.items():
+        for side, description in (("real", real), ("synthetic", synthetic)):
+            known = description[name][np.isfinite(description[name])]
+            worst = np.min if name in shares else np.max
+            sides[side]["worst"] = float(worst(known)) if known.size else None
+    return figures
 
-    `relative_to_in_plane` divides by the same ratio within slices, which takes general blur out of it.
-    """
-    ratio = float(np.nanmean(synthetic["slice_difference"]) / np.nanmean(real["slice_difference"]))
-    in_plane = float(np.nanmean(synthetic["in_plane_difference"]) / np.nanmean(real["in_plane_difference"]))
+
+def texture(real: Description, synthetic: Description, modalities: Sequence[str]) -> Figures:
+    """Fine structure over spread, and the contrast of grey and white matter by band, a modality each."""
+    figures: Figures = {"fine_structure": {}, "grey_white": {}}
+    for m, modality in enumerate(modalities):
+        figures["fine_structure"][modality] = _sides("fine_structure", real, synthetic, m)
+        figures["grey_white"][modality] = {
+            band: _sides("grey_white", real, synthetic, m, b) for b, band in enumerate(BANDS)
+        }
+    return figures
+
+
+def _sides(name: str, real: Description, synthetic: Description, *at: int) -> Figures:
+    """The mean of a figure over the cases of each side, and synthetic over real."""
+    first, second = (side[name][(slice(None), *at)] for side in (real, synthetic))
     return {
-        "slice_difference_ratio": ratio,
-        "in_plane_difference_ratio": in_plane,
-        "relative_to_in_plane": ratio / in_plane,
+        "real": bootstrap.mean(first),
+        "synthetic": bootstrap.mean(second),
+        "ratio": bootstrap.ratio(second, first),
     }
 
 
-def anatomy(figures: Figures) -> Figures:
-    """Share of tumour voxels inside of the brain and in the largest piece, over the cases."""
-    return {
-        name: {"mean": float(np.nanmean(figures[name])), "least": float(np.nanmin(figures[name]))}
-        for name in ("inside_brain", "largest_piece")
-    }
-
-
-def intensity_distances(real: Figures, synthetic: Figures, modalities: tuple[str, ...]) -> Figures:
+def intensity_distances(real: Description, synthetic: Description, modalities: Sequence[str]) -> Figures:
     """Wasserstein distance of the intensity histograms, a tissue and modality, in shares of the range (0..1)."""
-    levels = np.arange(256) / 255
     distances: Figures = {}
     for t, tissue in enumerate(TISSUE_NAMES):
         distances[tissue] = {}
         for m, modality in enumerate(modalities):
-            pair = (real["histograms"][t, m], synthetic["histograms"][t, m])
-            present = all(counts.sum() for counts in pair)
-            distances[tissue][modality] = float(wasserstein_distance(levels, levels, *pair)) if present else None
+            sides = [side["histograms"][:, t, m] for side in (real, synthetic)]
+            present = all(counts.sum() for counts in sides)
+            distances[tissue][modality] = bootstrap.between(*sides, histogram_distance, DRAWS) if present else None
     return distances
+
+
+def histogram_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Wasserstein distance of the summed histograms (cases, levels) of two cohorts, range 1."""
+    sums = [side.sum(axis=0) for side in (first, second)]
+    if not all(counts.sum() for counts in sums):
+        return float("nan")
+    below = [np.cumsum(counts / counts.sum()) for counts in sums]
+    return float(np.abs(below[0] - below[1]).sum() / (len(below[0]) - 1))
 
 
 def characteristic_distances(real: NDArray[np.float64], synthetic: NDArray[np.float64]) -> Figures:
@@ -94,61 +114,18 @@ def characteristic_distances(real: NDArray[np.float64], synthetic: NDArray[np.fl
     """
     distances: Figures = {}
     for k, name in enumerate(COLUMNS):
-        if np.isnan(real[:, k]).any() or np.isnan(synthetic[:, k]).any():
+        sides = real[:, k], synthetic[:, k]
+        if np.isnan(sides[0]).any() or np.isnan(sides[1]).any():
             continue
-        distance = float(wasserstein_distance(real[:, k], synthetic[:, k]))
-        deviation = float(real[:, k].std())
-        distances[name] = {"distance": distance, "in_deviations": distance / deviation if deviation > 0 else None}
+        found: Figure = bootstrap.between(*sides, _distance, DRAWS)
+        deviation = float(sides[0].std())
+        distances[name] = {
+            "distance": found["value"],
+            "interval": [found["low"], found["high"]],
+            "in_deviations": found["value"] / deviation if deviation > 0 else None,
+        }
     return distances
 
 
-def ms_ssim_diversity(cohort: Cohort, pairs: int, seed: int = 0) -> Figures | None:
-    """Mean MS-SSIM (MONAI, 3D, all modalities) over random pairs of a cohort; lower is more diverse.
-
-    The pairs depend on the cases' content, not on their names.
-
-    Volumes are averaged over 2 x 2 pixels in plane, which makes voxels of the default grid nearly cubes and costs a
-    quarter.  None with fewer than two cases or volumes too small for one scale.
-    """
-    x, y, z = cohort.grid.shape
-    metric = _ms_ssim(min(x // 2, y // 2, z))
-    if len(cohort) < 2 or metric is None:
-        return None
-    order = in_content_order(cohort)
-    values = [
-        float(torch.as_tensor(metric(_volume(cohort, order[a]), _volume(cohort, order[b]))).mean())
-        for a, b in _pairs(len(cohort), pairs, seed)
-    ]
-    return {
-        "mean": float(np.mean(values)),
-        "standard_error": float(np.std(values) / len(values) ** 0.5),
-        "pairs": len(values),
-    }
-
-
-def _ms_ssim(smallest: int) -> MultiScaleSSIMMetric | None:
-    """The metric with as many of the five scales as the smallest axis (voxels) allows; None if not even one fits."""
-    scales = sum((MS_SSIM_KERNEL - 1) * 2**level < smallest for level in range(len(MS_SSIM_WEIGHTS)))
-    if scales == 0:
-        return None
-    weights = np.array(MS_SSIM_WEIGHTS[:scales])
-    return MultiScaleSSIMMetric(
-        spatial_dims=3,
-        data_range=1.0,
-        kernel_size=MS_SSIM_KERNEL,
-        weights=tuple(weights / weights.sum()),
-        reduction="none",
-    )
-
-
-def _volume(cohort: Cohort, case: int) -> torch.Tensor:
-    """(1, modality, z, x, y) in 0..1."""
-    averaged = block_average(np.asarray(cohort.slices(case)), (1, 2, 2))
-    return torch.from_numpy(np.moveaxis(averaged, 1, 0).copy())[None]
-
-
-def _pairs(cases: int, pairs: int, seed: int) -> Iterator[tuple[int, int]]:
-    """Distinct random pairs, all of them where there are no more."""
-    every = np.stack(np.triu_indices(cases, 1), axis=1)
-    chosen = np.random.default_rng(seed).permutation(len(every))[:pairs]
-    yield from ((int(a), int(b)) for a, b in every[np.sort(chosen)])
+def _distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    return float(wasserstein_distance(first, second))

@@ -1,97 +1,130 @@
-"""Whether samples are training cases in disguise: distances to the nearest training case, against held-out cases."""
+"""Whether samples are training cases in disguise, and whether the measure that says so would notice.
+
+Likeness is that of `engine.copies`: a modality and a part each, after alignment and normalisation, mirrored or not.
+Held-out cases say how like a training case an honest new one is; copies that are planted say what would be found.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.cohort import Cohort
-from .autoencoder import Autoencoder
-from .volumes import block_average
+from ...engine import copies
+from ...engine.copies import PARTS, Likeness, Limits
+from ..data.cohort import Cohort, in_processes
+from . import bootstrap
+from .plants import KINDS, Planter
+from .volumes import in_content_order
 
-PERCENTILE = 1.0  # of the held-out cases' distances; samples below it are listed
-CASES_AT_ONCE = 8
+PLANTED = 20  # copies of each kind, of as many training cases
+FOUND_SHARE = 0.95  # of each kind, before "none" is said
+WHOLE = PARTS.index("whole")
 
-MIN_HELD_OUT = 20  # fewer held-out cases make the 1st percentile their smallest value: no threshold then
-
-Feature = Callable[[Cohort, int, bool], NDArray[np.float32]]  # one case, mirrored left-right or not -> a vector
-
-
-def image_feature(cohort: Cohort, case: int, mirrored: bool = False) -> NDArray[np.float32]:
-    """The volume averaged over blocks of 2 x 4 x 4 voxels (z, x, y), as a vector."""
-    return block_average(_seen(np.asarray(cohort.slices(case)), 2, mirrored)).ravel()
+Features = NDArray[np.float16]
 
 
-def latent_feature(autoencoder: Autoencoder) -> Feature:
-    """The stack of slice latents of a case, as a vector."""
+def memorisation(real: Cohort, synthetic: Cohort, training: Cohort, workers: int = 1) -> dict[str, Any]:
+    """How close samples, held-out cases (`real`) and planted copies come to training cases.
 
-    def feature(cohort: Cohort, case: int, mirrored: bool) -> NDArray[np.float32]:
-        slices, label = np.asarray(cohort.slices(case)), np.asarray(cohort.label(case))
-        return autoencoder.encode(_seen(slices, 2, mirrored), _seen(label, 1, mirrored)).ravel()
-
-    return feature
-
-
-def _seen(array: NDArray[np.uint8], x_axis: int, mirrored: bool) -> NDArray[np.uint8]:
-    return np.flip(array, x_axis).copy() if mirrored else array
-
-
-def nearest_training(
-    feature: Feature, queries: list[tuple[Cohort, int]], training: Cohort
-) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Root mean square distance of every query to its two nearest training cases, (queries, 2), and who they are.
-
-    A query is looked at as it is and mirrored left-right; the nearer one counts. The training cases stream by in
-    blocks, so memory grows with the queries only.
+    Closeness is 0 where a case is as like its nearest training case as held-out ones are on average, 1 at the limit
+    that one more held-out case would exceed with a chance of `copies.FALSE_ALARM`. `memorised` lists the samples above
+    1; it is None, with the `reason`, where too few held-out cases give no limit or planted copies are not found.
     """
-    wanted = np.stack([feature(cohort, case, mirrored) for mirrored in (False, True) for cohort, case in queries])
-    norms = np.einsum("ij,ij->i", wanted, wanted, dtype=np.float64)
-    both = np.empty((len(wanted), len(training)))
-    for start in range(0, len(training), CASES_AT_ONCE):
-        stop = min(start + CASES_AT_ONCE, len(training))
-        block = np.stack([feature(training, case, False) for case in range(start, stop)])
-        block_norms = np.einsum("ij,ij->i", block, block, dtype=np.float64)
-        both[:, start:stop] = norms[:, None] + block_norms - 2 * (wanted @ block.T)
-    squared = both.reshape(2, len(queries), -1).min(axis=0)
-    order = np.argsort(squared, axis=1)[:, :2]
-    near = np.take_along_axis(squared, order, axis=1)
-    if len(training) == 1:
-        order, near = np.repeat(order, 2, axis=1), np.column_stack([near, np.full(len(queries), np.inf)])
-    return np.sqrt(np.maximum(near, 0) / wanted.shape[1]), order
-
-
-def memorisation(feature: Feature, real: Cohort, synthetic: Cohort, training: Cohort) -> dict[str, Any]:
-    """Distances of samples and of held-out cases to their nearest training case, and the samples that are too close.
-
-    A sample is listed when its distance is below the 1st percentile of those of the held-out real cases. With fewer
-    than `MIN_HELD_OUT` of them there is no such percentile: `threshold` and `memorised` are None.
-    `nearest_over_second` tells a copy (well below 1) from a smooth volume that lies close to every case (about 1).
-    """
-    queries = [(real, case) for case in range(len(real))] + [(synthetic, case) for case in range(len(synthetic))]
-    distances, who = nearest_training(feature, queries, training)
-    held_out, samples = distances[: len(real), 0], distances[len(real) :, 0]
-    threshold = float(np.percentile(held_out, PERCENTILE)) if len(real) >= MIN_HELD_OUT else None
-    close = [
-        {
-            "sample": synthetic.cases[case],
-            "nearest": training.cases[int(who[len(real) + case, 0])],
-            "distance": float(samples[case]),
-            "nearest_over_second": float(samples[case] / distances[len(real) + case, 1]),
-        }
-        for case in np.argsort(samples)
-        if threshold is not None and samples[case] < threshold
-    ]
-    return {
-        "threshold": threshold,
-        "held_out": _summary(held_out),
-        "synthetic": _summary(samples),
-        "memorised": None if threshold is None else close,
-        "distances": {"held_out": held_out.tolist(), "synthetic": samples.tolist()},
+    sides = [described(cohort, workers) for cohort in (real, synthetic, training)]
+    held_out, samples = (copies.likeness(side, sides[2]) for side in sides[:2])
+    figures: dict[str, Any] = {"membership": membership(*sides), "memorised": None, "planted": None}
+    if len(real) < copies.MIN_HONEST:
+        reason = f"{len(real)} held-out cases, {copies.MIN_HONEST} are needed"
+        return figures | {"reason": reason, "held_out": None, "synthetic": None, "distances": None}
+    limits = Limits.of(held_out.max(axis=1))
+    found = planted(training, real, sides[2], limits, workers)
+    missed = [kind for kind, share in found.items() if share["value"] < FOUND_SHARE]
+    near = {"held_out": limits.closeness(held_out), "synthetic": limits.closeness(samples)}
+    close = [_told(case, samples, near["synthetic"], limits, synthetic, training) for case in range(len(synthetic))]
+    close = sorted((one for one in close if one["closeness"] > 1), key=lambda one: -one["closeness"])
+    return figures | {
+        "threshold": 1.0,
+        **{side: _summary(values.max(axis=1)) for side, values in near.items()},
+        "planted": found,
+        "reason": f"planted copies are not found: {', '.join(missed)}" if missed else None,
+        "memorised": close if close or not missed else None,
+        "distances": {side: values.max(axis=1).tolist() for side, values in near.items()},
     }
 
 
-def _summary(distances: NDArray[np.float64]) -> dict[str, float]:
-    return {"least": float(distances.min()), "median": float(np.median(distances)), "most": float(distances.max())}
+def described(cohort: Cohort, workers: int = 1) -> Features:
+    """What is compared of every case, in their order."""
+    return np.stack(list(in_processes(partial(_described, cohort=cohort), range(len(cohort)), workers)))
+
+
+def planted(training: Cohort, hosts: Cohort, features: Features, limits: Limits, workers: int = 1) -> dict[str, Any]:
+    """Kind of copy -> the share that is found, with its interval: too close to a training case, and to the right one.
+
+    `features` are those of the training cases; held-out cases (`hosts`) give the rest of copies of a part.
+    """
+    chosen = in_content_order(training)[:PLANTED]
+    pairs = list(zip(chosen, (in_content_order(hosts) * len(chosen))[: len(chosen)], strict=True))
+    made = in_processes(partial(_planted_features, training=training, hosts=hosts), pairs, workers)
+    hits = dict.fromkeys(KINDS, 0)
+    for (case, _), copied in zip(pairs, made, strict=True):
+        closeness = limits.closeness(copies.likeness(copied, features))
+        for kind, row in zip(KINDS, closeness, strict=True):
+            hits[kind] += int(row.max() > 1 and row[case] >= row.max())
+    return {kind: bootstrap.share(count, len(pairs)) for kind, count in hits.items()}
+
+
+def membership(held_out: Features, synthetic: Features, training: Features) -> dict[str, Any]:
+    """Area under the curve of an attack that says a case was trained on where a sample is like it; .5 tells nothing.
+
+    The attack's score is the likeness of the whole brain, averaged over modalities, to the sample that is most like
+    (distance to the nearest synthetic record). Held-out cases of another origin than the training cases raise it, too.
+    """
+    scores = [
+        copies.likeness(side, synthetic)[..., WHOLE].mean(axis=2).max(axis=1).astype(np.float64)
+        for side in (training, held_out)
+    ]
+    return bootstrap.between(*scores, area_under_curve, bootstrap.RESAMPLES)
+
+
+def area_under_curve(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
+    """Chance that a positive score is above a negative one, ties half (Mann and Whitney)."""
+    above = positive[:, None] - negative
+    return float((above > 0).mean() + (above == 0).mean() / 2)
+
+
+def _described(case: int, cohort: Cohort) -> Features:
+    return copies.describe(_image(cohort, case), cohort.grid.spacing_mm)
+
+
+def _planted_features(pair: tuple[int, int], training: Cohort, hosts: Cohort) -> Features:
+    case, host = pair
+    spacing = training.grid.spacing_mm
+    planter = Planter(_image(training, case), _image(hosts, host), spacing, np.random.default_rng(case))
+    return np.stack([copies.describe(make(planter), spacing) for make in KINDS.values()])
+
+
+def _image(cohort: Cohort, case: int) -> NDArray[np.uint8]:
+    return np.asarray(cohort.slices(case)).transpose(1, 2, 3, 0)
+
+
+def _told(
+    case: int, likeness: Likeness, closeness: NDArray[np.float64], limits: Limits, synthetic: Cohort, training: Cohort
+) -> dict[str, Any]:
+    order = np.argsort(-closeness[case])
+    modality, part = limits.view(likeness[case, order[0]])
+    return {
+        "sample": synthetic.cases[case],
+        "nearest": training.cases[int(order[0])],
+        "closeness": float(closeness[case, order[0]]),
+        "second": float(closeness[case, order[1]]) if len(order) > 1 else None,
+        "modality": synthetic.modalities[modality],
+        "part": PARTS[part],
+        "likeness": float(likeness[case, order[0], modality, part]),
+    }
+
+
+def _summary(closeness: NDArray[np.float64]) -> dict[str, float]:
+    return {"least": float(closeness.min()), "median": float(np.median(closeness)), "most": float(closeness.max())}

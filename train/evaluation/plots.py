@@ -19,11 +19,15 @@ from ...engine.output.preview import Rgb, Scan, cropped, panels, widest_cuts
 from ..data.cohort import Cohort
 from .autoencoder import Autoencoder
 from .run import Evaluation
+from .segmenter import REGIONS
+from .structure import BANDS
 from .volumes import TISSUE_NAMES
 
 REAL, SYNTHETIC = "#3b6ea5", "#d1682c"
 CASES_SHOWN = 4
-PICTURES = ("samples", "characteristics", "intensities", "adherence", "memorisation", "reconstruction")
+PICTURES = (
+    "samples", "characteristics", "intensities", "texture", "agreement", "adherence", "memorisation", "reconstruction",
+)  # fmt: skip
 """Names of the files that `write_plots` may make, without `.png`."""
 _METADATA: dict[str, Any] = {"Software": None}
 
@@ -38,7 +42,11 @@ def write_plots(folder: Path, evaluation: Evaluation) -> list[Path]:
         drawn["intensities"] = _intensities(evaluation.descriptions, cohorts.real.modalities)
     if evaluation.pairs:
         drawn["adherence"] = _adherence(evaluation.pairs, figures["adherence"])
-    if "memorisation" in figures:
+    if "texture" in figures:
+        drawn["texture"] = _texture(figures["texture"])
+    if "agreement" in figures:
+        drawn["agreement"] = _agreement(figures["agreement"])
+    if "memorisation" in figures and figures["memorisation"]["distances"] is not None:
         drawn["memorisation"] = _memorisation(figures["memorisation"])
     if "reconstruction" in figures and evaluation.autoencoder is not None:
         drawn["reconstruction"] = _reconstruction(cohorts.real, evaluation.autoencoder)
@@ -67,7 +75,7 @@ def _characteristics(real: NDArray[np.float64], synthetic: NDArray[np.float64]) 
 def _intensities(descriptions: Mapping[str, Mapping[str, Any]], modalities: tuple[str, ...]) -> Figure:
     figure, axes = _grid(len(TISSUE_NAMES), len(modalities), (3.5 * len(modalities), 9))
     for side, colour in (("real", REAL), ("synthetic", SYNTHETIC)):
-        histograms = descriptions[side]["histograms"]
+        histograms = descriptions[side]["histograms"].sum(axis=0)
         for t, tissue in enumerate(TISSUE_NAMES):
             for m, modality in enumerate(modalities):
                 counts = histograms[t, m]
@@ -93,18 +101,54 @@ def _adherence(pairs: Mapping[str, NDArray[np.float64]], figures: Mapping[str, A
 
 
 def _memorisation(found: Mapping[str, Any]) -> Figure:
-    figure, axes = _grid(1, len(found), (6 * len(found), 4))
-    for ax, (space, figures) in zip(axes.ravel(), found.items(), strict=True):
-        sides = figures["distances"]
-        bins = np.histogram_bin_edges(sides["held_out"] + sides["synthetic"], 30)
-        ax.hist(sides["held_out"], bins, alpha=0.6, color=REAL, label="held-out real cases")
-        ax.hist(sides["synthetic"], bins, alpha=0.6, color=SYNTHETIC, label="samples")
-        if figures["threshold"] is not None:
-            ax.axvline(figures["threshold"], color="black", linewidth=1, label="1st percentile of held out")
-        ax.set_title(f"{space} space")
-        ax.set_xlabel("distance to the nearest training case (RMS)")
-        ax.legend()
+    figure, axes = _grid(1, 2, (13, 4.5))
+    sides, planted = found["distances"], found["planted"]
+    bins = np.histogram_bin_edges(sides["held_out"] + sides["synthetic"] + [1.0], 30)
+    axes[0, 0].hist(sides["held_out"], bins, alpha=0.6, color=REAL, label="held-out real cases")
+    axes[0, 0].hist(sides["synthetic"], bins, alpha=0.6, color=SYNTHETIC, label="samples")
+    axes[0, 0].axvline(1.0, color="black", linewidth=1, label="limit: copies lie above")
+    axes[0, 0].set_xlabel("closeness to the nearest training case")
+    axes[0, 0].legend()
+    _bars(axes[0, 1], planted)
+    axes[0, 1].set_xlabel("share of planted copies that is found")
+    axes[0, 1].set_xlim(0, 1)
     return figure
+
+
+def _agreement(found: Mapping[str, Any]) -> Figure:
+    figure, axes = _grid(1, 3, (13, 3.5))
+    for ax, region in zip(axes.ravel(), REGIONS, strict=True):
+        sides = {"unseen real": "real", "samples": "synthetic", "swapped masks": "swapped"}
+        _bars(ax, {title: found[region][side] for title, side in sides.items() if found[region][side] is not None})
+        ax.set_title(f"Dice {region.upper()}")
+        ax.set_xlim(0, 1)
+    return figure
+
+
+def _texture(found: Mapping[str, Any]) -> Figure:
+    modalities = list(found["fine_structure"])
+    figure, axes = _grid(1, 2, (13, 5))
+    fine = {modality: found["fine_structure"][modality]["ratio"] for modality in modalities}
+    bands = {f"{m}, {band}": found["grey_white"][m][band]["ratio"] for m in modalities for band in BANDS}
+    for ax, title, shown in (
+        (axes[0, 0], "fine structure over spread", fine),
+        (axes[0, 1], "white less grey matter, by band", bands),
+    ):
+        _bars(ax, {name: ratio for name, ratio in shown.items() if ratio["value"] is not None})
+        ax.axvline(1.0, color="black", linewidth=1)
+        ax.set_title(title)
+        ax.set_xlabel("samples over real cases")
+    return figure
+
+
+def _bars(ax: Any, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Values with their intervals, the first at the top."""
+    for k, estimate in enumerate(found.values()):
+        ax.barh(k, estimate["value"], color=SYNTHETIC, alpha=0.6)
+        if estimate["low"] is not None:
+            ax.plot([estimate["low"], estimate["high"]], [k, k], color="black", linewidth=1.5)
+    ax.set_yticks(range(len(found)), list(found))
+    ax.invert_yaxis()
 
 
 def three_views(cohorts: Mapping[str, Cohort]) -> Figure:

@@ -7,29 +7,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...engine.bundle.load import Bundle
 from ...engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
 from ...engine.conditions.adherence import adherence
+from ...engine.conditions.columns import COLUMNS
+from ...engine.copies import MIN_HONEST
 from ...engine.errors import InvalidInputError, UsageError
+from ...engine.run.description import RunDescription
 from ...engine.run.manifest import MANIFEST_CSV
 from ...engine.sampling.types import Backend
 from ...engine.scans.options import ReadOptions
 from ..data.cohort import MAX_FAULTS_SHOWN, Cohort, prepare_cohort
-from .adherence import requested_and_measured
+from . import bootstrap, distribution
+from .adherence import errors, requested_and_measured
+from .agreement import Looked, agreement, fits, look, trained_judge
 from .autoencoder import Autoencoder, autoencoder_of
-from .fid import NO_NETWORK, FeatureNetwork, frechet_distance
+from .diversity import ms_ssim_diversity
+from .fid import NO_NETWORK, FeatureNetwork, case_features, frechet_distance
 from .fidelity import (
+    Description,
     anatomy,
     characteristic_distances,
     coherence,
     describe_cohort,
     intensity_distances,
-    ms_ssim_diversity,
+    texture,
 )
-from .memorisation import MIN_HELD_OUT, image_feature, latent_feature, memorisation
-from .mmd import mmd
+from .memorisation import memorisation
 from .reconstruction import reconstruction
+from .settings import described_run, deviations, run_of
 from .volumes import content_digest
+
+SCHEMA_VERSION = 2  # of evaluation.json
+VOLUME_GROUPS = 3  # of samples, by the tumour's volume
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +58,8 @@ class EvaluationOptions:
     pairs: int  # for MS-SSIM
     reconstruct: bool
     fid_network: Path | None
+    segmenter_steps: int  # of training the segmenter that judges; 0 leaves out what needs it
+    any_settings: bool  # samples that the bundle does not make by default count, too
     workers: int
     skip_invalid: bool
     read: ReadOptions  # of the real cases
@@ -66,7 +80,7 @@ class Evaluation:
 
     figures: dict[str, Any]
     cohorts: Cohorts
-    descriptions: dict[str, dict[str, Any]]  # real, synthetic -> `describe_cohort`
+    descriptions: dict[str, Description]  # real, synthetic
     autoencoder: Autoencoder | None
     pairs: dict[str, Any]  # condition column -> (samples, 2)
 
@@ -78,24 +92,45 @@ def evaluate(options: EvaluationOptions, bundle: Bundle | None, backend: Backend
     autoencoder = autoencoder_of(backend, bundle.manifest) if bundle is not None and backend is not None else None
     if options.reconstruct and autoencoder is None:
         raise UsageError("--reconstruct needs a bundle: give --bundle NAME or PATH")
+    run = None if options.synthetic is None else run_of(options.synthetic)
+    other = _accepted(options, run, bundle)
     cohorts = load_cohorts(options, bundle)
-    figures: dict[str, Any] = {"inputs": _inputs(options, cohorts, bundle), "not_measured": {}}
-    descriptions: dict[str, dict[str, Any]] = {}
+    figures: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "inputs": _inputs(options, cohorts, bundle) | {"deviations": other},
+        "not_measured": {},
+    }
+    if run is not None:
+        figures["inputs"]["run"] = described_run(run, bundle)
+    descriptions: dict[str, Description] = {}
     pairs: dict[str, Any] = {}
     if cohorts.synthetic is not None and options.synthetic is not None:
-        descriptions = {"real": describe_cohort(cohorts.real), "synthetic": describe_cohort(cohorts.synthetic)}
-        figures |= _fidelity(cohorts.real, cohorts.synthetic, cohorts.train, descriptions, options)
-        manifest = options.synthetic / MANIFEST_CSV
-        if manifest.is_file():
-            pairs = requested_and_measured(manifest)
-            figures["adherence"] = adherence(pairs)
-        else:
-            figures["not_measured"]["adherence"] = f"{options.synthetic} holds no {MANIFEST_CSV}"
-        _memorisation(figures, cohorts.real, cohorts.synthetic, cohorts.train, autoencoder)
+        descriptions = {
+            "real": describe_cohort(cohorts.real, options.workers),
+            "synthetic": describe_cohort(cohorts.synthetic, options.workers),
+        }
+        figures |= _fidelity(cohorts.real, cohorts.synthetic, descriptions, options)
+        _by_segmenter(figures, cohorts.real, cohorts.synthetic, options.segmenter_steps)
+        pairs = _adherence(figures, options.synthetic)
+        _memorisation(figures, cohorts.real, cohorts.synthetic, cohorts.train, options.workers)
     if options.reconstruct and autoencoder is not None:
         log.info("reconstruction of %d cases", len(cohorts.real))
         figures["reconstruction"] = reconstruction(cohorts.real, autoencoder)
     return Evaluation(figures, cohorts, descriptions, autoencoder, pairs)
+
+
+def _accepted(options: EvaluationOptions, run: RunDescription | None, bundle: Bundle | None) -> list[str]:
+    """How samples differ from those that the bundle makes by default; UsageError where that was not asked for."""
+    if bundle is None or options.synthetic is None:
+        return []
+    found = deviations(run, bundle, options.synthetic)
+    if found and not options.any_settings:
+        raise UsageError(
+            f"{options.synthetic}: its samples are not those that {bundle.manifest.id} makes by default:\n"
+            + "\n".join(f"  {line}" for line in found)
+            + "\nmake others, or say --any-settings: the differences are then told beside the figures"
+        )
+    return found
 
 
 def load_cohorts(options: EvaluationOptions, bundle: Bundle | None) -> Cohorts:
@@ -166,9 +201,11 @@ def _prepare(
 
 def _inputs(options: EvaluationOptions, cohorts: Cohorts, bundle: Bundle | None) -> dict[str, Any]:
     sides = {"real": cohorts.real, "synthetic": cohorts.synthetic, "train": cohorts.train}
+    made = cohorts.synthetic
     return {
         **{name: None if cohort is None else {"cases": len(cohort)} for name, cohort in sides.items()},
-        "synthetic_left_out": {} if cohorts.synthetic is None else dict(cohorts.synthetic.left_out),
+        "synthetic_left_out": {} if made is None else dict(made.left_out),
+        "usable": None if made is None else bootstrap.share(len(made), len(made) + len(made.left_out)),
         "bundle": None if bundle is None else {"id": bundle.manifest.id, "sha256": bundle.sha256},
         "grid": {"shape": cohorts.real.grid.shape, "spacing_mm": cohorts.real.grid.spacing_mm},
         "modalities": cohorts.real.modalities,
@@ -177,42 +214,79 @@ def _inputs(options: EvaluationOptions, cohorts: Cohorts, bundle: Bundle | None)
 
 
 def _fidelity(
-    real: Cohort,
-    synthetic: Cohort,
-    train: Cohort | None,
-    descriptions: dict[str, dict[str, Any]],
-    options: EvaluationOptions,
+    real: Cohort, synthetic: Cohort, descriptions: dict[str, Description], options: EvaluationOptions
 ) -> dict[str, Any]:
     log.info("fidelity of %d samples against %d real cases", len(synthetic), len(real))
+    sides = descriptions["real"], descriptions["synthetic"]
     diversity = {
         name: ms_ssim_diversity(cohort, options.pairs) for name, cohort in (("real", real), ("synthetic", synthetic))
     }
     network = None if options.fid_network is None else FeatureNetwork(options.fid_network)
+    compared = {}
+    if network is not None:
+        found = distribution.compare(case_features(real, network), case_features(synthetic, network))
+        compared |= {} if found is None else {options.fid_network.name if options.fid_network else "": found}
     return {
-        "mmd": {"synthetic": mmd(real, synthetic), "train": None if train is None else mmd(real, train)},
+        "distribution": compared,
         "ms_ssim": diversity,
         "fid": NO_NETWORK if network is None else frechet_distance(real, synthetic, network),
         "characteristics": characteristic_distances(real.conditions, synthetic.conditions),
-        "intensities": intensity_distances(descriptions["real"], descriptions["synthetic"], real.modalities),
-        "coherence": coherence(descriptions["real"], descriptions["synthetic"]),
-        "anatomy": {name: anatomy(description) for name, description in descriptions.items()},
+        "intensities": intensity_distances(*sides, real.modalities),
+        "texture": texture(*sides, real.modalities),
+        "coherence": coherence(*sides),
+        "anatomy": anatomy(*sides),
     }
 
 
-def _memorisation(
-    figures: dict[str, Any], real: Cohort, synthetic: Cohort, train: Cohort | None, autoencoder: Autoencoder | None
-) -> None:
+def _by_segmenter(figures: dict[str, Any], real: Cohort, synthetic: Cohort, steps: int) -> None:
+    """Agreement of image and mask, and the distribution of the segmenter's features."""
+    why = "--segmenter-steps is 0" if not steps else fits(real)
+    if why is not None:
+        figures["not_measured"]["agreement of image and mask"] = why
+        return
+    log.info("agreement of image and mask: a segmenter is trained for %d steps", steps)
+    judge = trained_judge(real, steps)
+    seen = look(judge, real), look(judge, synthetic)
+    figures["agreement"] = agreement(judge, *seen)
+    figures["consistency"] = _by_volume(synthetic, seen[1])
+    found = distribution.compare(*(side.features for side in seen))
+    if found is None:
+        least = 2 * distribution.LEAST, distribution.LEAST
+        figures["not_measured"]["distribution"] = f"needs {least[0]} real cases and {least[1]} samples"
+        return
+    figures["distribution"]["segmenter"] = found | {"of": judge.name}
+
+
+def _by_volume(synthetic: Cohort, seen: Looked) -> list[dict[str, Any]]:
+    """Dice of the whole tumour in groups of samples of equal size, by the tumour's volume."""
+    volumes = synthetic.conditions[:, COLUMNS.index("volume_ml")]
+    groups = np.array_split(np.argsort(volumes, kind="stable"), min(VOLUME_GROUPS, len(volumes)))
+    return [
+        {
+            "from_ml": float(volumes[group].min()),
+            "to_ml": float(volumes[group].max()),
+            "dice": bootstrap.mean(seen.dice[group, 0]),
+        }
+        for group in groups
+    ]
+
+
+def _adherence(figures: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Requested and measured values of a run, whose figures are added."""
+    manifest = folder / MANIFEST_CSV
+    if not manifest.is_file():
+        figures["not_measured"]["adherence"] = f"{folder} holds no {MANIFEST_CSV}"
+        return {}
+    pairs = requested_and_measured(manifest)
+    figures["adherence"], figures["adherence_errors"] = adherence(pairs), errors(pairs)
+    return pairs
+
+
+def _memorisation(figures: dict[str, Any], real: Cohort, synthetic: Cohort, train: Cohort | None, workers: int) -> None:
     if train is None:
         figures["not_measured"]["memorisation"] = "no --train DIR was given"
         return
-    if len(real) < MIN_HELD_OUT:
-        log.warning(
-            "only %d held-out cases: below %d no sample is told from a copy by its distance", len(real), MIN_HELD_OUT
-        )
+    if len(real) < MIN_HONEST:
+        log.warning("only %d held-out cases: below %d no sample is told from a copy", len(real), MIN_HONEST)
     log.info("memorisation against %d training cases", len(train))
-    found = {"image": memorisation(image_feature, real, synthetic, train)}
-    if autoencoder is None:
-        figures["not_measured"]["memorisation in latent space"] = "no --bundle was given"
-    else:
-        found["latent"] = memorisation(latent_feature(autoencoder), real, synthetic, train)
-    figures["memorisation"] = found
+    figures["memorisation"] = memorisation(real, synthetic, train, workers)

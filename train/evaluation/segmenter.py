@@ -37,8 +37,14 @@ def train_segmenter(
     volumes: Sequence[Volume],
     settings: SegmenterSettings,
     advance: Callable[[int, float], None] = lambda step, loss: None,
+    *,
+    chances: Sequence[float] | None = None,
+    device: str = "cpu",
 ) -> nn.Module:
     """Train on `volumes`, which all have the same shape; `advance` gets the finished steps and the loss.
+
+    Volumes may be memory-mapped: no more of them is held than a batch takes. `chances` are those of each volume to be
+    drawn, equal by default; they sum to 1.
 
     Raises:
         InvalidInputError: no volume, or none with tumour.
@@ -47,14 +53,15 @@ def train_segmenter(
         raise InvalidInputError("a segmenter needs at least one volume with tumour to train on")
     torch.manual_seed(settings.seed)
     modalities = volumes[0][0].shape[0]
-    model = UNet((2 * NEIGHBOURS + 1) * modalities, CLASSES, settings.widths).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model = UNet((2 * NEIGHBOURS + 1) * modalities, CLASSES, settings.widths)
+    model = model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.steps, pct_start=0.1)
     model.train()
-    for step, (images, labels) in enumerate(_batches(volumes, settings), start=1):
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(images.contiguous(memory_format=torch.channels_last))
-        loss = _loss(logits.float(), labels)
+    for step, (images, labels) in enumerate(_batches(volumes, settings, chances), start=1):
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            logits = model(images.to(device, memory_format=torch.channels_last))
+        loss = _loss(logits.float(), labels.to(device))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -67,13 +74,16 @@ def train_segmenter(
 @torch.inference_mode()
 def segment(model: nn.Module, image: NDArray[np.uint8], batch_size: int = 8) -> NDArray[np.uint8]:
     """Labels (x, y, z) of one image (modality, x, y, z); 0 outside the brain."""
-    slabs = _slabs(torch.from_numpy(normalised(image)), np.arange(image.shape[3]))
-    found = []
-    for part in slabs.split(batch_size):
-        with torch.autocast("cpu", torch.bfloat16):
-            found.append(model(part.contiguous(memory_format=torch.channels_last)).float().argmax(1))
-    label = torch.cat(found).permute(1, 2, 0).numpy().astype(np.uint8)
-    return np.where(image.any(axis=0), label, np.uint8(0))
+    device = next(model.parameters()).device
+    brain = image.any(axis=0)
+    held = np.flatnonzero(image.any(axis=(0, 1, 2)))
+    label = np.zeros(brain.shape, np.uint8)
+    slabs = _slabs(torch.from_numpy(normalised(image)), held)
+    for at, part in zip(torch.from_numpy(held).split(batch_size), slabs.split(batch_size), strict=True):
+        with torch.autocast(device.type, torch.bfloat16):
+            found = model(part.to(device, memory_format=torch.channels_last)).float().argmax(1)
+        label[..., at.numpy()] = found.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
+    return np.where(brain, label, np.uint8(0))
 
 
 def dice(predicted: NDArray[np.uint8], expected: NDArray[np.uint8]) -> dict[str, float]:
@@ -88,12 +98,18 @@ def dice(predicted: NDArray[np.uint8], expected: NDArray[np.uint8]) -> dict[str,
 
 def normalised(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(modality, x, y, z): every modality with mean 0 and deviation 1 inside the brain, 0 outside."""
-    brain = image.any(axis=0)
-    values = image.astype(np.float32)
-    inside = values[:, brain]
-    mean, deviation = inside.mean(1), inside.std(1) + 1e-3
-    scaled = (values - mean[:, None, None, None]) / deviation[:, None, None, None]
-    return np.where(brain, scaled, np.float32(0))
+    return _scaled(image, *_statistics(image))
+
+
+def _statistics(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and deviation (modality,) inside the brain."""
+    inside = image[:, image.any(axis=0)].astype(np.float32)
+    return inside.mean(1), inside.std(1) + 1e-3
+
+
+def _scaled(image: NDArray[np.uint8], mean: NDArray[np.float32], deviation: NDArray[np.float32]) -> NDArray[np.float32]:
+    scaled = (image.astype(np.float32) - mean[:, None, None, None]) / deviation[:, None, None, None]
+    return np.where(image.any(axis=0), scaled, np.float32(0))
 
 
 class UNet(nn.Module):
@@ -130,7 +146,7 @@ def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     total = functional.cross_entropy(logits, labels)
     for members in REGIONS.values():
         share = shares[:, list(members)].sum(1)
-        truth = torch.isin(labels, torch.tensor(members)).float()
+        truth = torch.isin(labels, torch.tensor(members, device=labels.device)).float()
         total = total + (1 - (2 * (share * truth).sum() + 1) / (share.sum() + truth.sum() + 1)) / len(REGIONS)
     return total
 
@@ -143,21 +159,24 @@ def _slabs(image: Tensor, slices: NDArray[np.integer]) -> Tensor:
     return picked.reshape(len(slices), -1, *image.shape[1:3])
 
 
-def _batches(volumes: Sequence[Volume], settings: SegmenterSettings) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented batches: cases drawn alike, then a slice of tumour or any slice of the brain."""
+def _batches(
+    volumes: Sequence[Volume], settings: SegmenterSettings, chances: Sequence[float] | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented batches: cases drawn by their chances, then a slice of tumour or any slice of the brain."""
     rng = np.random.default_rng(settings.seed)
-    ready = [
-        (torch.from_numpy(normalised(image)), torch.from_numpy(label.astype(np.int64))) for image, label in volumes
-    ]
+    statistics = [_statistics(image) for image, _ in volumes]
     brain = [np.flatnonzero(image.any(axis=(0, 1, 2))) for image, _ in volumes]
     tumour = [np.flatnonzero(label.any(axis=(0, 1))) for _, label in volumes]
     for _ in range(settings.steps):
         images, labels = [], []
-        for case in rng.integers(len(ready), size=settings.batch_size):
+        for case in rng.choice(len(volumes), settings.batch_size, p=chances):
             wanted = tumour[case] if tumour[case].size and rng.random() < settings.tumour_share else brain[case]
-            at = rng.choice(wanted, 1)
-            images.append(_slabs(ready[case][0], at))
-            labels.append(ready[case][1][..., int(at[0])][None])
+            at = int(rng.choice(wanted))
+            image, label = volumes[case]
+            near = np.clip(np.arange(at - NEIGHBOURS, at + NEIGHBOURS + 1), 0, image.shape[3] - 1)
+            slab = torch.from_numpy(_scaled(image[..., near], *statistics[case]))
+            images.append(_slabs(slab, np.array([NEIGHBOURS])))
+            labels.append(torch.from_numpy(label[..., at].astype(np.int64))[None])
         yield augmented(torch.cat(images), torch.cat(labels), rng)
 
 

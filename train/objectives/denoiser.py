@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...engine.bundle.manifest import NoiseSchedule
 from ..config import SystemConfig
-from ..diffusion import add_noise, prediction_target, table_tensor
+from ..diffusion import add_noise, by_time, prediction_target, table_tensor
 from ..latents import LatentStore, draw_latents
 from ..networks.aggregator import Aggregator
 
@@ -77,5 +76,6 @@ class DenoiserObjective:
         predicted = module(batch.noisy, batch.timestep, batch.condition, batch.keep).float()
         kind = self.latents.schedule.prediction_type
         wanted = prediction_target(batch.clean, batch.noise, batch.signal, kind)
-        distance = F.l1_loss if self.config.denoiser_loss == "l1" else F.mse_loss
-        return distance(predicted, wanted), {}
+        error = (predicted - wanted).abs() if self.config.denoiser_loss == "l1" else (predicted - wanted).square()
+        times = {} if module.training else by_time(error, batch.timestep, self.config.schedule.steps)
+        return error.mean(), times

@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import SystemConfig
+from ..diffusion import by_time
 from .denoiser import NoisyBatch, NoisyLatents
 
 
@@ -40,7 +40,8 @@ class DistillObjective:
         with torch.no_grad(), self.autocast():
             wanted = self.guided(batch)
         predicted = module(batch.noisy, batch.timestep, batch.condition, batch.keep).float()
-        return F.mse_loss(predicted, wanted), {}
+        error = (predicted - wanted).square()
+        return error.mean(), {} if module.training else by_time(error, batch.timestep, self.config.schedule.steps)
 
     def guided(self, batch: NoisyBatch) -> Tensor:
         """The teacher's prediction with guidance where the condition is kept, without a condition elsewhere."""

@@ -9,12 +9,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...engine.bundle.manifest import NoiseSchedule
-from ..diffusion import add_noise, prediction_target, table_tensor
+from ..diffusion import add_noise, by_time, prediction_target, table_tensor
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,16 @@ class NoisyVolumes:
     def __init__(self, volumes: Volumes, schedule: NoiseSchedule, dropout: float) -> None:
         self.volumes, self.schedule, self.dropout = volumes, schedule, dropout
 
+    @property
+    def steps(self) -> int:
+        """Timesteps of the schedule."""
+        return len(self.schedule.alphas_cumprod)
+
     def draw(self, size: int, device: torch.device, generator: np.random.Generator) -> VolumeBatch:
         """`size` volumes; every batch holds early, middle and late times."""
         drawn, told = self.volumes.draw(size, generator)
         clean = torch.from_numpy(drawn).to(device)
-        steps = len(self.schedule.alphas_cumprod)
-        times = ((generator.permutation(size) + generator.random(size)) / size * steps).astype(np.int64)
+        times = ((generator.permutation(size) + generator.random(size)) / size * self.steps).astype(np.int64)
         keep = torch.from_numpy((generator.random(size) >= self.dropout).astype(np.float32)).to(device)
         timestep = torch.from_numpy(times).to(device)
         signal = table_tensor(self.schedule, device)[timestep]
@@ -70,9 +73,11 @@ class VolumeObjective:
         batch = self.volumes.draw(self.batch_size, next(module.parameters()).device, generator)
         predicted = module(batch.noisy, batch.timestep, *batch.told, batch.keep).float()
         error = (predicted - batch.wanted).square()
+        times = {} if module.training else by_time(error, batch.timestep, self.volumes.steps)
         if self.weights is None:
-            return error.mean(), {}
-        return (error * self.weights.to(error.device)[:, None, None, None]).mean(), {"plain": error.detach().mean()}
+            return error.mean(), times
+        weighted = error * self.weights.to(error.device)[:, None, None, None]
+        return weighted.mean(), {"plain": error.detach().mean(), **times}
 
 
 class GuidedObjective:
@@ -99,7 +104,8 @@ class GuidedObjective:
         with torch.no_grad(), self.autocast():
             wanted = self.guided(batch)
         predicted = module(batch.noisy, batch.timestep, *batch.told, batch.keep).float()
-        return F.mse_loss(predicted, wanted), {}
+        error = (predicted - wanted).square()
+        return error.mean(), {} if module.training else by_time(error, batch.timestep, self.volumes.steps)
 
     def guided(self, batch: VolumeBatch) -> Tensor:
         """The teacher's prediction with guidance where the condition is kept, without a condition elsewhere."""

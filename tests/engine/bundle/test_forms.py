@@ -50,7 +50,7 @@ def test_a_mask_first_bundle_says_how_its_masks_are_made(tiny_mask_first_bundle:
     maps = MaskMaps((3, 16, 16, 16), (15.0, 17.0, 18.0), (9.0, 7.0, 5.0))
     made = manifest.mask_first
     assert made is not None
-    np.testing.assert_allclose(made.draft_levels, [(0.2, 0.3, 0.4, 0.5)] * 6)
+    np.testing.assert_allclose(made.draft_levels[5], (0.5, 0.61, 0.72, 0.83))
     expected = MaskFirst(4, maps, sampling, 1.0, made.draft_levels, anatomies_sha256())
     assert (manifest.form, made) == ("mask-first", expected)
     assert list(manifest.components["denoiser"].inputs[2].shape) == ["batch", 3, 16, 32, 32]

@@ -42,20 +42,34 @@ def test_names_and_label_values(name: str, names: str, image: str, seg: str, val
     assert np.array_equal(layout.array_labels(layout.file_labels(label)), label)
 
 
-@given(sample=st.integers(0, 10**9), name=st.sampled_from(["brats", "nnunet", "bids"]))
+@given(sample=st.integers(0, 10**9), name=st.sampled_from(["brats", "nnunet", "bids", "dicom"]))
 def test_every_path_tells_its_sample_and_no_two_are_alike(sample: int, name: str) -> None:
-    layout = make_layout(name, MODALITIES, LABELS)
+    layout = make_layout(name, MODALITIES, LABELS, slices=3)
     paths = layout.paths(sample)
-    assert len(set(paths.values())) == 5
+    assert len(set(paths.values())) == (13 if name == "dicom" else 5)
     assert {layout.sample_of(path) for path in paths.values()} == {sample}
     assert not set(paths.values()) & set(layout.paths(sample + 1).values())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{CASE}/t1/{CASE}_t1_0000.dcm", f"{CASE}/t1/{CASE}_t1_0004.dcm", f"{CASE}/t1/{CASE}_t1.dcm",
+        f"{CASE}/t1/{CASE}_t2_0001.dcm", f"{CASE}/t1/sbldm-000008_t1_0001.dcm", f"{CASE}/seg/{CASE}_seg_0001.dcm",
+        f"{CASE}/t1/{CASE}_t1_00001.dcm", f"{CASE}/dwi/{CASE}_dwi_0001.dcm", f"{CASE}/t1/../t1/{CASE}_t1_0001.dcm",
+    ],
+)  # fmt: skip
+def test_what_is_no_slice_of_a_series_belongs_to_no_sample(path: str) -> None:
+    layout = make_layout("dicom", MODALITIES, LABELS, slices=3)
+    assert layout.sample_of(f"{CASE}/t1/{CASE}_t1_0003.dcm") == 7
+    assert layout.sample_of(path) is None
 
 
 def test_one_tumour_class_is_written_as_one() -> None:
     assert make_layout("brats", ("t1",), ("background", "tumour")).label_values == (0, 1)
 
 
-@pytest.mark.parametrize("name", ["dicom", "", "BRATS"])
+@pytest.mark.parametrize("name", ["dicomdir", "", "BRATS"])
 def test_unknown_layouts_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="allowed: brats, nnunet, bids"):
         make_layout(name, MODALITIES, LABELS)

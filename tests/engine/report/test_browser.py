@@ -24,6 +24,10 @@ pytestmark = [
     ),
 ]
 DRAWN = "document.documentElement?.dataset.drawn"
+ORDER = """window.order = [];
+new MutationObserver((changes) => changes.forEach(({ attributeName }) => window.order.push(attributeName)))
+  .observe(document, { attributes: true, subtree: true, attributeFilter: ["data-sections", "data-drawn", "hidden"] });
+"""  # what happens to the page, in its order
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,7 @@ def page(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def browser(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     """The page, opened once; its first volume is drawn."""
     with Chromium(tmp_path_factory.mktemp("profile")) as chromium:
+        chromium.call("Page.addScriptToEvaluateOnNewDocument", source=ORDER)
         chromium.open(page)
         chromium.until(f"{DRAWN} === '0-flair'")
         yield chromium
@@ -98,6 +103,13 @@ def test_every_pane_shows_brain_and_tumour(browser: Chromium) -> None:
     for name, pane in panes(canvas_of(browser)).items():
         assert grey(pane) > 0.05 * pane[..., 0].size, name
         assert coloured(pane, 12 if name == "render" else 30) > 100, name  # the brain veils it in 3D
+
+
+def test_the_sections_stand_before_the_3d_view_is_begun(browser: Chromium) -> None:
+    """The 3D view takes a processor seconds; whoever waits sees the sections first, without the notice over them."""
+    order = browser.run("window.order.join(' ')").split()
+    assert order[:3] == ["data-sections", "hidden", "data-drawn"]
+    assert order.count("data-sections") == 1
 
 
 def test_sides_are_as_radiologists_see_them(browser: Chromium) -> None:

@@ -63,11 +63,17 @@ def finished(state: State) -> State:
     return {name: data for name, data in state.items() if data is not None}
 
 
-def run_promises(run: RunDescription, expected: State) -> Broken:
-    """What any state of a run's directory `out` must hold."""
+def run_promises(run: RunDescription, expected: State, audited: str | None = None) -> Broken:
+    """What any state of a run's directory `out` must hold; `audited`: what was done, as the audit trail names it."""
 
     def broken(state: State, said: list[str]) -> str | None:
         files = finished(below(state, "out"))
+        trail = files.pop("audit.jsonl", None) or b""
+        made = any(name.startswith("sbldm-") for name in below(state, "out"))  # a folder too
+        if audited is not None and made and f"{audited} started".encode() not in trail:
+            return "something is made and nobody is told to have begun it"
+        if audited is not None and "done" in said and f"{audited} ended".encode() not in trail:
+            return "it was done and its end is not recorded"
         lines = (files.get("ledger.jsonl") or b"").splitlines(keepends=True)
         recorded_samples = set()
         for line in lines:
@@ -247,7 +253,7 @@ def test_a_merge_survives_a_power_cut_at_any_moment(
     recorded(monkeypatch, stand_in, lambda: merge_runs(shards, base / "out"))
     stand_in.said("done")
     expected = finished(snapshot(base / "out"))
-    broken = run_promises(plan, expected)
+    broken = run_promises(plan, expected, "merge")
     tried = 0
     for state, said in crash_states(stand_in.log, {}, stand_in.contents):
         assert broken(state, said) is None
@@ -347,7 +353,7 @@ def test_an_addition_is_whole_or_absent_after_a_power_cut_at_any_moment(
     assert [site for site in unneeded if not any(part.startswith("files.py:_parent:") for part in site)] == []
 
 
-KEY = EngineKey("denoiser", "ab" * 32, "tensorrt", "10.0", "13000", "90", "fp32", "1-1-1")
+KEY = EngineKey("denoiser", "ab" * 32, "tensorrt", "10.0", "13000", "any", "90", "none", "fp32", "off", "4096", "1")
 BLOB = b"engine" * 100
 
 
@@ -397,4 +403,4 @@ def test_the_engine_cache_never_gives_a_wrong_engine_after_a_power_cut(
 
 def test_a_run_after_a_crash_verifies(tiny_bundle: Bundle, plan: RunDescription, tmp_path: Path) -> None:
     make_run(tiny_bundle, plan, tmp_path / "out")
-    assert verify_run(tmp_path / "out").faults == ()
+    assert verify_run(tmp_path / "out").faults == ("audit.jsonl: missing; who made this run is not known",)

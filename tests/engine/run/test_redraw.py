@@ -46,3 +46,14 @@ def test_samples_do_not_mix(tiny_bundle: Bundle) -> None:
     assert redraws.judge(replace(second, attempt=1), "farther", 6.0) == "far"
     assert redraws.judge(replace(first, attempt=1), "broken", None) == "near"
     assert redraws.judge(replace(first, attempt=1), "last", 7.0) == "last"  # what was kept is forgotten
+
+
+def test_a_copy_is_drawn_again_whatever_the_tolerance(tiny_bundle: Bundle) -> None:
+    redraws: Redraws[str] = Redraws(GenerateRequest(bundle=tiny_bundle, count=1, attempts=2).options())
+    task = SampleTask(0, "0", (), ())
+    for attempt in range(2):
+        again = redraws.judge(task, "copy", None, is_copy=True)
+        assert again == replace(task, attempt=attempt + 1)
+        task = again
+    assert redraws.judge(task, "copy", None, is_copy=True) == "copy"
+    assert redraws.judge(replace(task, attempt=1), "other", 0.3) == "other"

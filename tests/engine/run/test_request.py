@@ -84,7 +84,7 @@ def test_the_arguments_of_the_python_interface_are_fields_of_the_same_type() -> 
         ({"layout": ["brats"]}, "--layout ['brats']: must be a text"),
         ({"names": 2021}, "--names 2021: must be a text"),
         ({"layout": "bids", "names": "2023"}, "--names 2023 belongs to --layout brats, not to bids"),
-        ({"grid": "mni"}, "--grid mni: allowed: native, brats"),
+        ({"grid": "mni"}, "--grid mni: allowed: native, brats, source"),
         ({"reject": 0}, "--reject 0: the tolerance must be above 0 and at most 10"),
         ({"attempts": 101}, "--attempts 101: must be from 1 to 100"),
         ({"batch_size": "many"}, "--batch-size many: must be auto, or from 1 to 4096"),

@@ -1,0 +1,25 @@
+"""The shipped bundles' hashes, in the code: what lies in the package must be what this version was released with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import InvalidInputError
+
+PINNED = {
+    "phantom": "01ee85548cf59efbce9dd1ae20025a6b3bdbf93a683e382edeb20fa4e2d3b9c8",
+}
+"""Name of a shipped bundle -> sha256 of its bundle.json, which fixes every other file."""
+
+
+def require_pinned(path: Path, sha256: str) -> None:
+    """Hold a bundle in the package's own folder to `PINNED`; `path` has no links.
+
+    Raises:
+        InvalidInputError: it is not the one of its name.
+    """
+    if PINNED.get(path.name) != sha256:
+        raise InvalidInputError(
+            f"{path}: is not the bundle that this version of the package was released with; install the package again "
+            "(in a checkout, its sha256 belongs into engine/bundle/pins.py)"
+        )

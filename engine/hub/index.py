@@ -1,0 +1,98 @@
+"""What a remote offers: a name, the hash that fixes every file, and what people choose by.
+
+`index.json` names models and hashes, and no paths: a model's files lie at `NAME/bundle.json` and where that says, under
+names that `engine/bundle/parse.py` accepts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from ..bundle.manifest import NAME, BundleManifest
+from ..bundle.parse import parse_manifest
+from ..decode import decode
+from ..errors import InvalidInputError, UsageError
+
+INDEX_NAME = "index.json"
+MAX_INDEX_BYTES = 4 * 2**20
+_SCHEMA = 1
+_MAX_NAME = 64
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """A model as a remote announces it; `sha256` is that of its bundle.json, `bytes` of all its files."""
+
+    sha256: str
+    bytes: int
+    id: str
+    form: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class _Index:
+    schema: int
+    models: dict[str, RemoteModel]
+
+
+def described(raw: bytes, where: str) -> tuple[RemoteModel, BundleManifest]:
+    """What the bytes of a bundle.json say of their model.
+
+    Raises:
+        InvalidInputError: they are no manifest; `where` names them.
+    """
+    manifest = parse_manifest(raw, where)
+    total = len(raw) + sum(record.bytes for record in manifest.files.values())
+    digest = hashlib.sha256(raw).hexdigest()
+    return RemoteModel(digest, total, manifest.id, manifest.form, manifest.provenance.licence), manifest
+
+
+def parse_index(raw: bytes, where: str) -> dict[str, RemoteModel]:
+    """Name -> model of the bytes of an `index.json`.
+
+    Raises:
+        InvalidInputError: it is no index, or holds names or hashes that are none.
+    """
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{where}: not valid JSON ({error}); is this an index of models?") from error
+    index = decode(_Index, data, where)
+    if index.schema != _SCHEMA:
+        raise InvalidInputError(f"{where}: schema is {index.schema}, this version reads {_SCHEMA}")
+    for name, model in index.models.items():
+        require_name(name, where)
+        require_sha256(model.sha256, f"{where}: models.{name}")
+    return index.models
+
+
+def index_bytes(models: Mapping[str, RemoteModel]) -> bytes:
+    """The bytes of an `index.json`, stable for equal models."""
+    data = {"schema": _SCHEMA, "models": {name: asdict(model) for name, model in models.items()}}
+    return (json.dumps(data, indent=1, sort_keys=True) + "\n").encode()
+
+
+def has_same(models: Mapping[str, RemoteModel], name: str, sha256: str, where: str) -> bool:
+    """Whether a remote has the model already; UsageError where it has another one of that name."""
+    found = models.get(name)
+    if found is not None and found.sha256 != sha256:
+        raise UsageError(f"{where}: has another model {name!r} ({found.id}); give this one another name by --name")
+    return found is not None
+
+
+def require_name(name: str, where: str) -> None:
+    """InvalidInputError where a name could not be that of a model: it becomes the name of a folder."""
+    if not NAME.fullmatch(name) or len(name) > _MAX_NAME:
+        raise InvalidInputError(f"{where}: name {name!r} must match {NAME.pattern}, at most {_MAX_NAME} characters")
+
+
+def require_sha256(text: str, where: str) -> None:
+    """InvalidInputError where a text is not 64 hexadecimal digits."""
+    if not _SHA256.fullmatch(text):
+        raise InvalidInputError(f"{where}: sha256 {text!r} must be 64 hexadecimal digits")

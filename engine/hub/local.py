@@ -1,0 +1,35 @@
+"""The models of this machine that a name is enough for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..bundle.load import MAX_MANIFEST_BYTES, bundle_directory
+from ..bundle.store import MANIFEST_NAME, pulled_bundles, shipped_bundles
+from ..files import read_bounded
+from .index import RemoteModel, described
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A shipped or a pulled model; its files are hashed when it is loaded."""
+
+    name: str
+    model: RemoteModel
+    path: Path
+
+
+def local_models() -> list[LocalModel]:
+    """The shipped models, then the pulled ones.
+
+    Raises:
+        InvalidInputError: a bundle.json is none.
+        OSError: one cannot be read.
+    """
+    found = []
+    for name in (*shipped_bundles(), *pulled_bundles()):
+        path = bundle_directory(name)
+        model, _ = described(read_bounded(path / MANIFEST_NAME, MAX_MANIFEST_BYTES), str(path / MANIFEST_NAME))
+        found.append(LocalModel(name, model, path))
+    return found

@@ -1,0 +1,76 @@
+"""Where models come from and go to: a directory, an HTTP index, a Hugging Face repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ..bundle.load import Bundle
+from ..errors import InvalidInputError
+from .index import RemoteModel
+
+HUGGING_FACE = "hf://"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Bytes of a file from `start` on, in pieces."""
+
+    start: int
+    pieces: Iterator[bytes]
+
+
+class Remote(Protocol):
+    """A place that holds models under the layout of an index: `NAME/bundle.json` and the files that it lists.
+
+    What cannot be reached raises IncompleteRunError, what is not what it must be InvalidInputError.
+    """
+
+    def models(self) -> Mapping[str, RemoteModel]:
+        """Name -> model; what is there and is no model is left out."""
+        ...
+
+    def opened(self, path: str, start: int = 0) -> AbstractContextManager[Stream]:
+        """A file, from byte `start` on where the remote can, else from its beginning."""
+        ...
+
+    def push(self, name: str, bundle: Bundle) -> bool:
+        """Add a verified bundle, whole or not at all; False where it is there already.
+
+        Raises:
+            UsageError: the remote takes none, or has another model of that name.
+        """
+        ...
+
+
+def open_remote(text: str) -> Remote:
+    """The remote of `hf://OWNER/REPOSITORY[@REVISION]`, `https://HOST/PATH` or a directory.
+
+    Raises:
+        UsageError: an address of another kind, or one that must not be used.
+    """
+    if text.startswith(HUGGING_FACE):
+        from .hugging_face import HuggingFaceRemote
+
+        return HuggingFaceRemote.of(text)
+    if "://" in text:
+        from .http import HttpRemote
+
+        return HttpRemote(text)
+    from .directory import DirectoryRemote
+
+    return DirectoryRemote(Path(text))
+
+
+def read_whole(remote: Remote, path: str, most: int) -> bytes:
+    """The bytes of a file of a remote, InvalidInputError where they are more than `most`."""
+    data = b""
+    with remote.opened(path) as stream:
+        for piece in stream.pieces:
+            data += piece
+            if len(data) > most:
+                raise InvalidInputError(f"{path}: larger than {most} bytes; this is not what is expected here")
+    return data

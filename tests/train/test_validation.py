@@ -1,0 +1,56 @@
+"""Held-out cases: what every stage says of them, by parts of the schedule, and what is chosen by them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from sbldm.cli.main import main
+from sbldm.train.diffusion import by_time
+from sbldm.train.lineage import read_record
+
+from tests.support.tiny_cohort import short_config, write_preset, write_small_cohort
+
+
+def test_errors_are_told_by_the_part_of_the_schedule_that_their_time_lies_in() -> None:
+    errors = torch.arange(12.0).reshape(4, 3)  # means 1, 4, 7, 10
+    told = by_time(errors, torch.tensor([0, 249, 250, 999]), 1000)
+    assert {name: float(value) for name, value in told.items() if not value.isnan()} == {"t1": 2.5, "t2": 7, "t4": 10}
+    assert told.keys() == {"t1", "t2", "t3", "t4"}
+
+
+def test_a_held_out_case_that_is_in_training_under_another_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_small_cohort(tmp_path / "data", 2)
+    (data / "S9").mkdir()
+    for file in (data / "S0").iterdir():
+        shutil.copyfile(file, data / "S9" / file.name.replace("S0", "S9"))
+    asked = ["train", "--data", str(data), "--out", str(tmp_path / "out"), "--workers", "1"]
+    preset = write_preset(short_config(steps=2), tmp_path / "short.yaml")
+    assert main([*asked, "--cache", str(tmp_path / "cache"), "--preset", str(preset), "--held-out", "1"]) == 3
+    assert "S9 is S0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_every_stage_of_the_slice_form_is_looked_at_with_cases_that_it_never_saw(tmp_path: Path) -> None:
+    data, out = write_small_cohort(tmp_path / "data", 3), tmp_path / "out"
+    preset = write_preset(short_config(steps=2), tmp_path / "short.yaml")
+    asked = ["train", "--data", str(data), "--out", str(out), "--preset", str(preset), "--workers", "1"]
+    assert main([*asked, "--held-out", "1", "--keep", "best", "--patience", "9"]) == 0
+    told = {}
+    for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()):
+        told.setdefault(line["stage"], set()).update(line)
+    assert "held_out_psnr" in told["autoencoder"]
+    for stage in ("denoiser", "distill"):
+        assert {f"held_out_t{part}" for part in (1, 2, 3, 4)} <= told[stage]
+    assert "held_out_loss" not in told["refiner"]
+    for stage in ("autoencoder", "denoiser", "distill"):
+        record = read_record(out, stage)
+        assert record is not None
+        assert record.best is not None
+        assert (out / stage / record.best.tensors).is_file()

@@ -1,0 +1,57 @@
+"""Cases that are on two sides of the comparison, found by what is in them, whatever they are called."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+
+from ...engine.errors import InvalidInputError
+from ..data.cohort import MAX_FAULTS_SHOWN, Cohort
+
+log = logging.getLogger(__name__)
+
+
+def refuse_leaks(test: Cohort, training: Mapping[str, Cohort]) -> None:
+    """Compare images and masks of test cases with those of the training sides (option -> its cases).
+
+    A mask that is equal voxel for voxel is the same patient, or a case that was made around a test patient's mask.
+
+    Raises:
+        InvalidInputError: naming each test case that is in training.
+    """
+    seen = {digest: name for name, digests in _digests(test) for digest in digests}
+    leaked = []
+    for option, cohort in training.items():
+        for name, digests in _digests(cohort):
+            found = next((seen[digest] for digest in digests if digest in seen), None)
+            if found is not None:
+                leaked.append(f"  {found} of --test is {name} of {option}, or has its mask or images")
+    if not leaked:
+        return
+    more = [f"  and {len(leaked) - MAX_FAULTS_SHOWN} more"] if len(leaked) > MAX_FAULTS_SHOWN else []
+    listed = "\n".join(leaked[:MAX_FAULTS_SHOWN] + more)
+    raise InvalidInputError(f"test cases are in training:\n{listed}\nleave them out of one side")
+
+
+def tell_of_copies(real: Cohort, synthetic: Cohort) -> None:
+    """Warn of synthetic cases with the images of a real one: they are no synthetic data."""
+    seen = {image: name for name, (image, _) in _digests(real)}
+    same = [(name, seen[image]) for name, (image, _) in _digests(synthetic) if image in seen]
+    if same:
+        log.warning(
+            "%d cases of --synthetic have the images of a case of --real, such as %s those of %s", len(same), *same[0]
+        )
+
+
+def _digests(cohort: Cohort) -> list[tuple[str, tuple[str, str]]]:
+    """Name, and hashes of the prepared images and mask, of each case."""
+    return [
+        (name, (_digest(cohort.slices(case)), _digest(cohort.label(case)))) for case, name in enumerate(cohort.cases)
+    ]
+
+
+def _digest(values: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()

@@ -1,0 +1,138 @@
+"""Whether image and mask of a sample belong together: an independent segmenter, trained on real cases, finds the mask.
+
+The same network gives the features by which sets of cases are compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..data.cohort import Cohort
+from . import bootstrap
+from .segmenter import REGIONS, SegmenterSettings, UNet, Volume, dice, segment, train_segmenter
+from .volumes import in_content_order
+
+MOST_FITTED = 24  # cases that the segmenter is trained on, at most; they are held in memory
+FITTED_SHARE = 2 / 3  # of the real cases
+LEAST_CASES = 3
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the segmenter says of a cohort's cases, in their order."""
+
+    features: NDArray[np.float64]  # (cases, features)
+    dice: NDArray[np.float64]  # (cases, region) with the case's own mask
+    swapped: NDArray[np.float64]  # with another case's
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A segmenter and the real cases that it was trained on."""
+
+    model: UNet
+    fitted: tuple[int, ...]
+    name: str  # of its features
+
+
+def trained_judge(real: Cohort, steps: int) -> Judge:
+    """Train on two thirds of the cases; which ones depends on their content, not on their names.
+
+    Raises:
+        InvalidInputError: see `train_segmenter`.
+    """
+    order = in_content_order(real)
+    fitted = sorted(order[: min(MOST_FITTED, max(2, round(FITTED_SHARE * len(order))))])
+    settings = SegmenterSettings(steps=steps)
+    model = train_segmenter([volume_of(real, case) for case in fitted], settings)
+    assert isinstance(model, UNet)
+    name = (
+        f"segmenter of this program, {steps} steps on {len(fitted)} cases of --real, seed {settings.seed}: mean and "
+        "deviation of each channel of its encoder inside the brain"
+    )
+    return Judge(model, tuple(fitted), name)
+
+
+def fits(cohort: Cohort) -> str | None:
+    """Why no segmenter can be trained on a cohort; None where one can."""
+    if len(cohort) < LEAST_CASES:
+        return f"fewer than {LEAST_CASES} real cases"
+    factor = 2 ** (len(SegmenterSettings.widths) - 1)
+    if any(n % factor for n in cohort.grid.shape[:2]):
+        return f"its slices of {cohort.grid.shape[0]} x {cohort.grid.shape[1]} pixels are no multiple of {factor}"
+    return None
+
+
+def look(judge: Judge, cohort: Cohort) -> Looked:
+    """Segment every case and keep what the encoder says of it; masks are swapped around the cases' content."""
+    order = in_content_order(cohort)
+    found = {case: _look_at(judge.model, volume_of(cohort, case)[0]) for case in order}
+    swapped = {case: order[k - 1] for k, case in enumerate(order)}
+    own, other = (
+        np.array([list(dice(found[case][0], _label(cohort, of)).values()) for case, of in pairs])
+        for pairs in ([(case, case) for case in range(len(order))], sorted(swapped.items()))
+    )
+    return Looked(np.stack([found[case][1] for case in range(len(order))]), own, other)
+
+
+def agreement(judge: Judge, real: Looked, synthetic: Looked) -> dict[str, Any]:
+    """Dice of each region: of real cases that the segmenter has not seen, of samples, of samples with swapped masks."""
+    unseen = np.setdiff1d(np.arange(len(real.dice)), judge.fitted)
+    figures: dict[str, Any] = {"segmenter": judge.name, "fitted": len(judge.fitted)}
+    for r, region in enumerate(REGIONS):
+        sides = real.dice[unseen, r], synthetic.dice[:, r]
+        figures[region] = {
+            "real": bootstrap.mean(sides[0]),
+            "synthetic": bootstrap.mean(sides[1]),
+            "ratio": bootstrap.ratio(sides[1], sides[0]),
+            "swapped": bootstrap.mean(synthetic.swapped[:, r]) if len(synthetic.dice) > 1 else None,
+        }
+    return figures
+
+
+def volume_of(cohort: Cohort, case: int) -> Volume:
+    """Image (modality, x, y, z) and label (x, y, z) of a prepared case."""
+    return np.ascontiguousarray(cohort.slices(case).transpose(1, 2, 3, 0)), _label(cohort, case)
+
+
+def _label(cohort: Cohort, case: int) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(cohort.label(case).transpose(1, 2, 0))
+
+
+def _look_at(model: UNet, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """The mask that the segmenter finds, and (mean, deviation) of every channel of its encoder inside the brain."""
+    inside = np.flatnonzero(image.any(axis=(0, 1, 2)))
+    part = np.ascontiguousarray(image[..., inside[0] : inside[-1] + 1])
+    brain = torch.from_numpy(part.any(axis=0).transpose(2, 0, 1).astype(np.float32))[:, None]
+    sums: list[list[Tensor]] = [[] for _ in model.down]
+    hooks = [_watched(block, sums[level]) for level, block in enumerate(model.down)]
+    try:
+        found = segment(model, part)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    label = np.zeros(image.shape[1:], np.uint8)
+    label[..., inside[0] : inside[-1] + 1] = found
+    return label, np.concatenate([_pooled(torch.cat(one), brain) for one in sums])
+
+
+def _watched(block: nn.Module, kept: list[Tensor]) -> Any:
+    return block.register_forward_hook(lambda _block, _inputs, output: kept.append(output.detach()))
+
+
+def _pooled(activations: Tensor, brain: Tensor) -> NDArray[np.float64]:
+    """(slices, channels, x, y) -> mean and deviation of each channel, weighted by the brain's share of the pixels."""
+    values = activations.float()
+    weights = functional.adaptive_avg_pool2d(brain, values.shape[-2:])
+    weights = weights / weights.sum()
+    mean = (values * weights).sum(dim=(0, 2, 3))
+    square = (values.square() * weights).sum(dim=(0, 2, 3))
+    deviation = (square - mean.square()).clamp_min(0).sqrt()
+    return torch.cat([mean, deviation]).double().numpy()

@@ -1,0 +1,78 @@
+"""Memory-mapped arrays of a whole cohort that processes fill together, each its share of the cases."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from lightning.fabric import Fabric
+from numpy.typing import NDArray
+
+from .checkpoint import write_json
+from .data.cohort import Share
+
+Progress = Callable[[int, int], None]  # cases done, cases in all
+
+
+def filled(
+    folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    key: Mapping[str, object],
+    encode: Callable[[int], Sequence[NDArray[np.floating]]],
+    fabric: Fabric,
+    progress: Progress,
+    *,
+    begin: Callable[[], None] = lambda: None,
+    finish: Callable[[], None] = lambda: None,
+) -> tuple[NDArray[np.float16], ...]:
+    """Arrays (cases, ...) of what `encode` gives of each case, or what was stored under the same key before.
+
+    Every process has to call it; the first alone calls `begin` before any case is encoded and `finish` after all are.
+    In the end `key.json` says what the arrays are of, so that those which were filled in part are filled again.
+
+    Args:
+        folder: where they lie, memory-mapped.
+        shapes: file name -> shape, in the order of what `encode` gives.
+
+    Raises:
+        OSError: there is no room.
+    """
+    stamp, paths = folder / "key.json", [folder / name for name in shapes]
+    whole = stamp.is_file() and all(path.is_file() for path in paths)
+    if not fabric.broadcast(whole and json.loads(stamp.read_text()) == key):
+        if fabric.is_global_zero:
+            stamp.unlink(missing_ok=True)
+            begin()
+            for path, shape in zip(paths, shapes.values(), strict=True):
+                new_array(path, shape).flush()
+        fabric.barrier()
+        stores = [np.load(path, mmap_mode="r+") for path in paths]
+        cases = Share(fabric.global_rank, fabric.world_size).part(range(len(stores[0])))
+        for done, case in enumerate(cases, start=1):
+            for store, encoded in zip(stores, encode(case), strict=True):
+                store[case] = encoded
+            progress(done, len(cases))
+        for store in stores:
+            store.flush()
+        fabric.barrier()
+        if fabric.is_global_zero:
+            finish()
+            write_json(stamp, key)
+        fabric.barrier()
+    return tuple(np.load(path, mmap_mode="r") for path in paths)
+
+
+def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """A memory-mapped float16 file whose room on the disk is taken: a page that finds none would kill the process.
+
+    Raises:
+        OSError: there is no room.
+    """
+    array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return array
