@@ -199,8 +199,8 @@ def torch_time(options: Options, compiled: bool, precision: str) -> dict[str, An
     if not torch.cuda.is_available():
         raise Skip("this PyTorch sees no GPU, or was built without CUDA")
     torch.cuda.set_device(options.gpu)
-    for settings in (torch.backends.cuda.matmul, torch.backends.cudnn):
-        settings.allow_tf32 = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     bundle = _bundle(options)
     calls = bundle.manifest.defaults.steps
     rows = 2 if bundle.manifest.defaults.guidance != 1.0 else 1

@@ -168,7 +168,7 @@ def pagelocked_empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     address = int(_call("cuMemAllocHost", max(1, size)))
     memory = (ctypes.c_char * size).from_address(address)
     _later(memory, "cuMemFreeHost", address)
-    return np.frombuffer(memory, kind).reshape(shape)
+    return np.frombuffer(memoryview(memory), kind).reshape(shape)
 
 
 def memcpy_htod_async(address: int, values: NDArray[Any], stream: Stream) -> None:

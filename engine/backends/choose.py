@@ -114,7 +114,7 @@ def gpu_precision(bundle: Bundle, precision: str, backend: str) -> str:
     """
     held = bundle.precisions
     if precision == "auto":
-        return held[1] if len(held) > 1 else held[0]
+        return (*held[1:], held[0])[0]
     allowed = (*held, "tf32") if held[0] == "fp32" else held
     if precision not in allowed:
         raise UsageError(

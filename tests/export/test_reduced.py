@@ -81,19 +81,21 @@ def test_a_bundle_keeps_what_its_check_inputs_must_give(tiny_bundle: Bundle, tmp
 
 
 def poisoned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Values after the first fp16 convolution go to 1e9 times themselves and back: beyond what fp16 holds."""
+    """Values behind the first fp16 convolution are scaled by others, far beyond fp16's range and back."""
     bad = onnx.ModelProto()
     bad.CopyFrom(model)
-    low = {tensor.name for tensor in bad.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    low = {t.name: list(t.dims) for t in bad.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16}
     first = next(node for node in bad.graph.node if node.op_type == "Conv" and node.input[1] in low)
+    channels, rank = low[first.input[1]][0], len(low[first.input[1]])
     place = list(bad.graph.node).index(first) + 1
     (real,) = first.output
     names = [f"{real}.raw", *(f"{real}.{step}" for step in "abc"), real]
     first.output[0] = names[0]
     for step, factor in enumerate((3e4, 3e4, 1 / 3e4, 1 / 3e4)):
-        constant = numpy_helper.from_array(np.array(factor, np.float16), f"{real}.factor{step}")
-        bad.graph.initializer.append(constant)
-        node = helper.make_node("Mul", [names[step], constant.name], [names[step + 1]], name=f"{real}/{step}")
+        weight = np.full((channels, *(1,) * (rank - 1)), factor, np.float16)
+        bad.graph.initializer.append(numpy_helper.from_array(weight, f"{real}.weight{step}"))
+        inputs, outputs = [names[step], f"{real}.weight{step}"], [names[step + 1]]
+        node = helper.make_node("Conv", inputs, outputs, name=f"{real}/{step}", group=channels)
         bad.graph.node.insert(place + step, node)
     return bad
 

@@ -40,7 +40,7 @@ def definitions() -> Any:
         files = importlib.metadata.files("tritonclient") or []
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("tritonclient is not installed")
-    (path,) = (file for file in files if file.name == "model_config_pb2.py")
+    path = next(file for file in files if file.parts[-2:] == ("grpc", "model_config_pb2.py"))
     return module_of("model_config_pb2", Path(str(path.locate())))
 
 

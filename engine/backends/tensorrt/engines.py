@@ -171,7 +171,7 @@ class EngineSet:
         self, component: str, batch: int, engine: CachedEngine, network: TensorRtNetwork, device: Device
     ) -> dict[str, Any]:
         """What came of the check of an engine, which is made once."""
-        figures = {name: engine.figures[name] for name in CHECK_FIGURES if name in engine.figures}
+        figures: dict[str, Any] = {name: engine.figures[name] for name in CHECK_FIGURES if name in engine.figures}
         if len(figures) < len(CHECK_FIGURES):
             expected = reference_elements(self.bundle, component)
             made = _run_once(self.bundle, component, batch, network, device)

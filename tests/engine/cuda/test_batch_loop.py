@@ -13,6 +13,7 @@ import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.cuda.device import GraphError
+from sbldm.engine.cuda.footprint import footprint
 from sbldm.engine.errors import DeviceMemoryError
 from sbldm.engine.generator import Generator
 from sbldm.engine.run.description import read_description
@@ -55,6 +56,11 @@ def generate(bundle: Bundle, out: Path, *arguments: object) -> int:
     table.write_text(ROWS)
     fixed = ["generate", "--bundle", bundle.path, "--threads", 1, "--quiet", "--out", out, "--conditions", table]
     return main([str(a) for a in (*fixed, "--steps", 2, "--eta", 1, "--seed", 5, *arguments)])
+
+
+def small(bundle: Bundle) -> int:
+    """Memory that holds the weights and a few samples."""
+    return footprint(bundle, 4, guided=False).networks["weights"] + 400_000
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -106,13 +112,13 @@ def test_a_device_that_captures_nothing_says_so(
 def test_a_batch_that_does_not_fit_is_halved_recorded_and_resumed(
     tiny_bundle: Bundle, tmp_path: Path, kernel_folder: Path, on_device: Callable[..., None], capsys: Any
 ) -> None:
-    on_device(lambda: HostDevice(kernel_folder, memory=400_000))
+    on_device(lambda: HostDevice(kernel_folder, memory=small(tiny_bundle)))
     asked = ("--count", 3, "--device", "cuda", "--batch-size", 32)
     assert generate(tiny_bundle, tmp_path / "out", *asked, "--samples", "0") == 0
     run = read_description(tmp_path / "out")
     assert run.resolved.batch_size < 32
     assert run.loop.refused_batch_size == 32
-    assert "batch size 32 does not fit: no room for" in capsys.readouterr().err
+    assert "batch size 32 does not fit: a batch of 32 needs more than" in capsys.readouterr().err
     assert generate(tiny_bundle, tmp_path / "out", *asked, "--resume") == 0
     on_device(lambda: HostDevice(kernel_folder, memory=10_000))
     assert generate(tiny_bundle, tmp_path / "none", *asked) == 4
@@ -170,7 +176,7 @@ def test_the_python_interface_keeps_its_loop(tiny_bundle: Bundle, kernel_folder:
 
 
 def test_a_generator_halves_too(tiny_bundle: Bundle, kernel_folder: Path, host_backend: Any) -> None:
-    backend = host_backend(tiny_bundle, HostDevice(kernel_folder, memory=400_000))
+    backend = host_backend(tiny_bundle, HostDevice(kernel_folder, memory=small(tiny_bundle)))
     generator = Generator(tiny_bundle, backend, batch_size=32)
     with pytest.warns(RuntimeWarning) as told:
         assert generator.sample(0, steps=1).fault is None
