@@ -56,7 +56,7 @@ def test_evaluate_writes_figures_table_and_plots(
     assert [figures["inputs"][side]["cases"] for side in ("real", "synthetic", "train")] == [3, 2, 3]
     assert figures["fid"].startswith("not computed")
     assert figures["adherence"]["volume_ml"]["samples"] == 2
-    assert figures["anatomy"]["synthetic"]["inside_brain"]["mean"] == 1
+    assert figures["anatomy"]["inside_brain"]["synthetic"]["value"] == 1
     assert figures["adherence_errors"]["volume_ml"]["bias"]["value"] == pytest.approx((0.1 / 2 - 0.1 / 2.2) / 2)
     assert figures["memorisation"]["reason"].startswith("3 held-out cases")
     jsonschema.validate(figures, SCHEMA)
