@@ -56,7 +56,7 @@ def test_evaluate_writes_figures_table_and_plots(
     assert [figures["inputs"][side]["cases"] for side in ("real", "synthetic", "train")] == [3, 2, 3]
     assert figures["fid"].startswith("not computed")
     assert figures["adherence"]["volume_ml"]["samples"] == 2
-    assert figures["anatomy"]["synthetic"]["inside_brain"]["mean"] == 1
+    assert figures["anatomy"]["inside_brain"]["synthetic"]["value"] == 1
     assert figures["adherence_errors"]["volume_ml"]["bias"]["value"] == pytest.approx((0.1 / 2 - 0.1 / 2.2) / 2)
     assert figures["memorisation"]["reason"].startswith("3 held-out cases")
     jsonschema.validate(figures, SCHEMA)
@@ -162,8 +162,10 @@ def test_samples_of_other_settings_are_refused_unless_said_so(
     folders: Path, tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, cohort = tmp_path / "run", str(folders / "cohort")
-    made = ["generate", "--bundle", str(tiny_bundle.path), "--count", "4", "--steps", "2", "--threads", "1"]
-    assert main([*made, "--out", str(run), "--quiet"]) == 0
+    made = ["generate", "--bundle", str(tiny_bundle.path), "--count", "1", "--steps", "2", "--threads", "1"]
+    assert main([*made, "--out", str(tmp_path / "made"), "--quiet"]) == 0
+    shutil.copytree(folders / "run", run)  # an untrained model makes no brains
+    shutil.copy(tmp_path / "made" / "run.json", run)
     arguments = ["evaluate", "--real", cohort, "--synthetic", str(run), "--bundle", str(tiny_bundle.path)]
     arguments += ["--out", str(tmp_path / "out"), "--workers", "1", "--segmenter-steps", "0", "--quiet"]
     assert main(arguments) == 2

@@ -108,7 +108,7 @@ def _label(cohort: Cohort, case: int) -> NDArray[np.uint8]:
 def _look_at(model: UNet, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """The mask that the segmenter finds, and (mean, deviation) of every channel of its encoder inside the brain."""
     held = image[..., image.any(axis=(0, 1, 2))]  # the slices that the segmenter looks at
-    brain = torch.from_numpy(held.any(axis=0).transpose(2, 0, 1).astype(np.float32))[:, None]
+    brain = torch.from_numpy(held).amax(dim=0).permute(2, 0, 1).gt(0).float()[:, None]
     sums: list[list[Tensor]] = [[] for _ in model.down]
     hooks = [_watched(block, sums[level]) for level, block in enumerate(model.down)]
     try:
