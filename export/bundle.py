@@ -15,11 +15,12 @@ from typing import Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from torch import nn
 
 from ..engine.anatomy.anatomies import anatomies_sha256
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
-from ..engine.bundle.checks import CHECKS_NAME, ROWS, check_inputs, elements, write_tensors
+from ..engine.bundle.checks import CHECKS_NAME, ROWS, check_inputs, elements
 from ..engine.bundle.load import Bundle, load_bundle, provenance_date, record_files, reduced_graph_name
 from ..engine.bundle.manifest import (
     MANIFEST_NAME,
@@ -133,7 +134,7 @@ def export_bundle(
         _write_graphs(staging, manifest, models)
         for name, model in reduced.items():
             save(model, staging / reduced_graph_name(manifest.components[name].file, options.precision))
-        write_tensors(staging / CHECKS_NAME, _checks(components, manifest))
+        save_file(_checks(components, manifest), staging / CHECKS_NAME)
         made = _record_files(staging, manifest)
         engine = _engine(made)
         parity = run_gate(components, models, inputs, "fp32", progress, engine)

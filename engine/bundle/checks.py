@@ -115,19 +115,6 @@ def check_faults(made: Outputs, expected: Mapping[str, NDArray[np.float32]], lim
     return worst, faults
 
 
-def write_tensors(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
-    """Write float32 arrays in the safetensors format."""
-    header, blobs, at = {}, [], 0
-    for name, values in sorted(tensors.items()):
-        blob = np.ascontiguousarray(values, "<f4").tobytes()
-        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [at, at + len(blob)]}
-        blobs.append(blob)
-        at += len(blob)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _HEADER_BYTES)
-    path.write_bytes(len(text).to_bytes(_HEADER_BYTES, "little") + text + b"".join(blobs))
-
-
 def read_tensors(path: Path) -> dict[str, NDArray[np.float32]]:
     """The float32 arrays of a safetensors file.
 

@@ -76,8 +76,8 @@ def test_it_has_every_option_of_generate_but_masks_and_those_of_a_training_set(
     """A case derived from a real one must not reach the folds that validate on that one: no --add-to."""
     generate, own = options_of("generate", capsys), options_of("augment", capsys)
     assert {"--batch-size", "--workers", "--shard", "--reject", "--metrics-file"} <= own
-    assert generate - own == {"--masks", "--add-to", "--splits", "--link"}
-    assert own - generate == {"--strength"}
+    assert generate - own == {"--masks", "--add-to", "--splits", "--link", "--exclude-copies"}
+    assert own - generate == {"--strength", "--map", "--identity"}
 
 
 def test_the_options_of_a_run_do_what_they_do_in_generate(

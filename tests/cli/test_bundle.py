@@ -16,8 +16,7 @@ from sbldm.engine.errors import InvalidInputError, UsageError
 from tests.support.keys import write_pair
 
 FETCHED = {"models pull"}  # its bundle is an argument of another name
-# shows the card of a bundle whose hash the run recorded; passes one on as it is: neither runs it
-UNSIGNED = {"report", "models push"}
+UNSIGNED = {"report"}  # shows the card of a bundle whose hash the run recorded; nothing of it is run
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from sbldm.cli.main import main
 from sbldm.train.stage import StageRun
 
 WATCHED = (
-    "stage.step_generator", "stage.write_tensors", "lineage.write_json", "latents.write_json", "checkpoint.write_json",
-    "system.measure_latent_scale",
+    "stage.step_generator", "stage.write_tensors", "lineage.write_json", "shared_store.write_json",
+    "checkpoint.write_json", "system.measure_latent_scale",
 )  # fmt: skip
 
 

@@ -136,6 +136,7 @@ def test_masters_keep_steps_that_bfloat16_would_lose() -> None:
         masters.working.weight.grad = torch.full((4, 4), 2.0**-11, dtype=torch.bfloat16)
         masters.take_gradients()
         optimizer.step()
+        optimizer.zero_grad()
         masters.give_weights()
     assert torch.allclose(module.weight, torch.full((4, 4), 1.0 - 64 * 2.0**-11))
     assert torch.allclose(masters.working.weight.float(), module.weight, atol=2.0**-8)
