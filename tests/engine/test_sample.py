@@ -60,7 +60,7 @@ def test_save_replaces_no_other_file(sample: Sample, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "minc"}, "^layout minc: allowed: brats, nnunet, bids, dicom$"),
+        ({"layout": "dicomdir"}, "^layout dicomdir: allowed: brats, nnunet, bids, dicom$"),
         ({"names": "2022"}, "^names 2022: allowed: 2021, 2023$"),
         ({"grid": "mni"}, "^grid 'mni': allowed: native, brats$"),
         ({"name_by": "row"}, "^name_by 'row': allowed: sample, id$"),
