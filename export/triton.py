@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..engine.bundle.load import Bundle
-from ..engine.bundle.manifest import MANIFEST_NAME, ComponentSpec, Form, TensorSpec
+from ..engine.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME, ComponentSpec, Form, TensorSpec
 from ..engine.errors import InvalidInputError
 from .staging import staged_directory
 
@@ -42,7 +42,8 @@ def write_triton_repository(bundle: Bundle, out: Path, batch: int) -> list[str]:
         version = staging / GENERATION / "1"
         version.mkdir(parents=True)
         shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
-        for file in (MANIFEST_NAME, *bundle.manifest.files):
+        signature = (SIGNATURE_NAME,) if (bundle.path / SIGNATURE_NAME).is_file() else ()
+        for file in (MANIFEST_NAME, *signature, *bundle.manifest.files):
             target = version / "bundle" / file
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(bundle.path / file, target)

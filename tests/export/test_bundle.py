@@ -22,7 +22,7 @@ from sbldm.train.checkpoint import load_system
 def test_the_bundle_is_complete_and_passed(tiny_bundle: Bundle) -> None:
     manifest = tiny_bundle.manifest
     graphs = {f"{name}.onnx" for name in manifest.components} | {"denoiser.cpu.onnx"}
-    assert set(manifest.files) == graphs | {"parity.json", "README.md"}
+    assert set(manifest.files) == graphs | {"parity.json", "README.md", "checks.safetensors"}
     parity = json.loads((tiny_bundle.path / "parity.json").read_text())
     assert parity["passed"]
     assert {figure["component"] for figure in parity["components"]} == set(manifest.components)

@@ -28,7 +28,8 @@ from sbldm.train.mask_first import load_mask_first
 def test_the_bundle_is_complete_and_passed(tiny_mask_first_bundle: Bundle) -> None:
     manifest = tiny_mask_first_bundle.manifest
     graphs = {f"{name}.onnx" for name in manifest.components}
-    assert set(manifest.files) == graphs | {"parity.json", "README.md"}  # no graph for 3D convolutions
+    beside = {"parity.json", "README.md", "checks.safetensors"}
+    assert set(manifest.files) == graphs | beside  # no graph for 3D convolutions
     parity = json.loads((tiny_mask_first_bundle.path / "parity.json").read_text())
     assert parity["passed"]
     assert {figure["component"] for figure in parity["components"]} == set(manifest.components)

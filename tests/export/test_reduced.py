@@ -26,6 +26,7 @@ from tests.export.test_graphs import arrays
 CPU = ["CPUExecutionProvider"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced_once")
 def test_fp16_lies_beside_fp32_with_figures_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
     bundle = export_bundle(tiny_checkpoint, tmp_path / "out", ExportOptions(precision="fp16"))
