@@ -199,9 +199,9 @@ def _widened(pose: Pose, displacement: FloatArray, field: Field, millimetres: fl
     inside = np.isin(tissues, (Tissue.VENTRICLE, Tissue.CHOROID)).astype(np.float32)
     at = pose.voxels(field.node_positions() + displacement)
     seen = map_coordinates(gaussian_filter(inside, _NODE_MM / SPACING_MM), at, order=1, mode="constant")
-    slope = np.stack([np.gradient(seen, axis=axis) for axis in range(3)])
+    slope = np.stack([np.gradient(seen, axis=axis) for axis in range(3)]).astype(np.float32)
     inward = slope * np.float32(millimetres / max(float(np.sqrt(np.square(slope).sum(axis=0)).max()), 1e-6))
-    return _displaced(displacement, inward) + inward
+    return (_displaced(displacement, inward) + inward).astype(np.float32)
 
 
 def _outward(core: NDArray[np.bool_], field: Field, push: float) -> FloatArray | None:

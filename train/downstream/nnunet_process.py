@@ -28,7 +28,9 @@ def _trainer(folder: Path) -> nnUNetTrainer:
     class OwnSchedule(nnUNetTrainer):
         """With PyTorch's polynomial schedule: that of nnU-Net 2.5 does not run under PyTorch 2.7 or later."""
 
-        def configure_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        def configure_optimizers(  # pyright: ignore[reportIncompatibleMethodOverride]
+            self,
+        ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
             weights = cast(nn.Module, self.network).parameters()
             optimizer = torch.optim.SGD(
                 weights, self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True
