@@ -179,7 +179,7 @@ class BidsLayout(Layout):
             "dataset_description.json": _json(description),
             "README": _SYNTHETIC_NOTE.encode(),
             "participants.tsv": f"participant_id\n{subjects}".encode(),
-            ".bidsignore": b"run.json\nledger*.jsonl\nmanifest.csv\npreview.png\nreport.html\n*.log\n",
+            ".bidsignore": b"run.json\nledger*.jsonl\naudit.jsonl\nmanifest.csv\npreview.png\nreport.html\n*.log\n",
             "desc-tumour_dseg.tsv": f"index\tname\n{labels}".encode(),
             "desc-tumour_dseg.json": _json({"Manual": False, "Description": "Tumour tissue of the synthetic volume"}),
         }
