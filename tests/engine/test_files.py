@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,17 @@ def test_temporary_names() -> None:
     assert temporary_of("s/a.nii.gz.77.tmp") == "s/a.nii.gz"
     assert temporary_of("s/a.nii.gz.tmp") == "s/a.nii.gz"
     assert temporary_of("s/a.nii.gz") is None
+
+
+def test_a_private_folder_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        for private, file_mode, folder_mode in ((True, 0o600, 0o700), (False, 0o666, 0o777)):
+            root = tmp_path / str(private)
+            root.mkdir()
+            with Folder(root, private=private) as folder:
+                folder.write("case/image", b"voxels")
+            assert stat.S_IMODE((root / "case" / "image").stat().st_mode) == file_mode
+            assert stat.S_IMODE((root / "case").stat().st_mode) == folder_mode
+    finally:
+        os.umask(before)

@@ -23,7 +23,7 @@ from tests.support.commands import child, command, hashes, worker_processes
 from tests.support.crash import snapshot
 from tests.support.stub_runs import make_run, stub_plan
 
-KILLS = 200
+KILLS = int(os.environ.get("SBLDM_KILLS", "80"))
 SAMPLES = 5
 WORKER_KILLS = int(os.environ.get("SBLDM_KILLS", "4"))
 
