@@ -1,6 +1,6 @@
 """Random kills of whole runs and of single workers: every run ends in the same bytes.
 
-SBLDM_KILLS sets how many workers are killed; docs/safety.md tells of the 200 that were, which takes minutes.
+SBLDM_KILLS sets how many runs and how many workers are killed; docs/safety.md tells of 200, which take minutes.
 """
 
 from __future__ import annotations
