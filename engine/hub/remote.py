@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..bundle.load import Bundle
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, UsageError
 from .index import RemoteModel
 
 HUGGING_FACE = "hf://"
@@ -52,6 +52,8 @@ def open_remote(text: str) -> Remote:
     Raises:
         UsageError: an address of another kind, or one that must not be used.
     """
+    if not text:
+        raise UsageError("--from, --to: is empty; give a directory, https://HOST/PATH or hf://OWNER/REPOSITORY")
     if text.startswith(HUGGING_FACE):
         from .hugging_face import HuggingFaceRemote
 

@@ -21,6 +21,8 @@ from .page import page
 from .volumes import MAX_CASE_BYTES
 from .words import quantities
 
+_BEGINS = b"<!doctype html>"
+
 MAX_BYTES = 200_000_000
 """Of a page without `large`."""
 
@@ -60,13 +62,12 @@ def write_report(
     Raises:
         InvalidInputError: no run, files that are not those of the run, an unusable bundle or real cohort.
         UsageError: cases that the run does not have, a page that would be too large, another run's bundle, an `out`
-            that is no file.
+            that is no file, or a file that is no page.
         OSError: it cannot be written.
     """
     options = options or ReportOptions()
     target = (directory / REPORT_NAME if out is None else out).resolve()
-    if target.exists() and not target.is_file():
-        raise UsageError(f"--out {target}: is no regular file; give the name of a file such as {REPORT_NAME}")
+    _require_replaceable(target)
     run = read_description(directory)
     kinds = quantities(run.bundle.columns, run.bundle.grid)
     with Folder(directory) as folder:
@@ -88,6 +89,18 @@ def write_report(
     logging.getLogger("sbldm").debug(f"report of {len(facts.cohort)} samples written, {size} bytes")
     faults = [] if compared is None else [f"--real: {text}" for text in (*compared.faults, *compared.warnings)]
     return Report(target, size, len(facts.cohort), len(facts.shown), (*facts.warnings(), *faults))
+
+
+def _require_replaceable(target: Path) -> None:
+    """UsageError where something is there that is no page: a run's own files lie where its report does."""
+    if not target.exists():
+        return
+    if not target.is_file():
+        raise UsageError(f"--out {target}: is no regular file; give the name of a file such as {REPORT_NAME}")
+    with target.open("rb") as handle:
+        begins = handle.read(len(_BEGINS))
+    if begins.lower() != _BEGINS:
+        raise UsageError(f"--out {target}: holds something else than a page; give a new name such as {REPORT_NAME}")
 
 
 def _require_size(facts: RunFacts, options: ReportOptions) -> None:

@@ -250,3 +250,15 @@ def test_generate_writes_it(tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert 'id="volume-0-t1"' in text
     assert "<h3>" in text.partition('class="card"')[2]  # the model card
     assert main(["verify", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("name", ["run.json", "ledger.jsonl", "audit.jsonl", "sbldm-000000/sbldm-000000_t1.nii.gz"])
+def test_a_file_that_is_no_page_is_never_replaced(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    copy = shutil.copytree(made, tmp_path / "run")
+    before = (copy / name).read_bytes()
+    assert main(["report", str(copy), "--out", str(copy / name)]) == 2
+    assert "holds something else than a page" in capsys.readouterr().err
+    assert (copy / name).read_bytes() == before
+    assert main(["report", str(copy)]) == 0

@@ -479,3 +479,15 @@ def test_a_hugging_face_repository_that_is_changed_or_not_there(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     assert pull("hf://me/models") == 5
     assert "cannot be reached" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "asked", [("push", "phantom", "--to", ""), ("list", "--from", ""), ("pull", "x", "--from", "")]
+)
+def test_an_empty_remote_is_not_the_folder_one_stands_in(
+    asked: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["models", *asked]) == 2
+    assert "is empty; give a directory" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
