@@ -66,8 +66,9 @@ def write_report(
         OSError: it cannot be written.
     """
     options = options or ReportOptions()
-    target = (directory / REPORT_NAME if out is None else out).resolve()
-    _require_replaceable(target)
+    own = directory / REPORT_NAME
+    target = (out or own).resolve()
+    _require_replaceable(target, own.resolve())
     run = read_description(directory)
     kinds = quantities(run.bundle.columns, run.bundle.grid)
     with Folder(directory) as folder:
@@ -91,12 +92,14 @@ def write_report(
     return Report(target, size, len(facts.cohort), len(facts.shown), (*facts.warnings(), *faults))
 
 
-def _require_replaceable(target: Path) -> None:
-    """UsageError where something is there that is no page: a run's own files lie where its report does."""
+def _require_replaceable(target: Path, own: Path) -> None:
+    """UsageError where something is there that is no page, beside the run's own: its other files lie there too."""
     if not target.exists():
         return
     if not target.is_file():
         raise UsageError(f"--out {target}: is no regular file; give the name of a file such as {REPORT_NAME}")
+    if target == own:
+        return
     with target.open("rb") as handle:
         begins = handle.read(len(_BEGINS))
     if begins.lower() != _BEGINS:
