@@ -50,7 +50,11 @@ def test_read_turns_to_ras(tmp_path: Path) -> None:
     assert np.allclose(np.diag(affine)[:3], GRID.spacing_mm)
 
 
-@pytest.mark.parametrize("content", [b"", b"not gzip", gzip.compress(b"short"), None])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not gzip", gzip.compress(b"short", mtime=0), None],
+    ids=["empty", "not gzip", "too short", "missing"],
+)
 def test_unreadable_files_are_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "bad.nii.gz"
     if content is not None:
