@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 
 from ..bundle.load import Bundle, is_shipped
-from ..run.description import RunDescription, SourceDigest
+from ..run.description import MasksDigest, RunDescription, SourceDigest
 
 CONDITIONS, CASE, MASKS, BUNDLE, CASES = "CONDITIONS.csv", "CASE", "MASKS", "BUNDLE", "CASES"
 
@@ -33,6 +33,9 @@ def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
     elif run.source is not None:
         words += ["--masks", MASKS]
         notes.append(f"{MASKS}: the folder of the masks that were given to the run")
+        if isinstance(run.source, MasksDigest) and run.source.edits:
+            words += ["--conditions", CONDITIONS]
+            notes.append(f"{CONDITIONS}: the rows that edited the masks, sha256 {run.source.edits}")
     if isinstance(run.source, SourceDigest) and options.layout == "dicom":
         words += ["--identity", run.source.identity]
     words += ["--count", str(options.count)]

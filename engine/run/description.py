@@ -119,12 +119,13 @@ class MasksDigest:
 
     sha256: str
     masks: int  # how many
+    edits: str  # sha256 of the rows that moved and scaled them; empty: as given
 
     notice: ClassVar[str] = NOTICE_MASKS
     origin: ClassVar[str] = "given mask"
 
     def __str__(self) -> str:
-        return f"{self.masks} given masks {self.sha256[:12]}"
+        return f"{self.masks} given masks {self.sha256[:12]}" + (f", edited by {self.edits[:12]}" if self.edits else "")
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ AnySource = SourceDigest | MasksDigest
 def source_digest(source: SourceCase | GivenMasks | None) -> AnySource | None:
     """What run.json records of what sampling starts from."""
     if isinstance(source, GivenMasks):
-        return MasksDigest(source.sha256(), len(source.packed))
+        return MasksDigest(source.sha256(), len(source.packed), source.edits)
     if source is None:
         return None
     identity: Identity = "replace" if source.study is None else "keep"

@@ -153,7 +153,7 @@ class GenerateRequest:
     def _asks_for_something(self) -> None:
         if isinstance(self.source, GivenMasks):
             if self.conditions is not None:
-                raise UsageError("--conditions: go without --masks, whose tumours are measured")
+                raise UsageError("--conditions: edit masks before they are a source, see `scans.masks.edited_masks`")
         elif self.count is None and self.conditions is None:
             raise UsageError("give --count N, --conditions FILE or both")
 
