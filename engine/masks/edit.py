@@ -82,7 +82,7 @@ def _wanted(own: TumourMeasurement, asked: Mapping[str, float]) -> dict[str, flo
     if len(factors) == len(SIDES) and abs(factor / made - 1) > AGREEMENT:
         raise EditFault("volume_ml", asked["volume_ml"], "contradicts its row: with w, h and d the mask has "
                         f"{made * own.volume_ml:.4g} ml")  # fmt: skip
-    left = (factor / made) ** (1 / max(len(SIDES) - len(factors), 1))
+    left = float((factor / made) ** (1 / max(len(SIDES) - len(factors), 1)))
     row |= {name: row[name] * factors.get(name, left) for name in SIDES}
     row["volume_ml"] = factor * own.volume_ml
     row["surface_cm2"] *= factor ** (2 / 3)

@@ -215,7 +215,7 @@ def _agreement(sampler: GridSampler, label: NDArray[np.uint8], given: NDArray[np
     own = np.pad(given[box], margin)
     matrix = np.linalg.inv(sampler.affine) @ sampler.source.affine
     offset = matrix[:3, :3] @ np.array([side.start - margin for side in box]) + matrix[:3, 3]
-    back = ndimage.affine_transform(label, matrix[:3, :3], offset, output_shape=own.shape, order=0)
+    back = ndimage.affine_transform(label, matrix[:3, :3], offset.tolist(), output_shape=own.shape, order=0)
     told = []
     for name, tissues in (("WT", (1, 2, 3)), ("TC", (1, 3)), ("ET", (3,))):
         one, other = np.isin(own, tissues), np.isin(back, tissues)

@@ -64,7 +64,7 @@ def test_conditions_beside_masks_move_and_scale_them_in_turn(generator: Generato
     bigger, moved, raised = [sample.measured for sample in asked]
     assert bigger.volume_ml == pytest.approx(60, abs=0.2)
     assert (moved.x, raised.z) == pytest.approx((0.5, 0.5), abs=0.02)
-    with pytest.raises(InvalidInputError, match="conditions:2: x, y, z: .* border"):
+    with pytest.raises(InvalidInputError, match=r"conditions:2: x, y, z: .* border"):
         generator.generate(masks=[tumour(8)], conditions=[{"x": 0.5}, {"x": 0.01}])
 
 

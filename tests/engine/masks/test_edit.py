@@ -59,5 +59,5 @@ def test_a_tissue_that_the_mask_lacks_can_be_asked_for(mask: NDArray[np.uint8]) 
         edited_mask(oedema, {"ncr_share": 0.1, "ed_share": 0.6, "et_share": 0.3}, GRID), GRID.spacing_mm
     )
     assert (made.ncr_share, made.et_share) == pytest.approx((0.1, 0.3), abs=2e-3)
-    with pytest.raises(EditFault, match="ed_share: 0.5: the mask holds no other tissue"):
+    with pytest.raises(EditFault, match=r"ed_share: 0.5: the mask holds no other tissue"):
         edited_mask(oedema, {"ed_share": 0.5}, GRID)
