@@ -9,13 +9,13 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.signal import fftconvolve
 from scipy.special import ndtr
 
 from ...kernels.noise import DRAWS_PER_ATTEMPT, standard_normal
 from ..anatomy.splines import SPLINE_DEVIATION, basis, expanded, node_count
 from ..mask_solver import cut
 from .edit import distance_maps
+from .place import places, shifted
 
 Edit = Literal["mirror", "place", "deform", "volume", "necrosis"]
 EDITS: tuple[Edit, ...] = get_args(Edit)
@@ -26,7 +26,6 @@ DEFORMATION = 0.12  # deviation of the displacement over the radius of the spher
 NODE_MM = 18.0  # between the nodes of the displacement: structures of 12 mm
 NECROSIS = (0.0, 0.8)  # share of the core
 HELD = 0.99  # share of a mask that a place holds within the brain
-_PLACES_MM = 4.0
 _TOUCHING = np.ones((3, 3, 3), bool)
 
 Mask = NDArray[np.bool_]
@@ -115,27 +114,6 @@ def largest_piece(label: Label) -> Label:
     return np.where(pieces == kept, label, np.uint8(0))
 
 
-def shifted(label: Label, by: Sequence[int]) -> Label:
-    """The mask moved by whole voxels; what leaves the array is lost."""
-    moved = np.zeros_like(label)
-    source = tuple(slice(max(0, -b), min(n, n - b)) for n, b in zip(label.shape, by, strict=True))
-    target = tuple(slice(max(0, b), min(n, n + b)) for n, b in zip(label.shape, by, strict=True))
-    moved[target] = label[source]
-    return moved
-
-
-def places(label: Label, brain: Mask, spacing_mm: Sides) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Shifts (n, 3) in voxels, about `_PLACES_MM` apart, and the share of the mask that the brain then holds."""
-    steps = [max(1, round(_PLACES_MM / mm)) for mm in spacing_mm]
-    coarse, room = _blocks(label > 0, steps), _blocks(brain, steps)
-    at = ndimage.find_objects((coarse > 0).astype(np.uint8))[0]
-    kernel = coarse[at] / coarse.sum()
-    held = fftconvolve(np.pad(room, [(n - 1, n - 1) for n in kernel.shape]), kernel[::-1, ::-1, ::-1], mode="valid")
-    first = np.array([side.start for side in at]) + np.array(kernel.shape) - 1
-    shifts = (np.indices(held.shape).reshape(3, -1).T - first) * steps
-    return shifts, np.round(held.reshape(-1), 6)
-
-
 def _moved(
     label: Label, allowed: Mask, spacing_mm: Sides, draws: _Draws, edits: Sequence[Edit]
 ) -> tuple[Label, bool, Sides]:
@@ -217,10 +195,3 @@ def _fault(label: Label, allowed: Mask, wanted: int) -> str | None:
         return "it leaves the brain"
     _, pieces = ndimage.label(label > 0, structure=_TOUCHING)  # pyright: ignore[reportGeneralTypeIssues]
     return None if pieces == 1 else f"it falls into {pieces} pieces"
-
-
-def _blocks(mask: Mask, steps: Sequence[int]) -> NDArray[np.float64]:
-    """Means of blocks of voxels, what is short of one filled with zeros."""
-    padded = np.pad(mask.astype(np.float64), [(0, -n % step) for n, step in zip(mask.shape, steps, strict=True)])
-    x, y, z = (n // step for n, step in zip(padded.shape, steps, strict=True))
-    return padded.reshape(x, steps[0], y, steps[1], z, steps[2]).mean(axis=(1, 3, 5))

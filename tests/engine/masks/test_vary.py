@@ -7,22 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sbldm.engine.masks.vary import EDITS, VariantFault, largest_piece, places, varied
+from sbldm.engine.masks.place import nearest_place, places
+from sbldm.engine.masks.vary import EDITS, VariantFault, largest_piece, varied
 from scipy import ndimage
 
-SHAPE, SPACING = (40, 44, 30), (4.0, 4.0, 5.0)
-VOXEL_ML = 0.08
-
-
-def ball(centre: tuple[float, float, float], radius_mm: float) -> NDArray[np.float64]:
-    at = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"), -1)
-    return np.linalg.norm((at - np.array(centre)) * SPACING, axis=-1) < radius_mm
-
-
-BRAIN = ball((20, 22, 15), 66)
-LABEL = np.select([ball((28, 18, 16), 7), ball((28, 18, 16), 12), ball((27, 18, 16), 22)], [1, 3, 2], 0).astype(
-    np.uint8
-)
+from tests.support.tumours import BRAIN, LABEL, SPACING, VOXEL_ML
 
 
 def pieces(label: NDArray[np.uint8]) -> int:
@@ -81,3 +70,14 @@ def test_the_largest_piece_alone_is_varied() -> None:
     several = LABEL.copy()
     several[2, 2, 2] = 2
     assert np.array_equal(largest_piece(several), LABEL)
+
+
+def test_a_mask_outside_is_moved_no_further_than_needed() -> None:
+    outside = np.roll(LABEL, 5, axis=0)
+    assert np.count_nonzero(outside[~BRAIN]) > 0.1 * np.count_nonzero(outside)
+    moved = nearest_place(outside, BRAIN, SPACING, 0.98)
+    assert np.count_nonzero(moved) >= 0.98 * np.count_nonzero(LABEL)
+    assert not moved[~BRAIN].any()
+    shift = np.array(ndimage.center_of_mass(moved > 0)) - ndimage.center_of_mass(outside > 0)
+    assert -5 < shift[0] < 0
+    assert np.array_equal(nearest_place(LABEL, BRAIN, SPACING, 0.98), LABEL)
