@@ -73,7 +73,7 @@ def test_the_largest_piece_alone_is_varied() -> None:
 
 
 def test_a_mask_outside_is_moved_no_further_than_needed() -> None:
-    outside = np.roll(LABEL, 5, axis=0)
+    outside = np.roll(LABEL, (5, -7), axis=(0, 1))
     assert np.count_nonzero(outside[~BRAIN]) > 0.1 * np.count_nonzero(outside)
     moved = nearest_place(outside, BRAIN, SPACING, 0.98)
     assert np.count_nonzero(moved) >= 0.98 * np.count_nonzero(LABEL)
