@@ -51,12 +51,13 @@ def grown(label: Label, brain: Mask, spacing_mm: Sides, volumes_ml: Sequence[flo
 def _order(region: Mask, allowed: Mask, spacing_mm: Sides, seeds: Mask) -> NDArray[np.float64]:
     """When a growing region reaches a voxel: 0 to 1 inside, above 1 outside, infinite beyond what is allowed."""
     depth = np.asarray(ndimage.distance_transform_edt(region, spacing_mm))
-    first = np.unravel_index(int(np.argmax(np.where(seeds & region, depth, -1.0))), region.shape)
+    deepest = int(np.argmax(np.where(seeds & region, depth, -1.0)))
+    first = [int(at) for at in np.unravel_index(deepest, region.shape)]
     inside = _arrival(np.where(region, 1 / (depth + _DEPTH_MM), -1.0), [first], spacing_mm)
     reached = np.isfinite(inside)
     order = np.where(region, 1.0, _UNREACHED)  # pieces beside the one that it begins in come last
     order[reached] = inside[reached] / max(float(inside[reached].max()), 1e-9)
-    surface = np.argwhere(region & ~ndimage.binary_erosion(region))
+    surface = np.argwhere(region & ~np.asarray(ndimage.binary_erosion(region), bool))
     outside = _arrival(np.where(allowed | region, 1.0, -1.0), surface.tolist(), spacing_mm)
     return np.where(region, order, np.where(allowed, 1.0 + outside, _UNREACHED))
 

@@ -30,6 +30,10 @@ _SYNTHETIC_NOTE = (
     "Synthetic volumes: they show no patient. Not for diagnosis. Images are int16, 0..1000 standing for the model's\n"
     "intensity range, background exactly 0. Which tumour was asked for and which was measured: manifest.csv.\n"
 )
+_DERIVED_NOTE = (
+    "Synthetic volumes made {origin}: protect them as what they were made from. Not for diagnosis.\n"
+    "Which tumour was asked for and which was measured: manifest.csv.\n"
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,12 @@ class DatasetFacts:
     bundle_id: str
     bundle_sha256: str
     version: str  # of sbldm-engine
+    origin: str = ""  # what the samples are made from, "" for noise alone
+
+    @property
+    def note(self) -> str:
+        """What whoever meets the files should know."""
+        return _DERIVED_NOTE.format(origin=self.origin) if self.origin else _SYNTHETIC_NOTE
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,8 @@ class NnunetLayout(Layout):
             "numTraining": len(facts.samples),
             "file_ending": ".nii.gz",
             "name": "sbldm",
-            "description": f"SYNTHETIC sbldm-engine {facts.version}, bundle {facts.bundle_id} ({facts.bundle_sha256})",
+            "description": f"SYNTHETIC sbldm-engine {facts.version}, bundle {facts.bundle_id} ({facts.bundle_sha256})"
+            + (f"; made {facts.origin}, to be protected as that" if facts.origin else ""),
         }
         return {"dataset.json": _json(description)}
 
@@ -177,7 +188,7 @@ class BidsLayout(Layout):
         labels = "".join(f"{value}\t{name}\n" for value, name in zip(self.label_values, self.labels, strict=True))
         files = {
             "dataset_description.json": _json(description),
-            "README": _SYNTHETIC_NOTE.encode(),
+            "README": facts.note.encode(),
             "participants.tsv": f"participant_id\n{subjects}".encode(),
             ".bidsignore": b"run.json\nledger*.jsonl\naudit.jsonl\nmanifest.csv\npreview.png\nreport.html\n*.log\n",
             "desc-tumour_dseg.tsv": f"index\tname\n{labels}".encode(),
@@ -185,9 +196,8 @@ class BidsLayout(Layout):
         }
         for modality in self.modalities:  # one sidecar a suffix: that of T1w holds for ce-gadolinium_T1w too
             suffix = _BIDS_SUFFIXES.get(modality, modality).rsplit("_")[-1]
-            files[f"{suffix}.json"] = _json(
-                {"SkullStripped": True, "Description": "Synthetic volume, shows no patient"}
-            )
+            about = f"made {facts.origin}, to be protected as that" if facts.origin else "shows no patient"
+            files[f"{suffix}.json"] = _json({"SkullStripped": True, "Description": f"Synthetic volume, {about}"})
         return files
 
 
@@ -229,7 +239,7 @@ class DicomLayout(Layout):
         return sample if is_slice else None
 
     def dataset_files(self, facts: DatasetFacts) -> dict[str, bytes]:
-        return {"README": _SYNTHETIC_NOTE.encode()}
+        return {"README": facts.note.encode()}
 
 
 def make_layout(

@@ -20,7 +20,7 @@ PREVIEW_NAME = "preview.png"
 MAX_ROWS = 6
 
 
-def write_preview(directory: Path, rows: int = MAX_ROWS) -> Path:
+def write_preview(directory: Path, most: int = MAX_ROWS) -> Path:
     """Write `preview.png` of the first samples of a run; returns its path.
 
     Raises:
@@ -29,9 +29,10 @@ def write_preview(directory: Path, rows: int = MAX_ROWS) -> Path:
     """
     run = read_description(directory)
     index = LedgerIndex.of(directory)
-    records = [record for record in index.records(sorted(index.places)[: 4 * rows]) if record.fault is None][:rows]
+    records = [record for record in index.records(sorted(index.places)[: 4 * most]) if record.fault is None][:most]
     layout = run.layout()
-    sheet = draw_sheet([(caption(record), _scan(directory, run, record.sample)) for record in records], layout)
+    rows = [(caption(record), _scan(directory, run, record.sample)) for record in records]
+    sheet = draw_sheet(rows, layout, run.origin)
     data = io.BytesIO()
     sheet.save(data, "PNG")
     path = directory / PREVIEW_NAME
