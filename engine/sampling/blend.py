@@ -18,6 +18,7 @@ from ..output.scan_files import Box, Patch
 from .insert_case import InsertCase, Label
 
 KEPT_IN_OEDEMA = 0.5  # of the residual
+RIM_MM = 3.0  # around a lesion that is taken out; the decoder's picture of it reaches so far
 _EDGE_MM = 1.5  # deviation of the passage between keeping it and not
 _FIT_MM = 12.0  # least deviation of the means that brightness is fitted by
 
@@ -78,14 +79,16 @@ def blended(case: InsertCase, grid: Grid, new: Label, made: FloatArray, before: 
         parts = taken_from(parts, places)
     rest = np.clip(1 - distance / np.float32(case.margin_mm), 0, 1)
     weight = rest * rest * (3 - 2 * rest)
-    kept = _kept(new[box], removed[box], case.spacing_mm)
-    side = _OtherSide(case, grid, flip, box, inside & ~removed) if removed[box].any() else None
+    gone = np.zeros_like(removed)
+    gone[box] = distance_mm(removed[box], case.spacing_mm) <= RIM_MM
+    kept, lent = _kept(new[box], gone[box], case.spacing_mm), gone & (new == 0)
+    side = _OtherSide(case, grid, flip, box, inside & ~gone) if removed.any() else None
     values = []
     for number, (part, whole, scale) in enumerate(zip(parts, scan, case.scales, strict=True)):
         shown, was = (_in_box(volume[number], grid, case, box) * np.float32(scale) for volume in (made, before))
         mixed = shown + kept * (part - was)
         if side is not None:
-            mixed += (removed & (new == 0))[box] * (1 - kept) * side.residual(whole, before[number] * np.float32(scale))
+            mixed += lent[box] * (1 - kept) * side.residual(whole, before[number] * np.float32(scale))
         low = np.float32(_darkest(whole[box][brain]))
         values.append(np.maximum(part + weight * (mixed - part), low).astype(np.float32))
     return Patch(box, changed, tuple(values), label)
@@ -134,9 +137,9 @@ class _OtherSide:
         return made
 
 
-def _kept(new: Label, removed: Mask, spacing_mm: Sides) -> FloatArray:
+def _kept(new: Label, gone: Mask, spacing_mm: Sides) -> FloatArray:
     """Share of the residual that stays."""
-    share = np.select([(new == 1) | (new == 3), new == 2, removed], [0.0, KEPT_IN_OEDEMA, 0.0], 1.0).astype(np.float32)
+    share = np.select([(new == 1) | (new == 3) | gone, new == 2], [0.0, KEPT_IN_OEDEMA], 1.0).astype(np.float32)
     return np.asarray(ndimage.gaussian_filter(share, [_EDGE_MM / mm for mm in spacing_mm]), np.float32)
 
 
