@@ -118,7 +118,8 @@ def run_seams(scan: Path, run_directory: Path, sample: int) -> dict[str, Seam]:
 
 
 def _gradient(volume: NDArray[np.floating], spacing_mm: tuple[float, ...]) -> NDArray[np.float64]:
-    return np.stack([np.gradient(volume, mm, axis=axis) for axis, mm in enumerate(spacing_mm)])
+    slopes = [np.gradient(volume, mm, axis=axis) for axis, mm in enumerate(spacing_mm)]
+    return np.stack(slopes).astype(np.float64)
 
 
 def _ks(one: Image, other: Image) -> float:

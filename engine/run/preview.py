@@ -66,5 +66,7 @@ def caption(record: SampleRecord) -> str:
     """What was asked for and what came out, in one line."""
     asked, got = record.requested.get("volume_ml"), record.measured.get("volume_ml")
     volumes = "" if asked is None or got is None else f"    tumour {got:.1f} ml, asked {asked:.1f} ml"
+    if asked is not None and got == 0:
+        volumes = f"    a tumour of {asked:.1f} ml taken out"
     own = f" ({record.id})" if record.id != str(record.sample) else ""
     return f"sample {record.sample}{own}{volumes}"
