@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ..anatomy.draw import Field
+from ..anatomy.typical import typical_brain
 from ..bundle.manifest import Grid
 from ..conditions.columns import ConditionRows, Conditions, id_of_use
 from ..conditions.faults import Faults
@@ -29,6 +31,8 @@ from .read import CaseError, RawCase
 from .resample import GridSampler
 
 _SAME_MM = 1e-3  # of two voxel sizes
+WIDER_MM = 10.0  # around a brain in its mean pose, where that of a mask may lie
+HELD = 0.5  # share of a mask that must lie there
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,12 @@ def _array_label(label: NDArray[np.integer], grid: Grid) -> NDArray[np.uint8]:
 
 
 def _measured(label: NDArray[np.uint8], columns: Sequence[str], grid: Grid) -> NDArray[np.float64]:
+    """What a mask measures; CaseError where it is no condition, or no brain can hold it."""
+    brain = typical_brain(Field(grid.shape, grid.spacing_mm), WIDER_MM)
+    held = np.count_nonzero(label[brain]) / np.count_nonzero(label)
+    if held < HELD:
+        raise CaseError([f"{100 * (1 - held):.3g} % of the mask lies where no brain does in the field of view, at most "
+                         f"{100 * (1 - HELD):.3g} % may; is it the mask of a head that is centred?"])  # fmt: skip
     row = measure_tumour(label, grid.spacing_mm).vector(columns)
     broken = violations(row[None], columns, grid.fov_mm)
     if broken:

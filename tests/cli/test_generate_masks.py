@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import shutil
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +17,8 @@ from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.report.command import recipe
 from sbldm.engine.run.description import read_description
+
+from tests.support.commands import child, command
 
 GRID, SPACING = (32, 32, 16), (6.0, 6.0, 9.6)
 
@@ -97,6 +100,24 @@ def test_workers_and_a_resumed_run_make_the_same_bytes(
     assert hashes(parted) == hashes(whole)
 
 
+def test_many_masks_go_on_after_a_kill(tiny_mask_first_bundle: Bundle, tmp_path: Path) -> None:
+    masks, whole, killed = tmp_path / "masks", tmp_path / "whole", tmp_path / "killed"
+    for number in range(16):
+        moved = np.roll(tumour(), number % 4, axis=1)
+        write(masks, f"P{number:02d}", moved, np.diag([*SPACING, 1.0]))
+    asked = ("--masks", masks, "--steps", 1)
+    assert main(command(tiny_mask_first_bundle, whole, *asked)) == 0
+    with child(command(tiny_mask_first_bundle, killed, *asked)) as process:
+        while process.is_alive() and len(hashes(killed)) < 10:
+            time.sleep(0.01)
+        process.kill()
+        process.join()
+    assert process.exitcode == -9
+    assert 10 <= len(hashes(killed)) < len(hashes(whole))
+    assert main(command(tiny_mask_first_bundle, killed, *asked, "--resume")) == 0
+    assert hashes(killed) == hashes(whole)
+
+
 def test_a_run_goes_on_with_its_own_masks_alone(
     tiny_mask_first_bundle: Bundle, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,7 +135,9 @@ def test_a_run_goes_on_with_its_own_masks_alone(
         (lambda label: np.where(label == 1, 3, label), "3"),
         (lambda label: np.roll(label, 8, axis=2), "touches the border"),
         (lambda label: np.where(label > 0, 1, 0), "label 1 alone"),
+        (lambda label: np.roll(label, (-7, -13, 5), axis=(0, 1, 2)), "no brain"),
     ],
+    ids=["empty", "label", "border", "one-label", "no-brain"],
 )
 def test_a_mask_that_is_none_is_refused_before_anything_is_made(
     tiny_mask_first_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], change, told: str
