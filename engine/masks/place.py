@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.signal import fftconvolve
+from scipy import fft, ndimage
 
 _PLACES_MM = 4.0
 
@@ -22,7 +21,8 @@ def places(label: Label, brain: Mask, spacing_mm: Sides) -> tuple[NDArray[np.int
     coarse, room = _blocks(label > 0, steps), _blocks(brain, steps)
     at = ndimage.find_objects((coarse > 0).astype(np.uint8))[0]
     kernel = coarse[at] / coarse.sum()
-    held = fftconvolve(np.pad(room, [(n - 1, n - 1) for n in kernel.shape]), kernel[::-1, ::-1, ::-1], mode="valid")
+    whole = [n + m - 1 for n, m in zip(room.shape, kernel.shape, strict=True)]
+    held = fft.irfftn(fft.rfftn(room, whole) * fft.rfftn(kernel[::-1, ::-1, ::-1], whole), whole)
     first = np.array([side.start for side in at]) + np.array(kernel.shape) - 1
     shifts = (np.indices(held.shape).reshape(3, -1).T - first) * steps
     return shifts, np.round(held.reshape(-1), 6)
