@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..anatomy.draft import HEALTHY, painted
 from ..anatomy.draw import Field, drawn_shares
 from ..anatomy.shares import LEADING, tissue_shares
-from ..bundle.manifest import BundleManifest, Grid, MaskFirst, NoiseSchedule
+from ..bundle.manifest import INT16_SCALE, BundleManifest, Grid, MaskFirst, NoiseSchedule
 from ..mask_solver import noise_size, solve_mask
 from ..processor import available_threads
 from .batch import Batch
@@ -102,6 +102,10 @@ class MaskFirstModel:
         }
         return Told(feeds, labels, failed)
 
+    def told_of(self, batch: Batch, label: NDArray[np.uint8]) -> Told:
+        """See `VolumeModel`: the mask of every slot."""
+        return Told({}, np.repeat(label[None], batch.size, axis=0), np.zeros(batch.size, np.bool_))
+
     def decode(self, run: RunComponent, batch: Batch, told: Told, latents: Latent) -> list[Volume]:
         """See `VolumeModel`."""
         assert told.labels is not None
@@ -120,9 +124,9 @@ class MaskFirstModel:
         features = encode_slabs(run, image, self.form.slab_slices)
         return run("aggregator_encode", {"features": features[None]})["latent"][0]
 
-    def healthy(self, image: NDArray[np.float32], label: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def healthy(self, image: NDArray[np.int16], label: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `VolumeModel`."""
-        leading = image[[self.modalities.index(name) for name in LEADING]]
+        leading = image[[self.modalities.index(name) for name in LEADING]].astype(np.float32) / np.float32(INT16_SCALE)
         return tissue_shares(leading, label, self.grid.spacing_mm)
 
     def maps(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> NDArray[np.float32]:

@@ -244,6 +244,7 @@ def test_augment_takes_its_share_of_the_steps(
     loop = HostLoop(model_of(tiny_mask_first_bundle.manifest), spy.run, options(guidance=1.0))
     (made,) = AugmentLoop(loop, SourceCase(image, label, strength)).start([request(tiny_mask_first_bundle)])()
     assert (spy.names().count("mask_denoiser"), spy.names().count("denoiser")) == (drawn, steps)
+    assert spy.names().count("aggregator_encode") == 1 + (steps > 0)  # the case, and the draft that the steps are told
     assert np.array_equal(made.label, label) == (strength == 0.0)
 
 
