@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from ..bundle.load import Bundle
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
-from ..files import Folder
+from ..folder import Folder
 from .http import HttpRemote, require_address
 from .index import INDEX_NAME, RemoteModel, described, index_bytes, require_no_other
 from .remote import HUGGING_FACE, Stream

@@ -19,7 +19,8 @@ from ..bundle.manifest import SIGNATURE_NAME, BundleManifest, FileRecord
 from ..bundle.parse import parse_manifest
 from ..bundle.store import MANIFEST_NAME, MODELS_VARIABLE, models_folder, shipped_bundles
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
-from ..files import FULL, Folder, make_directory
+from ..files import FULL, make_directory
+from ..folder import Folder
 from ..locked_files import LockedFile
 from .index import RemoteModel, require_name, require_sha256
 from .remote import Remote, open_remote, read_whole

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import Folder, temporary_of
+from ..folder import Folder, temporary_of
 from ..run.description import RunDescription
 from ..run.directory import damaged_files
 from ..run.ledger import LedgerIndex, SampleRecord

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from ..bundle.load import Bundle
 from ..bundle.manifest import SEGMENTATION
 from ..conditions.adherence import adherence
-from ..files import Folder
+from ..folder import Folder
 from ..output.preview import TISSUE_COLOURS
 from ..run.ledger import SampleRecord
 from ..run.outcomes import VOLUME_TOLERANCE

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..conditions.csv import format_number
-from ..files import Folder
+from ..folder import Folder
 from ..output.layouts import DatasetFacts
 from .description import RunDescription
 from .ledger import QUALITY, LedgerIndex, SampleRecord

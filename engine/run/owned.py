@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import Folder, temporary_of
+from ..folder import Folder, temporary_of
 from ..locks import LOCK_SUFFIX
 from ..output.layouts import DatasetFacts
 from .audit import AUDIT_NAME

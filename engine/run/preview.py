@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InvalidInputError
-from ..files import Folder, write_atomic
+from ..files import write_atomic
+from ..folder import Folder
 from ..output.layouts import SEGMENTATION, DicomLayout, Layout
 from ..output.nifti import read_nifti
 from ..output.preview import Scan, draw_sheet

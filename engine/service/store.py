@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SbldmError, UsageError
-from ..files import Folder, make_directory
+from ..files import make_directory
+from ..folder import Folder
 from ..locks import LockHeldError
 from ..run.audit import append, check_chain
 from ..run.description import RUN_NAME as RUN_JSON

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.files import Folder
+from sbldm.engine.folder import Folder
 from sbldm.engine.run.audit import FIRST, acting, append, check_chain
 
 from tests.support.scans import arrays, write_case

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.files import Folder
+from sbldm.engine.folder import Folder
 from sbldm.engine.report import write
 from sbldm.engine.run.description import read_description
 from sbldm.engine.run.ledger import LedgerIndex

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.files import Folder
+from sbldm.engine.folder import Folder
 from sbldm.engine.output.nifti import nifti_bytes
 from sbldm.engine.run.description import read_description
 from sbldm.engine.run.ledger import FileEntry, LedgerIndex
