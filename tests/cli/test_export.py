@@ -8,14 +8,16 @@ import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle, load_bundle
 
+from tests.conftest import TRACED_OPSET
 
-@pytest.mark.slow
+
+@pytest.mark.usefixtures("traced_once")
 def test_a_checkpoint_becomes_a_bundle_and_fp16_storage_halves_it(
     tiny_checkpoint: Path, tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "bundle"
     command = ["export", "--checkpoint", str(tiny_checkpoint), "--out", str(out), "--id", "mine", "--licence", "CC0"]
-    command += ["--store", "fp16"]
+    command += ["--store", "fp16", "--opset", str(TRACED_OPSET)]
     assert main(command) == 0
     captured = capsys.readouterr()
     assert "parity with PyTorch" in captured.out

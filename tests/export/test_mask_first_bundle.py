@@ -24,6 +24,8 @@ from sbldm.train.checkpoint import load_system, read_tensors
 from sbldm.train.config import MaskFirstConfig
 from sbldm.train.mask_first import load_mask_first
 
+from tests.conftest import TRACED_OPSET
+
 
 def test_the_bundle_is_complete_and_passed(tiny_mask_first_bundle: Bundle) -> None:
     manifest = tiny_mask_first_bundle.manifest
@@ -51,7 +53,10 @@ def test_stored_as_fp16_and_drawn_as_phantoms(
     tiny_mask_first_bundle: Bundle, tiny_mask_first_checkpoint: Path, tmp_path: Path
 ) -> None:
     options = ["--checkpoint", str(tiny_mask_first_checkpoint), "--out", str(tmp_path / "out"), "--store", "fp16"]
-    assert main(["export", *options, "--opset", "22", "--source", "phantom", "--licence", "CC BY-SA 4.0"]) == 0
+    assert (
+        main(["export", *options, "--opset", str(TRACED_OPSET), "--source", "phantom", "--licence", "CC BY-SA 4.0"])
+        == 0
+    )
     made = load_bundle(tmp_path / "out")
     assert made.manifest.mask_first is not None
     assert made.manifest.mask_first.source == 0.0
@@ -92,7 +97,7 @@ def test_a_poisoned_component_leaves_nothing(
 
     monkeypatch.setattr(bundle_module, "export_graph", wrong)
     with pytest.raises(InvalidInputError, match=rf"(?s)no bundle was written.*{poisoned}: .*RMS"):
-        export_bundle(tiny_mask_first_checkpoint, tmp_path / "out", ExportOptions(opset=22, force=True))
+        export_bundle(tiny_mask_first_checkpoint, tmp_path / "out", ExportOptions(opset=TRACED_OPSET, force=True))
     assert not list(tmp_path.iterdir())
 
 
@@ -113,7 +118,7 @@ def test_broken_directories_are_refused(tiny_mask_first_checkpoint: Path, tmp_pa
     broken = Path(shutil.copytree(tiny_mask_first_checkpoint, tmp_path / "broken"))
     damage(broken)
     with pytest.raises(InvalidInputError, match=message):
-        export_bundle(broken, tmp_path / "out", ExportOptions(opset=22))
+        export_bundle(broken, tmp_path / "out", ExportOptions(opset=TRACED_OPSET))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken"]
 
 
