@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 from filelock import FileLock
-from sbldm.engine.bundle.load import Bundle, load_bundle
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from sbldm.engine.bundle.load import Bundle
     from sbldm.export.components import Component
 
 Trace: TypeAlias = "Callable[[Component, int, int], ModelProto]"
+# Before a library is loaded that reads it: at these sizes one thread is faster than two, and far faster beside other
+# work, because parallel loops end in barriers that spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 TRACED_OPSET = 22  # carries every precision, so that tests of all of them share their graphs
 
 
@@ -77,6 +80,7 @@ def tiny_mask_first_bundle(shared_folder: Path, tiny_mask_first_checkpoint: Path
 
 def tiny_export(checkpoint: Path, made: Path, trace: Trace) -> Bundle:
     """The real export of a tiny system, once a session."""
+    from sbldm.engine.bundle.load import load_bundle
     from sbldm.export.bundle import ExportOptions, export_bundle
 
     with pytest.MonkeyPatch.context() as patch:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import onnx
 import pytest
-import torch
 from sbldm.engine.bundle.manifest import BundleManifest
 from sbldm.export.bundle import ExportOptions, bundle_manifest, system_networks
 from sbldm.export.components import Component, components_of
@@ -46,7 +45,6 @@ class ExportedPreset:
 @pytest.fixture(scope="session", params=["phantom", "isbi2024", "cmig2025", "glioma"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, trace: Trace) -> ExportedPreset:
     """All components of a preset with reduced widths."""
-    torch.set_num_threads(1)  # faster at these sizes
     folder = Path(tmp_path_factory.mktemp(request.param))
     if request.param == "glioma":
         checkpoint = write_tiny_mask_first(folder / "checkpoint")

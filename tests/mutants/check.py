@@ -4,8 +4,8 @@ python tests/mutants/check.py [--jobs N] [NAME ...]
 
 A mutant changes one place of one file. It is made in a copy of the source, and its tests run there, in a process forked
 from one that has the libraries loaded. A mutant whose old text is not there exactly once is an error, so that the list
-follows the code; so is a test that fails on the unchanged source. SBLDM_TINY may name the folder in which an earlier test
-session kept what it shared; otherwise the tiny model is exported first. Each trial has a copy of that folder.
+follows the code; so is a test that fails on the unchanged source. SBLDM_TINY may name the folder in which an earlier
+test session kept what it shared; otherwise the tiny model is exported first. Each trial has a copy of that folder.
 """
 
 from __future__ import annotations
@@ -202,6 +202,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no mutant {', '.join(sorted(unknown))}; there are {', '.join(m.name for m in mutants)}")
     chosen = [mutant for mutant in mutants if not given.names or mutant.name in given.names]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in SOURCE:
