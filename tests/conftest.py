@@ -110,6 +110,14 @@ def trace(shared_folder: Path) -> Trace:
     return traced
 
 
+@pytest.fixture(scope="session")
+def kernel_folder(shared_folder: Path) -> Path:
+    """Where the session's kernels are compiled to for the CPU, once."""
+    folder = shared_folder / "cpu-kernels"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture
 def traced_once(monkeypatch: pytest.MonkeyPatch, trace: Trace) -> None:
     """Exports of this test take the graphs of networks that the session has traced before."""

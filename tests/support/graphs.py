@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import onnx
 from filelock import FileLock
 from sbldm.export.components import Component
 from sbldm.export.onnx_graph import export_graph
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 ROOT = Path(__file__).parents[2]
+REGISTRY = staticmethod(
+    cache(ONNXRegistry.from_torchlib)
+)  # of an opset's operators, which PyTorch reads again for each graph
 SOURCES = ("train/networks/*.py", "export/components.py", "export/onnx_graph.py", "export/rewrite/lookups.py")
 
 
@@ -24,7 +29,8 @@ def export_graph_once(folder: Path, component: Component, depth: int, opset: int
     file = folder / f"{component.name}-{digest.hexdigest()}.onnx"
     with FileLock(file.with_suffix(".lock")):
         if not file.exists():
-            file.write_bytes(export_graph(component, depth, opset).SerializeToString())
+            with patch.object(ONNXRegistry, "from_torchlib", REGISTRY):
+                file.write_bytes(export_graph(component, depth, opset).SerializeToString())
     return onnx.load(file)
 
 
