@@ -26,7 +26,7 @@ def run(kernel_folder: Path, script: str, **environment: str) -> str:
 def test_every_kernel_is_launched_with_what_it_takes(kernel_folder: Path) -> None:
     """Parameters, grids, copies and streams reach the driver as `KernelCall` says them."""
     said = run(
-        folder,
+        kernel_folder,
         """
 from sbldm.benchmarks import kernel_checks as checks
 from sbldm.engine.cuda.gpu import CudaDevice
@@ -44,7 +44,7 @@ print(device.name, device.model, sep="|")
 
 def test_memory_goes_back_and_its_shortage_is_told_with_figures(kernel_folder: Path) -> None:
     said = run(
-        folder,
+        kernel_folder,
         """
 from sbldm.engine.cuda.gpu import CudaDevice
 from sbldm.engine.errors import DeviceMemoryError
@@ -68,7 +68,7 @@ with device.current():
 def test_a_capture_that_fails_ends_and_the_stream_goes_on(kernel_folder: Path) -> None:
     """Whatever raises: an error of ours, of the driver, or one that nobody expected."""
     said = run(
-        folder,
+        kernel_folder,
         """
 import numpy as np
 from sbldm.engine.cuda.device import GraphError

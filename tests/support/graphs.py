@@ -14,9 +14,7 @@ from sbldm.export.onnx_graph import export_graph
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 ROOT = Path(__file__).parents[2]
-REGISTRY = staticmethod(
-    cache(ONNXRegistry.from_torchlib)
-)  # of an opset's operators, which PyTorch reads again for each graph
+REGISTRY = staticmethod(cache(ONNXRegistry.from_torchlib))  # PyTorch reads it anew for each graph
 SOURCES = ("train/networks/*.py", "export/components.py", "export/onnx_graph.py", "export/rewrite/lookups.py")
 
 
