@@ -36,7 +36,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(folders: Path, tiny_bundle: Bundle) -> Run:
+def run(folders: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(downstream_run, "available_threads", lambda: 1)
+
     def call(*more: object, test: str = "test") -> int:
         sides = ("--real", folders / "real", "--synthetic", folders / "synthetic", "--test", folders / test)
         fixed = ("--bundle", tiny_bundle.path, "--cache", folders / "cache", "--workers", 1, "--steps", 2,

@@ -20,6 +20,7 @@ from sbldm.export.rewrite.group_norm import write_out_group_norm
 from sbldm.export.rewrite.precision import reduce_precision
 from sbldm.export.runners import OnnxRunner, emulate_reduced
 
+from tests.conftest import TRACED_OPSET
 from tests.export.conftest import ExportedPreset
 from tests.export.test_graphs import arrays
 
@@ -29,7 +30,7 @@ CPU = ["CPUExecutionProvider"]
 @pytest.mark.slow
 @pytest.mark.usefixtures("traced_once")
 def test_fp16_lies_beside_fp32_with_figures_of_its_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    bundle = export_bundle(tiny_checkpoint, tmp_path / "out", ExportOptions(precision="fp16"))
+    bundle = export_bundle(tiny_checkpoint, tmp_path / "out", ExportOptions(precision="fp16", opset=TRACED_OPSET))
     assert (bundle.manifest.precision, bundle.precisions) == ("fp32", ("fp32", "fp16"))
     for name in bundle.manifest.components:
         low = onnx.load(bundle.component_path(name, "fp16"))

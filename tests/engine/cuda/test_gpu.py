@@ -155,10 +155,8 @@ def graphs(status: str = "CUDA_SUCCESS") -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> CpuLauncher:
-    folder = tmp_path_factory.getbasetemp() / "cpu-kernels"
-    folder.mkdir(exist_ok=True)
-    return CpuLauncher(folder)
+def kernels(kernel_folder: Path) -> CpuLauncher:
+    return CpuLauncher(kernel_folder)
 
 
 def stand_in(

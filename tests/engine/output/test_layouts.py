@@ -18,6 +18,8 @@ from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import UsageError
 from sbldm.engine.output.layouts import make_layout
 
+from tests.support.nnunet import by_nnunet
+
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 CASE = "sbldm-000007"
 SUBJECT = "sub-sbldm000007/anat/sub-sbldm000007"
@@ -87,12 +89,10 @@ def run(tiny_bundle: Bundle):
 def test_nnunet_accepts_the_data_set(run, tmp_path: Path) -> None:
     out = tmp_path / "Dataset901_Synthetic"
     assert run("--count", 3, "--out", out, "--layout", "nnunet") == 0
-    check = (
-        "from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity as v\n"
-        f"if __name__ == '__main__': v({str(out)!r}, 1)\n"
+    found = by_nnunet(
+        "from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity\n"
+        f"verify_dataset_integrity({str(out)!r}, 1)\n"
     )
-    (tmp_path / "check.py").write_text(check)
-    found = subprocess.run([sys.executable, str(tmp_path / "check.py")], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr[-2000:]
     assert "most likely OK" in found.stdout
     assert "Error" not in found.stdout + found.stderr

@@ -99,7 +99,7 @@ class _StopsItsFirstWorker(_OneWorker):
 
 @pytest.mark.slow
 def test_a_stopped_worker_is_replaced(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "SILENT_S", 8.0)
+    monkeypatch.setattr(workers, "SILENT_S", 6.0)
     monkeypatch.setattr("sbldm.engine.run.job.WorkerPool", _StopsItsFirstWorker)
     metrics = tmp_path / "m.prom"
     asked = ("--count", 4, "--workers", 2, "--metrics-file", metrics)

@@ -128,7 +128,7 @@ def test_local_is_a_cluster_of_its_own_and_leaves_no_token(tiny_bundle: Bundle, 
 def test_a_stopped_actor_is_replaced(
     cluster: ModuleType, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_cluster, "SILENT_S", 15.0)
+    monkeypatch.setattr(ray_cluster, "SILENT_S", 5.0)
     metrics, out, codes = tmp_path / "m.prom", tmp_path / "out", list[int]()
     asked = [
         "generate",
