@@ -24,6 +24,7 @@ from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import chances
 from .drafts import DraftLevels, load_levels, save_levels
+from .grain import save_grain
 from .held_out import CASES, HeldOutLoss, looked_at
 from .mask_set import LEAST_ML, MapScale, MaskSet, MaskVolumes, make_mask_set, measured_masks, save_map_scale
 from .networks.planar import ImageDenoiser, MaskDenoiser
@@ -272,3 +273,4 @@ def save_random_mask_first(
     tissues, modalities = range(len(HEALTHY) + len(config.tissues)), range(len(config.modalities))
     levels = tuple(tuple(round(0.15 + 0.07 * row + 0.11 * column, 2) for column in modalities) for row in tissues)
     save_levels(directory / FOLDER, levels)
+    save_grain(directory / FOLDER, tuple((0.03, 0.02 + 0.01 * column) for column in modalities))

@@ -19,6 +19,7 @@ from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import chances, real_cases
 from .drafts import DRAFTS_VERSION, DraftLevels, Drafts, load_levels, save_levels
+from .grain import GRAIN_VERSION, measured_grain, save_grain
 from .latents import MIRRORS
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from .shared_store import filled
@@ -59,6 +60,7 @@ def encode_volumes(
         "encoder": sha256_file(weights_path(directory, "autoencoder")),
         "cases": [e.path.name for e in cohort.entries],
         "drafts": DRAFTS_VERSION,
+        "grain": GRAIN_VERSION,
     }
     shape = (len(cohort), MIRRORS, *config.latent_shape)
     made, levels = Drafts(cohort), cache(lambda: load_levels(folder))
@@ -66,9 +68,14 @@ def encode_volumes(
         folder, {"latents.npy": shape, "drafts.npy": shape}, key,
         lambda case: encoded_case(autoencoder, made, case, levels(), config), fabric, progress,
         begin=lambda: save_levels(folder, made.measured_levels(len(config.tissues))),
-        finish=lambda: save_normalisation(directory, *_measured_normalisation(np.load(folder / "latents.npy", "r"))),
+        finish=lambda: _finish(autoencoder, cohort, config, directory),
     )  # fmt: skip
     return Encoded(images, drafts)
+
+
+def _finish(autoencoder: SlabAutoencoder, cohort: Cohort, config: MaskFirstConfig, directory: Path) -> None:
+    save_normalisation(directory, *_measured_normalisation(np.load(directory / FOLDER / "latents.npy", "r")))
+    save_grain(directory / FOLDER, measured_grain(autoencoder, cohort, config.autoencoder.slices))
 
 
 def encode_unseen(autoencoder: SlabAutoencoder, cohort: Cohort, config: MaskFirstConfig, directory: Path) -> Encoded:

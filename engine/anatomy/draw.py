@@ -21,7 +21,7 @@ from .deformation import WARP, against_slope, flow, followed, pushed_outward
 from .pose import POSE_NUMBERS, Pose
 from .splines import SPLINE_DEVIATION, FloatArray, basis, expanded, node_count
 
-CANDIDATES = 6
+CANDIDATES = 16
 """Poses that are drawn; the one that holds most of the tumour is taken."""
 
 PUSH = (0.05, 0.45)  # displacement at the core's edge over the core's radius, least and most
