@@ -18,7 +18,7 @@ FloatArray = NDArray[np.float32]
 KERNELS = ((1.0, 2.0, 1.0), (1.0, 2.0, 1.0), (1.0, 4.0, 1.0))
 """Weights along x, y and z: what the autoencoder leaves out of scans is correlated about .5 in plane, less along z."""
 
-STRENGTH_DEVIATION = 0.25
+STRENGTH_DEVIATION = 0.15
 """Of the logarithm of a volume's strength: scanners differ."""
 
 

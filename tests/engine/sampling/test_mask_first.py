@@ -129,7 +129,7 @@ def grain_written_out(form: MaskFirst, image: NDArray[np.float32]) -> NDArray[np
         noise = around / np.sqrt(middle**2 + 2)
     signal = ((image + 1) / 2).clip(0, 1)
     dark, bright = (np.array(side)[:, None, None, None] for side in zip(*form.grain, strict=True))
-    return np.exp(0.25 * normals[0]) * (dark * (1 - signal) + bright * signal) * noise
+    return np.exp(0.15 * normals[0]) * (dark * (1 - signal) + bright * signal) * noise
 
 
 def draft_written_out(bundle: Bundle, backend: Backend, label: NDArray[np.uint8]) -> NDArray[np.float32]:
