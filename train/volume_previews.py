@@ -82,7 +82,8 @@ class VolumePreviews:
 
     def _model(self, scale: MapScale = _NO_SCALE, levels: DraftLevels = ()) -> MaskFirstModel:
         config, maps = self.config, MaskMaps(self.config.maps_shape, scale.mean, scale.std)
-        form = MaskFirst(config.autoencoder.slices, maps, config.mask_sampling, self.source, levels, anatomies_sha256())
+        brains, no_grain = anatomies_sha256(), ()  # what the networks make is looked at, not what is laid over it
+        form = MaskFirst(config.autoencoder.slices, maps, config.mask_sampling, self.source, levels, brains, no_grain)
         return MaskFirstModel(
             self.schedule, config.latent_shape, config.grid, config.modalities, len(config.tissues), len(COLUMNS), form
         )
