@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ._extras import TrainExtra
 from ._progress import shows_a_bar
 
 
@@ -23,13 +24,10 @@ def phantom(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from ..engine.errors import UsageError
     from ..engine.processor import available_threads
 
-    try:
+    with TrainExtra("phantom"):
         from ..train.phantom import HELD_OUT, TRAINING, write_cohort
-    except ImportError as error:
-        raise UsageError(f'phantom needs {error.name}: pip install "sbldm-engine[train]"') from error
 
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     try:

@@ -11,8 +11,7 @@ from ..bundle.load import Bundle, load_bundle
 from ..bundle.manifest import SIGNATURE_NAME
 from ..bundle.store import names_in
 from ..errors import InvalidInputError, UsageError
-from ..files import make_directory
-from ..folder import Folder
+from ..files import Folder, make_directory
 from .index import INDEX_NAME, RemoteModel, described, index_bytes, require_name, require_no_other
 from .remote import Stream
 

@@ -19,7 +19,7 @@ from ..bundle.signature import MAX_SIGNATURE_BYTES
 from ..bundle.store import MANIFEST_NAME
 from ..decode import decode
 from ..errors import InvalidInputError, UsageError
-from ..folder import Folder
+from ..files import Folder
 
 INDEX_NAME = "index.json"
 MAX_INDEX_BYTES = 4 * 2**20

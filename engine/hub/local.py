@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..bundle.load import bundle_directory
 from ..bundle.store import pulled_bundles, shipped_bundles
-from ..folder import Folder
+from ..files import Folder
 from .index import RemoteModel, described
 
 

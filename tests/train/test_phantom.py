@@ -154,12 +154,11 @@ def test_a_directory_with_files_and_a_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phantom: Phantom) -> None:
-    def full(path: Path, content: bytes) -> int:
-        path.touch()
+    def full(descriptor: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("sbldm.train.phantom.cohort.make_phantom", lambda seed, case, anatomies: phantom)
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("sbldm.engine.new_files.os.write", full)
     with pytest.raises(IncompleteRunError, match="No space left"):
         write_case(tmp_path, SEED, CASE)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
