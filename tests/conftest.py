@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -19,6 +20,8 @@ Trace: TypeAlias = "Callable[[Component, int, int], ModelProto]"
 # Before a library is loaded that reads it: at these sizes one thread is faster than two, and far faster beside other
 # work, because parallel loops end in barriers that spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+settings.register_profile("suite", deadline=None)  # of one example: a busy machine is no fault of it
+settings.load_profile("suite")
 TRACED_OPSET = 22  # carries every precision, so that tests of all of them share their graphs
 
 

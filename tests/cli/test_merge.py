@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,13 +9,7 @@ import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 
-
-def hashes(directory: Path) -> dict[str, str]:
-    return {
-        p.relative_to(directory).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in directory.rglob("*")
-        if p.is_file() and p.name != "audit.jsonl"  # which has a clock in it
-    }
+from tests.support.commands import hashes
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -23,13 +22,7 @@ from sbldm.engine.run import ray_cluster
 from sbldm.engine.run.ledger import LedgerIndex
 from sbldm.engine.run.ray_cluster import connected
 
-
-def hashes(directory: Path) -> dict[str, str]:
-    return {
-        p.relative_to(directory).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in directory.rglob("*")
-        if p.is_file() and p.name != "audit.jsonl"  # which has a clock in it
-    }
+from tests.support.commands import hashes
 
 
 @pytest.fixture(scope="module")
