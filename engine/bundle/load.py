@@ -92,7 +92,7 @@ def bundle_directory(name_or_path: str | os.PathLike[str]) -> Path:
         UsageError: it is empty.
     """
     if not os.fspath(name_or_path):
-        raise UsageError(f"--bundle: is empty; give a name ({_known()}) or the path of a bundle")
+        raise UsageError(f"bundle: is empty; give a name ({_known()}) or the path of a bundle")
     path = named_bundle(str(name_or_path)) or Path(name_or_path)
     try:
         is_directory, exists = path.is_dir(), path.exists()

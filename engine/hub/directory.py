@@ -62,7 +62,7 @@ class DirectoryRemote:
         except FileNotFoundError:
             return {}
         except InvalidInputError as error:
-            return {INDEX_NAME: f"{error}; `models push` writes it anew"}
+            return {INDEX_NAME: f"{error} (`models push` writes it anew)"}
         except OSError as error:
             return {INDEX_NAME: f"{where}: cannot be read ({error.strerror}); `models push` writes it anew"}
         missing = sorted(listed.keys() - offer.models.keys() - offer.broken.keys())

@@ -34,7 +34,7 @@ class HuggingFaceRemote:
         try:
             require_address(self._endpoint)
         except UsageError as error:
-            raise UsageError(f"${_VARIABLE}: {error}") from error
+            raise UsageError(f"${_VARIABLE} must be the https address of a hub ({error})") from error
 
     @classmethod
     def of(cls, address: str) -> HuggingFaceRemote:
