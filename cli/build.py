@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._commands import RequireSignature, bundles, choices
+from ._commands import PRECISIONS, RequireSignature, bundles, choices
 
 if TYPE_CHECKING:
     from ..engine.backends.tensorrt.build import Flavour
@@ -32,7 +32,9 @@ def build(
     flavour: Annotated[
         str | None, typer.Option(help="Default: what is installed.", **choices("tensorrt", "tensorrt_rtx"))
     ] = None,
-    precision: Annotated[str, typer.Option(help="auto, or what the bundle holds: fp32, tf32, fp16, bf16.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of those that the bundle holds; tf32 needs fp32.", **choices(*PRECISIONS))
+    ] = "auto",
     device: Annotated[int, typer.Option(min=0, help="GPU of this machine.")] = 0,
     workspace_mb: Annotated[int, typer.Option(min=16, help="Scratch memory that the builder may plan with.")] = 4096,
     cache_dir: Annotated[Path | None, typer.Option(help="Engine cache (default: the user's cache directory).")] = None,

@@ -25,6 +25,7 @@ def phantom(
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from ..engine.processor import available_threads
+    from ..engine.screen import counted
 
     with TrainExtra("phantom"):
         from ..train.phantom import HELD_OUT, TRAINING, write_cohort
@@ -45,4 +46,4 @@ def phantom(
     except KeyboardInterrupt:
         typer.echo(f"error: interrupted; files in {out} are whole, make the cohort anew in another directory", err=True)
         raise typer.Exit(130) from None
-    typer.echo(f"{count} cases in {out}")
+    typer.echo(f"{counted(count, 'case')} in {out}")

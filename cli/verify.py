@@ -25,7 +25,7 @@ def verify(
 
     from ..engine.run.purge import purged_chain
     from ..engine.run.verify import verify_run
-    from ..engine.screen import shown
+    from ..engine.screen import counted, shown
 
     if (chain := purged_chain(directory)) is not None:
         return _purged(directory, chain, as_json)
@@ -37,10 +37,11 @@ def verify(
     else:
         for fault in found.faults:
             print(f"error: {shown(str(directory / fault))}", file=sys.stderr)
-        print(f"{found.samples} samples, {found.files} files, {found.bytes} bytes, {len(found.faults)} faults")
+        held = [(found.samples, "sample"), (found.files, "file"), (found.bytes, "byte"), (len(found.faults), "fault")]
+        print(", ".join(counted(number, noun) for number, noun in held))
         print(f"audit trail: {found.audit_lines} lines, head {found.audit_head}")
         if unfinished:
-            left = f"{len(found.failed)} samples failed, {found.absent} are not made"
+            left = f"{counted(len(found.failed), 'sample')} failed, {found.absent} are not made"
             print(f"warning: {left}, manifest.csv is {'there' if found.has_manifest else 'not written'}: "
                   "go on with --resume, or merge the shards", file=sys.stderr)  # fmt: skip
         elif found.absent:

@@ -36,6 +36,7 @@ from .sampling.given_masks import GivenMasks, require_mask_first
 from .sampling.sdedit import SourceCase
 from .sampling.types import Backend, RunLoop, Volume
 from .scans.masks import masks_of_arrays
+from .screen import counted
 
 
 class Cancelled(SbldmError):
@@ -84,7 +85,7 @@ class Generator:
         _require_batch_size(batch_size)
         require_fields(**machine)
         if not isinstance(bundle, str | os.PathLike):
-            raise UsageError(f"--bundle {bundle!r}: must be the name of a shipped bundle, or a path")
+            raise UsageError(f"--bundle {bundle!r}: must be the name of a shipped or pulled bundle, or a path")
         if not isinstance(require_signature, str | os.PathLike | None):
             raise UsageError(f"--require-signature {require_signature!r}: must be a path")
         loaded = load_bundle(bundle, require_signature)
@@ -185,6 +186,13 @@ class Generator:
         """Cancel, and refuse further work."""
         self._closed = True
         self.cancel()
+
+    def __repr__(self) -> str:
+        manifest, backend = self.bundle.manifest, self.backend
+        made = f"{', '.join(manifest.modalities)}, {' x '.join(map(str, manifest.grid.shape))}"
+        machine = f"{backend.name} {backend.precision} on {backend.device}, {counted(backend.threads, 'thread')}"
+        closed = ", closed" if self._closed else ""
+        return f"<Generator of {manifest.id}: {made}; {machine}, batch size {self.batch_size}{closed}>"
 
     def __reduce__(self) -> tuple[Callable[..., Generator], tuple[object, ...]]:
         """A pickled generator is its arguments: whoever reads it loads the same bundle on the same kind of backend."""
@@ -316,7 +324,7 @@ def _warn_of_memory(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-def _require_batch_size(batch_size: int) -> None:
-    if isinstance(batch_size, str):  # measuring is for runs in a directory
+def _require_batch_size(batch_size: object) -> None:
+    if batch_size is None or isinstance(batch_size, str):  # measuring is for runs in a directory
         raise UsageError(f"--batch-size {batch_size!r}: must be a whole number")
     require_fields(batch_size=batch_size)

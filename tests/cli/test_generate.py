@@ -322,7 +322,7 @@ def test_quiet_and_streams(run, tmp_path: Path, capsys) -> None:
     assert run("--count", 1, "--out", tmp_path / "a", "--quiet") == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    assert "1 samples made" in captured.out
+    assert "1 sample made" in captured.out
     assert run("--count", 1, "--out", tmp_path / "b", "--log-format", "json") == 0
     captured = capsys.readouterr()
     events = [json.loads(line) for line in captured.err.splitlines()]
@@ -334,10 +334,15 @@ def test_quiet_and_streams(run, tmp_path: Path, capsys) -> None:
     assert all(line.startswith("warning: ") for line in lines[1:])  # of a sample, nothing
 
 
-def test_preview_is_a_picture(run, tmp_path: Path) -> None:
+def test_preview_is_a_picture_that_is_named(run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
     assert run("--count", 2, "--out", tmp_path / "a", "--preview", "--quiet") == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [f"preview: {tmp_path / 'a/preview.png'}"]
+    assert run("--count", 2, "--out", tmp_path / "a", "--resume", "--report", "--quiet", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["report"] == str(tmp_path / "a/report.html")
+    assert "preview" not in result
     with Image.open(tmp_path / "a/preview.png") as picture:
         picture.load()
         assert picture.width > picture.height > 100

@@ -14,6 +14,7 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nibabel as nib
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
@@ -236,11 +237,20 @@ def test_beside_a_real_cohort(run: Path, tmp_path: Path, capsys) -> None:
         scans.write_case(tmp_path / "real", f"real-{number}", scans.arrays(tumour=tumour))
     broken = scans.arrays() | {"seg": scans.arrays()["seg"] * 2}
     scans.write_case(tmp_path / "real", "broken-<1>", broken)
+    mask = scans.write_case(tmp_path / "ours", "added", scans.arrays()) / "added_seg.nii.gz"
+    made = nib.load(mask)
+    made.header["descrip"] = b"SYNTHETIC sbldm-engine 0.2.0 seed 0 sample 0"
+    nib.save(made, mask)
+    shutil.copytree(tmp_path / "ours" / "added", tmp_path / "real" / "added")
     text = page_of(run, tmp_path / "page.html", "--real", str(tmp_path / "real"))
     assert "3 synthetic tumours beside 3 real ones" in text
     assert text.count('class="real"') == 12
     assert "broken-&lt;1&gt;" in text
-    assert "broken-<1>" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "broken-<1>" in told
+    assert "1 case made by sbldm-engine, such as added: left out, they are not real" in told
+    assert main(["report", str(run), "--out", str(tmp_path / "none.html"), "--real", str(tmp_path / "ours")]) == 3
+    assert "no real case can be measured" in capsys.readouterr().err
 
 
 def test_generate_writes_it(tiny_bundle: Bundle, tmp_path: Path) -> None:
