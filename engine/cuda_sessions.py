@@ -18,6 +18,7 @@ PROVIDER = "CUDAExecutionProvider"
 BATCH_AXIS = "batch"  # how graphs call it
 NO_FALLBACK = "session.disable_cpu_ep_fallback"
 _FELL_BACK = "fallback to CPU EP has been explicitly disabled"  # ONNX Runtime's words
+_FATAL = 4  # a severity of ONNX Runtime's log
 _FREEZING_PASSES = 2  # the first writes functions such as GroupNormalization out, the second computes their shapes
 
 
@@ -58,6 +59,7 @@ def open_cuda_session(
     """
     require_cuda(f"cuda:{index}")
     onnxruntime = import_onnxruntime()
+    onnxruntime.set_default_logger_severity(_FATAL)  # it tells each plan that cuDNN has not; what fails is raised
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; the session says what it lacks
         onnxruntime.preload_dlls()
     with load_errors(path):
