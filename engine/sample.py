@@ -79,6 +79,7 @@ class Sample:
         names: Names = "2021",
         name_by: NameBy = "sample",
         grid: GridName = "native",
+        rtstruct: bool = False,
     ) -> dict[str, Path]:
         """Write the case below `directory` as `generate` writes it, byte by byte; returns the path of each file.
 
@@ -93,6 +94,7 @@ class Sample:
             names: BraTS file names of `2021` or `2023`.
             name_by: the case is called by its number (`sample`) or by its `id`.
             grid: `native`, or `brats` for 240x240x155 voxels of 1 mm.
+            rtstruct: of the layout `dicom`: the mask as contours, too.
 
         Raises:
             FaultySampleError: the sample has a fault.
@@ -102,7 +104,7 @@ class Sample:
         if grid not in GRIDS:
             raise UsageError(f"grid {grid!r}: allowed: {', '.join(GRIDS)}")
         slices = slices_of(grid_of_files(grid), self.grid)
-        folder, made = Path(directory), self._layout(layout, names, name_by, slices)
+        folder, made = Path(directory), self._layout(layout, names, name_by, slices, rtstruct)
         number = self.index if name_by == "sample" else 0
         files = case_files(self.image, self.label, self.grid, made, self._about(), grid_of_files(grid), number)
         try:
@@ -188,7 +190,7 @@ class Sample:
         requested = tuple(self.requested.items())
         return CaseAbout(version, self.bundle_id, self.recipe, self.seed, self.index, requested, self.origin)
 
-    def _layout(self, layout: str, names: str, name_by: str, slices: int) -> Layout:
+    def _layout(self, layout: str, names: str, name_by: str, slices: int, rtstruct: bool) -> Layout:
         if name_by not in NAME_BY:
             raise UsageError(f"name_by {name_by!r}: allowed: {', '.join(NAME_BY)}")
         if name_by == "id" and not (self.id.isalnum() if layout == "bids" else is_tag(self.id)):
@@ -198,7 +200,7 @@ class Sample:
         try:
             if layout == "dicom":
                 require_dicom()
-            return make_layout(layout, self.modalities, self.labels, names, tags, slices)
+            return make_layout(layout, self.modalities, self.labels, names, tags, slices, rtstruct)
         except UsageError as error:
             raise UsageError(str(error).replace("--", "")) from None
 

@@ -19,6 +19,8 @@ from .case_tags import CaseTags, NumberTags
 LayoutName = Literal["brats", "nnunet", "bids", "dicom"]
 Names = Literal["2021", "2023"]
 
+RTSTRUCT = "rtstruct"  # role of the contours of a mask, in DICOM
+_ONE_FILE = (SEGMENTATION, RTSTRUCT)
 PREFIX = "sbldm-"  # of every case
 _SUBJECT = "sub-sbldm"
 _CHANNEL = re.compile(r"_\d{4}$", re.ASCII)
@@ -196,15 +198,20 @@ class DicomLayout(Layout):
     """`sbldm-000000/t1/sbldm-000000_t1_0001.dcm`, a file a slice; `sbldm-000000/seg/sbldm-000000_seg.dcm`."""
 
     slices: int  # of a volume
+    rtstruct: bool  # whether the mask is written as contours, too
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (*super().roles, RTSTRUCT) if self.rtstruct else super().roles
 
     def path(self, sample: int, role: str) -> str:
         case = self.case(sample)
-        return f"{case}/seg/{case}_seg.dcm" if role == SEGMENTATION else f"{case}/{role}"
+        return f"{case}/{role}/{case}_{role}.dcm" if role in _ONE_FILE else f"{case}/{role}"
 
     def paths(self, sample: int) -> dict[str, str]:
         return {
             **{f"{m}/{k}": self._slice(sample, m, k) for m in self.modalities for k in range(1, self.slices + 1)},
-            SEGMENTATION: self.path(sample, SEGMENTATION),
+            **{role: self.path(sample, role) for role in self.roles if role in _ONE_FILE},
         }
 
     def series(self, sample: int, modality: str) -> list[str]:
@@ -222,8 +229,8 @@ class DicomLayout(Layout):
         sample, found = self.tags.sample(self.tag_in(path)), _DICOM_FILE.fullmatch(path)
         if sample is None or found is None or found["role"] not in self.roles:
             return None
-        if found["role"] == SEGMENTATION:
-            return sample if path == self.path(sample, SEGMENTATION) else None
+        if found["role"] in _ONE_FILE:
+            return sample if path == self.path(sample, found["role"]) else None
         number = int(found["number"] or 0)
         is_slice = 1 <= number <= self.slices and path == self._slice(sample, found["role"], number)
         return sample if is_slice else None
@@ -239,16 +246,20 @@ def make_layout(
     names: str = "2021",
     tags: CaseTags | None = None,
     slices: int = 1,
+    rtstruct: bool = False,
 ) -> Layout:
     """The layout of that name for a bundle's modalities and labels.
 
-    `tags` tell cases apart, by default their numbers; `slices` of a volume are files of their own in DICOM.
+    `tags` tell cases apart, by default their numbers; `slices` of a volume are files of their own in DICOM, where
+    `rtstruct` adds the contours of the mask.
 
     Raises:
         UsageError: no such layout or naming.
     """
     if names not in ("2021", "2023"):
         raise UsageError(f"--names {names}: allowed: 2021, 2023")
+    if rtstruct and name != "dicom":
+        raise UsageError(f"--rtstruct belongs to --layout dicom, not to {name}")
     parts = tuple(modalities), tuple(labels), tags or NumberTags()
     if name == "brats":
         return _distinct(BratsLayout(*parts, names))  # type: ignore[arg-type]
@@ -259,7 +270,7 @@ def make_layout(
     if name == "bids":
         return _distinct(BidsLayout(*parts))
     if name == "dicom":
-        return _distinct(DicomLayout(*parts, slices))
+        return _distinct(DicomLayout(*parts, slices, rtstruct))
     raise UsageError(f"--layout {name}: allowed: {', '.join(get_args(LayoutName))}")
 
 

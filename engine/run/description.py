@@ -217,7 +217,8 @@ class RunDescription:
         tags = NumberTags() if self.row_ids is None else IdTags(self.row_ids)
         options, bundle = self.options, self.bundle
         slices = slices_of(self.file_grid(), bundle.grid)
-        return make_layout(options.layout, bundle.modalities, bundle.labels, options.names, tags, slices)
+        parts = bundle.modalities, bundle.labels, options.names, tags, slices, options.rtstruct
+        return make_layout(options.layout, *parts)
 
 
 def describe(
