@@ -17,9 +17,9 @@ import re
 import secrets
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,10 @@ class Store:
         self._lock = threading.Lock()  # of what is in memory: held for moments, never while the disk is waited for
         self._changing, self._telling = threading.Lock(), threading.Lock()
         self._jobs: dict[str, Job] = {}
-        self._numbers: dict[str, list[int]] = {}  # by client, sorted
+        self._numbers: defaultdict[tuple[str, State | None], list[int]] = defaultdict(list)  # of a client's jobs in a
+        # state, and of all (None), sorted: a page costs what is on it
         self._ids: dict[int, str] = {}  # by number
         self._next = 1
-        self._states: Counter[tuple[str, State]] = Counter()  # by client
         self._bytes: Counter[str] = Counter()  # by client
         self._opened = ExitStack()
         with disk_faults(root, started=False):
@@ -92,18 +92,11 @@ class Store:
         return job if job is not None and job.client == client else None
 
     def newest(self, client: str, before: int | None, limit: int, state: State | None) -> list[Job]:
-        """A client's jobs with numbers below `before`, the newest first."""
-        found: list[Job] = []
+        """A client's jobs with numbers below `before`, in `state` where one is given, the newest first."""
         with self._lock:
-            numbers = self._numbers.get(client, [])
-            at = len(numbers) if before is None else bisect.bisect_left(numbers, before)
-            for number in reversed(range(at)):
-                job = self._jobs[self._ids[numbers[number]]]
-                if state is None or job.state == state:
-                    found.append(job)
-                    if len(found) == limit:
-                        break
-        return found
+            numbers = self._numbers.get((client, state), [])
+            end = len(numbers) if before is None else bisect.bisect_left(numbers, before)
+            return [self._jobs[self._ids[number]] for number in reversed(numbers[max(end - limit, 0) : end])]
 
     def all(self) -> list[Job]:
         """Every job, in the order in which they were made."""
@@ -113,15 +106,13 @@ class Store:
     def states(self) -> dict[State, int]:
         """How many jobs are in each state."""
         with self._lock:
-            found = dict.fromkeys(STATES, 0)
-            for (_, state), count in self._states.items():
-                found[state] += count
-        return found
+            clients = {client for client, _ in self._numbers}
+            return {state: sum(self._count(client, state) for client in clients) for state in STATES}
 
     def held(self, client: str) -> tuple[int, int, int]:
         """Jobs of a client, those of them that wait in the queue, and bytes of inputs and results."""
         with self._lock:
-            return len(self._numbers.get(client, [])), self._states[client, "queued"], self._bytes[client]
+            return self._count(client, None), self._count(client, "queued"), self._bytes[client]
 
     def create(self, fields: dict[str, Any], conditions: bytes | None, check: Callable[[Path | None], Reserved]) -> Job:
         """A new job with its folder; `check` is given the file of its conditions and may refuse the job.
@@ -239,25 +230,28 @@ class Store:
 
     def _put(self, job: Job) -> None:
         old = self._jobs.get(job.id)
-        self._jobs[job.id] = job
-        self._states[job.client, job.state] += 1
+        if old is not None:
+            self._drop(old)
+        self._next = max(self._next, job.number + 1)
+        self._jobs[job.id], self._ids[job.number] = job, job.id
+        for state in (None, job.state):
+            bisect.insort(self._numbers[job.client, state], job.number)
         self._bytes[job.client] += _size(job)
-        if old is None:
-            self._next = max(self._next, job.number + 1)
-            self._ids[job.number] = job.id
-            bisect.insort(self._numbers.setdefault(job.client, []), job.number)
-        else:
-            self._states[old.client, old.state] -= 1
-            self._bytes[job.client] -= _size(old)
+
+    def _drop(self, job: Job) -> None:
+        del self._jobs[job.id], self._ids[job.number]
+        for state in (None, job.state):
+            numbers = self._numbers[job.client, state]
+            del numbers[bisect.bisect_left(numbers, job.number)]
+        self._bytes[job.client] -= _size(job)
+
+    def _count(self, client: str, state: State | None) -> int:
+        return len(self._numbers.get((client, state), ()))
 
     def _forget(self, job: Job) -> None:
         with self._lock:
-            job = self._jobs.pop(job.id, job)
-            self._ids.pop(job.number, None)
-            self._states[job.client, job.state] -= 1
-            self._bytes[job.client] -= _size(job)
-            with suppress(ValueError):
-                self._numbers[job.client].remove(job.number)
+            if (known := self._jobs.get(job.id)) is not None:
+                self._drop(known)
 
 
 def _place(job: Job) -> str:
