@@ -134,7 +134,7 @@ class Sample:
         own = f" ({self.id})" if self.id != str(self.index) else ""
         scan = Scan(self.image.astype(np.float32), self.label, self.grid.spacing_mm)
         layout = make_layout("brats", self.modalities, self.labels)
-        return draw_sheet([(f"sample {self.index}{own}{told}{fault}", scan)], layout)
+        return draw_sheet([(f"sample {self.index}{own}{told}{fault}", scan)], layout, self.origin)
 
     def show(self) -> None:
         """Show `picture` in the notebook that runs this, elsewhere in the system's viewer of pictures."""

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
-from .about import SYNTHETIC, CaseAbout
+from .about import SYNTHETIC, CaseAbout, shown
 from .codes import PROCESSING
 from .encoding import SliceWriter
 from .stack import Stack
@@ -112,8 +112,7 @@ class DicomCase:
     @property
     def comment(self) -> str:
         """What every instance says of itself."""
-        what = f"made {self.about.origin}: protect it as that" if self.about.origin else "shows no patient"
-        return f"{self.about.description}; {what}. Not for diagnosis."
+        return f"{self.about.description}; {shown(self.about.origin)}. Not for diagnosis."
 
     def common(self, sop_class: str) -> Dataset:
         """What the instances of the case have in common: patient, study, frame of reference, what made them."""

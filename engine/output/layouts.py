@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import BRATS_LABELS, SEGMENTATION
+from ..dicom.about import SYNTHETIC, shown
 from ..errors import UsageError
 from .case_tags import CaseTags, NumberTags
 
@@ -28,10 +29,6 @@ _DICOM_FILE = re.compile(r"[^/]+/(?P<role>[^/]+)/[^/]+?(?:_(?P<number>\d{4,5}))?
 _NAMES_2023 = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
 _BIDS_SUFFIXES = {"t1": "T1w", "t1ce": "ce-gadolinium_T1w", "t2": "T2w", "flair": "FLAIR"}
 _CHANNELS = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
-_SYNTHETIC_NOTE = (
-    "Synthetic volumes: they show no patient. Not for diagnosis. Images are int16, 0..1000 standing for the model's\n"
-    "intensity range, background exactly 0. Which tumour was asked for and which was measured: manifest.csv.\n"
-)
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,16 @@ class DatasetFacts:
     bundle_id: str
     bundle_sha256: str
     version: str  # of sbldm-engine
+    origin: str  # what the volumes were made from, "" for noise alone
+
+    @property
+    def note(self) -> bytes:
+        """The text of a README."""
+        return (
+            f"Synthetic volumes: each {shown(self.origin)}. Not for diagnosis. Images are int16, 0..1000 standing for\n"
+            "the model's intensity range, background exactly 0. Which tumour was asked for and which was measured:\n"
+            "manifest.csv.\n"
+        ).encode()
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,8 @@ class NnunetLayout(Layout):
             "numTraining": len(facts.samples),
             "file_ending": ".nii.gz",
             "name": "sbldm",
-            "description": f"SYNTHETIC sbldm-engine {facts.version}, bundle {facts.bundle_id} ({facts.bundle_sha256})",
+            "description": f"{SYNTHETIC} {facts.version}, bundle {facts.bundle_id} ({facts.bundle_sha256}); "
+            f"each {shown(facts.origin)}",
         }
         return {"dataset.json": _json(description)}
 
@@ -179,7 +187,7 @@ class BidsLayout(Layout):
         labels = "".join(f"{value}\t{name}\n" for value, name in zip(self.label_values, self.labels, strict=True))
         files = {
             "dataset_description.json": _json(description),
-            "README": _SYNTHETIC_NOTE.encode(),
+            "README": facts.note,
             "participants.tsv": f"participant_id\n{subjects}".encode(),
             ".bidsignore": b"run.json\nledger*.jsonl\naudit.jsonl\nmanifest.csv\npreview.png\nreport.html\n*.log\n",
             "desc-tumour_dseg.tsv": f"index\tname\n{labels}".encode(),
@@ -188,7 +196,7 @@ class BidsLayout(Layout):
         for modality in self.modalities:  # one sidecar a suffix: that of T1w holds for ce-gadolinium_T1w too
             suffix = _BIDS_SUFFIXES.get(modality, modality).rsplit("_")[-1]
             files[f"{suffix}.json"] = _json(
-                {"SkullStripped": True, "Description": "Synthetic volume, shows no patient"}
+                {"SkullStripped": True, "Description": f"Synthetic volume, {shown(facts.origin)}"}
             )
         return files
 
@@ -236,7 +244,7 @@ class DicomLayout(Layout):
         return sample if is_slice else None
 
     def dataset_files(self, facts: DatasetFacts) -> dict[str, bytes]:
-        return {"README": _SYNTHETIC_NOTE.encode()}
+        return {"README": facts.note}
 
 
 def make_layout(

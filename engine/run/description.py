@@ -179,6 +179,11 @@ class RunDescription:
         """Whether it is made from somebody's scan or masks, and to be protected as those are."""
         return self.source is not None
 
+    @property
+    def origin(self) -> str:
+        """What its samples are made from, "" for noise alone."""
+        return "" if self.source is None else self.source.origin
+
     def inputs(self) -> dict[str, Any]:
         """What the run is made with, and the hashes of what it is made from, for the audit trail."""
         return {

@@ -94,7 +94,8 @@ def test_kept_identity_is_the_patient_the_study_and_the_space_and_new_series(stu
         assert not any(element.tag.is_private for element in one)
     taken = {pydicom.dcmread(path, stop_before_pixels=True).SeriesInstanceUID for path in study.iterdir()}
     assert taken.isdisjoint(one.SeriesInstanceUID for one in made)
-    assert "protect it as that" in made[0].ImageComments
+    assert "from a real case, protect it as that" in made[0].ImageComments
+    assert "from a real case, protect it as that" in (kept / "README").read_text()
 
 
 def test_replaced_identity_leaves_nothing_of_the_patient(tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
