@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from .job import CONDITIONS_NAME, JOB_NAME, MAX_JOB_BYTES, RUN_NAME, STATES, Job
 from .tokens import CLIENT
 
 MARK_NAME, LOCK_NAME, JOBS_NAME = "service.json", "service.lock", "jobs"
+MADE = "job made"  # event of the audit trail
 _MARK = b'{"notice": "jobs of sbldm-engine serve", "schema_version": 1}\n'
 _ID = re.compile(r"[0-9a-f]{32}")
 _log = logging.getLogger("sbldm")
@@ -135,13 +136,13 @@ class Store:
                 id=job_id, number=number, created=now, changed=now, inputs={}, has_conditions=path is not None,
                 count=reserved.count, result_bytes=reserved.bytes, **fields,
             )  # fmt: skip
-            self.folder.write(f"{place}/{JOB_NAME}", job.to_bytes())
+            self.tell(job, MADE)  # before it is there, so that no job is on disk of which the trail does not tell
+            self._first_write(job, place)
         except (OSError, SbldmError):
             self.folder.clear(place)
             raise
         with self._lock:
             self._put(job)
-        self.tell(job, "job made")
         return job
 
     def change(self, job_id: str, change: Callable[[Job], Job | None]) -> Job | None:
@@ -195,6 +196,14 @@ class Store:
         with self._telling:
             append(self.folder, {"job": job.id, "client": job.client, "kind": job.kind, **counts}, event, outcome)
 
+    def _first_write(self, job: Job, place: str) -> None:
+        try:
+            self.folder.write(f"{place}/{JOB_NAME}", job.to_bytes())
+        except OSError:
+            with suppress(OSError, SbldmError):
+                self.tell(job, "job removed")
+            raise
+
     def _hold(self) -> Any:
         try:
             return self.folder.appending(LOCK_NAME)
@@ -205,8 +214,7 @@ class Store:
         """The jobs that are on disk; what a killed service left half-made is removed."""
         if not self.folder.has(JOBS_NAME):
             return
-        for client, job_id in self._folders():
-            place = f"{JOBS_NAME}/{client}/{job_id}"
+        for place, _ in job_folders(self.root):
             try:
                 job = read_job(self.folder.read(f"{place}/{JOB_NAME}", MAX_JOB_BYTES), f"{place}/{JOB_NAME}")
             except FileNotFoundError:
@@ -218,15 +226,8 @@ class Store:
             if job.state == "waiting":  # an upload may have been coming
                 with Folder(self.root / place) as folder:
                     folder.clear_temporaries(lambda _: True)
-            if (job.client, job.id) == (client, job_id) and job.number not in self._ids:
+            if _place(job) == place and job.number not in self._ids:
                 self._put(job)
-
-    def _folders(self) -> Iterator[tuple[str, str]]:
-        for client in sorted(os.listdir(self.root / JOBS_NAME)):
-            if CLIENT.fullmatch(client):
-                for job_id in sorted(os.listdir(self.root / JOBS_NAME / client)):
-                    if _ID.fullmatch(job_id):
-                        yield client, job_id
 
     def _put(self, job: Job) -> None:
         old = self._jobs.get(job.id)
@@ -252,6 +253,15 @@ class Store:
         with self._lock:
             if (known := self._jobs.get(job.id)) is not None:
                 self._drop(known)
+
+
+def job_folders(root: Path) -> Iterator[tuple[str, str]]:
+    """Place, relative to a service's directory, and id of what lies there as jobs do."""
+    for client in sorted(os.listdir(root / JOBS_NAME)):
+        if CLIENT.fullmatch(client):
+            for job_id in sorted(os.listdir(root / JOBS_NAME / client)):
+                if _ID.fullmatch(job_id):
+                    yield f"{JOBS_NAME}/{client}/{job_id}", job_id
 
 
 def _place(job: Job) -> str:
