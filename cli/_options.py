@@ -110,6 +110,9 @@ class RunFlags:
             **choices("native", "brats", "source"),
         ),
     ] = None
+    rtstruct: Annotated[bool, _files("--rtstruct", "With --layout dicom: the mask as contours (RTSTRUCT), too.")] = (
+        False
+    )
     preview: Annotated[bool, _files("--preview", "Write a contact sheet, preview.png.")] = False
     report: Annotated[bool, _files("--report", "Write report.html: volumes in 3D, plots, faults, in one file.")] = False
     as_json: Annotated[bool, _show("--json", "Print the result as one JSON object.")] = False

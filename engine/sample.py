@@ -82,6 +82,7 @@ class Sample:
         names: Names = "2021",
         name_by: NameBy = "sample",
         grid: GridName = "native",
+        rtstruct: bool = False,
     ) -> dict[str, Path]:
         """Write the case below `directory` as `generate` writes it, byte by byte; returns the path of each file.
 
@@ -96,6 +97,7 @@ class Sample:
             names: BraTS file names of `2021` or `2023`.
             name_by: the case is called by its number (`sample`) or by its `id`.
             grid: `native`, or `brats` for 240x240x155 voxels of 1 mm.
+            rtstruct: of the layout `dicom`: the mask as contours, too.
 
         Raises:
             FaultySampleError: the sample has a fault.
@@ -106,7 +108,7 @@ class Sample:
         if grid not in GRIDS:
             raise UsageError(f"grid {grid!r}: allowed: {', '.join(GRIDS)}")
         slices = slices_of(grid_of_files(grid), self.grid)
-        made = self._layout(layout, names, name_by, slices)
+        made = self._layout(layout, names, name_by, slices, rtstruct)
         number = self.index if name_by == "sample" else 0
         files = case_files(self.image, self.label, self.grid, made, self._about(), grid_of_files(grid), number)
         try:
@@ -136,7 +138,7 @@ class Sample:
         own = f" ({self.id})" if self.id != str(self.index) else ""
         scan = Scan(self.image.astype(np.float32), self.label, self.grid.spacing_mm)
         layout = make_layout("brats", self.modalities, self.labels)
-        return draw_sheet([(f"sample {self.index}{own}{told}{fault}", scan)], layout)
+        return draw_sheet([(f"sample {self.index}{own}{told}{fault}", scan)], layout, self.origin)
 
     def show(self) -> None:
         """Show `picture` in the notebook that runs this, elsewhere in the system's viewer of pictures.
@@ -198,16 +200,19 @@ class Sample:
         requested = tuple(self.requested.items())
         return CaseAbout(version, self.bundle_id, self.recipe, self.seed, self.index, requested, self.origin)
 
-    def _layout(self, layout: str, names: str, name_by: str, slices: int) -> Layout:
+    def _layout(self, layout: str, names: str, name_by: str, slices: int, rtstruct: bool) -> Layout:
         if name_by not in NAME_BY:
             raise UsageError(f"name_by {name_by!r}: allowed: {', '.join(NAME_BY)}")
         if name_by == "id" and not (self.id.isalnum() if layout == "bids" else is_tag(self.id)):
             allowed = "letters and digits alone, as a BIDS subject is named" if layout == "bids" else ALLOWED
             raise UsageError(f"id {self.id!r}: must be {allowed}")
         tags = NumberTags() if name_by == "sample" else IdTags((self.id,))
-        if layout == "dicom":
-            require_dicom()
-        return make_layout(layout, self.modalities, self.labels, names, tags, slices)
+        try:
+            if layout == "dicom":
+                require_dicom()
+            return make_layout(layout, self.modalities, self.labels, names, tags, slices, rtstruct)
+        except UsageError as error:
+            raise UsageError(str(error).replace("--", "")) from None
 
 
 def monai_item(item: Item) -> Item:

@@ -32,7 +32,9 @@ def write_preview(directory: Path, rows: int = MAX_ROWS) -> Path:
     index = LedgerIndex.of(directory)
     records = [record for record in index.records(sorted(index.places)[: 4 * rows]) if record.fault is None][:rows]
     layout = run.layout()
-    sheet = draw_sheet([(caption(record), _scan(directory, run, record.sample)) for record in records], layout)
+    sheet = draw_sheet(
+        [(caption(record), _scan(directory, run, record.sample)) for record in records], layout, run.origin
+    )
     data = io.BytesIO()
     sheet.save(data, "PNG")
     path = directory / PREVIEW_NAME

@@ -122,7 +122,7 @@ class Finisher:
             run.options.seed,
             task.sample,
             tuple(self._requested(task).items()),
-            "" if run.source is None else run.source.origin,
+            run.origin,
             self.study,
         )
         return case_files(volume.image, volume.label, self.bundle.grid, self.layout, about, run.file_grid())
