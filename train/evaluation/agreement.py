@@ -158,10 +158,9 @@ def _watched(block: nn.Module, kept: list[Tensor]) -> Any:
 
 def _pooled(activations: Tensor, brain: Tensor) -> NDArray[np.float64]:
     """(slices, channels, x, y) -> mean and deviation of each channel, weighted by the brain's share of the pixels."""
-    values = activations.float()
-    weights = functional.adaptive_avg_pool2d(brain, (values.shape[-2], values.shape[-1]))
+    values = activations.permute(0, 2, 3, 1).flatten(0, 2).float()
+    weights = functional.adaptive_avg_pool2d(brain, (activations.shape[-2], activations.shape[-1])).flatten()
     weights = weights / weights.sum()
-    mean = (values * weights).sum(dim=(0, 2, 3))
-    square = (values.square() * weights).sum(dim=(0, 2, 3))
+    mean, square = weights @ values, weights @ values.square()
     deviation = (square - mean.square()).clamp_min(0).sqrt()
     return torch.cat([mean, deviation]).double().numpy()

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +46,18 @@ class PhantomSegmenter:
             self._session = runtime.InferenceSession(
                 content, session_options(available_threads()), providers=["CPUExecutionProvider"]
             )
-        told = json.loads(self._session.get_modelmeta().custom_metadata_map[DESCRIPTION])
-        self.dice: NDArray[np.float64] = np.array(told["dice"], np.float64)
+        self.told: dict[str, Any] = json.loads(self._session.get_modelmeta().custom_metadata_map[DESCRIPTION])
+        """What it was made of and tested on."""
+
+    @property
+    def dice(self) -> NDArray[np.float64]:
         """(cases, region) of phantoms on held-out anatomies."""
-        self.trained_on: int = told["trained_on"]["count"]
+        return np.array(self.told["dice"], np.float64)
+
+    @property
+    def trained_on(self) -> int:
         """Phantoms."""
+        return self.told["trained_on"]["count"]
 
     def segment(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Labels (x, y, z) of one image (modality, x, y, z), 0 background, 1..255; 0 outside the brain."""

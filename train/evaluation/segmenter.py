@@ -165,7 +165,7 @@ def _slabs(image: Tensor, slices: NDArray[np.integer]) -> Tensor:
     """(slices, neighbours x modality, x, y); slices beyond the ends are repeated."""
     offsets = np.arange(-NEIGHBOURS, NEIGHBOURS + 1)
     index = np.clip(np.asarray(slices)[:, None] + offsets, 0, image.shape[3] - 1)
-    picked = image[..., torch.from_numpy(index.ravel())].permute(3, 0, 1, 2)
+    picked = image.permute(3, 0, 1, 2).contiguous()[torch.from_numpy(index.ravel())]
     return picked.reshape(len(slices), -1, *image.shape[1:3])
 
 
