@@ -50,7 +50,7 @@ def main() -> None:
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     console = Console(stderr=True)
-    torch.set_num_threads(available_threads())
+    torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
 
     def phantoms(numbers: range, seed: int, anatomies: tuple[int, ...]) -> Cohort:
         made = make_phantoms(
@@ -63,7 +63,7 @@ def main() -> None:
     settings = SegmenterSettings(steps=given.steps)
 
     def advance(step: int, loss: float) -> None:
-        if step % 100 == 0:
+        if step % 50 == 0:
             console.print(f"{step}/{given.steps}  loss {loss:.3f}", highlight=False)
 
     model = train_segmenter([volume_of(seen, case) for case in range(len(seen))], settings, advance)
