@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from ..engine.bundle.manifest import DEFAULT_GRID, MODALITIES, TensorSpec
 from ..engine.bundle.mask_first import BATCH
@@ -81,13 +81,24 @@ def main() -> None:
     print(json.dumps(dict(zip(REGIONS, np.round(found.mean(axis=0), 4).tolist(), strict=True))))
 
 
+class _OfSlabs(nn.Module):
+    """The network, its input named as the graph's."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, slabs: Tensor) -> Tensor:
+        return self.model(slabs)
+
+
 def graph_of(model: nn.Module) -> onnx.ModelProto:
     """The trained network as ONNX, its weights rounded to fp16 and stored so."""
     channels = (2 * NEIGHBOURS + 1) * len(MODALITIES)
     x, y, _ = DEFAULT_GRID.shape
     component = Component(
         "segmenter",
-        model.float().eval(),
+        _OfSlabs(model.float()).eval(),
         (TensorSpec(INPUT, (BATCH, channels, x, y), "float32"),),
         (TensorSpec(OUTPUT, (BATCH, LABELS, x, y), "float32"),),
     )

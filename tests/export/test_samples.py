@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +187,24 @@ def test_what_is_asked_for_is_what_generate_asks_for(tiny_bundle: Bundle) -> Non
     assert list(first) == names
     assert first != second
     assert first["volume_ml"] > 0
+
+
+@pytest.mark.parametrize(("share", "knows"), [(1.0, True), (0.2, False)])
+def test_who_does_not_know_the_training_cases_does_not_judge(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, knows: bool
+) -> None:
+    stored = np.concatenate([levels(sound().image), sound().label[None]]).transpose(3, 0, 1, 2)
+    for folder in ("latents", "cache"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "latents" / "key.json").write_text(json.dumps({"cases": ["A.npy", "gone.npy"]}))
+    np.save(tmp_path / "cache" / "A.npy", stored)
+    monkeypatch.setattr(samples, "PhantomSegmenter", lambda: Finding(share))
+    fitting = replace(tiny_bundle.manifest, grid=DEFAULT_GRID, modalities=MODALITIES)
+    judge = shipped_judge(tmp_path, fitting)
+    assert (judge is not None) is knows
+    if judge is not None:
+        assert 0.8 < judge.dice < 1
+    assert shipped_judge(tmp_path, tiny_bundle.manifest) is None
 
 
 def test_nobody_judges_without_prepared_cases(tiny_bundle: Bundle, tmp_path: Path) -> None:
