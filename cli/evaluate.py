@@ -17,7 +17,9 @@ FIGURES_NAME, TABLES_NAME = "evaluation.json", "evaluation.md"
 
 def evaluate(
     context: typer.Context,
-    real: Annotated[Path, typer.Option(help="Held-out real cases (or a cohort with --held-out).")],
+    real: Annotated[
+        Path | None, typer.Option(help="Held-out real cases (or a cohort with --held-out); without: samples alone.")
+    ] = None,
     synthetic: Annotated[Path | None, typer.Option(help="Samples; a run directory also gives adherence.")] = None,
     train: Annotated[Path | None, typer.Option(help="The training cases, for memorisation.")] = None,
     bundle: Annotated[

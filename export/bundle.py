@@ -63,7 +63,7 @@ from .rewrite.group_norm import write_out_group_norm
 from .rewrite.precision import PRECISIONS, Precision, reduce_precision, store_weights_as_fp16
 from .rounding import round_weights_to_fp16, rounding_figures
 from .runners import torch_runner
-from .samples import sample_faults
+from .samples import sample_faults, shipped_judge
 from .staging import require_free, staged_directory
 
 INTENDED_USE = (
@@ -149,8 +149,8 @@ def export_bundle(
             require_passed(parity)
         if was_trained(checkpoint):
             progress("reconstructions and samples")
-            run = engine
-            faults = reconstruction_faults(checkpoint, config, run) + sample_faults(run, manifest)
+            faults = reconstruction_faults(checkpoint, config, engine)
+            faults += sample_faults(engine, manifest, shipped_judge(checkpoint, manifest))
             accepted += accepted_faults(checkpoint, faults, options.force)
         (staging / PARITY_NAME).write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
         (staging / "README.md").write_text(model_card(manifest, parity, accepted), encoding="utf-8")

@@ -22,6 +22,7 @@ from .drafts import DRAFTS_VERSION, DraftLevels, Drafts, load_levels, save_level
 from .grain import GRAIN_VERSION, measured_grain, save_grain
 from .latents import MIRRORS
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
+from .prefetch import DrawnAhead
 from .shared_store import filled
 from .slab_volumes import encoded
 
@@ -140,9 +141,13 @@ class ImageVolumes:
         self.cohort, self.encoded = cohort, encoded
         self.chances, self.sources = chances(cohort), real_cases(cohort).astype(np.float32)
         self.mean, self.scale = aggregator.mean.cpu().numpy(), aggregator.scale.cpu().numpy()
+        self._ahead = DrawnAhead(self._volumes)
 
     def draw(self, size: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], tuple[Tensor, ...]]:
         """(N, C, S, h, w), then tissues (N, 3, z, x, y), drafts like the latents, a little noisy, and sources (N,)."""
+        return self._ahead(size, generator)
+
+    def _volumes(self, size: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], tuple[Tensor, ...]]:
         cases = generator.choice(len(self.chances), size=size, p=self.chances)
         mirrors = generator.integers(MIRRORS, size=size)
         pairs = list(zip(cases.tolist(), mirrors.tolist(), strict=True))

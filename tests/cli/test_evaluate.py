@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle, load_bundle
+from sbldm.train.evaluation.phantom_segmenter import FILE, PhantomSegmenter
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "evaluation.schema.json").read_text())
 SECTIONS = ("Compared", "Congruence", "Coverage", "Constraint", "Completeness", "Compliance", "Consistency")
@@ -81,6 +82,40 @@ def test_json_goes_to_stdout(folders: Path, tiny_bundle: Bundle, capsys: pytest.
     assert "holds no run.json" in figures["inputs"]["deviations"][0]
 
 
+@pytest.mark.skipif(not FILE.is_file(), reason="the segmenter was not made yet")
+def test_samples_alone_tell_what_needs_no_real_case(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folders / "alone"
+    arguments = ["--synthetic", str(folders / "run"), "--out", str(out), "--pairs", "1", "--workers", "1", "--quiet"]
+    assert main(["evaluate", *arguments]) == 0
+    figures = json.loads((out / "evaluation.json").read_text())
+    jsonschema.validate(figures, SCHEMA)
+    assert figures["inputs"]["real"] is None
+    assert figures["adherence"]["volume_ml"]["samples"] == 2
+    found = figures["anatomy"]["inside_brain"]
+    assert (found["synthetic"]["value"], found["real"]["value"], found["ratio"]["value"]) == (1, None, None)
+    agreed, shipped = figures["agreement"]["wt"], PhantomSegmenter()
+    assert agreed["real"]["value"] == pytest.approx(shipped.dice[:, 0].mean())
+    assert agreed["real"]["n"] == len(shipped.dice)
+    assert agreed["synthetic"]["n"] == agreed["swapped"]["n"] == 2
+    assert figures["agreement"]["fitted"] == shipped.trained_on
+    assert sum(group["dice"]["n"] for group in figures["consistency"]) == 2
+    assert figures["not_measured"]["memorisation"] == "no --real DIR was given"
+    text = capsys.readouterr().out
+    assert "Image and mask, by a segmenter trained on phantoms" in text
+    assert "## Congruence" not in text
+    assert {path.stem for path in out.glob("*.png")} == {"samples", "agreement", "adherence"}
+
+
+def test_other_grids_are_not_judged(folders: Path, tiny_bundle: Bundle) -> None:
+    out = folders / "alone2"
+    arguments = ["--synthetic", str(folders / "run"), "--bundle", str(tiny_bundle.path), "--any-settings"]
+    arguments += ["--out", str(out), "--pairs", "1", "--workers", "1", "--quiet"]
+    assert main(["evaluate", *arguments]) == 0
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert "takes 128 x 128 x 64 voxels" in figures["not_measured"]["agreement of image and mask"]
+    assert "agreement" not in figures
+
+
 def test_a_bundle_gives_reconstructions(folders: Path, tiny_bundle: Bundle) -> None:
     cohort, out = str(folders / "cohort"), folders / "out3"
     arguments = ["--real", cohort, "--train", cohort, "--held-out", "2", "--synthetic", str(folders / "run")]
@@ -136,6 +171,9 @@ def test_card_holds_the_tables_and_the_command(folders: Path, tiny_bundle: Bundl
         (["--real", "cohort"], 2, "nothing to do"),
         (["--real", "cohort", "--synthetic", "run", "--card"], 2, "give --bundle PATH"),
         (["--real", "cohort", "--reconstruct"], 2, "needs a bundle"),
+        (["--synthetic", "run", "--train", "cohort"], 2, "--train needs real cases: give --real DIR"),
+        (["--synthetic", "run", "--held-out", "2"], 2, "--held-out needs real cases"),
+        (["--reconstruct", "--bundle", "phantom"], 2, "--reconstruct needs real cases"),
         (["--real", "cohort", "--train", "cohort", "--synthetic", "run"], 2, "same folder"),
         (["--real", "cohort", "--train", "cohort", "--synthetic", "run", "--held-out", "9"], 2, "has 6 cases"),
         (["--real", "nowhere", "--synthetic", "run"], 3, "not a directory"),
