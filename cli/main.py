@@ -45,11 +45,12 @@ COMMANDS = {
     "downstream": ("downstream", "Tell whether synthetic cases help a segmenter."),
     "export": ("export", "Turn checkpoints into a bundle, held to PyTorch."),
     "serve": ("serve", "Take jobs over HTTP, on this machine or behind a gateway."),
+    "studio": ("studio", "Open a page on this machine: volumes while conditions change."),
     "build": ("build", "Build TensorRT engines ahead of time."),
 }
 
 _NAME, _COMPLETION = "sbldm-engine", "_SBLDM_ENGINE_COMPLETE"
-PRIVATE = ("augment", "conditions measure", "data", "train", "evaluate", "downstream", "masks", "serve")
+PRIVATE = ("augment", "conditions measure", "data", "train", "evaluate", "downstream", "masks", "serve", "studio")
 """Commands that write what is derived from patients: for the user alone (umask 077)."""
 PLOTTING = (
     "bench",

@@ -98,13 +98,8 @@ class Sample:
             FaultySampleError: the sample has a fault.
             UsageError: an argument that does not exist, an id that cannot name a file, or another file is in the way.
         """
-        self.require_sound()
-        if grid not in GRIDS:
-            raise UsageError(f"grid {grid!r}: allowed: {', '.join(GRIDS)}")
-        slices = slices_of(grid_of_files(grid), self.grid)
-        folder, made = Path(directory), self._layout(layout, names, name_by, slices)
-        number = self.index if name_by == "sample" else 0
-        files = case_files(self.image, self.label, self.grid, made, self._about(), grid_of_files(grid), number)
+        folder = Path(directory)
+        made, number, files = self._files(layout, names, name_by, grid)
         try:
             for name, data in files:
                 if (folder / name).exists() and (folder / name).read_bytes() != data:
@@ -115,6 +110,16 @@ class Sample:
         except OSError as error:
             raise UsageError(f"{folder}: cannot be written ({error.strerror}); give another directory") from error
         return {role: folder / made.path(number, role) for role in made.roles}
+
+    def files(self) -> dict[str, bytes]:
+        """The files of the case by modality, and `seg`: those of `generate` in BraTS layout, byte by byte.
+
+        Raises:
+            FaultySampleError: the sample has a fault.
+        """
+        layout, number, files = self._files("brats", "2021", "sample", "native")
+        contents = dict(files)
+        return {role: contents[layout.path(number, role)] for role in layout.roles}
 
     @property
     def grid(self) -> Grid:
@@ -182,6 +187,18 @@ class Sample:
                 f"sample {self.index}: {self.fault}; it must not be used. `generate` and `StreamDataset` leave such "
                 'samples out by faulty="skip"'
             )
+
+    def _files(
+        self, layout: LayoutName, names: Names, name_by: NameBy, grid: GridName
+    ) -> tuple[Layout, int, list[tuple[str, bytes]]]:
+        """The layout, the number of the case in it, path and bytes of each file; raises as `save` does."""
+        self.require_sound()
+        if grid not in GRIDS:
+            raise UsageError(f"grid {grid!r}: allowed: {', '.join(GRIDS)}")
+        voxels = grid_of_files(grid)
+        made = self._layout(layout, names, name_by, slices_of(voxels, self.grid))
+        number = self.index if name_by == "sample" else 0
+        return made, number, case_files(self.image, self.label, self.grid, made, self._about(), voxels, number)
 
     def _about(self) -> CaseAbout:
         version = installed("sbldm-engine") or "unknown"

@@ -89,7 +89,8 @@ def commands(page: Path) -> list[list[str]]:
 
 def tiny(arguments: list[str], bundles: dict[str, Bundle]) -> list[str]:
     """The same command with a tiny model; of a training what it would do."""
-    given = [str(bundles[word].path) if word in bundles else word for word in arguments]
+    is_bundle = arguments[0] != "train"  # where these words are presets
+    given = [str(bundles[word].path) if is_bundle and word in bundles else word for word in arguments]
     if tuple(arguments[:1]) in TAKES_A_BUNDLE or tuple(arguments[:2]) in TAKES_A_BUNDLE:
         given += [] if "--bundle" in given else ["--bundle", str(bundles["phantom"].path)]
     if arguments[0] == "train":
