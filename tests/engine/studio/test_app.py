@@ -74,8 +74,8 @@ def give(client: TestClient, parts: dict[str, bytes], page: str = PAGE, how: str
     return client.put(f"/api/given?page={page}{how}", content=framed(parts))
 
 
-def mask_file() -> bytes:
-    seg = scans.arrays(MASK_SHAPE, MASK_SPACING, tumour=(20, 10, 0))["seg"]
+def mask_file(times: int = 1) -> bytes:
+    seg = scans.arrays(MASK_SHAPE, MASK_SPACING, tumour=(20, 10, 0))["seg"] * np.uint8(times)
     return nifti_bytes(seg, scans.affine(MASK_SPACING, MASK_SHAPE), "")
 
 
@@ -242,7 +242,7 @@ def test_a_dropped_scan_is_changed_as_the_command_changes_it(client: TestClient,
     [
         ({"notes.nii.gz": b"no scan"}, "notes"),
         ({"a.txt": b"x", "b.txt": b"y"}, "no case found"),
-        ({"m.nii.gz": nifti_bytes(np.zeros(MASK_SHAPE, np.uint8), scans.affine(MASK_SPACING, MASK_SHAPE), "")}, "empty"),
+        ({"m.nii.gz": mask_file(0)}, "empty"),
         ({"a_t1.nii.gz": mask_file(), "a_seg.nii.gz": mask_file()}, "missing modality t1ce, t2, flair"),
     ],
     ids=["text", "texts", "empty-mask", "two-of-five"],
