@@ -110,7 +110,9 @@ def _socket(address: str, port: int) -> socket.socket:
         bound.set_inheritable(False)
     except OSError as error:
         bound.close()
-        raise UsageError(f"--host {address} --port {port}: cannot be listened at ({error.strerror})") from error
+        raise UsageError(
+            f"--host {address} --port {port}: cannot be listened at ({error.strerror}); --port 0 takes a free one"
+        ) from error
     return bound
 
 

@@ -8,7 +8,6 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ..errors import InvalidInputError, SbldmError, UsageError
-from ..generator import Cancelled
 from ..service.guard import Guard
 from ..service.logs import Figures, Logs
 from ..service.settings import Listening
@@ -43,9 +42,7 @@ def _problem(status: int, error: str) -> JSONResponse:
 
 
 async def _told(_: Request, error: Exception) -> JSONResponse:
-    """What the command line would say; 409 for what was given up for something newer."""
-    if isinstance(error, Cancelled):
-        return _problem(409, "given up for a newer wish")
+    """What the command line would say."""
     return _problem(422 if isinstance(error, UsageError | InvalidInputError) else 500, str(error))
 
 

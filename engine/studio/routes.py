@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from ..errors import InvalidInputError
+from ..generator import Cancelled
 from ..scans.options import read_options
 from .basket import Basket
 from .given import Received, passing_folder
@@ -100,8 +101,11 @@ def wish(asked: Wish, studio: Of) -> dict[str, object]:
 
 @router.post("/api/volumes")
 def volume(asked: AskedVolume, studio: Of, page_id: PageId) -> dict[str, object]:
-    """Make the volume of a wish; a newer wish of the same pane ends it (409)."""
-    return studio.make(page_id, asked.pane, asked.wish).facts
+    """Make the volume of a wish; a newer wish of the same pane ends it, and `given_up` says so."""
+    try:
+        return studio.make(page_id, asked.pane, asked.wish).facts
+    except Cancelled:
+        return {"given_up": True}
 
 
 @router.get("/api/volumes/{key}/picture.png")

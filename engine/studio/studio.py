@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..bundle.manifest import SEGMENTATION
 from ..bundle.report import usual_range
 from ..conditions.rules import column_ranges
 from ..conditions.unusual import column_ranges as cohort_ranges
-from ..errors import InvalidInputError, UsageError
+from ..errors import InvalidInputError, SbldmError, UsageError
 from ..generator import Generator
 from ..output.layouts import make_layout
 from ..output.preview import TISSUE_COLOURS
@@ -64,7 +65,8 @@ class Studio:
         """Begin with the volume that a page asks for first."""
 
         def make() -> None:
-            self.maker.make(self.key(FIRST), _WARM, lambda stop: self._made(FIRST, None, stop))
+            with suppress(SbldmError, MemoryError):  # the page that asks is told
+                self.maker.make(self.key(FIRST), _WARM, lambda stop: self._made(FIRST, None, stop))
 
         threading.Thread(target=make, name="first volume", daemon=True).start()
 

@@ -101,11 +101,10 @@ async function make(which) {
     }
     pane.tell(`Making case ${wish.number} …`, true);
     const made = await post("/api/volumes", { wish, pane: which });
-    if (JSON.stringify(wish) !== JSON.stringify(own.wish)) return; // a newer one is on its way
+    if (made.given_up || JSON.stringify(wish) !== JSON.stringify(own.wish)) return; // a newer one is on its way
     own.made = { ...made, wish };
     await show(which);
   } catch (error) {
-    if (error.status === 409) return;
     pane.tell(error.message, false, true);
     gone(error);
   }
@@ -117,8 +116,8 @@ async function show(which) {
     pane.tell(`${own.given.name}, on the model’s grid`);
     await panes.show(which, `/api/given/${own.given.id}`, own.given);
   } else if (own.made) {
-    const from = own.made.seconds ? `, ${own.made.seconds.toFixed(1)} s` : "";
-    pane.tell(`Case ${own.made.number}, seed ${own.made.seed}: ${own.made.text}${from}`);
+    pane.tell(`Case ${own.made.number}, seed ${own.made.seed}: ${own.made.text}`);
+    pane.state.title = `made in ${own.made.seconds.toFixed(1)} s`;
     await panes.show(which, `/api/volumes/${own.made.key}`, own.made);
     if (panes.isDifference && which === "a" && panes.isCompared) panes.again("b");
   }

@@ -29,11 +29,13 @@ pytestmark = [
 DRAWN = "document.getElementById('pane-a')?.dataset.drawn"
 BOX = """(() => { const b = document.getElementById('canvas-a').getBoundingClientRect();
   return [b.left, b.top, b.width, b.height]; })()"""
-DROP = """(() => {{ const bytes = Uint8Array.from(atob('{data}'), (one) => one.charCodeAt(0)), items = new DataTransfer();
+DROP = """(() => {{ const bytes = Uint8Array.from(atob('{data}'), (one) => one.charCodeAt(0));
+  const items = new DataTransfer();
   items.items.add(new File([bytes], '{name}'));
   document.dispatchEvent(new DragEvent('drop', {{ bubbles: true, cancelable: true, dataTransfer: items }})); }})()"""
-FETCH = """fetch('{path}', {{ headers: {{ Authorization: 'Bearer ' + location.hash.slice(1) }} }}).then((one) => one.arrayBuffer())
-  .then((data) => {{ let s = ''; for (const v of new Uint8Array(data)) s += String.fromCharCode(v); return btoa(s); }})"""
+FETCH = """fetch('{path}', {{ headers: {{ Authorization: 'Bearer ' + location.hash.slice(1) }} }})
+  .then((one) => one.arrayBuffer())
+  .then((data) => btoa(Array.from(new Uint8Array(data), (one) => String.fromCharCode(one)).join('')))"""
 STATE = "document.querySelector('#pane-a .state').textContent"
 
 
