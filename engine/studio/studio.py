@@ -34,7 +34,7 @@ from .maker import Maker
 from .runs import BasketRun, Part, Setup
 from .wish import Checked, Wish, check
 
-FIRST = Wish()
+FIRST = Wish.model_validate({})
 """The wish that a page begins with: everything drawn."""
 _WARM = ("", "")  # the pane of what is made before a page asks
 
@@ -171,10 +171,10 @@ class Studio:
     def key(self, wish: Wish) -> str:
         """What the volume of a wish is kept under."""
         defaults = self.bundle.manifest.defaults
-        filled = {"steps": wish.steps or defaults.steps}
-        filled["guidance"] = defaults.guidance if wish.guidance is None else wish.guidance
+        guidance = defaults.guidance if wish.guidance is None else wish.guidance
         cells = {name: text.strip() for name, text in wish.cells.items() if text.strip()}
-        plain = wish.model_copy(update={**filled, "cells": dict(sorted(cells.items()))})
+        filled = {"steps": wish.steps or defaults.steps, "guidance": guidance, "cells": dict(sorted(cells.items()))}
+        plain = wish.model_copy(update=filled)
         return hashlib.sha256(plain.model_dump_json().encode()).hexdigest()
 
     def _columns(self) -> list[dict[str, Any]]:
