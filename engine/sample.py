@@ -98,8 +98,13 @@ class Sample:
             FaultySampleError: the sample has a fault.
             UsageError: an argument that does not exist, an id that cannot name a file, or another file is in the way.
         """
-        folder = Path(directory)
-        made, number, files = self._files(layout, names, name_by, grid)
+        self.require_sound()
+        if grid not in GRIDS:
+            raise UsageError(f"grid {grid!r}: allowed: {', '.join(GRIDS)}")
+        slices = slices_of(grid_of_files(grid), self.grid)
+        folder, made = Path(directory), self._layout(layout, names, name_by, slices)
+        number = self.index if name_by == "sample" else 0
+        files = case_files(self.image, self.label, self.grid, made, self._about(), grid_of_files(grid), number)
         try:
             for name, data in files:
                 if (folder / name).exists() and (folder / name).read_bytes() != data:
@@ -117,9 +122,10 @@ class Sample:
         Raises:
             FaultySampleError: the sample has a fault.
         """
-        layout, number, files = self._files("brats", "2021", "sample", "native")
-        contents = dict(files)
-        return {role: contents[layout.path(number, role)] for role in layout.roles}
+        self.require_sound()
+        layout = make_layout("brats", self.modalities, self.labels)
+        contents = dict(case_files(self.image, self.label, self.grid, layout, self._about(), None))
+        return {role: contents[layout.path(self.index, role)] for role in layout.roles}
 
     @property
     def grid(self) -> Grid:
@@ -187,18 +193,6 @@ class Sample:
                 f"sample {self.index}: {self.fault}; it must not be used. `generate` and `StreamDataset` leave such "
                 'samples out by faulty="skip"'
             )
-
-    def _files(
-        self, layout: LayoutName, names: Names, name_by: NameBy, grid: GridName
-    ) -> tuple[Layout, int, list[tuple[str, bytes]]]:
-        """The layout, the number of the case in it, path and bytes of each file; raises as `save` does."""
-        self.require_sound()
-        if grid not in GRIDS:
-            raise UsageError(f"grid {grid!r}: allowed: {', '.join(GRIDS)}")
-        voxels = grid_of_files(grid)
-        made = self._layout(layout, names, name_by, slices_of(voxels, self.grid))
-        number = self.index if name_by == "sample" else 0
-        return made, number, case_files(self.image, self.label, self.grid, made, self._about(), voxels, number)
 
     def _about(self) -> CaseAbout:
         version = installed("sbldm-engine") or "unknown"
