@@ -25,7 +25,7 @@ export class Basket {
   }
 
   allot() { // the place of a wish that is not kept yet
-    this.rows.push({ id: `free-${this.rows.length}`, wish: null, given_kind: "", given_name: "", out: true, text: "" });
+    this.rows.push({ id: `free-${this.rows.length}`, wish: null, given: null, given_kind: "", given_name: "", out: true, text: "" });
     return this.rows.length - 1;
   }
 
@@ -33,7 +33,7 @@ export class Basket {
 
   keep(number, wish, given, text) {
     const told = { given_kind: given?.kind ?? "", given_name: given?.name ?? "" };
-    this.rows[number] = { ...told, id: `wish-${number + 1}`, wish: structuredClone({ ...wish, number }), out: false, text };
+    this.rows[number] = { ...told, given, id: `wish-${number + 1}`, wish: structuredClone({ ...wish, number }), out: false, text };
     this.change();
   }
 

@@ -18,7 +18,7 @@ const current = () => sides[side];
 const gone = (error) => { if (error.status === 0 || error.status === 401) { find("gone").textContent = error.message; find("gone").hidden = false; } };
 
 function newSide() {
-  return { wish: { cells: {}, number: basket.allot(), seed: 0, steps: null, guidance: null, given: null, strength: 0.5 }, given: null, made: null, isScan: false };
+  return { wish: { cells: {}, number: basket.allot(), seed: 0, steps: null, guidance: null, given: null, strength: 0.5 }, given: null, made: null, scan: null, isScan: false }; // a scan may be shown beside what is made of it
 }
 
 function read() { // the controls into the wish of their side
@@ -113,8 +113,8 @@ async function make(which) {
 async function show(which) {
   const own = sides[which], pane = panes.panes[which];
   if (own.isScan) {
-    pane.tell(`${own.given.name}, on the model’s grid`);
-    await panes.show(which, `/api/given/${own.given.id}`, own.given);
+    pane.tell(`${own.scan.name}, on the model’s grid`);
+    await panes.show(which, `/api/given/${own.scan.id}`, own.scan);
   } else if (own.made) {
     pane.tell(`Case ${own.made.number}, seed ${own.made.seed}: ${own.made.text}`);
     pane.state.title = `made in ${own.made.seconds.toFixed(1)} s`;
@@ -147,7 +147,6 @@ function tellMeasured() {
 function choose(which) { // the side that the controls are for
   side = which;
   document.querySelector(`input[name="side"][value="${which}"]`).checked = true;
-  if (sides[which].isScan) tellStart(sides[which].given);
   write();
   check().catch(gone);
   find("keep").disabled = find("vary").disabled = !current().made;
@@ -168,7 +167,7 @@ function compare(isOn) {
 
 function startFrom(given) { // a mask or scan that was dropped, or nothing
   if (given?.kind === "case") {
-    sides.a = { ...sides.a, given, isScan: true };
+    Object.assign(sides.a, { scan: given, isScan: true });
     sides.b ??= newSide();
     if (!panes.isCompared) compare(true);
     choose("b");
@@ -248,8 +247,7 @@ async function open() {
   }
   basket = new Basket((number) => {
     const row = basket.rows[number], own = current();
-    own.wish = structuredClone(row.wish);
-    own.isScan = false;
+    Object.assign(own, { wish: structuredClone(row.wish), given: row.given, isScan: false });
     write();
     make(side).then(() => { row.text = own.made?.text ?? row.text; basket.draw(); });
   });

@@ -150,6 +150,15 @@ def test_a_basket_makes_what_was_seen_byte_for_byte(client: TestClient, tmp_path
     assert (tmp_path / "python/sbldm-000003/sbldm-000003_t1.nii.gz").read_bytes() == seen[3]["t1"]
 
 
+def test_a_row_stands_in_its_place(client: TestClient) -> None:
+    for rows in ([], [{"id": "a", "wish": wish(number=1)}], [{"id": "a", "wish": wish(), "out": True}]):
+        assert client.post("/api/basket", json={"rows": rows}).status_code == 422
+    twice = client.post(
+        "/api/basket", json={"rows": [{"id": "a", "wish": wish()}, {"id": "a", "wish": wish(number=1)}]}
+    )
+    assert "each id once" in twice.json()["error"]
+
+
 def test_the_same_wish_is_made_once(client: TestClient, studio: Studio, monkeypatch) -> None:
     first = made(client, wish(seed=8))
     monkeypatch.setattr(studio.generator, "samples", None)
