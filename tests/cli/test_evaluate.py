@@ -86,8 +86,7 @@ def test_samples_alone_tell_what_needs_no_real_case(folders: Path, capsys: pytes
     out = folders / "alone"
     arguments = ["--synthetic", str(folders / "run"), "--out", str(out), "--pairs", "1", "--workers", "1", "--quiet"]
     assert main(["evaluate", *arguments]) == 0
-    figures = json.loads((out / "evaluation.json").read_text())
-    jsonschema.validate(figures, SCHEMA)
+    figures = held_to("evaluate", (out / "evaluation.json").read_text())
     assert figures["inputs"]["real"] is None
     assert figures["adherence"]["volume_ml"]["samples"] == 2
     found = figures["anatomy"]["inside_brain"]
