@@ -106,21 +106,8 @@ def train_stage(
     """
     (run.directory / stage).mkdir(parents=True, exist_ok=True)
     averages = Averages(module, config.ema_decay, several=run.keep_best and held_out is not None)
-    on_gpu = run.fabric.device.type == "cuda"
-    optimizer = AdamW(
-        module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99),
-        foreach=not on_gpu, fused=on_gpu,
-    )  # fmt: skip
     state = StageState(run, stage, origin or Origin())
-    start = state.load(module, averages, optimizer)
-    averages.to(run.fabric.device)
-    masters = MasterWeights(module) if run.half_weights else None
-    used = cast(nn.Module, torch.compile(module)) if run.compile else module
-    wrapped, optimizer = run.fabric.setup(used, optimizer)
-    if hasattr(module, "loss"):
-        wrapped.mark_forward_method("loss")
-    wrapped.train()
-    steps = StepMaker(state, config, wrapped, optimizer, step_loss, masters)
+    steps, start = resumed(state, module, averages, step_loss, config)
     shown = preview_steps(config.steps) if preview is not None and run.previews else frozenset[int]()
     checked = held_out_steps(config.steps) if held_out is not None else frozenset[int]()
     writes, alone = run.fabric.is_global_zero, run.fabric.world_size == 1
@@ -143,7 +130,7 @@ def train_stage(
             due = done in shown or last or state.found_better or time.monotonic() - saved > run.save_seconds
             if writes and (due or interrupted.is_set()):
                 steps.require_finite()
-                state.save(done, module, averages, optimizer)
+                state.save(done, module, averages, steps.optimizer)
                 saved = time.monotonic()
             if interrupted.is_set():
                 raise KeyboardInterrupt
@@ -157,6 +144,31 @@ def train_stage(
         complete_stage(run.directory, stage, tensors, state.record)
     run.fabric.barrier()
     return kept
+
+
+def resumed(
+    state: StageState, module: nn.Module, averages: Averages, step_loss: StepLoss, config: StageConfig
+) -> tuple[StepMaker, int]:
+    """What makes the steps, on the run's device as the last checkpoint left it, and the first step to make.
+
+    Raises:
+        InvalidInputError: the checkpoint or the number of devices does not fit.
+    """
+    run = state.run
+    on_gpu = run.fabric.device.type == "cuda"
+    optimizer = AdamW(
+        module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99),
+        foreach=not on_gpu, fused=on_gpu,
+    )  # fmt: skip
+    start = state.load(module, averages, optimizer)
+    averages.to(run.fabric.device)
+    masters = MasterWeights(module) if run.half_weights else None
+    used = cast(nn.Module, torch.compile(module)) if run.compile else module
+    wrapped, optimizer = run.fabric.setup(used, optimizer)
+    if hasattr(module, "loss"):
+        wrapped.mark_forward_method("loss")
+    wrapped.train()
+    return StepMaker(state, config, wrapped, optimizer, step_loss, masters), start
 
 
 class StepMaker:
