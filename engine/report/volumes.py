@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ..bundle.manifest import SEGMENTATION
-from ..files import Folder
+from ..folder import Folder
 from ..output.layouts import Layout
 from ..output.preview import Scan, draw_sheet, widest_cuts
 from ..run.description import RunDescription

@@ -215,7 +215,7 @@ class RunDescription:
 
     @property
     def origin(self) -> str:
-        """What the samples are made from; empty for noise alone."""
+        """What its samples are made from, "" for noise alone."""
         return "" if self.source is None else self.source.origin
 
     def inputs(self) -> dict[str, Any]:
@@ -256,7 +256,8 @@ class RunDescription:
         tags = NumberTags() if self.row_ids is None else IdTags(self.row_ids)
         options, bundle = self.options, self.bundle
         slices = slices_of(self.file_grid(), bundle.grid)
-        return make_layout(options.layout, bundle.modalities, bundle.labels, options.names, tags, slices)
+        parts = bundle.modalities, bundle.labels, options.names, tags, slices, options.rtstruct
+        return make_layout(options.layout, *parts)
 
 
 def describe(

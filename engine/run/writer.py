@@ -15,7 +15,7 @@ import numpy as np
 from ..bundle.manifest import BundleManifest
 from ..copies import CopyReference
 from ..dicom.about import CaseAbout
-from ..files import Folder
+from ..folder import Folder
 from ..output.case_files import case_files
 from ..output.measure import TumourMeasurement, measure_tumour
 from ..output.scan_files import patched_files

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from sbldm.engine.errors import InvalidInputError
+from sbldm.export.bundle import ExportOptions
 from sbldm.train.config import config_to_json
 
+from tests.conftest import TRACED_OPSET
 from tests.support.tiny import tiny_system_config
 
 full_width = pytest.importorskip("sbldm.benchmarks.full_width")
@@ -24,9 +26,10 @@ def preset(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("traced_once")
 def test_a_preset_goes_through_gate_and_builder(
-    preset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr(full_width, "ExportOptions", lambda precision: ExportOptions(precision, TRACED_OPSET))
     out = tmp_path / "proof.md"
     options = ["--presets", str(preset), "--precisions", "fp32", "--capabilities", "89", "--out", str(out)]
     assert full_width.main(options) == 0

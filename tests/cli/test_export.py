@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle, load_bundle
+from sbldm.engine.bundle.report import report_text
+from sbldm.export.onnx_graph import DEFAULT_OPSET
+
+from tests.conftest import TRACED_OPSET
 
 
 @pytest.mark.slow
@@ -20,10 +25,16 @@ def test_a_checkpoint_becomes_a_bundle_and_fp16_storage_halves_it(
     captured = capsys.readouterr()
     assert "parity with PyTorch" in captured.out
     assert "exporting denoiser" in captured.err
-    manifest = load_bundle(out).manifest
+    made = load_bundle(out)
+    manifest, parity = made.manifest, json.loads((out / "parity.json").read_text())
     assert (manifest.id, manifest.provenance.licence, manifest.precision) == ("mine", "CC0", "fp32")
-    sizes = [made.files["denoiser.onnx"].bytes for made in (manifest, tiny_bundle.manifest)]
+    assert manifest.opset == DEFAULT_OPSET["fp32"] < TRACED_OPSET
+    sizes = [bundle.manifest.files["denoiser.onnx"].bytes for bundle in (made, tiny_bundle)]
     assert sizes[0] < 0.8 * sizes[1]
+    rounding = {figure["component"]: figure["rms_relative"] for figure in parity["rounding"]}
+    assert set(rounding) == set(manifest.components)
+    assert 1e-5 < max(rounding.values()) < 2e-3  # fp16 keeps 11 bits
+    assert "rounding weights to fp16 changed outputs" in report_text(made)
     assert main(command) == 2  # the directory holds files now
 
 

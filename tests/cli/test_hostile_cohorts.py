@@ -100,7 +100,7 @@ def plain_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "case"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     part=st.sampled_from(("t1", "flair", "seg")),
     wounds=st.lists(

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from sbldm.engine.no_telemetry import VARIABLES
 
 from tests.support.scans import arrays, write_case
 from tests.support.tiny import tiny_system_config
+from tests.support.tiny_cohort import write_preset
 
 WAIT_S = 12  # ONNX Runtime first asks for its host 10 s after it is loaded
 WRITING = "openat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,symlink,symlinkat,link,linkat"
@@ -47,7 +49,7 @@ real = bundles.export_graph  # of one network, those of the others are kept from
 bundles.export_graph = lambda component, depth, opset: (
     real(component, depth, opset) if component.name == "aggregator"
     else export_graph_once(Path(graphs), component, depth, opset))
-assert main(["export", "--checkpoint", checkpoint, "--out", f"{out}/bundle", "--force"]) == 0
+assert main(["export", "--checkpoint", checkpoint, "--out", f"{out}/bundle", "--opset", "22", "--force"]) == 0
 trained = ["--data", cohort, "--preset", config, "--out", f"{out}/trained", "--precision", "32-true", "--workers", "1"]
 assert main(["train", *trained]) == 0
 compared = ["--real", cohort, "--synthetic", cohort, "--pairs", "1", "--workers", "1", "--out", f"{out}/figures"]
@@ -71,27 +73,35 @@ class Traced:
     written: set[Path]
 
 
-def traced(program: str, arguments: list[object], folder: Path) -> Traced:
-    """Run a Python program under strace; what switches reporting off is not in its environment."""
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
-    trace, home, temporary = folder / "trace", folder / "home", folder / "tmp"
-    home.mkdir()
-    temporary.mkdir()
-    environment = clean_environment(home) | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-B", "-c", program, *map(str, arguments), str(WAIT_S)]
-    calls = ["-e", f"trace=connect,sendto,sendmsg,sendmmsg,{WRITING}"]
-    run = subprocess.run(
-        [strace, "-f", "-y", "--seccomp-bpf", "-s", "400", *calls, "-o", trace, *command],
-        env=environment, cwd=folder, capture_output=True, text=True, timeout=570,
-    )  # fmt: skip
-    if "PTRACE" in run.stderr or "ptrace" in run.stderr:
-        pytest.skip(f"strace may not trace here: {run.stderr[:200]}")
-    assert run.returncode == 0, run.stderr
-    lines = [line for line in trace.read_text().splitlines() if " = -1 " not in line or "AF_INET" in line]
-    network = [line for line in lines if re.search(r"AF_INET|sendmmsg", line) and not re.search(LOCAL, line)]
-    return Traced(network, {path for line in lines if (path := written_path(line, folder)) is not None})
+class Tracing:
+    """A Python program that begins under strace; what switches reporting off is not in its environment."""
+
+    def __init__(self, program: str, arguments: list[object], folder: Path) -> None:
+        strace = shutil.which("strace")
+        if strace is None:
+            pytest.skip("strace is not installed")
+        self.folder, self.home, temporary = folder, folder / "home", folder / "tmp"
+        self.home.mkdir()
+        temporary.mkdir()
+        environment = clean_environment(self.home) | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-B", "-c", program, *map(str, arguments), str(WAIT_S)]
+        calls = ["-e", f"trace=connect,sendto,sendmsg,sendmmsg,{WRITING}"]
+        with (folder / "stderr").open("wb") as told:
+            self.process = subprocess.Popen(
+                [strace, "-f", "-y", "--seccomp-bpf", "-s", "400", *calls, "-o", folder / "trace", *command],
+                env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=told,
+            )  # fmt: skip
+
+    def ended(self) -> Traced:
+        """What it did until its end."""
+        code, told = self.process.wait(timeout=570), (self.folder / "stderr").read_text()
+        if "ptrace" in told.lower():
+            pytest.skip(f"strace may not trace here: {told[:200]}")
+        assert code == 0, told
+        lines = (self.folder / "trace").read_text().splitlines()
+        done = [line for line in lines if " = -1 " not in line or "AF_INET" in line]
+        network = [line for line in done if re.search(r"AF_INET|sendmmsg", line) and not re.search(LOCAL, line)]
+        return Traced(network, {path for line in done if (path := written_path(line, self.folder)) is not None})
 
 
 def written_path(line: str, folder: Path) -> Path | None:
@@ -110,46 +120,54 @@ def outside_of(written: set[Path], *allowed: Path) -> list[str]:
     return sorted(str(path) for path in written if not any(path.is_relative_to(a) for a in (*allowed, *devices)))
 
 
-@pytest.mark.slow
-def test_generate_looks_nothing_up_and_writes_below_out_alone(tiny_bundle: Bundle, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def generation(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracing]:
+    """Volumes are made below `out`, by both runtimes of the CPU."""
     pytest.importorskip("openvino")
-    out = tmp_path / "out"
-    out.mkdir()
-    found = traced(GENERATE, [tiny_bundle.path, out], tmp_path)
+    folder = tmp_path_factory.mktemp("generation")
+    (folder / "out").mkdir()
+    tracing = Tracing(GENERATE, [tiny_bundle.path, folder / "out"], folder)
+    yield tracing
+    tracing.process.kill()
+
+
+@pytest.fixture(scope="module")
+def modelling(
+    tiny_bundle: Bundle, tiny_checkpoint: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Tracing]:
+    """A model is exported, trained and evaluated below `out`; all graphs but one were traced for `tiny_bundle`."""
+    for needed in ("torch", "onnxscript", "lightning", "yaml"):
+        pytest.importorskip(needed)
+    folder = tmp_path_factory.mktemp("modelling")
+    (folder / "out").mkdir()
+    for name in "AB":
+        write_case(folder / "cohort", name, arrays())
+    config = tiny_system_config()
+    stages = {name: dataclasses.replace(stage, batch_size=1, steps=1) for name, stage in config.stages.items()}
+    preset = write_preset(dataclasses.replace(config, stages=stages), folder / "tiny.yaml")
+    arguments = [tiny_checkpoint, shared_folder / "graphs", folder / "cohort", preset, folder / "out"]
+    tracing = Tracing(MODEL, arguments, folder)
+    yield tracing
+    tracing.process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("modelling")  # which waits as long: both wait at once
+def test_generate_looks_nothing_up_and_writes_below_out_alone(generation: Tracing) -> None:
+    found, out = generation.ended(), generation.folder / "out"
     assert found.outside == []
     assert out / "onnxruntime" / "run.json" in {path.with_name("run.json") for path in found.written}
     assert outside_of(found.written, out) == []
-    assert list((tmp_path / "home").iterdir()) == []
+    assert list(generation.home.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_export_train_and_evaluate_look_nothing_up(
-    tiny_checkpoint: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    for needed in ("torch", "onnxscript", "lightning", "yaml"):
-        pytest.importorskip(needed)
-    import json
-
-    import yaml
-    from sbldm.train.config import config_to_json
-
-    cohort, config, out = tmp_path / "cohort", tmp_path / "tiny.yaml", tmp_path / "out"
-    out.mkdir()
-    for name in "AB":
-        write_case(cohort, name, arrays())
-    stages = {
-        name: dataclasses.replace(stage, batch_size=1, steps=1) for name, stage in tiny_system_config().stages.items()
-    }
-    system = dataclasses.replace(tiny_system_config(), stages=stages)
-    config.write_text(yaml.safe_dump(json.loads(json.dumps(config_to_json(system)))))
-    base = tmp_path_factory.getbasetemp()
-    graphs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "graphs"
-    graphs.mkdir(exist_ok=True)
-    found = traced(MODEL, [tiny_checkpoint, graphs, cohort, config, out], tmp_path)
+def test_export_train_and_evaluate_look_nothing_up(modelling: Tracing, shared_folder: Path) -> None:
+    found = modelling.ended()
     assert found.outside == []
-    caches = [tmp_path / name for name in ("tmp", "matplotlib")]  # the temporary folder, and MPLCONFIGDIR
-    assert outside_of(found.written, out, graphs, *caches) == []
-    assert list((tmp_path / "home").iterdir()) == []
+    allowed = [modelling.folder / name for name in ("out", "tmp", "matplotlib")]  # the last is MPLCONFIGDIR
+    assert outside_of(found.written, shared_folder / "graphs", *allowed) == []
+    assert list(modelling.home.iterdir()) == []
 
 
 def test_generate_runs_where_no_network_exists(tiny_bundle: Bundle, tmp_path: Path) -> None:

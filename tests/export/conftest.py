@@ -7,7 +7,6 @@ from pathlib import Path
 
 import onnx
 import pytest
-import torch
 from sbldm.engine.bundle.manifest import BundleManifest
 from sbldm.export.bundle import ExportOptions, bundle_manifest, system_networks
 from sbldm.export.components import Component, components_of
@@ -16,7 +15,7 @@ from sbldm.train.checkpoint import load_system
 from sbldm.train.config import AnySystem, MaskFirstConfig
 from sbldm.train.torch_components import TorchComponents
 
-from tests.conftest import Trace
+from tests.conftest import TRACED_OPSET, Trace
 from tests.support.tiny import write_tiny_checkpoint
 from tests.support.tiny_mask_first import write_tiny_mask_first
 
@@ -45,8 +44,7 @@ class ExportedPreset:
 
 @pytest.fixture(scope="session", params=["phantom", "isbi2024", "cmig2025", "glioma"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, trace: Trace) -> ExportedPreset:
-    """All components of a preset with reduced widths, opset 22 (which carries every precision)."""
-    torch.set_num_threads(1)  # faster at these sizes
+    """All components of a preset with reduced widths."""
     folder = Path(tmp_path_factory.mktemp(request.param))
     if request.param == "glioma":
         checkpoint = write_tiny_mask_first(folder / "checkpoint")
@@ -55,7 +53,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     config = load_system(checkpoint)
     networks = system_networks(checkpoint, config)
     components = components_of(config, networks)
-    manifest = bundle_manifest(checkpoint, config, components, networks, ExportOptions(), opset=22)
+    manifest = bundle_manifest(checkpoint, config, components, networks, ExportOptions(), opset=TRACED_OPSET)
     depth = config.grid.shape[2]
-    models = {name: trace(component, depth, 22) for name, component in components.items()}
+    models = {name: trace(component, depth, TRACED_OPSET) for name, component in components.items()}
     return ExportedPreset(config, manifest, components, models)

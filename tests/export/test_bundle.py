@@ -18,6 +18,8 @@ from sbldm.export.rewrite.precision import reduce_precision
 from sbldm.export.triton import write_triton_repository
 from sbldm.train.checkpoint import load_system
 
+from tests.conftest import TRACED_OPSET
+
 
 def test_the_bundle_is_complete_and_passed(tiny_bundle: Bundle) -> None:
     manifest = tiny_bundle.manifest
@@ -29,7 +31,7 @@ def test_the_bundle_is_complete_and_passed(tiny_bundle: Bundle) -> None:
     for name, spec in manifest.components.items():
         model = onnx.load(tiny_bundle.component_path(name))
         onnx.checker.check_model(model, full_check=True)
-        assert model.opset_import[0].version == manifest.opset == 21
+        assert model.opset_import[0].version == manifest.opset == TRACED_OPSET
         for tensor, value in zip([*spec.inputs, *spec.outputs], [*model.graph.input, *model.graph.output], strict=True):
             shape = tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
             assert (value.name, shape) == (tensor.name, tensor.shape)
@@ -95,7 +97,7 @@ def test_a_failed_gate_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path, mon
     with pytest.raises(
         InvalidInputError, match=r"(?s)no bundle was written.*denoiser: first divergent layer between .* and "
     ):
-        export_bundle(tiny_checkpoint, tmp_path / "out")
+        export_bundle(tiny_checkpoint, tmp_path / "out", ExportOptions(opset=TRACED_OPSET))
     assert not list(tmp_path.iterdir())
 
 

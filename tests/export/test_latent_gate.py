@@ -21,6 +21,7 @@ from sbldm.train.lineage import new_record, origin_of
 from sbldm.train.networks.aggregator import Aggregator, MosaicAggregator
 from sbldm.train.stage import complete_stage
 
+from tests.conftest import TRACED_OPSET
 from tests.support.tiny import tiny_system_config
 
 CONFIG = tiny_system_config()
@@ -100,6 +101,7 @@ def test_a_trained_system_without_brains_is_refused_or_forced_into_its_card(
         record = replace(new_record(origin_of(checkpoint, config, stage), 0, "c0"), step=config.stages[stage].steps)
         complete_stage(checkpoint, stage, read_tensors(weights_path(checkpoint, stage)), record)
     command = ["export", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "bundle")]
+    command += ["--opset", str(TRACED_OPSET)]
     assert main(command) == 3
     told = " ".join(capsys.readouterr().err.split())
     assert "0 of 4 samples are brains with a tumour, at least 50% must be" in told

@@ -16,7 +16,7 @@ pytest.importorskip("tensorrt_rtx")
 
 @pytest.mark.parametrize(
     ("capability", "precision"),
-    [("80", "fp32"), ("86", "fp32"), ("89", "fp32"), ("120", "fp32"), ("80", "fp16"), ("120", "fp16"), ("89", "bf16")],
+    [("80", "fp32"), ("120", "fp16"), ("89", "bf16")],
 )
 def test_presets_are_built(exported: ExportedPreset, tmp_path: Path, capability: str, precision: Precision) -> None:
     flavour = load_flavour("tensorrt_rtx")

@@ -17,23 +17,16 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.getbasetemp() / "cpu-kernels"
-    found.mkdir(exist_ok=True)
-    return found
-
-
-def run(folder: Path, script: str, **environment: str) -> str:
-    done = run_on_fake_cuda(folder, script, **environment)
+def run(kernel_folder: Path, script: str, **environment: str) -> str:
+    done = run_on_fake_cuda(kernel_folder, script, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_every_kernel_is_launched_with_what_it_takes(folder: Path) -> None:
+def test_every_kernel_is_launched_with_what_it_takes(kernel_folder: Path) -> None:
     """Parameters, grids, copies and streams reach the driver as `KernelCall` says them."""
     said = run(
-        folder,
+        kernel_folder,
         """
 from sbldm.benchmarks import kernel_checks as checks
 from sbldm.engine.cuda.gpu import CudaDevice
@@ -49,9 +42,9 @@ print(device.name, device.model, sep="|")
     assert said.strip() == "Fake GPU (sm_90)|Fake GPU"
 
 
-def test_memory_goes_back_and_its_shortage_is_told_with_figures(folder: Path) -> None:
+def test_memory_goes_back_and_its_shortage_is_told_with_figures(kernel_folder: Path) -> None:
     said = run(
-        folder,
+        kernel_folder,
         """
 from sbldm.engine.cuda.gpu import CudaDevice
 from sbldm.engine.errors import DeviceMemoryError
@@ -72,10 +65,10 @@ with device.current():
     assert "no room for 8 MiB (6 of 10 MiB free)" in said
 
 
-def test_a_capture_that_fails_ends_and_the_stream_goes_on(folder: Path) -> None:
+def test_a_capture_that_fails_ends_and_the_stream_goes_on(kernel_folder: Path) -> None:
     """Whatever raises: an error of ours, of the driver, or one that nobody expected."""
     said = run(
-        folder,
+        kernel_folder,
         """
 import numpy as np
 from sbldm.engine.cuda.device import GraphError

@@ -17,16 +17,9 @@ from tests.support.host_device import HostDevice
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
 
 
-def shared_folder(factory: pytest.TempPathFactory) -> Path:
-    """Where the session's kernels are compiled to, once."""
-    folder = factory.getbasetemp() / "cpu-kernels"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> HostDevice:
-    return HostDevice(shared_folder(tmp_path_factory), memory=2**40)
+def device(kernel_folder: Path) -> HostDevice:
+    return HostDevice(kernel_folder, memory=2**40)
 
 
 @pytest.mark.parametrize("check", list(all_checks()), ids=lambda check: check.name)
@@ -35,8 +28,8 @@ def test_kernel_matches_reference(check: Check, device: HostDevice) -> None:
 
 
 @pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> CpuLauncher:
-    return CpuLauncher(shared_folder(tmp_path_factory))
+def launcher(kernel_folder: Path) -> CpuLauncher:
+    return CpuLauncher(kernel_folder)
 
 
 def address(values: np.ndarray) -> int:

@@ -4,8 +4,8 @@ python tests/mutants/check.py [--jobs N] [NAME ...]
 
 A mutant changes one place of one file. It is made in a copy of the source, and its tests run there, in a process forked
 from one that has the libraries loaded. A mutant whose old text is not there exactly once is an error, so that the list
-follows the code; so is a test that fails on the unchanged source. SBLDM_TINY may name a folder with the tiny model that
-an earlier test session made (`checkpoint`, `bundle`); otherwise it is exported first.
+follows the code; so is a test that fails on the unchanged source. SBLDM_TINY may name the folder in which an earlier
+test session kept what it shared; otherwise the tiny model is exported first. Each trial has a copy of that folder.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ LIST = Path(__file__).with_name("mutants.toml")
 SOURCE = (".links", "benchmarks", "cli", "engine", "export", "kernels", "tests", "train")
 FILES = ("__init__.py", "pyproject.toml")
 LIBRARIES = (
-    "diffusers", "hypothesis", "lightning.fabric", "monai.losses", "nibabel", "onnxruntime", "onnxscript", "onnxslim",
-    "pytest", "scipy.ndimage", "skimage.measure", "torch",
+    "diffusers", "fastapi", "highdicom", "hypothesis", "lightning.fabric", "matplotlib.pyplot", "model_signing.signing",
+    "monai.losses", "nibabel", "onnxruntime", "onnxscript", "onnxslim", "pydicom", "pytest", "pytest_timeout",
+    "scipy.ndimage", "skimage.measure", "starlette.testclient", "torch",
 )  # fmt: skip
 LONGEST_S = 300.0  # for the tests of a mutant; after that they hang
 PASSED, FAILED = 0, 1  # pytest's exit codes
@@ -42,9 +43,11 @@ BROKEN = 100  # a test could not start or end: that says nothing of the mutant
 ORIGINAL = "original"  # beside the trees
 MAKE_TINY = """
 from pathlib import Path
-from sbldm.export.bundle import export_bundle
+from sbldm.export.bundle import ExportOptions, export_bundle
+from tests.conftest import TRACED_OPSET
 from tests.support.tiny import write_tiny_checkpoint
-export_bundle(write_tiny_checkpoint(Path("{tiny}/checkpoint")), Path("{tiny}/bundle"))
+checkpoint = write_tiny_checkpoint(Path("{tiny}/checkpoint"))
+export_bundle(checkpoint, Path("{tiny}/bundle"), ExportOptions(opset=TRACED_OPSET))
 """
 
 
@@ -116,18 +119,31 @@ def run_tests(trial: Trial, tiny: Path) -> None:
     """In a forked child: run the tests of a tree and leave with pytest's exit code."""
     import pytest
 
-    links = str(trial.tree / ".links")
+    links, shared = str(trial.tree / ".links"), trial.tree / "shared"
+    shutil.rmtree(shared, ignore_errors=True)  # a mutant may have made some of it
+    shutil.copytree(tiny, shared, ignore=shutil.ignore_patterns("*.lock"))
     os.chdir(trial.tree)
     sys.dont_write_bytecode, sys.path[0] = True, links
-    os.environ |= {"PYTHONPATH": links, "PYTHONDONTWRITEBYTECODE": "1", "SBLDM_TINY": str(tiny)}
+    os.environ |= {"PYTHONPATH": links, "PYTHONDONTWRITEBYTECODE": "1", "SBLDM_TINY": str(shared)}
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # some take longer to load than most mutants to die
+    if trial.mutant:
+        _no_shrinking()
     descriptor = os.open(trial.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     watched, first = Watched(), ["-x"] if trial.mutant else []
-    options = ["-q", "-p", "no:cacheprovider", f"--basetemp={trial.tree / 'tmp'}", *first]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", f"--basetemp={trial.tree / 'tmp'}", *first]
     code = int(pytest.main([*options, *trial.tests], plugins=[watched]))
     sys.stdout.flush()
     os._exit(BROKEN if watched.broken else code)
+
+
+def _no_shrinking() -> None:
+    """Any example that fails will do."""
+    from hypothesis import Phase, settings
+
+    settings.register_profile("mutant", phases=(Phase.explicit, Phase.generate))
+    settings.load_profile("mutant")
 
 
 def try_all(mutants: Sequence[Mutant], trees: Sequence[Path], tiny: Path) -> list[str]:
@@ -186,6 +202,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no mutant {', '.join(sorted(unknown))}; there are {', '.join(m.name for m in mutants)}")
     chosen = [mutant for mutant in mutants if not given.names or mutant.name in given.names]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in SOURCE:
@@ -195,8 +212,8 @@ def main() -> int:
         trees = [folder / f"tree-{k}" for k in range(min(given.jobs, len(chosen) + 1))]
         for tree in trees:
             shutil.copytree(folder / ORIGINAL, tree, symlinks=True)
-        tiny = Path(os.environ.get("SBLDM_TINY", folder))
-        if tiny == folder:
+        tiny = Path(os.environ.get("SBLDM_TINY", folder / "tiny"))
+        if not (tiny / "bundle").is_dir():
             found = {**os.environ, "PYTHONPATH": str(folder / ORIGINAL / ".links")}
             script = MAKE_TINY.format(tiny=tiny)
             subprocess.run([sys.executable, "-c", script], cwd=folder / ORIGINAL, env=found, check=True)

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock
 from sbldm.engine.files import sha256_file
 from sbldm.kernels.compile import ENTRIES, KernelCompileError, source_hash, source_path, write_whole
 
@@ -42,8 +43,9 @@ class CpuLauncher:
     def _library(self, source: str) -> ctypes.CDLL:
         if source not in self._libraries:
             path = self._folder / f"{source}-{source_hash(source)[:32]}-{sha256_file(SHIM)[:32]}.so"
-            if not path.is_file():
-                write_whole(path, _compile(source))
+            with FileLock(path.with_suffix(".lock")):
+                if not path.is_file():
+                    write_whole(path, _compile(source))
             self._libraries[source] = ctypes.CDLL(str(path))
         return self._libraries[source]
 

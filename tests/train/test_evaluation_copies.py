@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from sbldm.engine.bundle.manifest import MODALITIES, Grid
 from sbldm.engine.conditions.columns import COLUMNS
 from sbldm.engine.copies import MIN_HONEST
@@ -29,14 +28,6 @@ def cohort_of(folder: Path, volumes: Sequence[tuple[np.ndarray, np.ndarray]], na
         np.save(path, np.concatenate([image, label[None]]).transpose(3, 0, 1, 2))
         entries.append(CachedCase(path.stem, path, (1.0,) * 4, (1.0,) * len(COLUMNS)))
     return Cohort(GRID, MODALITIES, tuple(entries))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

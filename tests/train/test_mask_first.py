@@ -38,23 +38,16 @@ from sbldm.train.mask_first import channel_weights, load_mask_first
 from sbldm.train.mask_set import read_extra_masks
 from sbldm.train.networks.planar import ImageDenoiser, MaskDenoiser, from_blocks, to_blocks
 from sbldm.train.networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
-from sbldm.train.phantom import write_cohort
 from sbldm.train.run import plan
 from sbldm.train.stage import StageRun, train_stage
 from sbldm.train.volume_latents import tissue_planes
 from torch import Tensor, nn
 
+from tests.support.tiny_cohort import write_small_cohort
 from tests.support.tiny_mask_first import tiny_mask_first
 
 STAGES = ("autoencoder", "mask", "denoiser")
 SHAPE, SPACING = (64, 64, 32), (3.0, 3.0, 4.8)
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("cohort") / "phantoms"
-    write_cohort(out, 4, seed=1, workers=1)
-    return out
 
 
 def write_preset(config: MaskFirstConfig, path: Path) -> Path:
@@ -77,18 +70,18 @@ def masks_file(path: Path) -> Path:
 
 @pytest.mark.slow
 def test_stages_train_in_order_by_the_command_line(
-    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    phantom_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, out = tiny_mask_first(), tmp_path / "out"
     preset = write_preset(config, tmp_path / "tiny.yaml")
-    line = command(phantoms, tmp_path, preset, "out", "--masks", str(masks_file(tmp_path / "masks.npz")))
+    line = command(phantom_cohort, tmp_path, preset, "out", "--masks", str(masks_file(tmp_path / "masks.npz")))
     assert main(line) == 0, capsys.readouterr().err
     metrics = read_metrics(out)
     assert list(metrics) == list(STAGES)
     assert all(np.isfinite(list(values.values())).all() for stage in metrics.values() for values in stage.values())
-    assert np.load(out / "masks" / "maps.npy").shape == (6, 3, 16, 16, 16)  # four phantoms, two masks of the file
+    assert np.load(out / "masks" / "maps.npy").shape == (4, 3, 16, 16, 16)  # two phantoms, two masks of the file
     latents = np.load(out / "latents" / "latents.npy").astype(np.float32)
-    assert latents.shape == (4, 2, 8, 4, 4, 4)
+    assert latents.shape == (2, 2, 8, 4, 4, 4)
 
     networks = load_mask_first(out, config)
     assert networks.keys() == {"encoder", "aggregator", "decoder", "denoiser", "mask_denoiser"}
@@ -103,14 +96,15 @@ def test_stages_train_in_order_by_the_command_line(
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
 
 
-def test_masks_that_do_not_fit_are_refused(phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_masks_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_small_cohort(tmp_path / "data", 2)
     preset = write_preset(tiny_mask_first(), tmp_path / "tiny.yaml")
     wrong = tmp_path / "wrong.npz"
     np.savez(wrong, label=np.zeros((2, 16, 16, 16), np.uint8))
-    line = command(phantoms, tmp_path, preset, "out", "--stage", "mask", "--masks", str(wrong))
+    line = command(data, tmp_path, preset, "out", "--stage", "mask", "--masks", str(wrong))
     assert main(line) == 3
     assert "wrong.npz: label is uint8 (2, 16, 16, 16), must be uint8 (masks, 32, 32, 16)" in capsys.readouterr().err
-    assert main([*command(phantoms, tmp_path, Path("isbi2024"), "other"), "--masks", str(wrong)]) in (2, 3)
+    assert main([*command(data, tmp_path, Path("isbi2024"), "other"), "--masks", str(wrong)]) in (2, 3)
     assert "no mask stage" in capsys.readouterr().err
 
 

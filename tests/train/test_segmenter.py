@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -23,14 +21,6 @@ from sbldm.train.evaluation.segmenter import (
 )
 
 QUICK = SegmenterSettings(steps=80, batch_size=4, learning_rate=1e-2, widths=(8, 16), tumour_share=1.0)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _volume(seed: int) -> Volume:

@@ -1,4 +1,4 @@
-"""Both papers' systems at reduced width: one epoch on four phantoms by the command line, then a sample."""
+"""Both papers' systems at reduced width: one epoch on two phantoms by the command line, then a sample."""
 
 from __future__ import annotations
 
@@ -18,26 +18,18 @@ from sbldm.train.config import SystemConfig, config_to_json
 from sbldm.train.data.cohort import prepare_cohort
 from sbldm.train.diffusion import make_schedule
 from sbldm.train.logbook import read_metrics
-from sbldm.train.phantom import write_cohort
 from sbldm.train.previews import Previews
 from sbldm.train.trained import load_networks
 from torch import device
 
 from tests.support.tiny import tiny_system_config
 
-CASES, SLICES = 4, 16
+CASES, SLICES = 2, 16
 BATCH = {"autoencoder": 16, "aggregator": 2, "denoiser": 2, "refiner": 1}
 EPOCH = {
     "autoencoder": CASES * SLICES // BATCH["autoencoder"],
     **{stage: CASES // BATCH[stage] for stage in ("aggregator", "denoiser", "refiner")},
 }
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("cohort") / "phantoms"
-    write_cohort(out, CASES, seed=1, workers=1)
-    return out
 
 
 def reduced(preset: str) -> SystemConfig:
@@ -53,13 +45,13 @@ def reduced(preset: str) -> SystemConfig:
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["isbi2024", "cmig2025"])
 def test_a_papers_system_trains_for_an_epoch_and_samples(
-    preset: str, phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    preset: str, phantom_cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, out, cache = reduced(preset), tmp_path / "out", tmp_path / "cache"
     file = tmp_path / "reduced.yaml"
     plain = json.loads(json.dumps(config_to_json(config)))  # tuples become lists
     file.write_text(yaml.safe_dump(plain), encoding="utf-8")
-    command = ["train", "--data", str(phantoms), "--out", str(out), "--cache", str(cache), "--preset", str(file)]
+    command = ["train", "--data", str(phantom_cohort), "--out", str(out), "--cache", str(cache), "--preset", str(file)]
     command += ["--precision", "32-true", "--workers", "1"]
     assert main(command) == 0, capsys.readouterr().err
 
@@ -79,7 +71,7 @@ def test_a_papers_system_trains_for_an_epoch_and_samples(
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
 
     networks, (columns, _) = load_networks(out, config), load_conditions(out)
-    cohort = prepare_cohort(phantoms, cache, config.grid, modalities=config.modalities)
+    cohort = prepare_cohort(phantom_cohort, cache, config.grid, modalities=config.modalities)
     condition = normalise(cohort.conditions[:1, : len(columns)], columns)[0]
     previews = Previews(config, cohort, device("cpu"))
     names = ("denoiser", "aggregator", "decoder")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +15,8 @@ from sbldm.engine.output.nifti import nifti_bytes
 from sbldm.engine.run.description import read_description
 from sbldm.engine.run.nnunet_split import Addition
 from scipy import ndimage
+
+from tests.support.nnunet import by_nnunet
 
 CASES = [f"BraTS_{k:03d}" for k in range(6)]
 SHAPE, AFFINE = (40, 44, 32), np.array([[-5.0, 0, 0, 100], [0, -5.0, 0, 120], [0, 0, 5.0, -70], [0, 0, 0, 1]])
@@ -104,6 +103,7 @@ def _leaked(real: Path) -> None:
     ("spoil", "code", "message"),
     [
         (lambda real: describe(real, labels={"background": 0, "a": 1, "b": 2}), 2, "which label is which tissue"),
+        (lambda real: describe(real, labels={"background": 0, "liver": 1}), 2, "'liver' is the one label, and no name"),
         (lambda real: describe(real, channel_names={"0": "T1", "1": "CT"}), 2, "1 is 'CT'; synthetic cases have t1, "),
         (lambda real: describe(real, file_ending=".nii"), 2, "file_ending is '.nii'"),
         (lambda real: (real / "labelsTr/BraTS_000.nii.gz").write_bytes(b"x"), 3, "BraTS_000.nii.gz: not a readable"),
@@ -133,14 +133,12 @@ def test_folds_that_nnunet_will_not_read_are_told(run, real: Path, tmp_path: Pat
 
 
 CHECK = """
-import sys
 from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
-if __name__ == "__main__":
-    verify_dataset_integrity(sys.argv[1], 1)
-    api.extract_fingerprint_dataset(137, num_processes=1)
-    api.plan_experiment_dataset(137)
-    api.preprocess_dataset(137, configurations=("3d_fullres",), num_processes=(1,))
+verify_dataset_integrity({real!r}, 1)
+api.extract_fingerprint_dataset(137, num_processes=1)
+api.plan_experiment_dataset(137)
+api.preprocess_dataset(137, configurations=("3d_fullres",), num_processes=(1,))
 """
 
 
@@ -154,11 +152,7 @@ def test_nnunet_itself_takes_the_result(run, real: Path, tmp_path: Path, monkeyp
     for name, value in folders.items():
         monkeypatch.setenv(name, value)
     assert run("--add-to", real) == 0
-    (tmp_path / "check.py").write_text(CHECK)
-    found = subprocess.run(
-        [sys.executable, str(tmp_path / "check.py"), str(real)], env={**os.environ, **folders},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    found = by_nnunet(CHECK.format(real=str(real)), **folders)
     assert found.returncode == 0, found.stderr[-3000:]
     assert "most likely OK" in found.stdout
     prepared = tmp_path / "nnUNet_preprocessed/Dataset137_BraTS2021"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -23,13 +22,7 @@ from sbldm.engine.run import ray_cluster
 from sbldm.engine.run.ledger import LedgerIndex
 from sbldm.engine.run.ray_cluster import connected
 
-
-def hashes(directory: Path) -> dict[str, str]:
-    return {
-        p.relative_to(directory).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in directory.rglob("*")
-        if p.is_file() and p.name != "audit.jsonl"  # which has a clock in it
-    }
+from tests.support.commands import hashes
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +121,7 @@ def test_local_is_a_cluster_of_its_own_and_leaves_no_token(tiny_bundle: Bundle, 
 def test_a_stopped_actor_is_replaced(
     cluster: ModuleType, tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_cluster, "SILENT_S", 15.0)
+    monkeypatch.setattr(ray_cluster, "SILENT_S", 5.0)
     metrics, out, codes = tmp_path / "m.prom", tmp_path / "out", list[int]()
     asked = [
         "generate",
