@@ -86,7 +86,7 @@ class InsertLoop:
         self._removed: Mask = (self._own > 0) & case.removes
         self._left = np.where(self._removed, np.uint8(0), self._own)
         unit = case.image.astype(np.float32) / np.float32(INT16_SCALE)
-        shares = self._model.healthy(unit, self._own)
+        shares = self._model.healthy(case.image, self._own)
         self._flip = symmetry(shares, self._removed, self._grid.spacing_mm) if case.removes else 0
         self._seen = self._as_seen(unit, healed(shares, self._removed, self._grid.spacing_mm, self._flip))
         self._series: tuple[int, int, list[Label]] | None = None  # number, attempt and masks of the last one
