@@ -125,7 +125,7 @@ def test_a_removed_lesion_leaves_an_empty_mask(tiny_mask_first_bundle: Bundle, s
     assert main(["verify", str(out)]) == 0
     told = [path.read_text() for path in (out / "README", out / "T2w.json", out / "report.html")]
     assert not any("shows no patient" in text or "show no patient" in text for text in told)
-    assert "made from a real case" in told[0]
+    assert "from a real case, protect it as that" in told[0]
 
 
 def test_a_healthy_scan_needs_no_mask_and_values_keep_their_type(
