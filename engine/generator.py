@@ -132,7 +132,7 @@ class Generator:
         require_faulty(faulty)
         source = None if masks is None else self._given(masks)
         request = GenerateRequest(bundle=self.bundle, count=count, conditions=conditions, source=source, **options)
-        return _judged(self._samples(request, stop), faulty)
+        return _judged(self.samples(request, stop), faulty)
 
     @python_call(SamplingArguments)
     def sample(
@@ -152,7 +152,7 @@ class Generator:
         if not isinstance(index, int | np.integer) or isinstance(index, bool) or index < 0:
             raise UsageError(f"sample {index!r}: must be a whole number, 0 or more")
         request = GenerateRequest(bundle=self.bundle, count=int(index) + 1, conditions=conditions, **options)
-        return next(_judged(self._samples(request, stop, int(index)), faulty))
+        return next(_judged(self.samples(request, stop, int(index)), faulty))
 
     @python_call(SamplingArguments)
     def augment(
@@ -175,7 +175,40 @@ class Generator:
         require_faulty(faulty)
         source = SourceCase(image, label, strength)
         request = GenerateRequest(bundle=self.bundle, count=count, conditions=conditions, source=source, **options)
-        return _judged(self._samples(request, stop), faulty)
+        return _judged(self.samples(request, stop), faulty)
+
+    def samples(
+        self, request: GenerateRequest, stop: threading.Event | None = None, only: int | None = None
+    ) -> Iterator[Sample]:
+        """Samples of a request for this bundle, faulty ones with their `fault`; of them `only` one number.
+
+        Raises:
+            UsageError: at once, for what can be refused.
+            Cancelled: see `generate`.
+        """
+        if self._closed:
+            raise UsageError("the generator is closed")
+        if stop is not None and not callable(getattr(stop, "is_set", None)):
+            raise UsageError(f"--stop {stop!r}: must be an event such as threading.Event")
+        manifest = self.bundle.manifest
+        table = request.table()
+        options = request.options(len(table))
+        with self._turn:
+            loop = fit_batch(
+                lambda n: open_loop(self.bundle, self.backend, options, n, request.source),
+                self.batch_size,
+                _warn_of_memory,
+            )
+        requests = Requests.of(table, manifest, options.seed)
+        numbers = range(options.count) if only is None else [only]
+        stops = [self._cancelled] if stop is None else [self._cancelled, stop]
+        return self._made(
+            loop,
+            requests.groups(numbers, loop.options.batch_size),
+            options,
+            stops,
+            source_digest(request.source),
+        )
 
     def cancel(self) -> None:
         """Stop all that is being sampled; what is asked for later runs again."""
@@ -214,34 +247,6 @@ class Generator:
         require_mask_first(self.bundle)
         manifest = self.bundle.manifest
         return masks_of_arrays(masks, [column.name for column in manifest.condition_columns], manifest.grid)
-
-    def _samples(
-        self, request: GenerateRequest, stop: threading.Event | None, only: int | None = None
-    ) -> Iterator[Sample]:
-        """Samples of a request, of which `only` one number; what can be refused is refused at once."""
-        if self._closed:
-            raise UsageError("the generator is closed")
-        if stop is not None and not callable(getattr(stop, "is_set", None)):
-            raise UsageError(f"--stop {stop!r}: must be an event such as threading.Event")
-        manifest = self.bundle.manifest
-        table = request.table()
-        options = request.options(len(table))
-        with self._turn:
-            loop = fit_batch(
-                lambda n: open_loop(self.bundle, self.backend, options, n, request.source),
-                self.batch_size,
-                _warn_of_memory,
-            )
-        requests = Requests.of(table, manifest, options.seed)
-        numbers = range(options.count) if only is None else [only]
-        stops = [self._cancelled] if stop is None else [self._cancelled, stop]
-        return self._made(
-            loop,
-            requests.groups(numbers, loop.options.batch_size),
-            options,
-            stops,
-            source_digest(request.source),
-        )
 
     def _made(
         self,

@@ -122,6 +122,17 @@ class Sample:
             raise UsageError(f"{folder}: cannot be written ({error.strerror}); give another directory") from error
         return {role: folder / made.path(number, role) for role in made.roles}
 
+    def files(self) -> dict[str, bytes]:
+        """The files of the case by modality, and `seg`: those of `generate` in BraTS layout, byte by byte.
+
+        Raises:
+            FaultySampleError: the sample has a fault.
+        """
+        self.require_sound()
+        layout = make_layout("brats", self.modalities, self.labels)
+        contents = dict(case_files(self.image, self.label, self.grid, layout, self._about(), None))
+        return {role: contents[layout.path(self.index, role)] for role in layout.roles}
+
     @property
     def grid(self) -> Grid:
         """Voxels and their size in millimetres."""

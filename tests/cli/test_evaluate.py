@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import jsonschema
 import nibabel as nib
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle, load_bundle
 from sbldm.train.evaluation.phantom_segmenter import FILE, PhantomSegmenter
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "evaluation.schema.json").read_text())
+from tests.support.schemas import held_to
+
 SECTIONS = ("Compared", "Congruence", "Coverage", "Constraint", "Completeness", "Compliance", "Consistency")
 SHAPE = (40, 42, 36)
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -53,14 +53,13 @@ def test_evaluate_writes_figures_table_and_plots(
     assert main(["evaluate", *arguments, "--pairs", "1", "--workers", "1", "--quiet"]) == 0
     text = capsys.readouterr().out
     assert text.strip() == (out / "evaluation.md").read_text().strip()
-    figures = json.loads((out / "evaluation.json").read_text())
+    figures = held_to("evaluate", (out / "evaluation.json").read_text())
     assert [figures["inputs"][side]["cases"] for side in ("real", "synthetic", "train")] == [3, 2, 3]
     assert figures["fid"].startswith("not computed")
     assert figures["adherence"]["volume_ml"]["samples"] == 2
     assert figures["anatomy"]["inside_brain"]["synthetic"]["value"] == 1
     assert figures["adherence_errors"]["volume_ml"]["bias"]["value"] == pytest.approx((0.1 / 2 - 0.1 / 2.2) / 2)
     assert figures["memorisation"]["reason"].startswith("3 held-out cases")
-    jsonschema.validate(figures, SCHEMA)
     assert figures["command"].startswith("sbldm-engine evaluate --real")
     assert figures["agreement"]["wt"]["real"]["n"] == 1
     assert set(figures["agreement"]["segmenter"].split()) >= {"2", "steps", "cases"}
@@ -75,7 +74,7 @@ def test_json_goes_to_stdout(folders: Path, tiny_bundle: Bundle, capsys: pytest.
     arguments += ["--bundle", str(tiny_bundle.path), "--held-out", "2", "--pairs", "1", "--workers", "1"]
     arguments += ["--segmenter-steps", "0", "--any-settings"]
     assert main(["evaluate", *arguments, "--quiet", "--json"]) == 0
-    figures = json.loads(capsys.readouterr().out)
+    figures = held_to("evaluate", capsys.readouterr().out)
     assert figures["inputs"]["real"]["cases"] == 2
     assert figures["not_measured"]["memorisation"] == "no --train DIR was given"
     assert figures["not_measured"]["agreement of image and mask"] == "--segmenter-steps is 0"
@@ -87,8 +86,7 @@ def test_samples_alone_tell_what_needs_no_real_case(folders: Path, capsys: pytes
     out = folders / "alone"
     arguments = ["--synthetic", str(folders / "run"), "--out", str(out), "--pairs", "1", "--workers", "1", "--quiet"]
     assert main(["evaluate", *arguments]) == 0
-    figures = json.loads((out / "evaluation.json").read_text())
-    jsonschema.validate(figures, SCHEMA)
+    figures = held_to("evaluate", (out / "evaluation.json").read_text())
     assert figures["inputs"]["real"] is None
     assert figures["adherence"]["volume_ml"]["samples"] == 2
     found = figures["anatomy"]["inside_brain"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import re
 import shlex
@@ -26,6 +25,7 @@ from sbldm.engine.run.manifest import write_manifest
 from sbldm.engine.run.volumes import UnreadableError
 
 from tests.support import scans
+from tests.support.schemas import held_to
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -178,8 +178,8 @@ def test_chosen_cases(run: Path, tmp_path: Path, capsys) -> None:
     text = page_of(run, tmp_path / "page.html", "--cases", "2", "--json")
     assert re.findall(r'id="volume-(\d)-seg"', text) == ["2"]
     assert "2 good samples are not shown as volumes" in text
-    told = json.loads(capsys.readouterr().out)
-    assert (told["cases"], told["samples"], told["bytes"]) == (1, 3, (tmp_path / "page.html").stat().st_size)
+    result = held_to("report", capsys.readouterr().out)
+    assert (result["cases"], result["samples"], result["bytes"]) == (1, 3, (tmp_path / "page.html").stat().st_size)
 
 
 @pytest.mark.parametrize(

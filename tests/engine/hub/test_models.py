@@ -21,6 +21,7 @@ from sbldm.engine.locks import lock_file
 
 from tests.support.keys import write_pair
 from tests.support.model_server import HubHandler, Server, cut_after, plain, redirect, serving
+from tests.support.schemas import held_to
 
 LARGE = "tiny/denoiser.onnx"
 
@@ -90,7 +91,7 @@ def test_a_pushed_model_is_pulled_and_found_by_its_name(
     server: Server, tiny_bundle: Bundle, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["models", "list", "--from", server.address, "--json"]) == 0
-    (offered,) = json.loads(capsys.readouterr().out)["models"]
+    (offered,) = held_to("models-list", capsys.readouterr().out)["models"]
     assert (offered["name"], offered["sha256"], offered["id"]) == ("tiny", tiny_bundle.sha256, tiny_bundle.manifest.id)
     assert offered["bytes"] == sum(len(data) for data in content(tiny_bundle.path).values())
     assert pull(server.address, "--sha256", offered["sha256"]) == 0
