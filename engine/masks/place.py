@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import ndimage
 
 _PLACES_MM = 4.0
 
@@ -22,8 +22,8 @@ def places(label: Label, brain: Mask, spacing_mm: Sides) -> tuple[NDArray[np.int
     at = ndimage.find_objects((coarse > 0).astype(np.uint8))[0]
     kernel = coarse[at] / coarse.sum()
     whole = [n + m - 1 for n, m in zip(room.shape, kernel.shape, strict=True)]
-    spectrum = np.asarray(fft.rfftn(room, whole)) * np.asarray(fft.rfftn(kernel[::-1, ::-1, ::-1], whole))
-    held = np.asarray(fft.irfftn(spectrum, whole), np.float64)
+    spectra = [np.fft.rfftn(volume, whole, axes=(0, 1, 2)) for volume in (room, kernel[::-1, ::-1, ::-1])]
+    held = np.fft.irfftn(spectra[0] * spectra[1], whole, axes=(0, 1, 2))
     first = np.array([side.start for side in at]) + np.array(kernel.shape) - 1
     shifts = (np.indices(held.shape).reshape(3, -1).T - first) * steps
     return shifts, np.round(held.reshape(-1), 6)

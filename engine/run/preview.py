@@ -32,8 +32,9 @@ def write_preview(directory: Path, most: int = MAX_ROWS) -> Path:
     index = LedgerIndex.of(directory)
     records = [record for record in index.records(sorted(index.places)[: 4 * most]) if record.fault is None][:most]
     layout = run.layout()
-    rows = [(caption(record), _scan(directory, run, record.sample)) for record in records]
-    sheet = draw_sheet(rows, layout, run.origin)
+    sheet = draw_sheet(
+        [(caption(record), _scan(directory, run, record.sample)) for record in records], layout, run.origin
+    )
     data = io.BytesIO()
     sheet.save(data, "PNG")
     path = directory / PREVIEW_NAME
