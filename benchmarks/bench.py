@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ..engine.bundle.load import Bundle
 from ..engine.errors import InvalidInputError
 from ..engine.sampling.types import Backend, Volume
+from ..engine.versions import installed
 from .component_calls import Calls, Gate, calls_of, check
 from .end_to_end import EndToEnd
 from .machine import Machine, describe_machine
@@ -93,7 +93,7 @@ def start(bundle: Bundle, plan: BenchPlan) -> BenchResult:
     """An empty result with its circumstances."""
     manifest = bundle.manifest
     identity = {"id": manifest.id, "sha256": bundle.sha256, "preset": manifest.preset, "precision": manifest.precision}
-    versions = {"python": platform.python_version()} | {n: v for n in PACKAGES if (v := _version(n)) is not None}
+    versions = {"python": platform.python_version()} | {n: v for n in PACKAGES if (v := installed(n)) is not None}
     return BenchResult(time.strftime("%Y-%m-%d"), platform.platform(), versions, identity, plan)
 
 
@@ -195,10 +195,3 @@ def _measure_process(bundle: Bundle, spelled: str, backend: Backend, plan: Bench
             f"generate with {spelled} ended with exit code {run.exit_code}: {run.errors.strip()[-500:]}"
         )
     return ProcessFigure(spelled, run.seconds, run.peak_bytes / 2**20, run.other_cores)
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None

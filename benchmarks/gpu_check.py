@@ -2,10 +2,11 @@
 
 First what decides: kernels against their references; each backend in each precision against the CPU engine on the same
 noise, by the code that `generate` runs; compute-sanitizer. Then, in the time that is left, what is measured. Every item
-runs in a process of its own, so that a crash spoils nothing else.
+runs in a process of its own, so that a crash spoils nothing else, and the JSON is written anew after each.
 
 Exit code 0: every proof that this machine can make passed, ONNX Runtime on a GPU among them. 1: something failed, or
-there was no time for a proof. 4: nothing failed, but no backend was proven on a GPU here.
+there was no time for a proof. 4: nothing failed, but no backend was proven on a GPU here. With `--items` it speaks of
+those items alone, and the JSON does not say `passed`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import platform
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from ..engine.bundle.load import load_bundle
+from ..engine.bundle.load import Bundle, load_bundle
 from ..engine.errors import BackendUnavailableError
 from .gpu_items import Options, Skip, measurements, proofs
 from .gpu_proof import Failed
@@ -30,6 +32,7 @@ from .gpu_proof import Failed
 MINUTES = 8.0
 NEEDED = "proof-onnxruntime-"  # how an item begins without which nothing is proven
 _RESULT = "gpu_check result: "
+_LOG = 4000  # characters that are kept of what a failed item said
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "pycuda", "cuda-bindings", "torch", "tensorrt", "tensorrt-rtx")
 
 Status = Literal["passed", "failed", "skipped"]
@@ -45,6 +48,7 @@ class Result:
     figures: dict[str, Any]
     seconds: float
     decides: bool  # a proof, not a measurement
+    log: str = ""  # the end of what a failed one's process said
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,19 +60,37 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=256, help="volumes that to-disk writes")
     parser.add_argument("--steps", type=int, help="of the samples that are compared; default: the bundle's")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="after which nothing new is begun")
+    parser.add_argument("--items", type=lambda text: text.split(","), help="only these, in this order: a,b,...")
+    parser.add_argument("--jobs", type=int, default=1, help="proofs at a time; what is measured is alone in any case")
     parser.add_argument("--item", help="run one item in this process")
+    parser.add_argument("--shared", action="store_true", help="with --item: another process uses the GPU meanwhile")
     given = parser.parse_args(arguments)
-    options = Options(given.gpu, given.bundle, given.count, given.steps)
-    if given.item:
-        return _run_here(given.item, options)
+    options = Options(given.gpu, given.bundle, given.count, given.steps, given.shared or given.jobs > 1)
     bundle = load_bundle(given.bundle) if given.bundle else load_bundle()
+    if given.item:
+        return _run_here(given.item, bundle, options)
+    deciding, measured = list(proofs(bundle)), list(measurements(bundle))
+    chosen = given.items or deciding + measured
+    if unknown := set(chosen) - {*deciding, *measured}:
+        parser.error(f"no such item: {', '.join(sorted(unknown))}; there are {', '.join(deciding + measured)}")
     deadline = time.monotonic() + 60 * given.minutes
-    results = [_run_apart(item, options, deadline, decides=True) for item in proofs(bundle)]
-    results += [_run_apart(item, options, deadline, decides=False) for item in measurements(bundle)]
+    results: list[Result] = []
+
+    def take(result: Result) -> None:
+        results.append(result)
+        if given.json:
+            text = json.dumps(_report(results, set(chosen) >= {*deciding, *measured}, bundle.sha256), indent=2)
+            given.json.write_text(text + "\n")
+
+    with ThreadPoolExecutor(max(1, given.jobs)) as pool:
+        at_once = [item for item in chosen if item in deciding]
+        for result in pool.map(lambda item: _run_apart(item, options, deadline, decides=True), at_once):
+            take(result)
+    for item in chosen:
+        if item in measured:
+            take(_run_apart(item, replace(options, shared=False), deadline, decides=False))
     code = verdict(results)
     _print_table(results, code)
-    if given.json:
-        given.json.write_text(json.dumps(_report(results, code, bundle.sha256), indent=2) + "\n")
     return code
 
 
@@ -80,9 +102,8 @@ def verdict(results: list[Result]) -> int:
     return 0 if proven else BackendUnavailableError.exit_code
 
 
-def _run_here(item: str, options: Options) -> int:
+def _run_here(item: str, bundle: Bundle, options: Options) -> int:
     """Runs an item and prints its result as a line of JSON; what goes wrong is the process's traceback."""
-    bundle = load_bundle(options.bundle) if options.bundle else load_bundle()
     try:
         outcome: dict[str, Any] = {"figures": (proofs(bundle) | measurements(bundle))[item](options)}
     except Skip as skip:
@@ -94,31 +115,41 @@ def _run_here(item: str, options: Options) -> int:
 
 
 def _run_apart(item: str, options: Options, deadline: float, *, decides: bool) -> Result:
-    def result(status: Status, reason: str, figures: dict[str, Any] | None = None) -> Result:
-        return Result(item, status, reason, figures or {}, round(time.monotonic() - started, 1), decides)
+    def result(status: Status, reason: str, figures: dict[str, Any] | None = None, log: str = "") -> Result:
+        seconds = round(time.monotonic() - started, 1)
+        return Result(item, status, reason, figures or {}, seconds, decides, log[-_LOG:])
 
     started = time.monotonic()
     left = deadline - started
     if left <= 0:
         return result("failed" if decides else "skipped", "no time was left")
-    command = [sys.executable, "-m", "sbldm.benchmarks.gpu_check", "--item", item]
-    command += ["--gpu", str(options.gpu), "--count", str(options.count)]
-    command += ["--bundle", options.bundle] if options.bundle else []
-    command += ["--steps", str(options.steps)] if options.steps else []
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=left)
-    except subprocess.TimeoutExpired:
-        return result("failed" if decides else "skipped", f"not done after {left:.0f} s, no more time was left")
+        done = subprocess.run(_command(item, options), capture_output=True, text=True, check=False, timeout=left)
+    except subprocess.TimeoutExpired as error:
+        said = (error.stderr or b"").decode(errors="replace")
+        return result(
+            "failed" if decides else "skipped", f"not done after {left:.0f} s, no more time was left", log=said
+        )
     lines = [line for line in done.stdout.splitlines() if line.startswith(_RESULT)]
     if done.returncode or not lines:
-        said = done.stderr.strip().splitlines()
-        return result("failed", said[-1] if said else f"the process ended with {done.returncode}")
+        said = done.stderr.strip()
+        reason = said.splitlines()[-1] if said else f"the process ended with {done.returncode}"
+        return result("failed", reason, log=said)
     outcome = json.loads(lines[-1].removeprefix(_RESULT))
     if "skipped" in outcome:
         return result("skipped", outcome["skipped"])
     if "failed" in outcome:
-        return result("failed", outcome["failed"], outcome["figures"])
+        return result("failed", outcome["failed"], outcome["figures"], done.stderr)
     return result("passed", "", outcome["figures"])
+
+
+def _command(item: str, options: Options) -> list[str]:
+    """What runs an item in a process of its own; where that crashes, it says in which line."""
+    command = [sys.executable, "-X", "faulthandler", "-m", "sbldm.benchmarks.gpu_check", "--item", item]
+    command += ["--gpu", str(options.gpu), "--count", str(options.count)]
+    command += ["--bundle", options.bundle] if options.bundle else []
+    command += ["--steps", str(options.steps)] if options.steps else []
+    return [*command, "--shared"] if options.shared else command
 
 
 def _print_table(results: list[Result], code: int) -> None:
@@ -132,11 +163,11 @@ def _print_table(results: list[Result], code: int) -> None:
     print(words[code])
 
 
-def _report(results: list[Result], code: int, bundle_sha256: str) -> dict[str, Any]:
+def _report(results: list[Result], complete: bool, bundle_sha256: str) -> dict[str, Any]:
     gpus = [str(r.figures["gpu"]) for r in results if "gpu" in r.figures]
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "passed": code == 0,
+        "passed": complete and verdict(results) == 0,
         "gpu": gpus[0] if gpus else None,
         "bundle": bundle_sha256,
         "python": platform.python_version(),

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..engine.bundle.manifest import DEFAULT_GRID, MODALITIES
 from ..engine.dicom.about import CaseAbout
-from ..engine.files import Folder
+from ..engine.folder import Folder
 from ..engine.output.case_files import case_files
 from ..engine.output.layouts import make_layout
 from ..engine.run.writer import write_files

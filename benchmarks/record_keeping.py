@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..engine.bundle.load import load_bundle
-from ..engine.files import Folder
+from ..engine.folder import Folder
 from ..engine.run.directory import RunDirectory
 from ..engine.run.job import Job, execute, prepare
 from ..engine.run.ledger import QUALITY, FileEntry, SampleRecord, parse_line

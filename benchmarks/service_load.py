@@ -5,7 +5,8 @@
 Starts `sbldm-engine serve` on a free port of this machine, gives it jobs of the shipped model, and asks for status and
 list by so many clients, each at its own times, some of which send slowly or break off. Times are those that a client
 sees, its connection made anew each time. The last line is one JSON object: 50th and 99th percentile and the worst in
-milliseconds, and the processor time that the service takes for a request, which other programs do not change much.
+milliseconds, and the processor time that the service takes for a request, which other programs do not change much;
+seconds from the start of the program to its first answer, with the jobs that it then reads.
 """
 
 from __future__ import annotations
@@ -104,17 +105,22 @@ def measure(
     jobs, log = out / "jobs", out / "log"
     out.mkdir(parents=True)
     many_jobs(jobs, kept)
+    began = time.perf_counter()
     command = [sys.executable, "-m", "sbldm.cli.main", "serve", "--jobs", str(jobs), "--port", "0", "--bundle", bundle]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stderr=stream)
     try:
         port = _port(process, log)
         token = (jobs / "token").read_text().strip()
+        asyncio.run(_json(port, request("GET", "/v1/health", token)))
+        start_s = time.perf_counter() - began
         body = json.dumps({"count": samples}).encode()
         job = asyncio.run(_json(port, request("POST", "/v1/jobs", token, body)))["id"]
         while asyncio.run(_json(port, request("GET", f"/v1/jobs/{job}", token)))["state"] != "running":
             time.sleep(0.2)
-        asked = {"status": request("GET", f"/v1/jobs/{job}", token), "list": request("GET", "/v1/jobs", token)}
+        paths = {"status": f"/v1/jobs/{job}", "list": "/v1/jobs", "last_page": "/v1/jobs?before=51",
+                 "failed": "/v1/jobs?state=failed"}  # fmt: skip
+        asked = {name: request("GET", path, token) for name, path in paths.items()}
         watched = psutil.Process(process.pid)
         before = watched.cpu_times()
         seen = asyncio.run(load(port, asked, clients, seconds, rate))
@@ -128,6 +134,7 @@ def measure(
         process.wait(30)
     answers = sum(map(len, seen.values()))
     figures: dict[str, float] = {"clients": clients, "kept_jobs": kept, "refused": len(seen.pop("refused"))}
+    figures["start_s"] = start_s
     figures["service_cpu_ms_a_request"] = 1e3 * used / answers
     for name, times in seen.items():
         p50, p99 = np.percentile(times, [50, 99])

@@ -90,6 +90,27 @@ def stage_rates(
     config: AnySystem, folder: Path, steps: int, precision: str, *, autocast: bool = False
 ) -> dict[str, float]:
     """Slices, crops or volumes a second of every stage, and of encoding the cohort in between; keys name the unit."""
+    seconds = step_seconds(config, folder, steps, precision, autocast=autocast)
+    batch = {name: stage.batch_size for name, stage in config.stages.items()}
+    crops = "crops" if isinstance(config, MaskFirstConfig) else "slices"
+    made = {
+        "autoencoder": (crops, batch["autoencoder"]),
+        "mask": ("volumes", batch.get("mask", 0)),
+        "encode": ("volumes", MIRRORS),
+        "aggregator": ("volumes", batch.get("aggregator", 0)),
+        "denoiser": ("volumes", batch["denoiser"]),
+        "distill": ("volumes", batch.get("distill", 0)),
+        "refiner": ("slices", batch.get("refiner", 0) * min(REFINER_SLICES, config.grid.shape[2])),
+    }
+    return {
+        f"{stage}_{made[stage][0]}_per_second": round(made[stage][1] / median, 3) for stage, median in seconds.items()
+    }
+
+
+def step_seconds(
+    config: AnySystem, folder: Path, steps: int, precision: str, *, autocast: bool = False
+) -> dict[str, float]:
+    """Median seconds of a step of every stage, its first left out, and of encoding a case, on random data."""
     fabric = Fabric(accelerator="auto", devices=1, precision=precision)  # pyright: ignore[reportArgumentType]
     ticks: dict[str, list[float]] = {"encode": []}
 
@@ -114,23 +135,8 @@ def stage_rates(
     trainer.start()
     for stage in planned_stages(short, "all"):
         trainer.train(stage)
-    batch = {name: stage.batch_size for name, stage in config.stages.items()}
-    crops = "crops" if isinstance(config, MaskFirstConfig) else "slices"
-    made = {
-        "autoencoder": (crops, batch["autoencoder"]),
-        "mask": ("volumes", batch.get("mask", 0)),
-        "encode": ("volumes", MIRRORS),
-        "aggregator": ("volumes", batch.get("aggregator", 0)),
-        "denoiser": ("volumes", batch["denoiser"]),
-        "distill": ("volumes", batch.get("distill", 0)),
-        "refiner": ("slices", batch.get("refiner", 0) * min(REFINER_SLICES, config.grid.shape[2])),
-    }
     return {
-        f"{stage}_{made[stage][0]}_per_second": round(
-            made[stage][1] / statistics.median(b - a for a, b in pairwise(t)), 3
-        )
-        for stage, t in ticks.items()
-        if len(t) > 1
+        stage: statistics.median(b - a for a, b in pairwise(times)) for stage, times in ticks.items() if len(times) > 1
     }
 
 

@@ -39,6 +39,9 @@ class Group(_Parameters, TyperGroup):
     """A command of commands."""
 
 
+PRECISIONS = ("auto", "fp32", "tf32", "fp16", "bf16")
+
+
 def choices(*words: str) -> dict[str, Any]:
     """Arguments of `typer.Option` for an option that takes one of these words: shown in the help, offered to the shell.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from ._commands import bundles, choices, signature_option
+from ._commands import PRECISIONS, bundles, choices, signature_option
 
 if TYPE_CHECKING:
     from ..engine.bundle.load import Bundle
@@ -48,7 +48,9 @@ class RunFlags:
     conditions: Annotated[Path | None, _run("--conditions", "CSV of wanted tumours; what it leaves open is drawn.")] = (
         None
     )
-    bundle: Annotated[str, _run("--bundle", "Name of a shipped bundle, or a path.", autocompletion=bundles)] = "phantom"
+    bundle: Annotated[
+        str, _run("--bundle", "Name of a shipped or pulled bundle, or a path.", autocompletion=bundles)
+    ] = "phantom"
     require_signature: Annotated[Path | None, signature_option(RUN)] = None
     seed: Annotated[int, _run("--seed", "Seed of the run, 0 to 2^64 - 1.")] = 0
     resume: Annotated[bool, _run("--resume", "Go on with the run in --out.")] = False
@@ -83,7 +85,9 @@ class RunFlags:
     device: Annotated[
         str, _model("--device", "Where; cuda:1 is the second GPU.", **choices("auto", "cpu", "cuda", "cuda:I"))
     ] = "auto"
-    precision: Annotated[str, _model("--precision", "auto, or what the backend offers.")] = "auto"
+    precision: Annotated[
+        str, _model("--precision", "Of those that backend and bundle have.", **choices(*PRECISIONS))
+    ] = "auto"
     threads: Annotated[int | None, _model("--threads", "CPU threads a process; default: all.")] = None
     reject: Annotated[
         float | None,
@@ -106,6 +110,9 @@ class RunFlags:
             **choices("native", "brats", "source"),
         ),
     ] = None
+    rtstruct: Annotated[bool, _files("--rtstruct", "With --layout dicom: the mask as contours (RTSTRUCT), too.")] = (
+        False
+    )
     preview: Annotated[bool, _files("--preview", "Write a contact sheet, preview.png.")] = False
     report: Annotated[bool, _files("--report", "Write report.html: volumes in 3D, plots, faults, in one file.")] = False
     as_json: Annotated[bool, _show("--json", "Print the result as one JSON object.")] = False

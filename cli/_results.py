@@ -1,9 +1,30 @@
-"""The directory of a command's figures, tables and pictures."""
+"""What commands of figures share: their options, the directory of figures, tables and pictures, what they print."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Cache = Annotated[Path | None, typer.Option(help="Folder of prepared cases (default: OUT/cache).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON, not as a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+def log_progress(quiet: bool) -> None:
+    """Show what the package logs on its way, warnings alone where it is to be quiet."""
+    import logging
+
+    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
+
+
+def tell(figures: dict[str, Any], table: str, as_json: bool) -> None:
+    """Print the figures, as JSON or as their table."""
+    import json
+
+    typer.echo(json.dumps(figures, allow_nan=False) if as_json else table)
 
 
 def require_own(out: Path, figures: str, others: Sequence[str]) -> None:

@@ -61,9 +61,9 @@ def bench(
         measure(loaded, opened, result, (lambda _: None) if quiet else lambda text: typer.echo(text, err=True))
     except KeyboardInterrupt:
         code = 130
-    except SbldmError:
+    except SbldmError as error:
         if result.components:
-            _write(result, None, as_json, out, plot_file)
+            _write(result, error.exit_code, as_json, out, plot_file)
         raise
     if select and result.complete:
         _select(loaded, opened, result)
@@ -83,8 +83,8 @@ def _select(bundle: Bundle, backends: dict[str, Backend], result: BenchResult) -
     typer.echo(f"--backend auto now takes {choice.backend} {choice.precision} for this bundle ({path})", err=True)
 
 
-def _write(result: BenchResult, code: int | None, as_json: bool, out: Path | None, plot_file: Path | None) -> None:
-    """Print a result and write its files; `code` None: an error ends the command."""
+def _write(result: BenchResult, code: int, as_json: bool, out: Path | None, plot_file: Path | None) -> None:
+    """Print a result with the exit code that the command ends with, and write its files."""
     import json
 
     from ..benchmarks.plot import plot

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._commands import RequireSignature, bundles, choices
+from ._commands import PRECISIONS, RequireSignature, bundles, choices
+
+if TYPE_CHECKING:
+    from ..engine.backends.tensorrt.build import Flavour
+    from ..engine.backends.tensorrt.engines import Target
 
 
 def build(
@@ -28,7 +32,9 @@ def build(
     flavour: Annotated[
         str | None, typer.Option(help="Default: what is installed.", **choices("tensorrt", "tensorrt_rtx"))
     ] = None,
-    precision: Annotated[str, typer.Option(help="auto, or what the bundle holds: fp32, tf32, fp16, bf16.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of those that the bundle holds; tf32 needs fp32.", **choices(*PRECISIONS))
+    ] = "auto",
     device: Annotated[int, typer.Option(min=0, help="GPU of this machine.")] = 0,
     workspace_mb: Annotated[int, typer.Option(min=16, help="Scratch memory that the builder may plan with.")] = 4096,
     cache_dir: Annotated[Path | None, typer.Option(help="Engine cache (default: the user's cache directory).")] = None,
@@ -40,33 +46,21 @@ def build(
     from contextlib import nullcontext
 
     from ..engine.backends.choose import gpu_precision
-    from ..engine.backends.tensorrt.build import FLAVOURS, load_flavour, normalise_capability
+    from ..engine.backends.tensorrt.build import load_flavour
     from ..engine.backends.tensorrt.cache import EngineCache
-    from ..engine.backends.tensorrt.engines import EngineSet, foreign_target, present_target
+    from ..engine.backends.tensorrt.engines import EngineSet
     from ..engine.bundle.load import load_bundle
     from ..engine.cuda.gpu import CudaDevice
     from ..engine.cuda.networks import SLICE_COMPONENTS, rows_of
-    from ..engine.errors import UsageError
 
-    if flavour is not None and flavour not in FLAVOURS:
-        raise UsageError(f"--flavour {flavour}: allowed {', '.join(FLAVOURS)}")
-    if cuda_driver is not None and compute_capability is None:
-        raise UsageError("--cuda-driver belongs to --compute-capability; this machine's driver is known")
+    _check(flavour, compute_capability, cuda_driver)
     model = load_bundle(bundle, require_signature)
     builder = load_flavour(flavour)
-    if compute_capability is None:
-        target = present_target(device)
-    else:
-        target = foreign_target(builder, normalise_capability(compute_capability), cuda_driver)
+    target = _target(builder, device, compute_capability, cuda_driver)
     engines = EngineSet(
-        model,
-        builder,
-        target,
-        EngineCache(cache_dir),
-        workspace_mb << 20,
-        lambda text: typer.echo(text, err=True),
+        model, builder, target, EngineCache(cache_dir), workspace_mb << 20, lambda text: typer.echo(text, err=True),
         gpu_precision(model, precision, "tensorrt"),
-    )
+    )  # fmt: skip
     gpu = CudaDevice(device) if target.present else None
     rows = []
     for component in model.manifest.components:
@@ -81,3 +75,24 @@ def build(
     for row in rows:
         how = f"built in {row['build_seconds']:.1f} s" if row["built"] else "cached"
         typer.echo(f"{row['component']:<18} {row['engine_bytes'] / 2**20:8.1f} MiB  {how}  {row['path']}")
+
+
+def _check(flavour: str | None, compute_capability: str | None, cuda_driver: str | None) -> None:
+    """UsageError where options contradict each other."""
+    from ..engine.backends.tensorrt.build import FLAVOURS
+    from ..engine.errors import UsageError
+
+    if flavour is not None and flavour not in FLAVOURS:
+        raise UsageError(f"--flavour {flavour}: allowed {', '.join(FLAVOURS)}")
+    if cuda_driver is not None and compute_capability is None:
+        raise UsageError("--cuda-driver belongs to --compute-capability; this machine's driver is known")
+
+
+def _target(builder: Flavour, device: int, compute_capability: str | None, cuda_driver: str | None) -> Target:
+    """The GPU that engines are built for: one of this machine, or another."""
+    from ..engine.backends.tensorrt.build import normalise_capability
+    from ..engine.backends.tensorrt.engines import foreign_target, present_target
+
+    if compute_capability is None:
+        return present_target(device)
+    return foreign_target(builder, normalise_capability(compute_capability), cuda_driver)

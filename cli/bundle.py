@@ -64,11 +64,11 @@ def _tell(done: str, bundle: Bundle, signer: Signer, as_json: bool) -> None:
     import dataclasses
     import json
 
-    from ..engine.screen import shown
+    from ..engine.screen import counted, shown
 
     files, name = len(bundle.hashes), bundle.manifest.id
     if as_json:
         about = {"bundle": str(bundle.path), "id": name, "sha256": bundle.sha256, "files": files}
         typer.echo(json.dumps({**about, "signer": dataclasses.asdict(signer)}))
     else:
-        typer.echo(shown(f"{bundle.path}: {done}, {name} ({bundle.sha256[:12]}), {files} files, {signer}"))
+        typer.echo(shown(f"{bundle.path}: {done}, {name} ({bundle.sha256[:12]}), {counted(files, 'file')}, {signer}"))

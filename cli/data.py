@@ -45,6 +45,7 @@ def check(
     from ..engine.scans.check import DataCheck
     from ..engine.scans.options import read_options
     from ..engine.scans.sheet import Sheet
+    from ..engine.screen import counted
 
     modalities, view = MODALITIES, DEFAULT_GRID.fov_mm
     if bundle is not None:
@@ -53,7 +54,7 @@ def check(
     checked = DataCheck(directory, modalities, view, read_options(labels, cavity, orientation))
     sheet = Sheet(modalities) if preview is not None else None
     if not as_json:
-        typer.echo(escaped(f"{directory}: {len(checked)} cases, read as {checked.discovery.convention}"))
+        typer.echo(escaped(f"{directory}: {counted(len(checked), 'case')}, read as {checked.discovery.convention}"))
     for report, loaded in checked.cases():
         if sheet is not None:
             sheet.add(report, loaded)

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from ._commands import RequireSignature, bundles, choices
+from ._extras import TrainExtra
+from ._results import AsJson, Cache, Quiet, log_progress, require_own, tell
 from ._scans import Cavity, Labels, Orientation
 
 FIGURES_NAME, TABLES_NAME = "downstream.json", "downstream.md"
@@ -38,35 +40,29 @@ def downstream(
     device: Annotated[
         str, typer.Option(help="Where segmenters train.", **choices("auto", "cpu", "cuda", "cuda:I"))
     ] = "auto",
-    cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases (default: OUT/cache).")] = None,
+    cache: Cache = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the cases.")] = 2,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave faulty cases out.")] = False,
     labels: Labels = None,
     cavity: Cavity = "refuse",
     orientation: Orientation = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, not as a table.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train segmenters with and without synthetic cases, test them, compare; a stopped one goes on when given again."""
-    import json
     import logging
 
-    from ..engine.errors import UsageError
-
-    try:
+    with TrainExtra("downstream"):
         from ..train.downstream.figures import figures_of
         from ..train.downstream.report import PICTURES, table, write_plots
         from ..train.downstream.run import DownstreamOptions, compare
         from ..train.evaluation.report import plain, write_json
-    except ImportError as error:
-        raise UsageError(f'downstream needs {error.name}: pip install "sbldm-engine[train]"') from error
     from ..engine.bundle.load import load_bundle
     from ..engine.bundle.manifest import DEFAULT_GRID, MODALITIES
     from ..engine.files import write_atomic
     from ..engine.scans.options import read_options
-    from ._results import require_own
 
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
+    log_progress(quiet)
     manifest = None if bundle is None else load_bundle(bundle, require_signature).manifest
     named = tuple(name.strip() for name in arms.split(","))
     options = DownstreamOptions(
@@ -83,7 +79,7 @@ def downstream(
     write_json(out / FIGURES_NAME, figures)
     write_atomic(out / TABLES_NAME, text.encode())
     write_plots(out, figures)
-    typer.echo(json.dumps(figures, allow_nan=False) if as_json else text)
+    tell(figures, text, as_json)
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:

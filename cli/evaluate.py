@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from ._commands import RequireSignature, choices
+from ._extras import TrainExtra
+from ._results import AsJson, Cache, Quiet, log_progress, require_own, tell
 from ._scans import Cavity, Labels, Orientation
 
 FIGURES_NAME, TABLES_NAME = "evaluation.json", "evaluation.md"
@@ -15,7 +17,9 @@ FIGURES_NAME, TABLES_NAME = "evaluation.json", "evaluation.md"
 
 def evaluate(
     context: typer.Context,
-    real: Annotated[Path, typer.Option(help="Held-out real cases (or a cohort with --held-out).")],
+    real: Annotated[
+        Path | None, typer.Option(help="Held-out real cases (or a cohort with --held-out); without: samples alone.")
+    ] = None,
     synthetic: Annotated[Path | None, typer.Option(help="Samples; a run directory also gives adherence.")] = None,
     train: Annotated[Path | None, typer.Option(help="The training cases, for memorisation.")] = None,
     bundle: Annotated[
@@ -43,38 +47,32 @@ def evaluate(
         bool, typer.Option("--any-settings", help="Also samples that were not made with the bundle's defaults.")
     ] = False,
     card: Annotated[bool, typer.Option("--card", help="Also write the tables into the bundle's model card.")] = False,
-    cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases (default: OUT/cache).")] = None,
+    cache: Cache = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that prepare and measure the cases.")] = 2,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave faulty real cases out.")] = False,
     labels: Labels = None,
     cavity: Cavity = "refuse",
     orientation: Orientation = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, not as a table.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare synthetic with real volumes, and tell how well a bundle's autoencoder reconstructs real ones."""
-    import json
-    import logging
-
     from ..engine.errors import UsageError
 
-    try:
+    with TrainExtra("evaluate"):
         from ..train.evaluation.plots import PICTURES, write_plots
         from ..train.evaluation.report import plain, write_json
         from ..train.evaluation.run import EvaluationOptions
         from ..train.evaluation.run import evaluate as measure
         from ..train.evaluation.scorecard import table
-    except ImportError as error:
-        raise UsageError(f'evaluate needs {error.name}: pip install "sbldm-engine[train]"') from error
     from ..engine.backends.choose import choose_backend
     from ..engine.bundle.load import load_bundle
     from ..engine.files import write_atomic
     from ..engine.scans.options import read_options
-    from ._results import require_own
 
     if card and bundle is None:
         raise UsageError("--card writes into a bundle: give --bundle PATH")
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
+    log_progress(quiet)
     loaded = None if bundle is None else load_bundle(bundle, require_signature)
     backend = None if loaded is None else choose_backend(loaded, device=device)
     options = EvaluationOptions(
@@ -92,7 +90,7 @@ def evaluate(
         from ..export.evaluated import write_evaluation
 
         write_evaluation(loaded, text, _command(context))
-    typer.echo(json.dumps(plain(evaluation.figures), allow_nan=False) if as_json else text)
+    tell(plain(evaluation.figures), text, as_json)
 
 
 def _command(context: typer.Context) -> str:

@@ -28,7 +28,9 @@ def export(
     identifier: Annotated[str | None, typer.Option("--id", help="Model name (default: preset and hash).")] = None,
     data: Annotated[str, typer.Option(help="What it was trained on, for the model card.")] = "not stated",
     licence: Annotated[str, typer.Option(help="Licence of the weights, for the model card.")] = "not stated",
-    source: Annotated[str, typer.Option(help="What a mask-first model draws: real scans or phantom.")] = "real",
+    source: Annotated[
+        str, typer.Option(help="What a mask-first model draws: scans, or phantoms.", **choices("real", "phantom"))
+    ] = "real",
     force: Annotated[bool, typer.Option(help="Export stages that do not belong together; the card says so.")] = False,
     bundle: Annotated[
         str | None,

@@ -16,6 +16,7 @@ from typer.core import CompletionItem  # pyright: ignore[reportPrivateImportUsag
 from typer.exceptions import TyperException
 
 from ._allocator import settle_allocator
+from ._codes import code_of
 from ._commands import HELP, Command, Group
 from ._faults import explained
 from ._plots import settle_matplotlib
@@ -45,11 +46,13 @@ COMMANDS = {
     "downstream": ("downstream", "Tell whether synthetic cases help a segmenter."),
     "export": ("export", "Turn checkpoints into a bundle, held to PyTorch."),
     "serve": ("serve", "Take jobs over HTTP, on this machine or behind a gateway."),
+    "explain": ("explain", "Say what is behind the code of an error."),
+    "studio": ("studio", "Open a page on this machine: volumes while conditions change."),
     "build": ("build", "Build TensorRT engines ahead of time."),
 }
 
 _NAME, _COMPLETION = "sbldm-engine", "_SBLDM_ENGINE_COMPLETE"
-PRIVATE = ("augment", "conditions measure", "data", "train", "evaluate", "downstream", "masks", "serve")
+PRIVATE = ("augment", "conditions measure", "data", "train", "evaluate", "downstream", "masks", "serve", "studio")
 """Commands that write what is derived from patients: for the user alone (umask 077)."""
 PLOTTING = (
     "bench",
@@ -130,16 +133,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SbldmError as error:
         if debug:
             raise
-        return _fail(log, str(error), error.exit_code)
+        return _fail(log, str(error), error.exit_code, code_of(error))
     except TyperException as error:
         return _misused(log, error)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(log, "interrupted; a run can be gone on with by --resume", 130)
+        return _fail(log, "interrupted; a run can be gone on with by --resume", 130, "interrupted")
     except Exception as error:
         if debug:
             raise
-        unexpected = f"unexpected {type(error).__name__}: {error}; run again with --debug and report it", 1
-        return _fail(log, *(explained(error) or unexpected))
+        if (known := explained(error)) is not None:
+            return _fail(log, *known, "system")
+        message = f"unexpected {type(error).__name__}: {error}; run again with --debug and report it"
+        return _fail(log, message, 1, "unexpected")
     return result if isinstance(result, int) else 0
 
 
@@ -158,7 +163,7 @@ def run() -> None:
     space = process_limits().get("address_space_bytes")
     if space is not None and space < LEAST_SPACE:
         told = f"this process may use {space / 1e6:.0f} MB of memory (ulimit -v), libraries alone need"
-        sys.exit(_fail(EventLog("text"), f"{told} {LEAST_SPACE / 1e6:.0f} MB; allow more", 5))
+        sys.exit(_fail(EventLog("text"), f"{told} {LEAST_SPACE / 1e6:.0f} MB; allow more", 5, "system"))
     with stopped_by_signals():
         code = main()
     try:
@@ -190,7 +195,7 @@ def _asks_for_json_lines(given: list[str]) -> bool:
 def _misused(log: EventLog, error: TyperException) -> int:
     show = getattr(error, "show", None)
     if log.as_json or show is None:
-        return _fail(log, error.format_message() if show is not None else str(error), 2)
+        return _fail(log, error.format_message() if show is not None else str(error), 2, "options")
     show()
     return 2
 
@@ -218,12 +223,13 @@ def _with_preview_file(given: list[str]) -> list[str]:
     return given if named else [*given[:after], "data-check.png", *given[after:]]
 
 
-def _fail(log: EventLog, message: str, code: int) -> int:
+def _fail(log: EventLog, message: str, exit_code: int, code: str) -> int:
+    """Say what went wrong and where it is explained; the exit code."""
     if log.as_json:
-        log.event(message, "error", exit_code=code)
+        log.event(message, "error", exit_code=exit_code, explain=code)
     else:
-        log.event(message, "error")
-    return code
+        log.event(f"{message}\nmore: {_NAME} explain {code}", "error")
+    return exit_code
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def merge(
     from ..engine.run.description import read_description
     from ..engine.run.merge import merge_runs
     from ..engine.run.nnunet_split import add_to_dataset, check_addition
+    from ..engine.screen import counted
 
     if (splits is not None or link) and add_to is None:
         raise UsageError("--splits and --link: belong to --add-to")
@@ -40,9 +41,13 @@ def merge(
     if as_json:
         print(json.dumps({"out": str(out), **dataclasses.asdict(summary)}))
     else:
-        print(f"{summary.samples} samples, {summary.linked} files linked, {summary.copied} copied: {out}")
+        samples, linked = counted(summary.samples, "sample"), counted(summary.linked, "file")
+        print(f"{samples}, {linked} linked, {summary.copied} copied: {out}")
     if add_to is not None:
         added = add_to_dataset(out, add_to, splits, link=link)
-        print(f"{added.samples} cases added to {added.dataset}, training only by {added.splits}", file=sys.stderr)
+        print(
+            f"{counted(added.samples, 'case')} added to {added.dataset}, training only by {added.splits}",
+            file=sys.stderr,
+        )
         for note in added.notes():
             print(f"warning: {note}", file=sys.stderr)

@@ -26,20 +26,27 @@ def list_models(
     """List the models that a name is enough for here, or those of a remote; without --from no network is used."""
     from dataclasses import asdict
 
-    from ..engine.hub.local import local_models
+    from ..engine.errors import InvalidInputError
+    from ..engine.hub.local import local_offers
     from ..engine.hub.remote import open_remote
+    from ..engine.screen import size_text
     from ._scans import escaped
 
-    if remote is None:
-        rows = [{"name": one.name, **asdict(one.model), "where": str(one.path)} for one in local_models()]
-    else:
-        models = sorted(open_remote(remote).models().items())
-        rows: list[dict[str, Any]] = [{"name": name, **asdict(model), "where": remote} for name, model in models]
+    rows: list[dict[str, Any]] = []
+    broken: list[str] = []
+    for folder, offer in local_offers().items() if remote is None else [(None, open_remote(remote).offer())]:
+        for name, model in sorted(offer.models.items()):
+            rows.append({"name": name, **asdict(model), "where": str(folder / name) if folder else remote})
+        broken += offer.broken.values()
+    if broken and not rows:
+        raise InvalidInputError("\n".join(broken))
+    for fault in broken:
+        typer.echo(escaped(f"warning: {fault}"), err=True)
     if as_json:
         typer.echo(json.dumps({"models": rows}, indent=1))
         return
     for row in rows:
-        text = f"{row['name']:<20} {row['bytes'] / 1e6:8.1f} MB  {row['form']:<10} {row['licence']}"
+        text = f"{row['name']:<20} {size_text(row['bytes']):>11}  {row['form']:<10} {row['licence']}"
         signed = ", signed" if row["signature"] else ""
         typer.echo(escaped(f"{text}{signed}\n{'':<20} {row['id']}, sha256 {row['sha256']}, {row['where']}"))
     if not rows:

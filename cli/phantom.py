@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ._extras import TrainExtra
 from ._progress import shows_a_bar
 
 
@@ -23,13 +24,11 @@ def phantom(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from ..engine.errors import UsageError
     from ..engine.processor import available_threads
+    from ..engine.screen import counted
 
-    try:
+    with TrainExtra("phantom"):
         from ..train.phantom import HELD_OUT, TRAINING, write_cohort
-    except ImportError as error:
-        raise UsageError(f'phantom needs {error.name}: pip install "sbldm-engine[train]"') from error
 
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     try:
@@ -47,4 +46,4 @@ def phantom(
     except KeyboardInterrupt:
         typer.echo(f"error: interrupted; files in {out} are whole, make the cohort anew in another directory", err=True)
         raise typer.Exit(130) from None
-    typer.echo(f"{count} cases in {out}")
+    typer.echo(f"{counted(count, 'case')} in {out}")

@@ -21,14 +21,14 @@ def purge(
     import sys
 
     from ..engine.run.purge import purge_run
-    from ..engine.screen import shown
+    from ..engine.screen import counted, shown
 
     purged = purge_run(directory)
     code = 5 if purged.foreign else 0
     if as_json:
         print(json.dumps({"directory": str(directory), **dataclasses.asdict(purged), "exit_code": code}))
         return code
-    print(f"{purged.files} files removed, {purged.bytes} bytes: {directory}")
+    print(f"{counted(purged.files, 'file')} removed, {counted(purged.bytes, 'byte')}: {directory}")
     for name in purged.linked:
         print(f"warning: {shown(name)}: is a hard link, its content has other names elsewhere", file=sys.stderr)
     for name in purged.foreign:

@@ -43,6 +43,7 @@ def report(
 
     from ..engine.report.write import ReportOptions
     from ..engine.scans.options import read_options
+    from ..engine.screen import counted, size_text
 
     options = ReportOptions(
         cases=cases, real=real, reading=read_options(labels, cavity, orientation), bundle=bundle, large=large
@@ -56,8 +57,8 @@ def report(
     if as_json:
         typer.echo(json.dumps({**vars(written), "path": str(written.path)}))
     else:
-        size = written.bytes / 1e6
-        typer.echo(escaped(f"{written.samples} samples, {written.cases} in 3D, {size:.1f} MB: {written.path}"))
+        size, samples = size_text(written.bytes), counted(written.samples, "sample")
+        typer.echo(escaped(f"{samples}, {written.cases} in 3D, {size}: {written.path}"))
 
 
 def write(directory: Path, out: Path | None, options: ReportOptions, advance=lambda done, total: None) -> Report:

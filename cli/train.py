@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ._commands import choices, offered
+from ._extras import TrainExtra
 from ._scans import Cavity, Labels, Orientation
 
 PRESETS = sorted(file.stem for file in (Path(__file__).resolve().parents[1] / "train" / "presets").glob("*.yaml"))
@@ -57,42 +58,23 @@ def train(
     dry_run: Annotated[bool, typer.Option(help="Print networks, stages, multiply-adds and memory, and stop.")] = False,
 ) -> None:
     """Train a system stage by stage; stopped runs go on from their last checkpoint."""
-    from ..engine.errors import UsageError
     from ..engine.scans.options import read_options
 
-    try:
+    with TrainExtra("train"):
         from ..train.config import load_preset
         from ..train.ranks import machines
         from ..train.run import TrainOptions, plan, progress, run_training, with_steps
-    except ImportError as error:
-        raise UsageError(f'train needs {error.name}: pip install "sbldm-engine[train]"') from error
 
     config = with_steps(load_preset(preset), steps or [])
     if dry_run:
         typer.echo(plan(config, stage, devices * machines(), accumulate))
         return
     options = TrainOptions(
-        data,
-        out,
-        stage,
-        cache or out / "cache",
-        held_out,
-        seed,
-        devices,
-        precision,
-        workers,
-        skip_invalid,
-        read_options(labels, cavity, orientation),
-        tuple(restart_stage or ()),
-        keep_stale,
-        masks,
-        add_phantoms,
-        start_from,
-        accumulate,
-        keep,
-        patience,
-        compiled,
-    )
+        data=data, out=out, stage=stage, cache=cache or out / "cache", held_out=held_out, seed=seed, devices=devices,
+        precision=precision, workers=workers, skip_invalid=skip_invalid, read=read_options(labels, cavity, orientation),
+        restart=tuple(restart_stage or ()), keep_stale=keep_stale, masks=masks, add_phantoms=add_phantoms,
+        start_from=start_from, accumulate=accumulate, keep=keep, patience=patience, compile=compiled,
+    )  # fmt: skip
     try:
         run_training(config, options)
     except KeyboardInterrupt:

@@ -35,6 +35,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY"):
         text = (ROOT / f"{name}.md").read_text(encoding="utf-8").replace("](docs/", "](")
         files.append(File.generated(config, f"{name.lower()}.md", content=text))
+    errors = (ROOT / "cli" / "errors.md").read_text(encoding="utf-8")  # shipped: `explain` prints it
+    files.append(File.generated(config, "errors.md", content=errors))
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
     notice = f"# Notice\n\nWhat others made, and its terms.\n\n```text\n{notice}```\n"
     files.append(File.generated(config, "notice.md", content=notice))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from .errors import InvalidInputError
 
 T = TypeVar("T")
 
+_PLAIN_KEY = re.compile(r"\w[\w-]*(\.\w[\w-]*)*")
 MAX_FAULTS = 20  # told at once
 
 
@@ -43,7 +45,7 @@ def _decode(kind: Any, value: Any, where: str, faults: list[str]) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             return faults.append(_wrong(where, "an object", value))
-        return {str(k): _decode(arguments[1], v, f"{where}.{k}", faults) for k, v in value.items()}
+        return {str(k): _decode(arguments[1], v, _below(where, str(k)), faults) for k, v in value.items()}
     if origin is typing.Literal:
         if value not in arguments:
             faults.append(_wrong(where, "one of " + ", ".join(map(str, arguments)), value))
@@ -106,6 +108,10 @@ def _scalar(kind: Any, value: Any, where: str, faults: list[str]) -> Any:
         names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
         faults.append(_wrong(where, names.get(kind, str(kind)), value))
     return value
+
+
+def _below(where: str, key: str) -> str:
+    return f"{where}.{key}" if _PLAIN_KEY.fullmatch(key) else f"{where}[{key!r}]"
 
 
 def _wrong(where: str, allowed: str, value: Any) -> str:

@@ -36,6 +36,7 @@ from .sampling.given_masks import GivenMasks, require_mask_first
 from .sampling.sdedit import SourceCase
 from .sampling.types import Backend, RunLoop, Volume
 from .scans.masks import masks_of_arrays
+from .screen import counted
 
 
 class Cancelled(SbldmError):
@@ -84,7 +85,7 @@ class Generator:
         _require_batch_size(batch_size)
         require_fields(**machine)
         if not isinstance(bundle, str | os.PathLike):
-            raise UsageError(f"--bundle {bundle!r}: must be the name of a shipped bundle, or a path")
+            raise UsageError(f"--bundle {bundle!r}: must be the name of a shipped or pulled bundle, or a path")
         if not isinstance(require_signature, str | os.PathLike | None):
             raise UsageError(f"--require-signature {require_signature!r}: must be a path")
         loaded = load_bundle(bundle, require_signature)
@@ -131,7 +132,7 @@ class Generator:
         require_faulty(faulty)
         source = None if masks is None else self._given(masks)
         request = GenerateRequest(bundle=self.bundle, count=count, conditions=conditions, source=source, **options)
-        return _judged(self._samples(request, stop), faulty)
+        return _judged(self.samples(request, stop), faulty)
 
     @python_call(SamplingArguments)
     def sample(
@@ -151,7 +152,7 @@ class Generator:
         if not isinstance(index, int | np.integer) or isinstance(index, bool) or index < 0:
             raise UsageError(f"sample {index!r}: must be a whole number, 0 or more")
         request = GenerateRequest(bundle=self.bundle, count=int(index) + 1, conditions=conditions, **options)
-        return next(_judged(self._samples(request, stop, int(index)), faulty))
+        return next(_judged(self.samples(request, stop, int(index)), faulty))
 
     @python_call(SamplingArguments)
     def augment(
@@ -174,43 +175,17 @@ class Generator:
         require_faulty(faulty)
         source = SourceCase(image, label, strength)
         request = GenerateRequest(bundle=self.bundle, count=count, conditions=conditions, source=source, **options)
-        return _judged(self._samples(request, stop), faulty)
+        return _judged(self.samples(request, stop), faulty)
 
-    def cancel(self) -> None:
-        """Stop all that is being sampled; what is asked for later runs again."""
-        running, self._cancelled = self._cancelled, threading.Event()
-        running.set()
-
-    def close(self) -> None:
-        """Cancel, and refuse further work."""
-        self._closed = True
-        self.cancel()
-
-    def __reduce__(self) -> tuple[Callable[..., Generator], tuple[object, ...]]:
-        """A pickled generator is its arguments: whoever reads it loads the same bundle on the same kind of backend."""
-        if self._closed:
-            raise UsageError("the generator is closed")
-        backend = self.backend
-        machine = (backend.name, backend.device, backend.precision, backend.threads)
-        return _load_again, (self.bundle.path.absolute(), self.bundle.sha256, machine, self.batch_size)
-
-    def __enter__(self) -> Generator:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _given(self, masks: Sequence[NDArray[np.integer]]) -> GivenMasks:
-        require_mask_first(self.bundle)
-        manifest = self.bundle.manifest
-        return masks_of_arrays(masks, [column.name for column in manifest.condition_columns], manifest.grid)
-
-    def _samples(
-        self, request: GenerateRequest, stop: threading.Event | None, only: int | None = None
+    def samples(
+        self, request: GenerateRequest, stop: threading.Event | None = None, only: int | None = None
     ) -> Iterator[Sample]:
-        """Samples of a request, of which `only` one number; what can be refused is refused at once."""
+        """Samples of a request for this bundle, faulty ones with their `fault`; of them `only` one number.
+
+        Raises:
+            UsageError: at once, for what can be refused.
+            Cancelled: see `generate`.
+        """
         if self._closed:
             raise UsageError("the generator is closed")
         if stop is not None and not callable(getattr(stop, "is_set", None)):
@@ -234,6 +209,44 @@ class Generator:
             stops,
             source_digest(request.source),
         )
+
+    def cancel(self) -> None:
+        """Stop all that is being sampled; what is asked for later runs again."""
+        running, self._cancelled = self._cancelled, threading.Event()
+        running.set()
+
+    def close(self) -> None:
+        """Cancel, and refuse further work."""
+        self._closed = True
+        self.cancel()
+
+    def __repr__(self) -> str:
+        manifest, backend = self.bundle.manifest, self.backend
+        made = f"{', '.join(manifest.modalities)}, {' x '.join(map(str, manifest.grid.shape))}"
+        machine = f"{backend.name} {backend.precision} on {backend.device}, {counted(backend.threads, 'thread')}"
+        closed = ", closed" if self._closed else ""
+        return f"<Generator of {manifest.id}: {made}; {machine}, batch size {self.batch_size}{closed}>"
+
+    def __reduce__(self) -> tuple[Callable[..., Generator], tuple[object, ...]]:
+        """A pickled generator is its arguments: whoever reads it loads the same bundle on the same kind of backend."""
+        if self._closed:
+            raise UsageError("the generator is closed")
+        backend = self.backend
+        machine = (backend.name, backend.device, backend.precision, backend.threads)
+        return _load_again, (self.bundle.path.absolute(), self.bundle.sha256, machine, self.batch_size)
+
+    def __enter__(self) -> Generator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _given(self, masks: Sequence[NDArray[np.integer]]) -> GivenMasks:
+        require_mask_first(self.bundle)
+        manifest = self.bundle.manifest
+        return masks_of_arrays(masks, [column.name for column in manifest.condition_columns], manifest.grid)
 
     def _made(
         self,
@@ -316,7 +329,7 @@ def _warn_of_memory(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
-def _require_batch_size(batch_size: int) -> None:
-    if isinstance(batch_size, str):  # measuring is for runs in a directory
+def _require_batch_size(batch_size: object) -> None:
+    if batch_size is None or isinstance(batch_size, str):  # measuring is for runs in a directory
         raise UsageError(f"--batch-size {batch_size!r}: must be a whole number")
     require_fields(batch_size=batch_size)

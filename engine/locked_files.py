@@ -10,7 +10,7 @@ from .locks import FileLock
 from .new_files import write_all
 
 if TYPE_CHECKING:
-    from .files import Folder
+    from .folder import Folder
 
 _CHUNK = 1 << 20
 

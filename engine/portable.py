@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,6 +62,11 @@ def clone_file(target: int, source: int) -> bool:
 def end_signals() -> tuple[signal.Signals, ...]:
     """Signals that ask a process to end."""
     return tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def has_display() -> bool:
+    """Whether a window could be opened here, as far as the environment tells."""
+    return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def has_flock() -> bool:

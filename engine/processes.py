@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -45,6 +46,19 @@ def start_process(context: Any, target: Callable[..., object], arguments: tuple[
     with _no_main():
         process.start()
     return process
+
+
+def end_with_parent() -> None:
+    """End this process, from a thread, once the one that started it is gone; for processes of `multiprocessing`."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from .output.case_files import GRIDS, GridName, case_files, grid_of_files, slice
 from .output.case_tags import ALLOWED, NAME_BY, IdTags, NameBy, NumberTags, is_tag
 from .output.layouts import Layout, LayoutName, Names, make_layout
 from .output.measure import TumourMeasurement
+from .portable import has_display
+from .run.arguments import python_call
 from .versions import installed
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Sample:
         tumour = f"{self.measured.volume_ml:.1f} ml"
         return f"<Sample {self.index} {self.id!r}: {', '.join(self.modalities)}, {size}, tumour {tumour}{fault}>"
 
+    @python_call()
     def save(
         self,
         directory: str | os.PathLike[str],
@@ -79,6 +82,7 @@ class Sample:
         names: Names = "2021",
         name_by: NameBy = "sample",
         grid: GridName = "native",
+        rtstruct: bool = False,
     ) -> dict[str, Path]:
         """Write the case below `directory` as `generate` writes it, byte by byte; returns the path of each file.
 
@@ -93,16 +97,18 @@ class Sample:
             names: BraTS file names of `2021` or `2023`.
             name_by: the case is called by its number (`sample`) or by its `id`.
             grid: `native`, or `brats` for 240x240x155 voxels of 1 mm.
+            rtstruct: of the layout `dicom`: the mask as contours, too.
 
         Raises:
             FaultySampleError: the sample has a fault.
             UsageError: an argument that does not exist, an id that cannot name a file, or another file is in the way.
         """
         self.require_sound()
+        folder = _folder(directory)
         if grid not in GRIDS:
             raise UsageError(f"grid {grid!r}: allowed: {', '.join(GRIDS)}")
         slices = slices_of(grid_of_files(grid), self.grid)
-        folder, made = Path(directory), self._layout(layout, names, name_by, slices)
+        made = self._layout(layout, names, name_by, slices, rtstruct)
         number = self.index if name_by == "sample" else 0
         files = case_files(self.image, self.label, self.grid, made, self._about(), grid_of_files(grid), number)
         try:
@@ -115,6 +121,17 @@ class Sample:
         except OSError as error:
             raise UsageError(f"{folder}: cannot be written ({error.strerror}); give another directory") from error
         return {role: folder / made.path(number, role) for role in made.roles}
+
+    def files(self) -> dict[str, bytes]:
+        """The files of the case by modality, and `seg`: those of `generate` in BraTS layout, byte by byte.
+
+        Raises:
+            FaultySampleError: the sample has a fault.
+        """
+        self.require_sound()
+        layout = make_layout("brats", self.modalities, self.labels)
+        contents = dict(case_files(self.image, self.label, self.grid, layout, self._about(), None))
+        return {role: contents[layout.path(self.index, role)] for role in layout.roles}
 
     @property
     def grid(self) -> Grid:
@@ -132,17 +149,23 @@ class Sample:
         own = f" ({self.id})" if self.id != str(self.index) else ""
         scan = Scan(self.image.astype(np.float32), self.label, self.grid.spacing_mm)
         layout = make_layout("brats", self.modalities, self.labels)
-        return draw_sheet([(f"sample {self.index}{own}{told}{fault}", scan)], layout)
+        return draw_sheet([(f"sample {self.index}{own}{told}{fault}", scan)], layout, self.origin)
 
     def show(self) -> None:
-        """Show `picture` in the notebook that runs this, elsewhere in the system's viewer of pictures."""
-        notebook: Any = sys.modules.get("IPython")
-        if notebook is not None and notebook.get_ipython() is not None:
+        """Show `picture` in the notebook that runs this, elsewhere in the system's viewer of pictures.
+
+        Raises:
+            UsageError: there is neither a notebook nor a display.
+        """
+        ipython: Any = sys.modules.get("IPython")
+        if ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None:
             from IPython.display import display  # type: ignore[import-not-found]
 
             display(self.picture())
-        else:
+        elif has_display():
             self.picture().show(title=f"sample {self.index}")
+        else:
+            raise UsageError(f'no display here; write it to a file: sample.picture().save("sample-{self.index}.png")')
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows of a sample that is the value of a cell."""
@@ -188,7 +211,7 @@ class Sample:
         requested = tuple(self.requested.items())
         return CaseAbout(version, self.bundle_id, self.recipe, self.seed, self.index, requested, self.origin)
 
-    def _layout(self, layout: str, names: str, name_by: str, slices: int) -> Layout:
+    def _layout(self, layout: str, names: str, name_by: str, slices: int, rtstruct: bool) -> Layout:
         if name_by not in NAME_BY:
             raise UsageError(f"name_by {name_by!r}: allowed: {', '.join(NAME_BY)}")
         if name_by == "id" and not (self.id.isalnum() if layout == "bids" else is_tag(self.id)):
@@ -198,7 +221,7 @@ class Sample:
         try:
             if layout == "dicom":
                 require_dicom()
-            return make_layout(layout, self.modalities, self.labels, names, tags, slices)
+            return make_layout(layout, self.modalities, self.labels, names, tags, slices, rtstruct)
         except UsageError as error:
             raise UsageError(str(error).replace("--", "")) from None
 
@@ -224,6 +247,14 @@ def torchio_subject(item: Item) -> Any:
         label=torchio.LabelMap(tensor=torch.from_numpy(np.ascontiguousarray(item["label"])), affine=item["affine"]),
         index=item["index"],
     )
+
+
+def _folder(directory: object) -> Path:
+    if not isinstance(directory, str | os.PathLike) or not isinstance(os.fspath(directory), str):
+        raise UsageError(f"directory {directory!r}: must be a path")
+    if not os.fspath(directory) or "\0" in os.fspath(directory):
+        raise UsageError(f"directory {directory!r}: is no path; give a directory, '.' for the one you are in")
+    return Path(directory)
 
 
 def require_faulty(value: object, allowed: tuple[Faulty, ...] = FAULTY) -> None:

@@ -45,6 +45,7 @@ from ..train.condition_file import load_conditions
 from ..train.config import AnySystem, MaskFirstConfig
 from ..train.diffusion import make_schedule
 from ..train.drafts import load_levels
+from ..train.grain import load_grain
 from ..train.lineage import lineage_faults, read_record, was_trained
 from ..train.mask_first import load_mask_first
 from ..train.mask_set import load_map_scale
@@ -62,7 +63,7 @@ from .rewrite.group_norm import write_out_group_norm
 from .rewrite.precision import PRECISIONS, Precision, reduce_precision, store_weights_as_fp16
 from .rounding import round_weights_to_fp16, rounding_figures
 from .runners import torch_runner
-from .samples import sample_faults
+from .samples import sample_faults, shipped_judge
 from .staging import require_free, staged_directory
 
 INTENDED_USE = (
@@ -148,8 +149,8 @@ def export_bundle(
             require_passed(parity)
         if was_trained(checkpoint):
             progress("reconstructions and samples")
-            run = engine
-            faults = reconstruction_faults(checkpoint, config, run) + sample_faults(run, manifest)
+            faults = reconstruction_faults(checkpoint, config, engine)
+            faults += sample_faults(engine, manifest, shipped_judge(checkpoint, manifest))
             accepted += accepted_faults(checkpoint, faults, options.force)
         (staging / PARITY_NAME).write_text(json.dumps(parity.to_json(), indent=1, allow_nan=False) + "\n")
         (staging / "README.md").write_text(model_card(manifest, parity, accepted), encoding="utf-8")
@@ -274,15 +275,15 @@ def mask_first_of(checkpoint: Path, config: AnySystem, source: Source) -> MaskFi
     """What only the mask-first form says; None for a system of slices.
 
     Raises:
-        InvalidInputError: the normalisation of the maps, or the levels of the drafts, is not there.
+        InvalidInputError: the normalisation of the maps, the levels of the drafts, or the grain, is not there.
     """
     if not isinstance(config, MaskFirstConfig):
         return None
     scale = load_map_scale(checkpoint)
     maps = MaskMaps(config.maps_shape, scale.mean, scale.std)
     drawn_as = 1.0 if source == "real" else 0.0
-    levels = load_levels(checkpoint / FOLDER)
-    return MaskFirst(config.autoencoder.slices, maps, config.mask_sampling, drawn_as, levels, anatomies_sha256())
+    levels, grain = load_levels(checkpoint / FOLDER), load_grain(checkpoint / FOLDER)
+    return MaskFirst(config.autoencoder.slices, maps, config.mask_sampling, drawn_as, levels, anatomies_sha256(), grain)
 
 
 def training_summary(checkpoint: Path, config: AnySystem) -> str:

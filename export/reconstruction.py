@@ -25,24 +25,36 @@ def reconstruction_faults(checkpoint: Path, config: AnySystem, run: RunComponent
     Empty where they are like them, and where the directory has no latents or no prepared cases any more.
     """
     latents = decodable_latents(checkpoint, config, CASES)
-    key = checkpoint / "latents" / "key.json"
-    if latents is None or not key.is_file():
+    if latents is None:
         return []
     faults = []
-    for latent, name in zip(latents, json.loads(key.read_text("utf-8"))["cases"], strict=False):
-        stored = checkpoint / CACHE / name
-        if not stored.is_file():
-            continue
-        images = np.load(stored, mmap_mode="r")[:, : len(config.modalities)]
-        made = decoded(latent, config, run)
+    for case, (name, stored) in cached_cases(checkpoint, CASES).items():
+        images = stored[:, : len(config.modalities)]
+        made = decoded(latents[case], config, run)
         for number, modality in enumerate(config.modalities):
             found = correlation(made[:, number], images[:, number])
             if found < LEAST_CORRELATION:
                 faults.append(
-                    f"training case {name.split('.')[0]}: its {modality} and what the decoder makes of it correlate by "
+                    f"training case {name}: its {modality} and what the decoder makes of it correlate by "
                     f"{found:.2f}, must by {LEAST_CORRELATION:g} at least: the autoencoder is not trained enough"
                 )
     return faults
+
+
+def cached_cases(checkpoint: Path, count: int) -> dict[int, tuple[str, NDArray[np.uint8]]]:
+    """Those of the first `count` encoded cases whose prepared files are there: number -> name, (z, modality + 1, x, y).
+
+    Empty where the directory has no latents any more.
+    """
+    key = checkpoint / "latents" / "key.json"
+    if not key.is_file():
+        return {}
+    files = [checkpoint / CACHE / name for name in json.loads(key.read_text("utf-8"))["cases"][:count]]
+    return {
+        case: (file.name.split(".")[0], np.load(file, mmap_mode="r"))
+        for case, file in enumerate(files)
+        if file.is_file()
+    }
 
 
 def decoded(latent: NDArray[np.float32], config: AnySystem, run: RunComponent) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..engine.bundle.manifest import NoiseSchedule, PredictionType
 from .config import ScheduleConfig
+from .prefetch import to_device
 
 TIME_BINS = 4  # parts of the schedule that losses are told of apart
 
@@ -44,7 +45,7 @@ def prediction_target(clean: Tensor, noise: Tensor, signal: Tensor, kind: Predic
 def table_tensor(schedule: NoiseSchedule, device: torch.device) -> Tensor:
     """alphas_cumprod as float32 on a device."""
     table: NDArray[np.float32] = np.asarray(schedule.alphas_cumprod, np.float32)
-    return torch.from_numpy(table).to(device)
+    return to_device(torch.from_numpy(table), device)
 
 
 def by_time(errors: Tensor, timesteps: Tensor, steps: int) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,39 @@ DRAFTS_VERSION = 1  # raise it when the same case gives another draft
 MEASURED_CASES = 64  # that levels are measured on, spread over the cohort
 
 
-def measured_levels(cohort: Cohort, tissues: int) -> DraftLevels:
-    """The mean signal of every tissue over the cohort."""
-    cases = np.unique(np.linspace(0, len(cohort) - 1, min(MEASURED_CASES, len(cohort))).round().astype(int)).tolist()
-    found = [_case_levels(cohort, case, tissues) for case in cases]
-    total = Levels(np.sum([one.total for one in found], axis=0), np.sum([one.weight for one in found], axis=0))
-    return tuple(tuple(round(float(level), 4) for level in row) for row in total.means())
+class Drafts:
+    """Drafts of a cohort's cases. Tissues of those that levels are measured on are kept until they are drafted."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        self.cohort = cohort
+        self._kept: dict[int, tuple[NDArray[np.bool_], NDArray[np.float32]]] = {}  # where the brain is, what is there
+
+    def measured_levels(self, tissues: int) -> DraftLevels:
+        """The mean signal of every tissue over the cohort."""
+        count = len(self.cohort)
+        cases = np.unique(np.linspace(0, count - 1, min(MEASURED_CASES, count)).round().astype(int)).tolist()
+        found = [self._case_levels(case, tissues) for case in cases]
+        total = Levels(np.sum([one.total for one in found], axis=0), np.sum([one.weight for one in found], axis=0))
+        return tuple(tuple(round(float(level), 4) for level in row) for row in total.means())
+
+    def stored(self, case: int, levels: DraftLevels) -> NDArray[np.uint8]:
+        """The draft (z, M, x, y) of a case as its image is stored."""
+        unit = painted(self._shares(case), case_label(self.cohort, case), levels)
+        return np.rint((unit + 1) * np.float32(LEVELS / 2)).astype(np.uint8)
+
+    def _case_levels(self, case: int, tissues: int) -> Levels:
+        shares = case_shares(self.cohort, case)
+        brain = np.asarray(shares.any(axis=0))
+        self._kept[case] = brain, shares[:, brain]
+        return levels_of(case_image(self.cohort, case), shares, case_label(self.cohort, case), tissues)
+
+    def _shares(self, case: int) -> NDArray[np.float32]:
+        if case not in self._kept:
+            return case_shares(self.cohort, case)
+        brain, inside = self._kept.pop(case)
+        shares = np.zeros((len(inside), *brain.shape), np.float32)
+        shares[:, brain] = inside
+        return shares
 
 
 def save_levels(folder: Path, levels: DraftLevels) -> None:
@@ -49,25 +75,17 @@ def load_levels(folder: Path) -> DraftLevels:
         raise InvalidInputError(f"{path}: missing; train the stage denoiser, which encodes the cohort") from error
 
 
-def stored_draft(cohort: Cohort, case: int, levels: Sequence[Sequence[float]]) -> NDArray[np.uint8]:
-    """The draft (z, M, x, y) of a case as its image is stored."""
-    unit = painted(case_shares(cohort, case), _label(cohort, case), levels)
-    return np.rint((unit + 1) * np.float32(LEVELS / 2)).astype(np.uint8)
-
-
 def case_shares(cohort: Cohort, case: int) -> NDArray[np.float32]:
     """Shares (3, x, y, z) of the healthy tissues of a case."""
-    image = _image(cohort, case)[[cohort.modalities.index(name) for name in LEADING]]
-    return tissue_shares(image, _label(cohort, case), cohort.grid.spacing_mm)
+    image = case_image(cohort, case)[[cohort.modalities.index(name) for name in LEADING]]
+    return tissue_shares(image, case_label(cohort, case), cohort.grid.spacing_mm)
 
 
-def _case_levels(cohort: Cohort, case: int, tissues: int) -> Levels:
-    return levels_of(_image(cohort, case), case_shares(cohort, case), _label(cohort, case), tissues)
-
-
-def _image(cohort: Cohort, case: int) -> NDArray[np.float32]:
+def case_image(cohort: Cohort, case: int) -> NDArray[np.float32]:
+    """Its image (M, x, y, z), 0..1."""
     return cohort.slices(case).transpose(1, 2, 3, 0).astype(np.float32) / np.float32(LEVELS)
 
 
-def _label(cohort: Cohort, case: int) -> NDArray[np.uint8]:
+def case_label(cohort: Cohort, case: int) -> NDArray[np.uint8]:
+    """Its label (x, y, z)."""
     return np.ascontiguousarray(cohort.label(case).transpose(1, 2, 0))

@@ -69,9 +69,6 @@ def encode_cohort(
     """
     folder = directory / "latents"
     folder.mkdir(exist_ok=True)
-    columns = condition_names(config)
-    conditions = cohort.conditions[:, : len(columns)]
-    both = np.stack([conditions, mirrored_conditions(conditions, columns)], axis=1)
     shape = (len(cohort), MIRRORS, config.grid.shape[2], *config.slice_shape)
     key = {
         "encoder": sha256_file(weights_path(directory, "autoencoder")),
@@ -85,16 +82,20 @@ def encode_cohort(
         fabric,
         progress,
     )
-    return LatentStore(latents, both)
+    return LatentStore(latents, _both_ways(cohort, config))
 
 
 def encode_in_memory(encoder: Encoder, cohort: Cohort, config: SystemConfig) -> LatentStore:
     """Encode a few cases and their mirror images."""
+    encoded = [encoded_case(encoder, cohort, config, case) for case in range(len(cohort))]
+    return LatentStore(np.stack(encoded).astype(np.float16), _both_ways(cohort, config))
+
+
+def _both_ways(cohort: Cohort, config: SystemConfig) -> NDArray[np.float64]:
+    """Conditions (cases, 2, K) of each case as it is and mirrored left-right."""
     columns = condition_names(config)
     conditions = cohort.conditions[:, : len(columns)]
-    both = np.stack([conditions, mirrored_conditions(conditions, columns)], axis=1)
-    encoded = [encoded_case(encoder, cohort, config, case) for case in range(len(cohort))]
-    return LatentStore(np.stack(encoded).astype(np.float16), both)
+    return np.stack([conditions, mirrored_conditions(conditions, columns)], axis=1)
 
 
 @torch.no_grad()

@@ -18,12 +18,13 @@ from ..engine.conditions.columns import COLUMNS, ConditionColumn
 from ..engine.conditions.distribution import CohortDistribution
 from ..engine.errors import InvalidInputError
 from ..engine.files import sha256_file
-from .checkpoint import load_weights, save_system
-from .condition_file import load_conditions, save_conditions
+from .checkpoint import load_weights
+from .condition_file import load_conditions
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import chances
 from .drafts import DraftLevels, load_levels, save_levels
+from .grain import save_grain
 from .held_out import CASES, HeldOutLoss, looked_at
 from .mask_set import LEAST_ML, MapScale, MaskSet, MaskVolumes, make_mask_set, measured_masks, save_map_scale
 from .networks.planar import ImageDenoiser, MaskDenoiser
@@ -31,7 +32,7 @@ from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from .objectives.slab_autoencoder import CropSampler, SlabAutoencoderObjective, principal_blocks
 from .objectives.volumes import GuidedObjective, NoisyVolumes, VolumeObjective, Volumes
 from .stage import HeldOut, StageRun, StepLoss
-from .trained import write_randomised
+from .trained import begin_untrained, write_randomised
 from .trainer import Trainer
 from .volume_latents import (
     FOLDER,
@@ -255,10 +256,7 @@ def save_random_mask_first(
     directory: Path, config: MaskFirstConfig, columns: Sequence[ConditionColumn], cohort: CohortDistribution, seed: int
 ) -> None:
     """Write a training directory of untrained networks, zero-initialised layers random too (export tests, sizing)."""
-    torch.manual_seed(seed)
-    directory.mkdir(parents=True, exist_ok=True)
-    save_system(directory, config)
-    save_conditions(directory, columns, cohort)
+    begin_untrained(directory, config, columns, cohort, seed)
     modules: dict[str, nn.Module] = {
         "autoencoder": make_slab_autoencoder(config),
         "mask": make_mask_denoiser(config, columns),
@@ -272,3 +270,4 @@ def save_random_mask_first(
     tissues, modalities = range(len(HEALTHY) + len(config.tissues)), range(len(config.modalities))
     levels = tuple(tuple(round(0.15 + 0.07 * row + 0.11 * column, 2) for column in modalities) for row in tissues)
     save_levels(directory / FOLDER, levels)
+    save_grain(directory / FOLDER, tuple((0.03, 0.02 + 0.01 * column) for column in modalities))

@@ -30,6 +30,7 @@ from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import ORIGINAL_WEIGHT, case_weight
 from .data.mask_maps import MapVariation, distance_maps, varied_maps
+from .prefetch import DrawnAhead
 
 FOLDER = "masks"
 LEAST_DEVIATION_MM = 0.001  # where no mask has a tissue
@@ -173,9 +174,13 @@ class MaskVolumes:
         self.mean = np.array(masks.scale.mean, np.float32)[:, None, None, None]
         self.std = np.array(masks.scale.std, np.float32)[:, None, None, None]
         self.chances = masks.weights / masks.weights.sum()
+        self._ahead = DrawnAhead(self._varied)
 
     def draw(self, size: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], tuple[Tensor, ...]]:
         """(N, 3, z, x, y), then conditions (N, 12)."""
+        return self._ahead(size, generator)
+
+    def _varied(self, size: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], tuple[Tensor, ...]]:
         maps, rows = [], []
         for picked in generator.choice(len(self.chances), size=size, p=self.chances):
             found = self.masks.maps[picked].astype(np.float32), self.masks.conditions[picked]

@@ -21,7 +21,7 @@ from ..engine.scans.options import ReadOptions
 from .build import system_latent_shape
 from .checkpoint import read_json
 from .config import AnySystem, MaskFirstConfig
-from .data.cohort import MAX_FAULTS_SHOWN, WHOLE, Cohort, Progress, Share, prepare_cohort
+from .data.cohort import MAX_FAULTS_SHOWN, WHOLE, CachedCase, Cohort, Progress, Share, prepare_cohort
 from .data.copies import add_copies
 from .data.phantoms import add_phantoms, check_phantoms_fit
 from .faults import machine_faults
@@ -236,13 +236,20 @@ def _prepared(config: AnySystem, options: TrainOptions, fabric: Fabric) -> Cases
 
 
 def _refuse_twins(training: Cohort, held_out: Cohort, data: Path) -> None:
-    """Check that no held-out case has the files of a training case, byte for byte, under another name.
+    """Check that no held-out case is a training case, voxel by voxel on the grid, under another name.
 
     Raises:
         InvalidInputError: naming both.
     """
-    seen = {entry.files_sha256: entry.name for entry in training.entries}
-    twins = [(e.name, seen[e.files_sha256]) for e in held_out.entries if e.files_sha256 in seen]
+    alike: dict[bytes, list[CachedCase]] = {}
+    for entry in training.entries:
+        alike.setdefault(np.array(entry.conditions).tobytes(), []).append(entry)  # equal masks are measured alike
+    twins = [
+        (entry.name, other.name)
+        for entry in held_out.entries
+        for other in alike.get(np.array(entry.conditions).tobytes(), ())
+        if np.array_equal(np.load(entry.path), np.load(other.path))
+    ]
     if twins:
         listed = "\n".join(f"  {name} is {other}" for name, other in twins[:MAX_FAULTS_SHOWN])
         raise InvalidInputError(

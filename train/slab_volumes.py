@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..engine.bundle.manifest import INT16_SCALE
-from ..engine.sampling.slabs import decode_slabs, encode_slabs, masked_volume
+from ..engine.sampling.slabs import decode_slabs, encode_slabs, masked_volume, unit_image
 from ..engine.sampling.types import SampleRequest
 from ..engine.scans.prepare import to_unit
 from .networks.slab_autoencoder import SlabAutoencoder
@@ -41,6 +41,7 @@ def reconstructed(
     run = TorchComponents(parts, next(autoencoder.parameters()).device, autocast, "mask-first").run
     features = encode_slabs(run, to_unit(stored), slices)
     latent = run("aggregator_encode", {"features": features[None]})["latent"]
-    image, brain = decode_slabs(run, run("aggregator", {"latent": latent})["features"][0], stored.shape[1])
+    planes, brain = decode_slabs(run, run("aggregator", {"latent": latent})["features"][0], stored.shape[1])
     nobody = SampleRequest(0, 0, np.zeros(0, np.float32))
-    return masked_volume(nobody, image, brain, label, None).image.astype(np.float32) / np.float32(INT16_SCALE)
+    made = masked_volume(nobody, unit_image(planes), brain, label, None)
+    return made.image.astype(np.float32) / np.float32(INT16_SCALE)

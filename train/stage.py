@@ -23,6 +23,7 @@ from .interrupt import held_interrupts
 from .lineage import Origin, StageRecord, write_record
 from .logbook import Picture, open_logbook
 from .masters import MasterWeights
+from .prefetch import BatchGenerator
 from .stage_state import StageRun, StageState
 
 StepLoss = Callable[[nn.Module, int, np.random.Generator], tuple[Tensor, Mapping[str, Tensor | float]]]
@@ -33,10 +34,14 @@ HELD_OUT_CHECKS = 20  # a stage
 DECAY_SHARE = 0.3  # of the steps, at the end, over which the learning rate falls to zero
 
 
-def step_generator(seed: int, stage: str, step: int) -> np.random.Generator:
-    """Randomness of one step as a function of run seed, stage and step alone, so that a resumed run repeats it."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, STAGES.index(stage), step, 1]).generate_state(1)[0]))
-    return np.random.default_rng([seed, STAGES.index(stage), step])
+def step_generator(seed: int, stage: str, step: int, following: int | None = None) -> BatchGenerator:
+    """Randomness of one step as a function of run seed, stage and step alone, so that a resumed run repeats it.
+
+    `following` is the step after it in this process, whose batch may be drawn meanwhile.
+    """
+    key = [seed, STAGES.index(stage)]
+    torch.manual_seed(int(np.random.SeedSequence([*key, step, 1]).generate_state(1)[0]))
+    return BatchGenerator([*key, step], None if following is None else lambda: BatchGenerator([*key, following]))
 
 
 def learning_rate(config: StageConfig, step: int) -> float:
@@ -101,21 +106,8 @@ def train_stage(
     """
     (run.directory / stage).mkdir(parents=True, exist_ok=True)
     averages = Averages(module, config.ema_decay, several=run.keep_best and held_out is not None)
-    on_gpu = run.fabric.device.type == "cuda"
-    optimizer = AdamW(
-        module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99),
-        foreach=not on_gpu, fused=on_gpu,
-    )  # fmt: skip
     state = StageState(run, stage, origin or Origin())
-    start = state.load(module, averages, optimizer)
-    averages.to(run.fabric.device)
-    masters = MasterWeights(module) if run.half_weights else None
-    used = cast(nn.Module, torch.compile(module)) if run.compile else module
-    wrapped, optimizer = run.fabric.setup(used, optimizer)
-    if hasattr(module, "loss"):
-        wrapped.mark_forward_method("loss")
-    wrapped.train()
-    steps = StepMaker(state, config, wrapped, optimizer, step_loss, masters)
+    steps, start = resumed(state, module, averages, step_loss, config)
     shown = preview_steps(config.steps) if preview is not None and run.previews else frozenset[int]()
     checked = held_out_steps(config.steps) if held_out is not None else frozenset[int]()
     writes, alone = run.fabric.is_global_zero, run.fabric.world_size == 1
@@ -138,7 +130,7 @@ def train_stage(
             due = done in shown or last or state.found_better or time.monotonic() - saved > run.save_seconds
             if writes and (due or interrupted.is_set()):
                 steps.require_finite()
-                state.save(done, module, averages, optimizer)
+                state.save(done, module, averages, steps.optimizer)
                 saved = time.monotonic()
             if interrupted.is_set():
                 raise KeyboardInterrupt
@@ -152,6 +144,31 @@ def train_stage(
         complete_stage(run.directory, stage, tensors, state.record)
     run.fabric.barrier()
     return kept
+
+
+def resumed(
+    state: StageState, module: nn.Module, averages: Averages, step_loss: StepLoss, config: StageConfig
+) -> tuple[StepMaker, int]:
+    """What makes the steps, on the run's device as the last checkpoint left it, and the first step to make.
+
+    Raises:
+        InvalidInputError: the checkpoint or the number of devices does not fit.
+    """
+    run = state.run
+    on_gpu = run.fabric.device.type == "cuda"
+    optimizer = AdamW(
+        module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99),
+        foreach=not on_gpu, fused=on_gpu,
+    )  # fmt: skip
+    start = state.load(module, averages, optimizer)
+    averages.to(run.fabric.device)
+    masters = MasterWeights(module) if run.half_weights else None
+    used = cast(nn.Module, torch.compile(module)) if run.compile else module
+    wrapped, optimizer = run.fabric.setup(used, optimizer)
+    if hasattr(module, "loss"):
+        wrapped.mark_forward_method("loss")
+    wrapped.train()
+    return StepMaker(state, config, wrapped, optimizer, step_loss, masters), start
 
 
 class StepMaker:
@@ -203,8 +220,7 @@ class StepMaker:
     def _batch(self, step: int, number: int) -> dict[str, Tensor | float]:
         """Gradients of one batch, added to those that are there; what to log."""
         run, stage = self.state.run, self.state.stage
-        first = step * self.batches + self.fabric.global_rank * self.each
-        generator = step_generator(run.seed, stage, first + number)
+        generator = step_generator(run.seed, stage, self._place(step, number), self._following(step, number))
         with self.fabric.no_backward_sync(self.wrapped, enabled=number + 1 < self.each):  # pyright: ignore[reportArgumentType]
             module = self.wrapped if self.masters is None else self.masters.working
             loss, metrics = self.step_loss(module, step, generator)
@@ -212,6 +228,16 @@ class StepMaker:
         if self.masters is not None:
             self.masters.take_gradients()
         return {name: v.detach() if isinstance(v, Tensor) else v for name, v in {"loss": loss, **metrics}.items()}
+
+    def _place(self, step: int, number: int) -> int:
+        """Which of the stage's batches this is."""
+        return step * self.batches + self.fabric.global_rank * self.each + number
+
+    def _following(self, step: int, number: int) -> int | None:
+        """Which batch this process makes next; None after the last one."""
+        if number + 1 < self.each:
+            return self._place(step, number + 1)
+        return self._place(step + 1, 0) if step + 1 < self.config.steps else None
 
     def told(self) -> dict[str, float]:
         """What to log: loss and terms of the last step, `mean_loss` of the steps since this was called before.

@@ -13,7 +13,7 @@ from ..engine.conditions.distribution import CohortDistribution
 from .build import make_denoiser, make_refiner, make_system_aggregator, make_vae
 from .checkpoint import load_weights, save_system, weights_path, write_tensors
 from .condition_file import load_conditions, save_conditions
-from .config import SystemConfig
+from .config import AnySystem, SystemConfig
 from .networks.refiner import Refiner
 from .objectives.refiner import RefinerStage
 
@@ -48,10 +48,7 @@ def save_random_system(
     directory: Path, config: SystemConfig, columns: Sequence[ConditionColumn], cohort: CohortDistribution, seed: int
 ) -> None:
     """Write a training directory of untrained networks, zero-initialised layers random too (export tests, sizing)."""
-    torch.manual_seed(seed)
-    directory.mkdir(parents=True, exist_ok=True)
-    save_system(directory, config)
-    save_conditions(directory, columns, cohort)
+    begin_untrained(directory, config, columns, cohort, seed)
     modules: dict[str, nn.Module] = {
         "autoencoder": make_vae(config),
         "aggregator": make_system_aggregator(config),
@@ -62,6 +59,16 @@ def save_random_system(
     if config.distillation is not None:
         modules["distill"] = modules["denoiser"]
     write_randomised(directory, modules)
+
+
+def begin_untrained(
+    directory: Path, config: AnySystem, columns: Sequence[ConditionColumn], cohort: CohortDistribution, seed: int
+) -> None:
+    """Make a training directory without networks, which are to be random numbers of this seed."""
+    torch.manual_seed(seed)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_system(directory, config)
+    save_conditions(directory, columns, cohort)
 
 
 def write_randomised(directory: Path, modules: Mapping[str, nn.Module]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ from .checkpoint import read_tensors, weights_path, write_tensors
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import chances, real_cases
-from .drafts import DRAFTS_VERSION, DraftLevels, load_levels, measured_levels, save_levels, stored_draft
+from .drafts import DRAFTS_VERSION, DraftLevels, Drafts, load_levels, save_levels
+from .grain import GRAIN_VERSION, measured_grain, save_grain
 from .latents import MIRRORS
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
+from .prefetch import DrawnAhead
 from .shared_store import filled
 from .slab_volumes import encoded
 
@@ -58,31 +61,38 @@ def encode_volumes(
         "encoder": sha256_file(weights_path(directory, "autoencoder")),
         "cases": [e.path.name for e in cohort.entries],
         "drafts": DRAFTS_VERSION,
+        "grain": GRAIN_VERSION,
     }
     shape = (len(cohort), MIRRORS, *config.latent_shape)
+    made, levels = Drafts(cohort), cache(lambda: load_levels(folder))
     images, drafts = filled(
         folder, {"latents.npy": shape, "drafts.npy": shape}, key,
-        lambda case: encoded_case(autoencoder, cohort, case, load_levels(folder), config), fabric, progress,
-        begin=lambda: save_levels(folder, measured_levels(cohort, len(config.tissues))),
-        finish=lambda: save_normalisation(directory, *_measured_normalisation(np.load(folder / "latents.npy", "r"))),
+        lambda case: encoded_case(autoencoder, made, case, levels(), config), fabric, progress,
+        begin=lambda: save_levels(folder, made.measured_levels(len(config.tissues))),
+        finish=lambda: _finish(autoencoder, cohort, config, directory),
     )  # fmt: skip
     return Encoded(images, drafts)
 
 
+def _finish(autoencoder: SlabAutoencoder, cohort: Cohort, config: MaskFirstConfig, directory: Path) -> None:
+    save_normalisation(directory, *_measured_normalisation(np.load(directory / FOLDER / "latents.npy", "r")))
+    save_grain(directory / FOLDER, measured_grain(autoencoder, cohort, config.autoencoder.slices))
+
+
 def encode_unseen(autoencoder: SlabAutoencoder, cohort: Cohort, config: MaskFirstConfig, directory: Path) -> Encoded:
     """Latents in memory of cases that are no part of the training; their drafts have the levels of those that are."""
-    levels = load_levels(directory / FOLDER)
-    both = [encoded_case(autoencoder, cohort, case, levels, config) for case in range(len(cohort))]
+    made, levels = Drafts(cohort), load_levels(directory / FOLDER)
+    both = [encoded_case(autoencoder, made, case, levels, config) for case in range(len(cohort))]
     images, drafts = (np.stack(part).astype(np.float16) for part in zip(*both, strict=True))
     return Encoded(images, drafts)
 
 
 def encoded_case(
-    autoencoder: SlabAutoencoder, cohort: Cohort, case: int, levels: DraftLevels, config: MaskFirstConfig
+    autoencoder: SlabAutoencoder, drafts: Drafts, case: int, levels: DraftLevels, config: MaskFirstConfig
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Latents (2, C, S, h, w) of a case and of its draft, as they are and mirrored left-right."""
-    image, slices = cohort.slices(case), config.autoencoder.slices
-    return _both_ways(autoencoder, image, slices), _both_ways(autoencoder, stored_draft(cohort, case, levels), slices)
+    image, slices = drafts.cohort.slices(case), config.autoencoder.slices
+    return _both_ways(autoencoder, image, slices), _both_ways(autoencoder, drafts.stored(case, levels), slices)
 
 
 def _both_ways(autoencoder: SlabAutoencoder, stored: NDArray[np.uint8], slices: int) -> NDArray[np.float32]:
@@ -131,9 +141,13 @@ class ImageVolumes:
         self.cohort, self.encoded = cohort, encoded
         self.chances, self.sources = chances(cohort), real_cases(cohort).astype(np.float32)
         self.mean, self.scale = aggregator.mean.cpu().numpy(), aggregator.scale.cpu().numpy()
+        self._ahead = DrawnAhead(self._volumes)
 
     def draw(self, size: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], tuple[Tensor, ...]]:
         """(N, C, S, h, w), then tissues (N, 3, z, x, y), drafts like the latents, a little noisy, and sources (N,)."""
+        return self._ahead(size, generator)
+
+    def _volumes(self, size: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], tuple[Tensor, ...]]:
         cases = generator.choice(len(self.chances), size=size, p=self.chances)
         mirrors = generator.integers(MIRRORS, size=size)
         pairs = list(zip(cases.tolist(), mirrors.tolist(), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,11 +18,10 @@ from ..engine.sampling.batch import Batch
 from ..engine.sampling.host import HostLoop
 from ..engine.sampling.mask_first import MaskFirstModel
 from ..engine.sampling.types import RunComponent, SampleRequest, SamplingOptions
-from ..engine.scans.prepare import LEVELS
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import real_cases
-from .drafts import DraftLevels
+from .drafts import DraftLevels, case_image, case_label, case_shares
 from .logbook import Picture
 from .mask_set import MapScale
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
@@ -39,9 +39,8 @@ class VolumePreviews:
         self, config: MaskFirstConfig, cohort: Cohort, schedule: NoiseSchedule, seed: int, device: torch.device
     ) -> None:
         self.config, self.schedule, self.seed, self.device = config, schedule, seed, device
-        self.stored = cohort.slices(CASE)
-        self.label = np.ascontiguousarray(cohort.label(CASE).transpose(1, 2, 0))
-        self.image = self.stored.transpose(1, 2, 3, 0).astype(np.float32) / np.float32(LEVELS)
+        self.cohort, self.stored = cohort, cohort.slices(CASE)
+        self.image, self.label = case_image(cohort, CASE), case_label(cohort, CASE)
         self.condition, self.source = cohort.conditions[CASE], float(real_cases(cohort)[CASE])
 
     def reconstruction(self, autoencoder: SlabAutoencoder) -> Picture:
@@ -72,15 +71,19 @@ class VolumePreviews:
             decoder=autoencoder.decoder,
         )
         options = SamplingOptions.default(self.config.sampling, self.seed)
-        model = self._model(levels=levels)
-        nothing, shares = np.zeros(len(COLUMNS), np.float32), model.healthy(self.image, self.label)
-        request = SampleRequest(0, 0, nothing, label=self.label, shares=shares)
-        (volume,) = HostLoop(model, run, options).start([request])()
+        nothing = np.zeros(len(COLUMNS), np.float32)
+        request = SampleRequest(0, 0, nothing, label=self.label, shares=self._shares)
+        (volume,) = HostLoop(self._model(levels=levels), run, options).start([request])()
         return self._picture(volume.image.astype(np.float32) / np.float32(INT16_SCALE), volume.label)
+
+    @cached_property
+    def _shares(self) -> NDArray[np.float32]:
+        return case_shares(self.cohort, CASE)
 
     def _model(self, scale: MapScale = _NO_SCALE, levels: DraftLevels = ()) -> MaskFirstModel:
         config, maps = self.config, MaskMaps(self.config.maps_shape, scale.mean, scale.std)
-        form = MaskFirst(config.autoencoder.slices, maps, config.mask_sampling, self.source, levels, anatomies_sha256())
+        brains, no_grain = anatomies_sha256(), ()  # what the networks make is looked at, not what is laid over it
+        form = MaskFirst(config.autoencoder.slices, maps, config.mask_sampling, self.source, levels, brains, no_grain)
         return MaskFirstModel(
             self.schedule, config.latent_shape, config.grid, config.modalities, len(config.tissues), len(COLUMNS), form
         )

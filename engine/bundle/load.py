@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, UsageError
 from ..files import Folder, sha256_file
 from . import store
 from .manifest import MANIFEST_NAME, SIGNATURE_NAME, BundleManifest, FileRecord
@@ -89,14 +89,24 @@ def bundle_directory(name_or_path: str | os.PathLike[str]) -> Path:
 
     Raises:
         InvalidInputError: neither a directory nor the name of such a bundle.
+        UsageError: it is empty.
     """
+    if not os.fspath(name_or_path):
+        raise UsageError(f"bundle: is empty; give a name ({_known()}) or the path of a bundle")
     path = named_bundle(str(name_or_path)) or Path(name_or_path)
-    if not path.is_dir():
-        shipped, pulled = (", ".join(names) or "none" for names in (shipped_bundles(), pulled_bundles()))
-        raise InvalidInputError(
-            f"bundle {path}: no such directory, and no bundle of that name (shipped: {shipped}; pulled: {pulled})"
-        )
+    try:
+        is_directory, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise InvalidInputError(f"bundle {path}: cannot be read ({error.strerror})") from error
+    if not is_directory:
+        missing = "is no directory" if exists else "no such directory"
+        raise InvalidInputError(f"bundle {path}: {missing}, and no bundle of that name ({_known()})")
     return path
+
+
+def _known() -> str:
+    shipped, pulled = (", ".join(names) or "none" for names in (shipped_bundles(), pulled_bundles()))
+    return f"shipped: {shipped}; pulled: {pulled}"
 
 
 def load_bundle(
@@ -110,7 +120,8 @@ def load_bundle(
 
     Raises:
         InvalidInputError: what is wrong with it, naming the file.
-        UsageError: `require_signature` is no such file, or what verifies signatures is not installed.
+        UsageError: no bundle is named, `require_signature` is no such file, or what verifies signatures is not
+            installed.
     """
     path = bundle_directory(name_or_path)
     manifest_path = path / MANIFEST_NAME

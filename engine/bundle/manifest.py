@@ -181,6 +181,7 @@ class MaskFirst:
     source: float  # what samples are drawn as: 1 real scans, 0 phantoms
     draft_levels: tuple[tuple[float, ...], ...]  # (tissue, modality) 0..1: white, grey, fluid, then the tumour's
     anatomies: str  # SHA-256 of the brains that drafts are made on
+    grain: tuple[tuple[float, float], ...]  # (modality, 2): deviation of the fine noise at signal 0 and 1, 0..1
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,10 @@ def mask_first_faults(m: BundleManifest) -> Iterator[str]:
         yield f"mask_first.draft_levels: needs {rows} tissues of {width} modalities each"
     elif not all(0 <= level <= 1 for row in said.draft_levels for level in row):
         yield "mask_first.draft_levels: must be from 0 to 1"
+    if len(said.grain) != width:
+        yield f"mask_first.grain: needs {width} modalities"
+    elif not all(0 <= deviation <= 1 for pair in said.grain for deviation in pair):
+        yield "mask_first.grain: must be from 0 to 1"
     maps = said.mask_maps
     if not len(maps.mean) == len(maps.std) == len(TISSUES) or min(maps.std) <= 0:
         yield f"mask_first.mask_maps: needs {len(TISSUES)} means and {len(TISSUES)} deviations above 0"

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import UsageError
-from ..files import Folder
+from ..folder import Folder
 from .load import Bundle
 from .manifest import SIGNATURE_NAME
 from .signature import MISSING_PACKAGES, Signer, files_as_read, read_key, read_signature, require_curve

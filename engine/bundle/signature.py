@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InvalidInputError, UsageError
-from ..files import Folder, read_bounded
+from ..files import read_bounded
+from ..folder import Folder
 from .manifest import SIGNATURE_NAME
 
 if TYPE_CHECKING:

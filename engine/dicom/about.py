@@ -10,6 +10,11 @@ from dataclasses import dataclass
 SYNTHETIC = "SYNTHETIC sbldm-engine"
 
 
+def shown(origin: str) -> str:
+    """What volumes show, for who meets them; `origin` is what they were made from, "" for noise alone."""
+    return f"{origin}, protect it as that" if origin else "shows no patient"
+
+
 @dataclass(frozen=True)
 class Study:
     """Patient, study and frame of reference of a source that its answer is to keep."""

@@ -1,4 +1,4 @@
-"""A case as DICOM: an MR series a modality (MR Image Storage, a file a slice) and a segmentation.
+"""A case as DICOM: an MR series a modality (MR Image Storage, a file a slice), and what its mask refers to.
 
 Classic MR images, not enhanced ones: every archive, viewer and planning system takes them, and a segmentation refers
 to its slices one by one. No clock goes into a file, and every UID follows from what was asked for.
@@ -14,14 +14,14 @@ from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
-from .about import SYNTHETIC, CaseAbout
+from .about import SYNTHETIC, CaseAbout, shown
 from .codes import PROCESSING
 from .encoding import SliceWriter
 from .stack import Stack
 
 NO_DATE, NO_TIME = "19700101", "000000"  # where the standard wants one
 BESIDE = 9001  # the first number of our series in a study that is kept
-REFERENCE = "t1ce"  # the modality whose slices the segmentation refers to, where there is one
+_REFERENCE = "t1ce"
 _WHITE = 1000  # INT16_SCALE: the value that stands for the top of the model's range
 
 
@@ -67,7 +67,7 @@ class DicomCase:
         """What the slices of a modality have in common."""
         columns, rows, _ = self.stack.shape
         column_mm, row_mm, slice_mm = self.stack.spacing
-        image = self._common(MRImageStorage)
+        image = self.common(MRImageStorage)
         image.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SYNTHETIC"]
         image.Modality = "MR"
         image.SeriesInstanceUID = self.uid(modality)
@@ -94,9 +94,14 @@ class DicomCase:
 
     def series_number(self, role: str) -> int:
         """Number of a series of the study; beside those of a study that is kept it stands apart."""
-        roles = [*self.modalities, "seg"]
+        roles = [*self.modalities, "seg", "rtstruct"]
         first = 1 if self.about.study is None else BESIDE + len(roles) * self.about.sample
         return first + roles.index(role)
+
+    @property
+    def reference(self) -> str:
+        """The modality whose slices segmentation and contours refer to: the post-contrast one where there is one."""
+        return _REFERENCE if _REFERENCE in self.modalities else self.modalities[0]
 
     @property
     def date(self) -> str:
@@ -107,10 +112,10 @@ class DicomCase:
     @property
     def comment(self) -> str:
         """What every instance says of itself."""
-        what = f"made {self.about.origin}: protect it as that" if self.about.origin else "shows no patient"
-        return f"{self.about.description}; {what}. Not for diagnosis."
+        return f"{self.about.description}; {shown(self.about.origin)}. Not for diagnosis."
 
-    def _common(self, sop_class: str) -> Dataset:
+    def common(self, sop_class: str) -> Dataset:
+        """What the instances of the case have in common: patient, study, frame of reference, what made them."""
         about = self.about
         common = Dataset()
         common.SpecificCharacterSet = "ISO_IR 192"

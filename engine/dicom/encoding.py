@@ -1,4 +1,7 @@
-"""The bytes of DICOM files (PS3.10), explicit VR little endian; many slices that differ in few elements are cheap."""
+"""The bytes of DICOM files (PS3.10); many slices that differ in few elements are cheap.
+
+Explicit VR little endian where nothing else is said.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,11 @@ _PREAMBLE = b"\0" * 128 + b"DICM"
 _LONG = (b"OB", b"OW")  # value representations whose length has four bytes
 
 
-def encoded(dataset: Dataset) -> bytes:
+def encoded(dataset: Dataset, syntax: UID = ExplicitVRLittleEndian) -> bytes:
     """The bytes of a file with this content."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = syntax
     meta.ImplementationClassUID, meta.ImplementationVersionName = UID(IMPLEMENTATION), IMPLEMENTATION_NAME
     dataset.file_meta = meta
     buffer = BytesIO()

@@ -9,7 +9,7 @@ from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, Segmentation
 from numpy.typing import NDArray
 
 from .about import SYNTHETIC
-from .case import NO_TIME, REFERENCE, DicomCase
+from .case import NO_TIME, DicomCase
 from .codes import ABNORMAL, ARTIFICIAL_INTELLIGENCE, BRAIN, COLOURS, NEOPLASM, TISSUES
 from .encoding import encoded
 
@@ -17,12 +17,11 @@ from .encoding import encoded
 def segmentation(case: DicomCase, label: NDArray[np.uint8], labels: tuple[str, ...]) -> bytes:
     """The file of a mask; `label` is (column, row, slice), 0..classes-1, `labels` the classes, background first.
 
-    It refers to the slices of the post-contrast series, or of the first one where there is none.
+    It refers to the slices of `case.reference`.
     """
-    reference = REFERENCE if REFERENCE in case.modalities else case.modalities[0]
     about = case.about
     made = Segmentation(
-        source_images=case.slices(reference),
+        source_images=case.slices(case.reference),
         pixel_array=np.ascontiguousarray(label.transpose(2, 1, 0)),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[_segment(case, number, name) for number, name in enumerate(labels[1:], start=1)],

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from ..bundle.load import Bundle, load_bundle
 from ..bundle.manifest import SIGNATURE_NAME
-from ..bundle.store import names_in
+from ..bundle.store import MANIFEST_NAME, names_in
 from ..errors import InvalidInputError, UsageError
-from ..files import Folder, make_directory
-from .index import INDEX_NAME, RemoteModel, described, index_bytes, require_name, require_no_other
+from ..files import Folder, make_directory, read_bounded
+from ..locks import LockHeldError
+from .index import (
+    INDEX_NAME,
+    MAX_INDEX_BYTES,
+    Offer,
+    described,
+    index_bytes,
+    offer_of,
+    parse_index,
+    require_name,
+    require_no_other,
+)
 from .remote import Stream
 
 _PIECE = 1 << 20
@@ -25,10 +37,36 @@ class DirectoryRemote:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def models(self) -> dict[str, RemoteModel]:
-        """Every folder whose bundle.json can be read; the files beside it are hashed when they are pulled."""
+    def offer(self) -> Offer:
+        """Every folder with a bundle.json; the files beside it are hashed when they are pulled."""
         self._require_there()
-        return _scanned(self.root)
+        offer = self._scanned()
+        return replace(offer, broken={**offer.broken, **self._faults_of_index(offer)})
+
+    def _scanned(self) -> Offer:
+        offer = offer_of(self.root, names_in(self.root))
+        models, broken = dict(offer.models), dict(offer.broken)
+        for name in offer.models:
+            try:
+                require_name(name, f"{self.root}: name of a model's folder", InvalidInputError)
+            except InvalidInputError as error:
+                broken[name] = f"{error}; rename it"
+                del models[name]
+        return Offer(models, broken)
+
+    def _faults_of_index(self, offer: Offer) -> dict[str, str]:
+        """What is wrong with `index.json`, which only those read to whom the directory is served."""
+        where = self.root / INDEX_NAME
+        try:
+            listed = parse_index(read_bounded(where, MAX_INDEX_BYTES), str(where))
+        except FileNotFoundError:
+            return {}
+        except InvalidInputError as error:
+            return {INDEX_NAME: f"{error} (`models push` writes it anew)"}
+        except OSError as error:
+            return {INDEX_NAME: f"{where}: cannot be read ({error.strerror}); `models push` writes it anew"}
+        missing = sorted(listed.keys() - offer.models.keys() - offer.broken.keys())
+        return {name: f"{self.root / name / MANIFEST_NAME}: is not there, but {where} lists it" for name in missing}
 
     @contextmanager
     def opened(self, path: str, start: int = 0) -> Iterator[Stream]:
@@ -40,7 +78,7 @@ class DirectoryRemote:
             except OSError as error:
                 raise InvalidInputError(f"{self.root / path}: cannot be read ({error.strerror})") from error
             handle.seek(start)
-            yield Stream(start, self._pieces(handle, path))
+            yield Stream(str(self.root / path), start, self._pieces(handle, path))
 
     def _pieces(self, handle: BinaryIO, path: str) -> Iterator[bytes]:
         try:
@@ -60,15 +98,19 @@ class DirectoryRemote:
                 Folder(self.root, lambda n: n in own or n.split("/")[0] == staging) as target,
                 closing(target.appending(_LOCK)),
             ):
-                models, model = _scanned(self.root), described(source)
-                require_no_other(models, name, model, str(self.root))
-                is_new = models.get(name) != model
-                if name not in models:
+                offer, model = self._scanned(), described(source)
+                if name in offer.broken:
+                    raise UsageError(f"{offer.broken[name]}\n{self.root / name}: is broken; remove it, then push again")
+                require_no_other(offer.models, name, model, str(self.root))
+                is_new = offer.models.get(name) != model
+                if name not in offer.models:
                     self._add(source, target, bundle, staging)
                     target.rename_folder(staging, name)
                 elif is_new and model.signature is not None:
                     target.bring(source, SIGNATURE_NAME, signature, link=False)
-                target.write(INDEX_NAME, index_bytes(_scanned(self.root)))
+                target.write(INDEX_NAME, index_bytes(self._scanned().models))
+        except LockHeldError as error:
+            raise UsageError(f"{self.root}: another push to it is under way; wait for it ({error})") from error
         except OSError as error:
             raise UsageError(f"{error.filename or self.root}: cannot be written ({error.strerror})") from error
         return is_new
@@ -87,18 +129,7 @@ class DirectoryRemote:
 
     def _require_there(self) -> None:
         if not self.root.is_dir():
+            what = "is no directory" if self.root.exists() else "no such directory"
             raise UsageError(
-                f"{self.root}: no such directory; a remote is a directory, https://..., or hf://OWNER/REPOSITORY"
+                f"{self.root}: {what}; a remote is a directory, https://HOST/PATH or hf://OWNER/REPOSITORY"
             )
-
-
-def _scanned(root: Path) -> dict[str, RemoteModel]:
-    found = {}
-    with Folder(root) as folder:
-        for name in names_in(root):
-            try:
-                require_name(name, str(root))
-                found[name] = described(folder, f"{name}/")
-            except (InvalidInputError, OSError):  # no model of ours: it is none that is offered
-                continue
-    return found

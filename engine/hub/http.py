@@ -13,8 +13,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, quote, urlsplit
 
 from ..bundle.load import Bundle
+from ..bundle.store import MANIFEST_NAME
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
-from .index import INDEX_NAME, MAX_INDEX_BYTES, RemoteModel, parse_index
+from .index import INDEX_NAME, MAX_INDEX_BYTES, Offer, parse_index
 from .remote import Stream, read_whole
 
 TIMEOUT_S = 60.0
@@ -32,10 +33,10 @@ class HttpRemote:
         self.base = address.rstrip("/") + "/"
         self._headers = {**_HEADERS, **(headers or {})}
 
-    def models(self) -> dict[str, RemoteModel]:
+    def offer(self) -> Offer:
         """What `index.json` at the address lists."""
         where = f"{self.base}{INDEX_NAME}"
-        return parse_index(read_whole(self, INDEX_NAME, MAX_INDEX_BYTES), where)
+        return Offer(parse_index(read_whole(self, INDEX_NAME, MAX_INDEX_BYTES), where))
 
     @contextmanager
     def opened(self, path: str, start: int = 0) -> Iterator[Stream]:
@@ -48,7 +49,7 @@ class HttpRemote:
             is_part = answer.status == 206
             if is_part and not answer.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 raise InvalidInputError(f"{url}: the server sent another part than was asked for")
-            yield Stream(start if is_part else 0, _pieces(answer, url))
+            yield Stream(url, start if is_part else 0, _pieces(answer, url))
 
     def push(self, name: str, bundle: Bundle) -> bool:
         """UsageError: an index over HTTP is read only."""
@@ -151,12 +152,27 @@ def _pieces(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
 
 def _broken(url: str, error: Exception) -> IncompleteRunError:
     reason = error.reason if isinstance(error, URLError) else error
-    return IncompleteRunError(f"{url}: cannot be read ({reason}); what came is kept, the same command goes on")
+    return IncompleteRunError(f"{url}: cannot be read ({reason}); {_later(url)}")
 
 
 def _refused(url: str, error: HTTPError) -> IncompleteRunError | InvalidInputError:
     if error.code in _PASSING:
-        return IncompleteRunError(f"{url}: the server says {error.code}; try the same command later, it goes on")
+        return IncompleteRunError(f"{url}: the server says {error.code}; {_later(url)}")
     if error.code in (401, 403):
         return InvalidInputError(f"{url}: the server says {error.code}; this needs a permission that you do not have")
-    return InvalidInputError(f"{url}: the server says {error.code}; is this the address of a model index?")
+    hint = (
+        f"a remote is the address of a folder that holds {INDEX_NAME}, as `models push` writes it"
+        if _is_named(url, INDEX_NAME)
+        else f"{INDEX_NAME} promises this file, which is not there; tell who offers it"
+    )
+    return InvalidInputError(f"{url}: the server says {error.code}; {hint}")
+
+
+def _later(url: str) -> str:
+    """What to do about a file that may come another time; of a model, what came of it stays."""
+    first = _is_named(url, INDEX_NAME) or _is_named(url, MANIFEST_NAME)
+    return "give the same command again later" if first else "what came is kept, the same command goes on"
+
+
+def _is_named(url: str, name: str) -> bool:
+    return url.endswith(f"/{name}")

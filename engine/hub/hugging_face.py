@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any, cast
 
 from ..bundle.load import Bundle
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
-from ..files import Folder
+from ..folder import Folder
 from .http import HttpRemote, require_address
-from .index import INDEX_NAME, RemoteModel, described, index_bytes, require_no_other
+from .index import INDEX_NAME, Offer, described, index_bytes, require_no_other
 from .remote import HUGGING_FACE, Stream
 
-_ENDPOINT = "https://huggingface.co"
+_ENDPOINT, _VARIABLE = "https://huggingface.co", "HF_ENDPOINT"
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -30,8 +30,11 @@ class HuggingFaceRemote:
 
     def __init__(self, repository: str, revision: str) -> None:
         self.repository, self.revision = repository, revision
-        self._endpoint = os.environ.get("HF_ENDPOINT", _ENDPOINT).rstrip("/")
-        require_address(self._endpoint)
+        self._endpoint = (os.environ.get(_VARIABLE) or _ENDPOINT).rstrip("/")
+        try:
+            require_address(self._endpoint)
+        except UsageError as error:
+            raise UsageError(f"${_VARIABLE} must be the https address of a hub ({error})") from error
 
     @classmethod
     def of(cls, address: str) -> HuggingFaceRemote:
@@ -41,9 +44,9 @@ class HuggingFaceRemote:
             raise UsageError(f"{address!r}: must be {HUGGING_FACE}OWNER/REPOSITORY, or with @REVISION")
         return cls(found[1], found[2] or "main")
 
-    def models(self) -> Mapping[str, RemoteModel]:
+    def offer(self) -> Offer:
         """What `index.json` of the commit lists; a repository without one has none."""
-        return self._files.models() if INDEX_NAME in self._names else {}
+        return self._files.offer() if INDEX_NAME in self._names else Offer({})
 
     def opened(self, path: str, start: int = 0) -> AbstractContextManager[Stream]:
         """A file of the commit."""
@@ -51,7 +54,7 @@ class HuggingFaceRemote:
 
     def push(self, name: str, bundle: Bundle) -> bool:
         """One commit that adds the bundle's files and the index that names it."""
-        models = dict(self.models())
+        models = dict(self.offer().models)
         with Folder(bundle.path) as folder:
             model = described(folder)
         require_no_other(models, name, model, f"{HUGGING_FACE}{self.repository}")
@@ -126,4 +129,7 @@ class HuggingFaceRemote:
             kind = IncompleteRunError if code >= 500 or code in (412, 429) else InvalidInputError
             raise kind(told) from error
         except client_error as error:
-            raise IncompleteRunError(f"{shown}: cannot be reached ({error})") from error
+            raise IncompleteRunError(
+                f"{shown}: {self._endpoint} cannot be reached ({error}); try again later, or name another hub by "
+                f"${_VARIABLE}"
+            ) from error

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from ..bundle.load import MAX_MANIFEST_BYTES
 from ..bundle.manifest import NAME, SIGNATURE_NAME, FileRecord
@@ -18,7 +19,7 @@ from ..bundle.parse import parse_manifest
 from ..bundle.signature import MAX_SIGNATURE_BYTES
 from ..bundle.store import MANIFEST_NAME
 from ..decode import decode
-from ..errors import InvalidInputError, UsageError
+from ..errors import InvalidInputError, SbldmError, UsageError
 from ..files import Folder
 
 INDEX_NAME = "index.json"
@@ -38,6 +39,14 @@ class RemoteModel:
     form: str
     licence: str
     signature: FileRecord | None  # of `model.sig`, which bundle.json cannot list
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a place has: models by name, and by name why something that lies there is none that can be used."""
+
+    models: Mapping[str, RemoteModel]
+    broken: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,20 @@ def described(folder: Folder, prefix: str = "") -> RemoteModel:
     return RemoteModel(digest, total, manifest.id, manifest.form, manifest.provenance.licence, signature)
 
 
+def offer_of(root: Path, names: Iterable[str]) -> Offer:
+    """What the folders of these names, directly in a directory, hold."""
+    models, broken = {}, {}
+    with Folder(root) as folder:
+        for name in names:
+            try:
+                models[name] = described(folder, f"{name}/")
+            except InvalidInputError as error:
+                broken[name] = str(error)
+            except OSError as error:
+                broken[name] = f"{root / name / MANIFEST_NAME}: cannot be read ({error.strerror})"
+    return Offer(models, broken)
+
+
 def parse_index(raw: bytes, where: str) -> dict[str, RemoteModel]:
     """Name -> model of the bytes of an `index.json`.
 
@@ -78,8 +101,8 @@ def parse_index(raw: bytes, where: str) -> dict[str, RemoteModel]:
     if index.schema != _SCHEMA:
         raise InvalidInputError(f"{where}: schema is {index.schema}, this version reads {_SCHEMA}")
     for name, model in index.models.items():
-        require_name(name, where)
-        require_sha256(model.sha256, f"{where}: models.{name}")
+        require_name(name, f"{where}: models")
+        require_sha256(model.sha256, f"{where}: models.{name}: sha256")
         if model.signature is not None and not 0 <= model.signature.bytes <= MAX_SIGNATURE_BYTES:
             raise InvalidInputError(f"{where}: models.{name}: a signature has at most {MAX_SIGNATURE_BYTES} bytes")
     return index.models
@@ -98,13 +121,13 @@ def require_no_other(models: Mapping[str, RemoteModel], name: str, model: Remote
         raise UsageError(f"{where}: has another model {name!r} ({found.id}); give this one another name by --name")
 
 
-def require_name(name: str, where: str) -> None:
-    """InvalidInputError where a name could not be that of a model: it becomes the name of a folder."""
+def require_name(name: str, where: str, refusal: type[SbldmError] = InvalidInputError) -> None:
+    """`refusal` where a name could not be that of a model: it becomes the name of a folder."""
     if not NAME.fullmatch(name) or len(name) > _MAX_NAME:
-        raise InvalidInputError(f"{where}: name {name!r} must match {NAME.pattern}, at most {_MAX_NAME} characters")
+        raise refusal(f"{where}: {name!r} must match {NAME.pattern}, at most {_MAX_NAME} characters")
 
 
-def require_sha256(text: str, where: str) -> None:
-    """InvalidInputError where a text is not 64 hexadecimal digits."""
+def require_sha256(text: str, where: str, refusal: type[SbldmError] = InvalidInputError) -> None:
+    """`refusal` where a text is not 64 hexadecimal digits in lower case."""
     if not _SHA256.fullmatch(text):
-        raise InvalidInputError(f"{where}: sha256 {text!r} must be 64 hexadecimal digits")
+        raise refusal(f"{where}: {text!r} must be 64 hexadecimal digits")

@@ -19,8 +19,11 @@ from ..bundle.manifest import SIGNATURE_NAME, BundleManifest, FileRecord
 from ..bundle.parse import parse_manifest
 from ..bundle.store import MANIFEST_NAME, MODELS_VARIABLE, models_folder, shipped_bundles
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
-from ..files import FULL, Folder, make_directory
+from ..files import FULL, make_directory
+from ..folder import Folder
 from ..locked_files import LockedFile
+from ..locks import LockHeldError
+from ..screen import size_text
 from .index import RemoteModel, require_name, require_sha256
 from .remote import Remote, open_remote, read_whole
 
@@ -55,15 +58,17 @@ def pull(
         tell: told what is being done.
 
     Raises:
-        UsageError: the remote has no such model, or the name is taken here; nothing is written.
+        UsageError: a name or a hash that is none, the remote has no such model, or the name is taken here; nothing is
+            written.
         InvalidInputError: what came is not what the index says; nothing is kept.
         IncompleteRunError: the remote cannot be read, or the disk is full; the same call goes on.
     """
     target = name if own_name is None else own_name
-    require_name(name, "model")
-    require_name(target, "--name")
+    require_name(name, "name of a model", UsageError)
+    require_name(target, "--name", UsageError)
     if sha256 is not None:
-        require_sha256(sha256, "--sha256")
+        sha256 = sha256.lower()
+        require_sha256(sha256, "--sha256", UsageError)
     if target in shipped_bundles():
         raise UsageError(f"{target}: is the name of a shipped bundle; give another by --name")
     remote = open_remote(address)
@@ -87,7 +92,10 @@ def pull(
 
 
 def _announced(remote: Remote, name: str, address: str) -> RemoteModel:
-    models = remote.models()
+    offer = remote.offer()
+    if name in offer.broken:
+        raise InvalidInputError(f"{address}: model {name!r} is broken: {offer.broken[name]}")
+    models = offer.models
     if name not in models:
         raise UsageError(f"{address}: has no model {name!r}; it has {', '.join(sorted(models)) or 'none'}")
     return models[name]
@@ -142,6 +150,8 @@ def _bring(
                 raise
             finally:
                 folder.remove(lock)
+    except LockHeldError as error:
+        raise UsageError(f"{root}: another pull of {target!r} is under way; wait for it ({error})") from error
     except OSError as error:
         told = f"{error.filename or root}: {error.strerror}"
         if error.errno in FULL:
@@ -178,7 +188,7 @@ def _bring_file(
             return
         have = file.size()
         _require_room(folder, record.bytes - have)
-        tell(f"{path}, {record.bytes / 1e6:.1f} MB" + (f", from {have / 1e6:.1f} MB on" if have else ""))
+        tell(f"{path}, {size_text(record.bytes)}" + (f", from {size_text(have)} on" if have else ""))
         _append(remote, path, file, record)
         if folder.sha256(name) == record.sha256:
             return
@@ -213,5 +223,5 @@ def _require_room(folder: Folder, wanted: int) -> None:
     system = os.statvfs(folder.root)
     if wanted > system.f_bavail * system.f_frsize:
         raise IncompleteRunError(
-            f"{folder.root}: no room for {wanted / 1e6:.0f} MB; make room and give the same command again"
+            f"{folder.root}: no room for {size_text(wanted)}; make room and give the same command again"
         )

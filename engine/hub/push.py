@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ..bundle.load import Bundle, load_bundle
+from ..errors import UsageError
 from .index import require_name
 from .remote import open_remote
 
@@ -25,10 +26,13 @@ def push(
 
     Raises:
         InvalidInputError: the bundle is damaged, or its id is no name.
-        UsageError: the remote takes none, or has another model of that name; nothing is changed.
+        UsageError: a name that is none, the remote takes none or has another model of that name; nothing is changed.
         IncompleteRunError: the remote cannot be reached.
     """
     bundle = load_bundle(bundle_name, require_signature)
     given = bundle.manifest.id if name is None else name
-    require_name(given, "--name")
+    if name is None:
+        require_name(given, f"{bundle.path}: its id, which names it unless --name does")
+    else:
+        require_name(given, "--name", UsageError)
     return given, bundle, open_remote(address).push(given, bundle)

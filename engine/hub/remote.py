@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,16 @@ from typing import Protocol
 
 from ..bundle.load import Bundle
 from ..errors import InvalidInputError, UsageError
-from .index import RemoteModel
+from .index import Offer
 
 HUGGING_FACE = "hf://"
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Bytes of a file from `start` on, in pieces."""
+    """Bytes of a file from `start` on, in pieces; `where` names it in messages."""
 
+    where: str
     start: int
     pieces: Iterator[bytes]
 
@@ -29,8 +30,8 @@ class Remote(Protocol):
     What cannot be reached raises IncompleteRunError, what is not what it must be InvalidInputError.
     """
 
-    def models(self) -> Mapping[str, RemoteModel]:
-        """Name -> model; what is there and is no model is left out."""
+    def offer(self) -> Offer:
+        """What it has; what lies there and is no model of ours is left out."""
         ...
 
     def opened(self, path: str, start: int = 0) -> AbstractContextManager[Stream]:
@@ -74,5 +75,5 @@ def read_whole(remote: Remote, path: str, most: int) -> bytes:
         for piece in stream.pieces:
             data += piece
             if len(data) > most:
-                raise InvalidInputError(f"{path}: larger than {most} bytes; this is not what is expected here")
+                raise InvalidInputError(f"{stream.where}: larger than {most} bytes; this is not what is expected here")
     return data

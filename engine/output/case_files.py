@@ -82,9 +82,12 @@ def _dicom_files(
 ) -> list[tuple[str, bytes]]:
     from ..dicom.case import DicomCase
     from ..dicom.segmentation import segmentation
+    from ..dicom.structures import structure_set
 
     case = DicomCase(about, stack, layout.modalities)
     contents = [data for m, volume in zip(layout.modalities, image, strict=True)
                 for data in case.series(m, stack.turned(volume))]  # fmt: skip
     contents.append(segmentation(case, stack.turned(label), layout.labels))
+    if layout.rtstruct:
+        contents.append(structure_set(case, stack.turned(label), layout.labels))
     return list(zip(layout.paths(sample).values(), contents, strict=True))

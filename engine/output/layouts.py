@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import BRATS_LABELS, SEGMENTATION
+from ..dicom.about import SYNTHETIC, shown
 from ..errors import UsageError
 from .case_tags import CaseTags, NumberTags
 
 LayoutName = Literal["brats", "nnunet", "bids", "dicom"]
 Names = Literal["2021", "2023"]
 
+RTSTRUCT = "rtstruct"  # role of the contours of a mask, in DICOM
+_ONE_FILE = (SEGMENTATION, RTSTRUCT)
 PREFIX = "sbldm-"  # of every case
 _SUBJECT = "sub-sbldm"
 _CHANNEL = re.compile(r"_\d{4}$", re.ASCII)
@@ -26,10 +29,6 @@ _DICOM_FILE = re.compile(r"[^/]+/(?P<role>[^/]+)/[^/]+?(?:_(?P<number>\d{4,5}))?
 _NAMES_2023 = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
 _BIDS_SUFFIXES = {"t1": "T1w", "t1ce": "ce-gadolinium_T1w", "t2": "T2w", "flair": "FLAIR"}
 _CHANNELS = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
-_SYNTHETIC_NOTE = (
-    "Synthetic volumes: they show no patient. Not for diagnosis. Images are int16, 0..1000 standing for the model's\n"
-    "intensity range, background exactly 0. Which tumour was asked for and which was measured: manifest.csv.\n"
-)
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,16 @@ class DatasetFacts:
     bundle_id: str
     bundle_sha256: str
     version: str  # of sbldm-engine
+    origin: str  # what the volumes were made from, "" for noise alone
+
+    @property
+    def note(self) -> bytes:
+        """The text of a README."""
+        return (
+            f"Synthetic volumes: each {shown(self.origin)}. Not for diagnosis. Images are int16, 0..1000 standing for\n"
+            "the model's intensity range, background exactly 0. Which tumour was asked for and which was measured:\n"
+            "manifest.csv.\n"
+        ).encode()
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,8 @@ class NnunetLayout(Layout):
             "numTraining": len(facts.samples),
             "file_ending": ".nii.gz",
             "name": "sbldm",
-            "description": f"SYNTHETIC sbldm-engine {facts.version}, bundle {facts.bundle_id} ({facts.bundle_sha256})",
+            "description": f"{SYNTHETIC} {facts.version}, bundle {facts.bundle_id} ({facts.bundle_sha256}); "
+            f"each {shown(facts.origin)}",
         }
         return {"dataset.json": _json(description)}
 
@@ -177,7 +187,7 @@ class BidsLayout(Layout):
         labels = "".join(f"{value}\t{name}\n" for value, name in zip(self.label_values, self.labels, strict=True))
         files = {
             "dataset_description.json": _json(description),
-            "README": _SYNTHETIC_NOTE.encode(),
+            "README": facts.note,
             "participants.tsv": f"participant_id\n{subjects}".encode(),
             ".bidsignore": b"run.json\nledger*.jsonl\naudit.jsonl\nmanifest.csv\npreview.png\nreport.html\n*.log\n",
             "desc-tumour_dseg.tsv": f"index\tname\n{labels}".encode(),
@@ -186,7 +196,7 @@ class BidsLayout(Layout):
         for modality in self.modalities:  # one sidecar a suffix: that of T1w holds for ce-gadolinium_T1w too
             suffix = _BIDS_SUFFIXES.get(modality, modality).rsplit("_")[-1]
             files[f"{suffix}.json"] = _json(
-                {"SkullStripped": True, "Description": "Synthetic volume, shows no patient"}
+                {"SkullStripped": True, "Description": f"Synthetic volume, {shown(facts.origin)}"}
             )
         return files
 
@@ -196,15 +206,20 @@ class DicomLayout(Layout):
     """`sbldm-000000/t1/sbldm-000000_t1_0001.dcm`, a file a slice; `sbldm-000000/seg/sbldm-000000_seg.dcm`."""
 
     slices: int  # of a volume
+    rtstruct: bool  # whether the mask is written as contours, too
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return (*super().roles, RTSTRUCT) if self.rtstruct else super().roles
 
     def path(self, sample: int, role: str) -> str:
         case = self.case(sample)
-        return f"{case}/seg/{case}_seg.dcm" if role == SEGMENTATION else f"{case}/{role}"
+        return f"{case}/{role}/{case}_{role}.dcm" if role in _ONE_FILE else f"{case}/{role}"
 
     def paths(self, sample: int) -> dict[str, str]:
         return {
             **{f"{m}/{k}": self._slice(sample, m, k) for m in self.modalities for k in range(1, self.slices + 1)},
-            SEGMENTATION: self.path(sample, SEGMENTATION),
+            **{role: self.path(sample, role) for role in self.roles if role in _ONE_FILE},
         }
 
     def series(self, sample: int, modality: str) -> list[str]:
@@ -222,14 +237,14 @@ class DicomLayout(Layout):
         sample, found = self.tags.sample(self.tag_in(path)), _DICOM_FILE.fullmatch(path)
         if sample is None or found is None or found["role"] not in self.roles:
             return None
-        if found["role"] == SEGMENTATION:
-            return sample if path == self.path(sample, SEGMENTATION) else None
+        if found["role"] in _ONE_FILE:
+            return sample if path == self.path(sample, found["role"]) else None
         number = int(found["number"] or 0)
         is_slice = 1 <= number <= self.slices and path == self._slice(sample, found["role"], number)
         return sample if is_slice else None
 
     def dataset_files(self, facts: DatasetFacts) -> dict[str, bytes]:
-        return {"README": _SYNTHETIC_NOTE.encode()}
+        return {"README": facts.note}
 
 
 def make_layout(
@@ -239,16 +254,20 @@ def make_layout(
     names: str = "2021",
     tags: CaseTags | None = None,
     slices: int = 1,
+    rtstruct: bool = False,
 ) -> Layout:
     """The layout of that name for a bundle's modalities and labels.
 
-    `tags` tell cases apart, by default their numbers; `slices` of a volume are files of their own in DICOM.
+    `tags` tell cases apart, by default their numbers; `slices` of a volume are files of their own in DICOM, where
+    `rtstruct` adds the contours of the mask.
 
     Raises:
         UsageError: no such layout or naming.
     """
     if names not in ("2021", "2023"):
         raise UsageError(f"--names {names}: allowed: 2021, 2023")
+    if rtstruct and name != "dicom":
+        raise UsageError(f"--rtstruct belongs to --layout dicom, not to {name}")
     parts = tuple(modalities), tuple(labels), tags or NumberTags()
     if name == "brats":
         return _distinct(BratsLayout(*parts, names))  # type: ignore[arg-type]
@@ -259,7 +278,7 @@ def make_layout(
     if name == "bids":
         return _distinct(BidsLayout(*parts))
     if name == "dicom":
-        return _distinct(DicomLayout(*parts, slices))
+        return _distinct(DicomLayout(*parts, slices, rtstruct))
     raise UsageError(f"--layout {name}: allowed: {', '.join(get_args(LayoutName))}")
 
 

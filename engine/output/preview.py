@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from ..dicom.about import shown
 from .layouts import Layout
 
 PIXELS_A_MM = 1.5
@@ -41,8 +42,8 @@ class Scan:
     spacing_mm: tuple[float, float, float]
 
 
-def draw_sheet(samples: list[tuple[str, Scan]], layout: Layout) -> Image.Image:
-    """The sheet of these samples, a caption and a row each."""
+def draw_sheet(samples: list[tuple[str, Scan]], layout: Layout, origin: str = "") -> Image.Image:
+    """The sheet of these samples, a caption and a row each; `origin` is what they were made from."""
     scans = cropped([scan for _, scan in samples])
     rows = [(caption, panels(scan)) for (caption, _), scan in zip(samples, scans, strict=True)]
     titles = row_titles(layout.modalities)
@@ -63,7 +64,7 @@ def draw_sheet(samples: list[tuple[str, Scan]], layout: Layout) -> Image.Image:
             place = (left + (panel_width - panel.shape[1]) // 2, top + _CAPTION + (row_height - panel.shape[0]) // 2)
             sheet.paste(picture, place)
         top += _CAPTION + row_height + _GAP
-    _legend(pen, layout, (_GAP + 2, height - _HEADER // 2), width)
+    _legend(pen, layout, (_GAP + 2, height - _HEADER // 2), width, shown(origin))
     return sheet
 
 
@@ -167,7 +168,7 @@ def _filled(picture: Rgb, label: NDArray[np.uint8]) -> Rgb:
     return np.where(tissue, 0.45 * picture + 0.55 * TISSUE_COLOURS[label], picture).astype(np.float32)
 
 
-def _legend(pen: ImageDraw.ImageDraw, layout: Layout, place: tuple[int, int], width: int) -> None:
+def _legend(pen: ImageDraw.ImageDraw, layout: Layout, place: tuple[int, int], width: int, what: str) -> None:
     left, middle = place
     font = ImageFont.load_default(13)
     names = layout.labels[1:] if len(layout.labels) == len(TISSUE_COLOURS) else ()
@@ -177,5 +178,5 @@ def _legend(pen: ImageDraw.ImageDraw, layout: Layout, place: tuple[int, int], wi
         text = TISSUE_NAMES.get(name, name)
         pen.text((left + 18, middle), text, _INK, font, anchor="lm")
         left += 18 + int(pen.textlength(text, font)) + 18
-    note = "SYNTHETIC, shows no patient.  R right, L left, A front, P back, S top, I bottom of the patient"
+    note = f"SYNTHETIC, {what}.  R right, L left, A front, P back, S top, I bottom of the patient"
     pen.text((width - _GAP - 2, middle), note, _FAINT, font, anchor="rm")

@@ -8,7 +8,8 @@ from markupsafe import Markup
 from ..bundle.load import Bundle, bundle_directory, load_bundle
 from ..bundle.store import MANIFEST_NAME, pulled_bundles, shipped_bundles
 from ..errors import InvalidInputError, UsageError
-from ..files import Folder, sha256_file
+from ..files import sha256_file
+from ..folder import Folder
 from ..run.description import RunDescription
 
 CARD_NAME = "README.md"

@@ -56,15 +56,16 @@ def compare(
     options: ReadOptions,
     advance: Callable[[int, int], None],
 ) -> Compared:
-    """Measure a real cohort under the run's field of view, and compare quantity by quantity.
+    """Measure a real cohort under the run's field of view, and compare quantity by quantity; without samples of ours.
 
     Raises:
         InvalidInputError: no directory, or no case that can be measured.
     """
     columns = tuple(kind.column for kind in kinds)
-    measured = measure_cohort(real, columns, facts.run.bundle.grid.fov_mm, advance, options)
+    measured = measure_cohort(real, columns, facts.run.bundle.grid.fov_mm, advance, options).of_others()
     if not measured.names:
-        raise InvalidInputError(f"--real {real}: no case can be measured:\n" + "\n".join(measured.faults))
+        told = "\n".join((*measured.faults, *measured.warnings))
+        raise InvalidInputError(f"--real {real}: no real case can be measured:\n{told}")
     found = (_distribution(kind, facts.cohort, measured.rows[:, k], k) for k, kind in enumerate(kinds))
     told = tuple(one for one in found if one is not None)
     return Compared(len(measured.names), told, measured.faults, measured.warnings)

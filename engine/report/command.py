@@ -46,6 +46,7 @@ def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
     words += ["--seed", str(options.seed), "--steps", str(options.steps), "--sampler", options.sampler]
     words += ["--eta", repr(options.eta), "--guidance", repr(options.guidance)]
     words += ["--layout", options.layout, "--names", options.names, "--name-by", options.name_by]
+    words += ["--rtstruct"] if options.rtstruct else []
     words += ["--grid", options.grid if run.dataset_grid is None else "native"]
     if run.dataset_grid is not None:
         notes.append("the run took the voxels of a data set (--add-to); alone, a sample is made in the model's voxels")

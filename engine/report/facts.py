@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import Folder, temporary_of
+from ..folder import Folder, temporary_of
 from ..run.description import RunDescription
 from ..run.directory import damaged_files
 from ..run.ledger import LedgerIndex, SampleRecord
@@ -17,6 +17,7 @@ from ..run.manifest import MANIFEST_CSV
 from ..run.outcomes import Outcomes
 from ..run.owned import REPORT_NAME, OwnNames
 from ..run.selection import parse_samples
+from ..screen import counted
 
 FIRST_CASES = 12
 ALL = "all"
@@ -87,9 +88,9 @@ class RunFacts:
         if self.failed:
             found.append(f"{len(self.failed)} of {self.outcomes.samples} samples failed")
         if self.absent:
-            found.append(f"{self.absent} samples of the run are not made, or not in this directory")
+            found.append(f"not made, or not in this directory: {counted(self.absent, 'sample')} of the run")
         if self.foreign:
-            found.append(f"{len(self.foreign)} files in the directory are none of the run's, such as {self.foreign[0]}")
+            found.append(f"none of the run's: {counted(len(self.foreign), 'file')}, such as {self.foreign[0]}")
         return found
 
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from ..bundle.load import Bundle
 from ..bundle.manifest import SEGMENTATION
 from ..conditions.adherence import adherence
-from ..files import Folder
+from ..folder import Folder
 from ..output.preview import TISSUE_COLOURS
 from ..run.ledger import SampleRecord
 from ..run.outcomes import VOLUME_TOLERANCE
@@ -35,7 +35,7 @@ NIIVUE_VERSION = "0.69.0"
 MAX_ROWS = 1000
 """Of the table of samples; manifest.csv has all."""
 _HERE = Path(__file__).parent
-_SCRIPTS = (f"niivue-{NIIVUE_VERSION}.umd.js", "report.js")
+_SCRIPTS = (f"niivue-{NIIVUE_VERSION}.umd.js", "viewer.js", "report.js")
 _STYLE, _LICENCES = "report.css", "niivue-LICENSES.txt"
 
 
@@ -188,7 +188,7 @@ def _options(facts: RunFacts) -> list[tuple[str, str]]:
 def _tissues(facts: RunFacts) -> list[dict[str, Any]]:
     names = tissue_names(facts.run.bundle.labels)
     colours = TISSUE_COLOURS[1:].astype(int).tolist()
-    return [{"name": name, "colour": colours[k % len(colours)]} for k, name in enumerate(names)]
+    return [{"name": name, "value": k + 1, "colour": colours[k % len(colours)]} for k, name in enumerate(names)]
 
 
 def _viewer(facts: RunFacts) -> dict[str, Any]:

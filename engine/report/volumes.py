@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ..bundle.manifest import SEGMENTATION
-from ..files import Folder
+from ..folder import Folder
 from ..output.layouts import Layout
 from ..output.preview import Scan, draw_sheet, widest_cuts
 from ..run.description import RunDescription
@@ -59,7 +59,7 @@ def embed_case(folder: Folder, run: RunDescription, sample: int, caption: str) -
     layout = run.layout()
     case = read_case(folder, run, sample)
     spacing = tuple(float(s) for s in np.diag(case.affine)[:3])
-    preview = _preview(Scan(case.image, case.label, spacing), layout, caption)  # type: ignore[arg-type]
+    preview = _preview(Scan(case.image, case.label, spacing), layout, caption, run.origin)  # type: ignore[arg-type]
     case = _cut(case, spacing)
     made, coarser = None, _first_guess(case)
     while made is None or (made.bytes > MAX_CASE_BYTES and coarser <= max(case.label.shape)):
@@ -139,8 +139,8 @@ def _nifti(voxels: NDArray[np.uint8], affine: NDArray[np.float64], slope: float)
     return base64.b64encode(gzip.compress(plain, _GZIP_LEVEL, mtime=0)).decode()
 
 
-def _preview(scan: Scan, layout: Layout, caption: str) -> str:
-    sheet = draw_sheet([(caption, scan)], layout)
+def _preview(scan: Scan, layout: Layout, caption: str, origin: str) -> str:
+    sheet = draw_sheet([(caption, scan)], layout, origin)
     sheet.thumbnail(_PREVIEW_PIXELS, Image.Resampling.LANCZOS)
     data = io.BytesIO()
     sheet.save(data, "PNG", optimize=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InvalidInputError, UsageError
-from ..files import Folder, atomic_file
+from ..files import atomic_file
+from ..folder import Folder
 from ..run.description import read_description
 from ..run.owned import REPORT_NAME
 from ..run.volumes import UnreadableError

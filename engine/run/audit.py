@@ -22,7 +22,7 @@ from typing import Any
 
 from ..decode import decode
 from ..errors import InvalidInputError, SbldmError
-from ..files import Folder
+from ..folder import Folder
 from ..locked_files import LockedFile
 from ..locks import LockHeldError
 from ..portable import user_name

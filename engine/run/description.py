@@ -179,6 +179,11 @@ class RunDescription:
         """Whether it is made from somebody's scan or masks, and to be protected as those are."""
         return self.source is not None
 
+    @property
+    def origin(self) -> str:
+        """What its samples are made from, "" for noise alone."""
+        return "" if self.source is None else self.source.origin
+
     def inputs(self) -> dict[str, Any]:
         """What the run is made with, and the hashes of what it is made from, for the audit trail."""
         return {
@@ -217,7 +222,8 @@ class RunDescription:
         tags = NumberTags() if self.row_ids is None else IdTags(self.row_ids)
         options, bundle = self.options, self.bundle
         slices = slices_of(self.file_grid(), bundle.grid)
-        return make_layout(options.layout, bundle.modalities, bundle.labels, options.names, tags, slices)
+        parts = bundle.modalities, bundle.labels, options.names, tags, slices, options.rtstruct
+        return make_layout(options.layout, *parts)
 
 
 def describe(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
 from ..events import every_few_seconds
-from ..files import FULL, Folder, make_directory
+from ..files import FULL, make_directory
+from ..folder import Folder
 from ..locked_files import LockedFile
 from ..new_files import modes
 from .description import RUN_NAME, NotARunError, RunDescription, differences, read_description

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from ..decode import decode
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
-from ..files import Folder
+from ..folder import Folder
 from ..locked_files import LockedFile
 from ..locks import LockHeldError
 from .description import RUN_NAME, RunDescription, read_description

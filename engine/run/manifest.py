@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..conditions.csv import format_number
-from ..files import Folder
+from ..folder import Folder
 from ..output.layouts import DatasetFacts
 from .description import RunDescription
 from .ledger import QUALITY, LedgerIndex, SampleRecord
@@ -71,7 +71,7 @@ def read_manifest(path: Path) -> Iterator[dict[str, str]]:
 
 def dataset_files(run: RunDescription, samples: tuple[int, ...]) -> dict[str, bytes]:
     """Content by name of what the run's layout has beside these samples."""
-    facts = DatasetFacts(samples, run.bundle.id, run.bundle.sha256, run.versions.get("sbldm-engine", ""))
+    facts = DatasetFacts(samples, run.bundle.id, run.bundle.sha256, run.versions.get("sbldm-engine", ""), run.origin)
     return run.layout().dataset_files(facts)
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidInputError, UsageError
-from ..files import Folder, make_directory
+from ..files import make_directory
+from ..folder import Folder
 from ..new_files import modes
 from .audit import audited, check_chain
 from .description import RUN_NAME, NotARunError, RunDescription, differences, read_description

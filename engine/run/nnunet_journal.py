@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ..decode import decode
 from ..errors import IncompleteRunError, InvalidInputError, UsageError
-from ..files import FULL, Folder, make_directory, read_bounded, temporary_of
+from ..files import FULL, make_directory, read_bounded
+from ..folder import Folder, temporary_of
 from ..locked_files import LockedFile
 from ..locks import LockHeldError
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidInputError, UsageError
-from ..files import Folder
+from ..folder import Folder
 from ..output.layouts import PREFIX, SEGMENTATION, Layout
 from ..output.nifti import renumbered
 from .description import MasksDigest, RunDescription, SourceDigest, read_description

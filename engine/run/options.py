@@ -35,6 +35,7 @@ class RunOptions:
     names: Names
     name_by: NameBy
     grid: RunGrid
+    rtstruct: bool
     reject: float | None  # tolerance; None keeps every tumour
     attempts: int  # redraws at most, with reject
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..files import Folder, temporary_of
+from ..folder import Folder, temporary_of
 from ..locks import LOCK_SUFFIX
 from ..output.layouts import DatasetFacts
 from .audit import AUDIT_NAME
@@ -22,7 +22,7 @@ class OwnNames:
 
     def __init__(self, run: RunDescription) -> None:
         self._count, self._layout = run.options.count, run.layout()
-        facts = DatasetFacts((), run.bundle.id, run.bundle.sha256, "")
+        facts = DatasetFacts((), run.bundle.id, run.bundle.sha256, "", run.origin)
         self._known = _BESIDE | self._layout.dataset_files(facts).keys()
 
     def __call__(self, name: str) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InvalidInputError
-from ..files import Folder, write_atomic
+from ..files import write_atomic
+from ..folder import Folder
 from ..output.layouts import SEGMENTATION, DicomLayout, Layout
 from ..output.nifti import read_nifti
 from ..output.preview import Scan, draw_sheet
@@ -31,7 +32,9 @@ def write_preview(directory: Path, rows: int = MAX_ROWS) -> Path:
     index = LedgerIndex.of(directory)
     records = [record for record in index.records(sorted(index.places)[: 4 * rows]) if record.fault is None][:rows]
     layout = run.layout()
-    sheet = draw_sheet([(caption(record), _scan(directory, run, record.sample)) for record in records], layout)
+    sheet = draw_sheet(
+        [(caption(record), _scan(directory, run, record.sample)) for record in records], layout, run.origin
+    )
     data = io.BytesIO()
     sheet.save(data, "PNG")
     path = directory / PREVIEW_NAME

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..files import Folder
+from ..folder import Folder
 from .audit import AUDIT_NAME, Chain, audited, check_chain
 from .description import RUN_NAME, RunDescription, read_description
 from .directory import disk_faults, read_faults

@@ -27,7 +27,7 @@ from .workers import BEAT_S, SILENT_S, START_S, Group, WorkerSetup, make_pipelin
 if TYPE_CHECKING:
     from types import ModuleType
 
-LOCAL, RUNNING = "local", "auto"
+LOCAL = "local"
 _GROUPS_A_RANGE = 4  # enough to overlap sampling with writing, little to lose
 _MAX_DEATHS = 2  # of actors that made a range, before it is split; a single sample counts as failed
 _MAX_DEATHS_IN_A_ROW = 8

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import Folder
+from ..folder import Folder
 from ..output.layouts import SEGMENTATION
 from ..output.measure import measure_tumour
 from .description import RunDescription

@@ -68,6 +68,7 @@ class GenerateRequest:
     names: Annotated[Names, text()] = "2021"  # BraTS file names of that year
     name_by: Annotated[NameBy, choice(NAME_BY)] = "sample"  # what file names hold: the sample's number, or its id
     grid: Annotated[RunGridName, choice(RUN_GRIDS)] = "native"  # the model's, 240x240x155 at 1 mm, or the source's
+    rtstruct: Annotated[bool, flag()] = False  # of the layout dicom: the mask as contours, too
     reject: Annotated[float | None, tolerance(10)] = None  # miss that is redrawn (`writer.miss`); None: never
     attempts: Annotated[int, whole(1, 100)] = 4  # redraws at most, with reject or exclude_copies
     exclude_copies: CopyReference | None = None  # cases; what is a copy of one is drawn again, and never written
@@ -134,7 +135,7 @@ class GenerateRequest:
 
     def _relations(self) -> Iterator[tuple[tuple[str, ...], Callable[[], object]]]:
         """Checks that need more than one field, or the bundle: (fields, the first is told at fault; check)."""
-        manifest, source = self.bundle.manifest, self.source
+        source = self.source
         yield ("count", "conditions"), self._asks_for_something
         yield ("count",), self._count_has_an_end
         yield ("conditions", "out"), self._conditions_can_be_recorded
@@ -142,7 +143,7 @@ class GenerateRequest:
         yield ("grid", "source"), self._source_has_voxels
         yield ("layout", "source"), self._identity_can_be_kept
         yield ("steps",), self._steps_fit_the_schedule
-        yield ("layout", "names"), lambda: make_layout(self.layout, manifest.modalities, manifest.labels, self.names)
+        yield ("layout", "names", "rtstruct"), self._layout_is_one
         yield ("layout",), self._layout_can_be_written
         yield ("eta", "sampler", "steps", "guidance", "seed"), self._sampler_takes_the_options
         yield ("shard",), lambda: parse_shard(self.shard)
@@ -172,6 +173,10 @@ class GenerateRequest:
     def _source_has_voxels(self) -> None:
         if self.grid == "source" and (not isinstance(self.source, SourceCase) or self.source.voxels is None):
             raise UsageError("--grid source: is for augment, whose case has voxels of its own")
+
+    def _layout_is_one(self) -> None:
+        manifest = self.bundle.manifest
+        make_layout(self.layout, manifest.modalities, manifest.labels, self.names, rtstruct=self.rtstruct)
 
     def _layout_can_be_written(self) -> None:
         if self.layout == "dicom":

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import Folder, temporary_of
+from ..folder import Folder, temporary_of
 from .audit import AUDIT_NAME, ENDED, FIRST, Chain, check_chain
 from .description import RunDescription, read_description
 from .directory import read_faults

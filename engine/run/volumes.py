@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..dicom.extra import require_dicom
 from ..errors import InvalidInputError
-from ..files import Folder
+from ..folder import Folder
 from ..output.layouts import SEGMENTATION, DicomLayout
 from ..output.scan_voxels import ScanVoxels
 from .description import RunDescription

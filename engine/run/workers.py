@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
 import threading
 import time
@@ -28,7 +27,7 @@ from ..errors import (
     UsageError,
 )
 from ..portable import end_signals
-from ..processes import start_process
+from ..processes import end_with_parent, start_process
 from ..telemetry import Figures, Telemetry
 from .description import RunDescription
 from .directory import disk_faults
@@ -270,7 +269,7 @@ def _work(setup: WorkerSetup, connection: Connection) -> None:
     """
     for number in end_signals():  # the parent ends us by TERM, whatever it was sent itself
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     telemetry, sending = Telemetry(), threading.Lock()
 
     def send(kind: str, content: Any = None) -> None:
@@ -303,10 +302,3 @@ def _beat(send: Callable[[str], None]) -> None:
         while True:
             send("beat")
             time.sleep(BEAT_S)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

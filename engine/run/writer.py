@@ -15,7 +15,7 @@ import numpy as np
 from ..bundle.manifest import BundleManifest
 from ..copies import CopyReference
 from ..dicom.about import CaseAbout
-from ..files import Folder
+from ..folder import Folder
 from ..output.case_files import case_files
 from ..output.measure import TumourMeasurement, measure_tumour
 from ..sampling.sdedit import SourceCase
@@ -122,7 +122,7 @@ class Finisher:
             run.options.seed,
             task.sample,
             tuple(self._requested(task).items()),
-            "" if run.source is None else run.source.origin,
+            run.origin,
             self.study,
         )
         return case_files(volume.image, volume.label, self.bundle.grid, self.layout, about, run.file_grid())

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from ..anatomy.draft import HEALTHY, painted
 from ..anatomy.draw import Field, drawn_shares
 from ..anatomy.shares import LEADING, tissue_shares
-from ..bundle.manifest import BundleManifest, Grid, MaskFirst, NoiseSchedule
+from ..bundle.manifest import INT16_SCALE, BundleManifest, Grid, MaskFirst, NoiseSchedule
 from ..mask_solver import noise_size, solve_mask
 from ..processor import available_threads
 from .batch import Batch
 from .decoding import NOT_FINITE
+from .grain import grain_numbers, with_grain
 from .plan import sampling_plan
 from .samplers import Latent
-from .slabs import SLABS_AT_ONCE, decode_slabs, encode_slabs, masked_volume
+from .slabs import SLABS_AT_ONCE, decode_slabs, encode_slabs, masked_volume, unit_image
 from .types import LATENTS_AT_ONCE, OnStep, RunComponent, SampleRequest, SamplingOptions, Told, Volume
 
 MASK_DRAW = 2**31
@@ -31,6 +32,9 @@ SURFACE_DRAW = MASK_DRAW + 32768
 
 ANATOMY_DRAW = SURFACE_DRAW + 1
 """Draw of the numbers that the brain around a mask follows from."""
+
+GRAIN_DRAW = ANATOMY_DRAW + 1
+"""Draw of the fine noise of a finished volume."""
 
 _FLOAT = np.dtype(np.float32).itemsize
 
@@ -62,8 +66,8 @@ class MaskFirstModel:
 
     @property
     def working_bytes(self) -> int:
-        """See `VolumeModel`: states, the tissues, draft and shares, and the decoded slabs as numbers."""
-        volumes = self.tissues + 2 * len(self.modalities) + len(HEALTHY) + 1
+        """See `VolumeModel`: states, the tissues, draft and shares, the decoded slabs as numbers and their grain."""
+        volumes = self.tissues + 4 * len(self.modalities) + len(HEALTHY) + 1
         states = LATENTS_AT_ONCE * max(prod(self.latent_shape), prod(self.form.mask_maps.shape))
         return _FLOAT * (states + volumes * prod(self.grid.shape))
 
@@ -102,6 +106,10 @@ class MaskFirstModel:
         }
         return Told(feeds, labels, failed)
 
+    def told_of(self, batch: Batch, label: NDArray[np.uint8]) -> Told:
+        """See `VolumeModel`: the mask of every slot."""
+        return Told({}, np.repeat(label[None], batch.size, axis=0), np.zeros(batch.size, np.bool_))
+
     def decode(self, run: RunComponent, batch: Batch, told: Told, latents: Latent) -> list[Volume]:
         """See `VolumeModel`."""
         assert told.labels is not None
@@ -111,7 +119,8 @@ class MaskFirstModel:
         for request in batch.requests:
             slot = batch.slot(request)
             finite = not told.failed[slot] and bool(np.isfinite(latents[slot]).all())
-            image, brain = decode_slabs(run, features[slot], len(self.modalities))
+            planes, brain = decode_slabs(run, features[slot], len(self.modalities))
+            image = self._grained(batch, request, unit_image(planes))
             volumes.append(masked_volume(request, image, brain, told.labels[slot], None if finite else NOT_FINITE))
         return volumes
 
@@ -120,9 +129,9 @@ class MaskFirstModel:
         features = encode_slabs(run, image, self.form.slab_slices)
         return run("aggregator_encode", {"features": features[None]})["latent"][0]
 
-    def healthy(self, image: NDArray[np.float32], label: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def healthy(self, image: NDArray[np.int16], label: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `VolumeModel`."""
-        leading = image[[self.modalities.index(name) for name in LEADING]]
+        leading = image[[self.modalities.index(name) for name in LEADING]].astype(np.float32) / np.float32(INT16_SCALE)
         return tissue_shares(leading, label, self.grid.spacing_mm)
 
     def maps(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> NDArray[np.float32]:
@@ -152,6 +161,12 @@ class MaskFirstModel:
             return [label(request) for request in batch.requests]
         with ThreadPoolExecutor(min(len(drawn), available_threads()), "solver") as pool:
             return list(pool.map(label, batch.requests))
+
+    def _grained(self, batch: Batch, request: SampleRequest, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not any(deviation for pair in self.form.grain for deviation in pair):
+            return image
+        normals = batch.normals(request, GRAIN_DRAW, grain_numbers(image.shape))
+        return with_grain(image, self.form.grain, normals)
 
     def _painted(self, batch: Batch, request: SampleRequest, label: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The draft (z, modality, x, y) of a brain that is given, or drawn around the mask."""

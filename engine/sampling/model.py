@@ -45,6 +45,10 @@ class VolumeModel(Protocol):
         """What the denoiser is told of the samples."""
         ...
 
+    def told_of(self, batch: Batch, label: NDArray[np.uint8]) -> Told:
+        """What decoding needs where no denoiser is asked and every sample has the mask (x, y, z) of a case."""
+        ...
+
     def decode(self, run: RunComponent, batch: Batch, told: Told, latents: Latent) -> list[Volume]:
         """Volumes of the requests, in their order, from clean latents (batch size, ...)."""
         ...
@@ -53,8 +57,11 @@ class VolumeModel(Protocol):
         """The clean latent (C, ...) of slices (D, M, X, Y) in -1..1 with their labels (D, X, Y)."""
         ...
 
-    def healthy(self, image: NDArray[np.float32], label: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Shares (3, x, y, z) of a case's healthy tissues, image (M, x, y, z) in 0..1; None where they are not told."""
+    def healthy(self, image: NDArray[np.int16], label: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Shares (3, x, y, z) of a case's healthy tissues; None where they are not told.
+
+        The image (M, x, y, z) is as samples are written.
+        """
         ...
 
 

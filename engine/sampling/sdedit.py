@@ -89,19 +89,17 @@ class AugmentLoop:
         first = loop.options.steps - round(source.strength * loop.options.steps)
         self._plan = None if first == loop.options.steps else sampling_plan(loop.model.schedule, loop.options, first)
         self._clean = encode_source(loop.model, loop.run, source)
-        unit = source.image.astype(np.float32) / np.float32(INT16_SCALE)
-        self._shares = loop.model.healthy(unit, source.label)
+        self._shares = None if self._plan is None else loop.model.healthy(source.image, source.label)
 
     def start(self, requests: Sequence[SampleRequest], on_step: OnStep | None = None) -> Callable[[], list[Volume]]:
         """As `HostLoop.start`."""
         loop, plan = self._loop, self._plan
-        requests = [replace(request, shares=self._shares) for request in requests]
-        if plan is None:
-            requests = [replace(request, label=self._source.label) for request in requests]
-        batch = loop.batch(requests)
-        told = loop.model.tell(loop.run, batch, on_step)
+        batch = loop.batch([replace(request, shares=self._shares) for request in requests])
         latents = batch.filled(self._clean.shape, lambda _: self._clean)
-        if plan is not None:
+        if plan is None:
+            told = loop.model.told_of(batch, self._source.label)
+        else:
+            told = loop.model.tell(loop.run, batch, on_step)
             alpha, sigma = plan.start
             state = np.float32(alpha) * latents + np.float32(sigma) * batch.noise(self._clean.shape, 0)
             latents = loop.denoise(batch, told, state.astype(np.float32, copy=False), plan, on_step)

@@ -35,6 +35,11 @@ def encode_slabs(run: RunComponent, image: NDArray[np.float32], slices: int) -> 
     return np.concatenate([run("encoder", {"image": slabs[at]})["features"] for at in spans])
 
 
+def unit_image(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Slices (D, M, X, Y) in -1..1 -> image (M, X, Y, Z) in 0..1."""
+    return (planes.transpose(1, 2, 3, 0) + np.float32(1)) * np.float32(0.5)
+
+
 def masked_volume(
     request: SampleRequest,
     image: NDArray[np.float32],
@@ -42,17 +47,15 @@ def masked_volume(
     label: NDArray[np.uint8],
     fault: str | None,
 ) -> Volume:
-    """The volume of an image (D, M, X, Y), the brain's logits (D, X, Y) and a label (X, Y, Z), which stays as it is.
+    """The volume of an image (M, X, Y, Z) in 0..1, the brain's logits (D, X, Y) and a label (X, Y, Z), which stays.
 
-    A voxel of the brain is round(1000 (v + 1) / 2), half to even, held within `DARKEST`..1000; all others are 0.
+    A voxel of the brain is round(1000 v), half to even, held within `DARKEST`..1000; all others are 0.
     `fault` is what is wrong already.
     """
     if not (np.isfinite(image).all() and np.isfinite(brain).all()):
         fault = fault or NOT_FINITE
     inside = brain_of(brain.transpose(1, 2, 0) > 0, label)
-    values = image.transpose(1, 2, 3, 0) + np.float32(1)
-    values *= np.float32(INT16_SCALE / 2)
-    np.rint(values, out=values)
+    values = np.rint(image * np.float32(INT16_SCALE))
     np.nan_to_num(values, copy=False, nan=0.0)
     np.clip(values, DARKEST, INT16_SCALE, out=values)
     voxels = np.ascontiguousarray(values.astype(np.int16) * inside)

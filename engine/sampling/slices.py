@@ -61,6 +61,10 @@ class SliceModel:
         """The conditions."""
         return Told({"condition": batch.filled((self.condition_columns,), lambda request: request.condition)})
 
+    def told_of(self, batch: Batch, label: NDArray[np.uint8]) -> Told:
+        """See `VolumeModel`: nothing, the latent holds the mask."""
+        return Told({})
+
     def decode(self, run: RunComponent, batch: Batch, told: Told, latents: Latent) -> list[Volume]:
         """See `VolumeModel`."""
         stacks = run("aggregator", {"latent": latents})["slices"]
@@ -76,5 +80,5 @@ class SliceModel:
         """See `VolumeModel`."""
         return encode_volume(run, image, one_hot_labels(label, self.classes))
 
-    def healthy(self, image: NDArray[np.float32], label: NDArray[np.uint8]) -> None:
+    def healthy(self, image: NDArray[np.int16], label: NDArray[np.uint8]) -> None:
         """See `VolumeModel`: the latent of a case holds its tissues."""

@@ -16,6 +16,8 @@ from ..conditions.columns import SHARE_COLUMNS
 from ..conditions.rules import FieldOfView, violations
 from ..errors import InvalidInputError
 from ..output.measure import measure_tumour
+from ..output.nifti import SYNTHETIC
+from ..screen import counted
 from .bounded import Inflating, UnusableFileError
 from .cases import CaseFiles, Discovery
 from .discover import discover_cases
@@ -35,6 +37,16 @@ class MeasuredCohort:
     rows: NDArray[np.float64]  # (cases, columns)
     faults: tuple[str, ...]  # of the cases that are left out, `case: what is wrong`
     warnings: tuple[str, ...] = ()
+    synthetic: tuple[int, ...] = ()  # places of those that this program made
+
+    def of_others(self) -> MeasuredCohort:
+        """The cases that this program did not make; the others are told."""
+        if not self.synthetic:
+            return self
+        kept = [k for k in range(len(self.names)) if k not in self.synthetic]
+        first, those = self.names[self.synthetic[0]], counted(len(self.synthetic), "case")
+        told = f"{those} made by sbldm-engine, such as {first}: left out, they are not real"
+        return MeasuredCohort(tuple(self.names[k] for k in kept), self.rows[kept], self.faults, (*self.warnings, told))
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,7 @@ class _Measured:
     row: NDArray[np.float64]
     label_values: tuple[int, ...]
     warnings: tuple[str, ...]
+    is_synthetic: bool
 
 
 def measure_cohort(
@@ -76,7 +89,8 @@ def measure_cohort(
             warnings.append(note)
             rows[:, shares] = np.nan
     rows[np.ix_([meaning.is_binary for meaning in meanings], shares)] = np.nan
-    return MeasuredCohort(tuple(measured), rows, told, tuple(warnings))
+    synthetic = tuple(k for k, one in enumerate(measured.values()) if one.is_synthetic)
+    return MeasuredCohort(tuple(measured), rows, told, tuple(warnings), synthetic)
 
 
 def one_label_note(label_values: Sequence[tuple[int, ...]]) -> str | None:
@@ -129,7 +143,8 @@ def _measure(
     if broken:
         raise CaseError([f"no condition: {rule.column}: {rule.value(0)}: {rule.allowed(0)}" for rule in broken])
     told = placement.warnings(view) if field_of_view_mm is not None else ()
-    return _Measured(row, raw.mask.values, (*raw.mask.warnings, *told))
+    is_synthetic = raw.header.description.startswith(SYNTHETIC.encode())
+    return _Measured(row, raw.mask.values, (*raw.mask.warnings, *told), is_synthetic)
 
 
 def id_faults(name: str) -> list[str]:

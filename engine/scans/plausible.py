@@ -31,8 +31,6 @@ class Intensities:
 
     scale: float  # raw value that becomes +1
     brain_share: float  # of the box
-    border_share: float
-    saturated_share: float  # of the brain
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def _judge_one(image: NDArray, foreground: NDArray[np.bool_], name: str) -> tupl
             f"{name}: saturation: {100 * saturated:.3g} % of the brain lies at or above {min(scale, top):.4g}, at most "
             f"{100 * MAX_SATURATED:g} % may; give the scan before its values were cut off"
         )
-    return told, Intensities(scale, share, border, saturated)
+    return told, Intensities(scale, share)
 
 
 def _border_share(mask: NDArray[np.bool_]) -> float:

@@ -48,10 +48,6 @@ class GridSampler:
             self._smooth = [axis_weights(*pair, antialias=True) for pair in pairs]
             self._sharp = [axis_weights(*pair, antialias=False) for pair in pairs]
 
-    def to_ras(self, array: NDArray) -> NDArray:
-        """The array of the file, axes swapped and flipped to RAS+ (a view)."""
-        return self.source.turn(array)
-
     def image(self, ras: NDArray) -> Array:
         """An image (x, y, z) in RAS -> float32 on the grid, antialiased."""
         if self.source.is_oblique:

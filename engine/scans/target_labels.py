@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InvalidInputError, UsageError
 from .dataset_json import parse_label_values
-from .labels import TISSUE_NAMES, TISSUES, LabelMap, labels_by_name
+from .labels import TISSUE_NAMES, TISSUES, WHOLE_TUMOUR, LabelMap, labels_by_name, plain
 
 MAX_WRITTEN = 255  # masks of ours are 8-bit
 
@@ -24,11 +24,25 @@ def renumbering(target: Mapping[str, Any], ours: Mapping[str, int], where: Path)
         UsageError: its labels do not tell a tissue of ours, or tell it by several numbers.
     """
     try:
-        theirs = labels_by_name(parse_label_values(where, target.get("labels")), f"{where}: labels")
+        named = parse_label_values(where, target.get("labels"))
+        theirs = labels_by_name(named, f"{where}: labels")
     except InvalidInputError as error:
         raise UsageError(str(error)) from error
+    if theirs.is_binary:
+        _require_whole_tumour(named, theirs, where)
     own = labels_by_name({name: frozenset({value}) for name, value in ours.items()}, "the run's labels")
     return {value: _value(kind, own, theirs, where) for value, kind in own.values.items() if kind in TISSUES}
+
+
+def _require_whole_tumour(named: Mapping[str, frozenset[int]], theirs: LabelMap, where: Path) -> None:
+    """One label gets all tissues: UsageError where its name is that of a part, or of something else."""
+    for name, numbers in named.items():
+        other = plain(name) not in WHOLE_TUMOUR
+        if other and any(theirs.values[number] in TISSUES for number in numbers):
+            raise UsageError(
+                f"{where}: labels: {name!r} is the one label, and no name of a whole tumour, which the synthetic masks "
+                f"have (spellings: {', '.join(WHOLE_TUMOUR)})"
+            )
 
 
 def _value(kind: int, own: LabelMap, theirs: LabelMap, where: Path) -> int:

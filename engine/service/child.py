@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from ..bundle.load import load_bundle
 from ..errors import IncompleteRunError, SbldmError
 from ..portable import be_nice
+from ..processes import end_with_parent
 from ..run.arguments import respelled
 from ..run.audit import acting
 from ..run.description import RUN_NAME as RUN_JSON
@@ -54,7 +54,7 @@ def work(setup: Setup, connection: Connection) -> None:
     os.umask(0o077)
     logging.getLogger("sbldm").addHandler(logging.NullHandler())  # what libraries tell may be of patients
     be_nice(_NICE)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
     def tell(kind: str, content: Any = None) -> None:
         with suppress(OSError):
@@ -130,10 +130,3 @@ def _source(setup: Setup, bundle: Any) -> Source | None:
 def _for_the_client(message: str, folder: Path) -> str:
     """A message without the places of this machine, options spelt as in a request."""
     return respelled(message.replace(f"{folder}/", "").replace(str(folder), "the job"))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

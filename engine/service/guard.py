@@ -11,7 +11,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from .logs import Figures, Logs
-from .settings import Settings
+from .settings import Listening
 from .tokens import Tokens
 
 Scope = MutableMapping[str, Any]
@@ -19,12 +19,15 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+ANYBODY = "anybody"
+"""The client of what is open to all."""
 _READS = ("GET", "HEAD")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+"""Content security policy of every answer: a page may have its own style, and nothing else."""
 _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 )
 _ASK = ((b"www-authenticate", b'Bearer realm="sbldm-engine"'), (b"www-authenticate", b'Basic realm="sbldm-engine"'))
@@ -50,10 +53,19 @@ class Rates:
 
 
 class Guard:
-    """Lets through what a client with a token asks in measure; `scope["state"]["client"]` is its name."""
+    """Lets through what a client with a token asks in measure; `scope["state"]["client"]` is its name.
 
-    def __init__(self, app: App, settings: Settings, tokens: Tokens, logs: Logs, figures: Figures) -> None:
+    What lies at an address of `open_to_all` may be read without a token: it must say nothing of anybody. Without
+    `login` a browser is not led to ask for client and token.
+    """
+
+    def __init__(
+        self, app: App, settings: Listening, tokens: Tokens, logs: Logs, figures: Figures, policy: str = POLICY,
+        open_to_all: frozenset[str] = frozenset(), *, login: bool = True,
+    ) -> None:  # fmt: skip
         self.app, self.settings, self.tokens = app, settings, tokens
+        self.headers = (*_HEADERS, (b"content-security-policy", policy.encode("ascii")))
+        self._open, self._ask = open_to_all, _ASK if login else ()
         self._logs, self._figures = logs, figures
         self._rates = Rates(settings.rate, settings.burst)
 
@@ -78,6 +90,8 @@ class Guard:
         self._tell(scope, client, request.status, time.monotonic() - began)
 
     def _client(self, scope: Scope) -> str | None:
+        if scope["path"] in self._open and scope["method"] in _READS:
+            return ANYBODY
         values = [value for name, value in scope["headers"] if name == b"authorization"]
         return self.tokens.of_header(values[0], reads=scope["method"] in _READS) if len(values) == 1 else None
 
@@ -85,7 +99,7 @@ class Guard:
         """Whether a request was answered with a refusal before anything of it was read."""
         if client is None:
             self._figures.refused("no token")
-            await request.answer(401, "give a token: Authorization: Bearer TOKEN", _ASK)
+            await request.answer(401, "give a token: Authorization: Bearer TOKEN", self._ask)
             return True
         wait = self._rates.wait_s(client, time.monotonic())
         if wait > 0:
@@ -119,7 +133,7 @@ class _Request:
         self.most = settings.upload_bytes if is_upload else settings.request_bytes
         self.status = 0  # of the answer; 0 before it has begun
         self._slow_s, self._receive, self._send = settings.chunk_s, receive, send
-        self._figures = guard._figures
+        self._figures, self._headers = guard._figures, guard.headers
         self._read, self._more = 0, True
 
     async def receive(self) -> MutableMapping[str, Any]:
@@ -142,7 +156,7 @@ class _Request:
         """Send a part of the answer; SlowReaderError where nobody takes it."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+            message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
         try:
             await asyncio.wait_for(self._send(message), self._slow_s)
         except TimeoutError:

@@ -17,7 +17,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ..errors import UsageError
 from ..portable import end_signals
 from .app import create_app
+from .logs import Logs
 from .service import Service
+from .settings import Listening
 
 _GRACE_S = 1  # that answers under way have at the end
 _KEEP_ALIVE_S = 5
@@ -26,31 +28,45 @@ _LOGGERS = ("sbldm", "uvicorn.error", "asyncio")
 
 
 def run_server(service: Service, listening: Callable[[str, int], None]) -> None:
+    """`run_app` of a service."""
+    run_app(create_app(service), service.settings, service.logs, listening)
+
+
+def run_app(
+    app: Any, settings: Listening, logs: Logs, listening: Callable[[str, int], None],
+    ending: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
     """Answer until a signal asks for the end; `listening` is told address and port once requests are taken.
+
+    `ending` is called in the signal's handler: it must not wait for anything.
 
     Raises:
         UsageError: the address cannot be listened at.
     """
-    settings = service.settings
     config = uvicorn.Config(
-        create_app(service), loop="asyncio", http=_connections(settings.header_s), ws="none", lifespan="off",
+        app, loop="asyncio", http=_connections(settings.header_s), ws="none", lifespan="off",
         log_config=None, access_log=False, proxy_headers=False, server_header=False,
         limit_concurrency=settings.connections, timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=_GRACE_S,
         backlog=_BACKLOG,
     )  # fmt: skip
-    with _socket(settings.address, settings.port) as bound, _logged(service):
+    with _socket(settings.address, settings.port) as bound, _logged(logs):
         address, port = bound.getsockname()[:2]
         listening(address, port)
-        _Server(config).run([bound])
+        _Server(config, ending).run([bound])
 
 
 class _Server(uvicorn.Server):
     """A server that ends on a signal, and does not raise that signal again."""
 
+    def __init__(self, config: uvicorn.Config, ending: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ending = ending
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         def end(_signal: int, _frame: FrameType | None) -> None:
             self.should_exit = True
+            self._ending()
 
         before = {number: signal.signal(number, end) for number in end_signals()}
         try:
@@ -94,17 +110,19 @@ def _socket(address: str, port: int) -> socket.socket:
         bound.set_inheritable(False)
     except OSError as error:
         bound.close()
-        raise UsageError(f"--host {address} --port {port}: cannot be listened at ({error.strerror})") from error
+        raise UsageError(
+            f"--host {address} --port {port}: cannot be listened at ({error.strerror}); --port 0 takes a free one"
+        ) from error
     return bound
 
 
 @contextmanager
-def _logged(service: Service) -> Iterator[None]:
-    """What libraries log goes to the service's log, without tracebacks."""
+def _logged(logs: Logs) -> Iterator[None]:
+    """What libraries log goes to this log, without tracebacks."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
-        logger.handlers, logger.propagate = [service.logs], False
+        logger.handlers, logger.propagate = [logs], False
         logger.setLevel(logging.INFO if logger.name == "sbldm" else logging.WARNING)
     try:
         yield

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from ..bundle.load import Bundle, load_bundle
 from ..errors import InvalidInputError, SbldmError, UsageError
-from ..files import Folder, temporary_of
+from ..folder import Folder, temporary_of
 from ..run.audit import AUDIT_NAME
 from ..run.description import RUN_NAME as RUN_JSON
 from ..run.description import RunDescription, read_description

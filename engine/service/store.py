@@ -17,7 +17,7 @@ import re
 import secrets
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SbldmError, UsageError
-from ..files import Folder, make_directory
+from ..files import make_directory
+from ..folder import Folder
 from ..locks import LockHeldError
 from ..run.audit import append, check_chain
 from ..run.description import RUN_NAME as RUN_JSON
@@ -35,6 +36,7 @@ from .job import CONDITIONS_NAME, JOB_NAME, MAX_JOB_BYTES, RUN_NAME, STATES, Job
 from .tokens import CLIENT
 
 MARK_NAME, LOCK_NAME, JOBS_NAME = "service.json", "service.lock", "jobs"
+MADE = "job made"  # event of the audit trail
 _MARK = b'{"notice": "jobs of sbldm-engine serve", "schema_version": 1}\n'
 _ID = re.compile(r"[0-9a-f]{32}")
 _log = logging.getLogger("sbldm")
@@ -60,10 +62,10 @@ class Store:
         self._lock = threading.Lock()  # of what is in memory: held for moments, never while the disk is waited for
         self._changing, self._telling = threading.Lock(), threading.Lock()
         self._jobs: dict[str, Job] = {}
-        self._numbers: dict[str, list[int]] = {}  # by client, sorted
+        self._numbers: defaultdict[tuple[str, State | None], list[int]] = defaultdict(list)  # of a client's jobs in a
+        # state, and of all (None), sorted: a page costs what is on it
         self._ids: dict[int, str] = {}  # by number
         self._next = 1
-        self._states: Counter[tuple[str, State]] = Counter()  # by client
         self._bytes: Counter[str] = Counter()  # by client
         self._opened = ExitStack()
         with disk_faults(root, started=False):
@@ -92,18 +94,11 @@ class Store:
         return job if job is not None and job.client == client else None
 
     def newest(self, client: str, before: int | None, limit: int, state: State | None) -> list[Job]:
-        """A client's jobs with numbers below `before`, the newest first."""
-        found: list[Job] = []
+        """A client's jobs with numbers below `before`, in `state` where one is given, the newest first."""
         with self._lock:
-            numbers = self._numbers.get(client, [])
-            at = len(numbers) if before is None else bisect.bisect_left(numbers, before)
-            for number in reversed(range(at)):
-                job = self._jobs[self._ids[numbers[number]]]
-                if state is None or job.state == state:
-                    found.append(job)
-                    if len(found) == limit:
-                        break
-        return found
+            numbers = self._numbers.get((client, state), [])
+            end = len(numbers) if before is None else bisect.bisect_left(numbers, before)
+            return [self._jobs[self._ids[number]] for number in reversed(numbers[max(end - limit, 0) : end])]
 
     def all(self) -> list[Job]:
         """Every job, in the order in which they were made."""
@@ -113,15 +108,13 @@ class Store:
     def states(self) -> dict[State, int]:
         """How many jobs are in each state."""
         with self._lock:
-            found = dict.fromkeys(STATES, 0)
-            for (_, state), count in self._states.items():
-                found[state] += count
-        return found
+            clients = {client for client, _ in self._numbers}
+            return {state: sum(self._count(client, state) for client in clients) for state in STATES}
 
     def held(self, client: str) -> tuple[int, int, int]:
         """Jobs of a client, those of them that wait in the queue, and bytes of inputs and results."""
         with self._lock:
-            return len(self._numbers.get(client, [])), self._states[client, "queued"], self._bytes[client]
+            return self._count(client, None), self._count(client, "queued"), self._bytes[client]
 
     def create(self, fields: dict[str, Any], conditions: bytes | None, check: Callable[[Path | None], Reserved]) -> Job:
         """A new job with its folder; `check` is given the file of its conditions and may refuse the job.
@@ -144,13 +137,13 @@ class Store:
                 id=job_id, number=number, created=now, changed=now, inputs={}, has_conditions=path is not None,
                 count=reserved.count, result_bytes=reserved.bytes, **fields,
             )  # fmt: skip
-            self.folder.write(f"{place}/{JOB_NAME}", job.to_bytes())
+            self.tell(job, MADE)  # before it is there, so that no job is on disk of which the trail does not tell
+            self._first_write(job, place)
         except (OSError, SbldmError):
             self.folder.clear(place)
             raise
         with self._lock:
             self._put(job)
-        self.tell(job, "job made")
         return job
 
     def change(self, job_id: str, change: Callable[[Job], Job | None]) -> Job | None:
@@ -204,6 +197,14 @@ class Store:
         with self._telling:
             append(self.folder, {"job": job.id, "client": job.client, "kind": job.kind, **counts}, event, outcome)
 
+    def _first_write(self, job: Job, place: str) -> None:
+        try:
+            self.folder.write(f"{place}/{JOB_NAME}", job.to_bytes())
+        except OSError:
+            with suppress(OSError, SbldmError):
+                self.tell(job, "job removed")
+            raise
+
     def _hold(self) -> Any:
         try:
             return self.folder.appending(LOCK_NAME)
@@ -214,8 +215,7 @@ class Store:
         """The jobs that are on disk; what a killed service left half-made is removed."""
         if not self.folder.has(JOBS_NAME):
             return
-        for client, job_id in self._folders():
-            place = f"{JOBS_NAME}/{client}/{job_id}"
+        for place, _ in job_folders(self.root):
             try:
                 job = read_job(self.folder.read(f"{place}/{JOB_NAME}", MAX_JOB_BYTES), f"{place}/{JOB_NAME}")
             except FileNotFoundError:
@@ -227,37 +227,42 @@ class Store:
             if job.state == "waiting":  # an upload may have been coming
                 with Folder(self.root / place) as folder:
                     folder.clear_temporaries(lambda _: True)
-            if (job.client, job.id) == (client, job_id) and job.number not in self._ids:
+            if _place(job) == place and job.number not in self._ids:
                 self._put(job)
-
-    def _folders(self) -> Iterator[tuple[str, str]]:
-        for client in sorted(os.listdir(self.root / JOBS_NAME)):
-            if CLIENT.fullmatch(client):
-                for job_id in sorted(os.listdir(self.root / JOBS_NAME / client)):
-                    if _ID.fullmatch(job_id):
-                        yield client, job_id
 
     def _put(self, job: Job) -> None:
         old = self._jobs.get(job.id)
-        self._jobs[job.id] = job
-        self._states[job.client, job.state] += 1
+        if old is not None:
+            self._drop(old)
+        self._next = max(self._next, job.number + 1)
+        self._jobs[job.id], self._ids[job.number] = job, job.id
+        for state in (None, job.state):
+            bisect.insort(self._numbers[job.client, state], job.number)
         self._bytes[job.client] += _size(job)
-        if old is None:
-            self._next = max(self._next, job.number + 1)
-            self._ids[job.number] = job.id
-            bisect.insort(self._numbers.setdefault(job.client, []), job.number)
-        else:
-            self._states[old.client, old.state] -= 1
-            self._bytes[job.client] -= _size(old)
+
+    def _drop(self, job: Job) -> None:
+        del self._jobs[job.id], self._ids[job.number]
+        for state in (None, job.state):
+            numbers = self._numbers[job.client, state]
+            del numbers[bisect.bisect_left(numbers, job.number)]
+        self._bytes[job.client] -= _size(job)
+
+    def _count(self, client: str, state: State | None) -> int:
+        return len(self._numbers.get((client, state), ()))
 
     def _forget(self, job: Job) -> None:
         with self._lock:
-            job = self._jobs.pop(job.id, job)
-            self._ids.pop(job.number, None)
-            self._states[job.client, job.state] -= 1
-            self._bytes[job.client] -= _size(job)
-            with suppress(ValueError):
-                self._numbers[job.client].remove(job.number)
+            if (known := self._jobs.get(job.id)) is not None:
+                self._drop(known)
+
+
+def job_folders(root: Path) -> Iterator[tuple[str, str]]:
+    """Place, relative to a service's directory, and id of what lies there as jobs do."""
+    for client in sorted(os.listdir(root / JOBS_NAME)):
+        if CLIENT.fullmatch(client):
+            for job_id in sorted(os.listdir(root / JOBS_NAME / client)):
+                if _ID.fullmatch(job_id):
+                    yield f"{JOBS_NAME}/{client}/{job_id}", job_id
 
 
 def _place(job: Job) -> str:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidInputError
-from ..files import Folder, open_regular, read_bounded
+from ..files import open_regular, read_bounded
+from ..folder import Folder
 
 TOKEN_NAME = "token"
 LOCAL = "local"  # the client of a service without a file of tokens

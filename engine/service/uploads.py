@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ..errors import InvalidInputError, UsageError
-from ..files import Folder
+from ..folder import Folder
 from ..scans.bounded import GZIP_MAGIC, Inflating, Passing, UnusableFileError
 from ..scans.header import HEADER_BYTES, HeaderFault, parse_header
 from .job import INPUTS_NAME, Job

@@ -5,7 +5,8 @@ normalisation, softmax, everything else, the inputs and the outputs stay in fp32
 
 bfloat16 has 8 bits, too few for what goes straight through a residual network: on latents of real cases the denoiser
 departed by up to 3e-2. There the first and the last layer, 1x1 convolutions (the skips) and sums stay in fp32 too; the
-layers beside them, nearly all of the arithmetic, are bfloat16.
+layers beside them, nearly all of the arithmetic, are bfloat16. Depth to space stays in fp32 with them: ONNX Runtime has
+no kernel of it for bfloat16.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ FOLLOWING_OPS = frozenset(
     {"Add", "Concat", "DepthToSpace", "Identity", "Mul", "Reshape", "Resize", "Sigmoid", "Slice", "SpaceToDepth"}
     | {"Split", "Squeeze", "Transpose", "Unsqueeze"}
 )
+NOT_IN_BF16 = frozenset({"DepthToSpace", "SpaceToDepth"})  # of which ONNX Runtime has no kernel
 INTEGER_OPS = frozenset({"And", "ArgMax", "Equal", "Greater", "Less", "Not", "Or", "Shape", "Size"})  # or truth values
 STORED_AS_FP16_FROM = 1024  # elements; smaller tensors stay as they are
 
@@ -86,7 +88,7 @@ class _Reducer:
             return False
         if node.op_type in COMPUTE_OPS:
             return True
-        if node.op_type not in FOLLOWING_OPS:
+        if node.op_type not in FOLLOWING_OPS or (self.precision == "bf16" and node.op_type in NOT_IN_BF16):
             return False
         moving = [name for name in node.input if name in self.floats and name not in self.constants]
         return bool(moving) and all(name in self.low for name in moving)

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.files import Folder
+from sbldm.engine.folder import Folder
 from sbldm.engine.run.audit import FIRST, acting, append, check_chain
 
 from tests.support.scans import arrays, write_case
+from tests.support.schemas import held_to
 
 Lines = list[bytes]
 
@@ -60,7 +61,7 @@ def test_each_call_leaves_a_line_before_and_one_after(made: Path, tiny_bundle: B
     with Folder(made) as folder:
         chain = check_chain(folder)
     assert chain is not None
-    result = json.loads(capsys.readouterr().out)
+    result = held_to("verify", capsys.readouterr().out)
     assert (result["audit_lines"], result["audit_head"]) == (4, chain.head)
 
 
@@ -170,7 +171,7 @@ def test_writers_of_one_trail_take_turns(tmp_path: Path) -> None:
 def test_purge_leaves_the_trail_alone(out: Path, tiny_bundle: Bundle, capsys) -> None:
     (out / "manifest.csv.7.tmp").write_bytes(b"left by a kill")
     assert main(["purge", str(out), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    result = held_to("purge", capsys.readouterr().out)
     assert (result["files"], result["foreign"]) == (10 + 3, [])
     assert [path.name for path in out.iterdir()] == ["audit.jsonl"]
     assert [line["event"] for line in events(out)[-2:]] == ["purge started", "purge ended"]

@@ -12,10 +12,11 @@ from sbldm.engine.bundle.load import Bundle
 
 from tests.support.commands import hashes
 
-pytest.importorskip("highdicom", reason="the extra dicom is not installed")
+highdicom = pytest.importorskip("highdicom", reason="the extra dicom is not installed")
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 
 from scipy.spatial.transform import Rotation  # noqa: E402
+from skimage.draw import polygon2mask  # noqa: E402
 
 from tests.support.dicom_study import FRAME, files_of, stack, volumes, write_study  # noqa: E402
 
@@ -39,11 +40,19 @@ def series(out: Path, role: str) -> list:
     return [pydicom.dcmread(path) for path in sorted((out / "sbldm-000000" / role).iterdir())]
 
 
+def volumes_of(out: Path) -> np.ndarray:
+    """The answer's segments by another reader: (column, row, slice, segment)."""
+    read = highdicom.seg.segread(out / "sbldm-000000" / "seg" / "sbldm-000000_seg.dcm")
+    instances = [one.SOPInstanceUID for one in series(out, "t1ce")]
+    pixels = read.get_pixels_by_source_instance(instances, assert_missing_frames_are_empty=True)
+    return pixels.transpose(2, 1, 0, 3) > 0
+
+
 @pytest.fixture(scope="module")
 def kept(tiny_bundle: Bundle, study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The answer in the study of its source. Do not write to it."""
     out = tmp_path_factory.mktemp("kept") / "run"
-    assert augment(tiny_bundle, study, out, *WRITE_BACK, "--identity", "keep") == 0
+    assert augment(tiny_bundle, study, out, *WRITE_BACK, "--rtstruct", "--identity", "keep") == 0
     return out
 
 
@@ -58,9 +67,23 @@ def test_the_answer_lies_on_the_voxels_of_the_source(study: Path, kept: Path) ->
             assert (made.Rows, made.Columns) == (given.Rows, given.Columns)
 
 
+def test_contours_of_oblique_slices_hold_the_mask(kept: Path) -> None:
+    told, mask = series(kept, "rtstruct")[0], volumes_of(kept)
+    assert mask.any(axis=(0, 1, 2)).all()
+    to_voxels = np.linalg.inv(stack(TURN).affine)
+    for roi, wanted in zip(told.ROIContourSequence, mask.transpose(3, 0, 1, 2), strict=True):
+        drawn = np.zeros(wanted.shape, bool)
+        for contour in roi.ContourSequence:
+            points = np.array(contour.ContourData, float).reshape(-1, 3)
+            column, row, slice_ = (np.column_stack([points, np.ones(len(points))]) @ to_voxels.T).T[:3]
+            assert np.allclose(slice_, round(slice_[0]), atol=1e-4)
+            drawn[:, :, round(slice_[0])] |= polygon2mask(wanted.shape[:2], np.column_stack([column, row]))
+        assert np.array_equal(drawn, wanted)
+
+
 def test_kept_identity_is_the_patient_the_study_and_the_space_and_new_series(study: Path, kept: Path) -> None:
     source = pydicom.dcmread(study / "SEG")
-    made = [series(kept, role)[0] for role in ("t1", "t1ce", "t2", "flair", "seg")]
+    made = [series(kept, role)[0] for role in ("t1", "t1ce", "t2", "flair", "seg", "rtstruct")]
     for one in made:
         for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate",
                         "StudyID", "AccessionNumber", "FrameOfReferenceUID"):  # fmt: skip
@@ -71,7 +94,8 @@ def test_kept_identity_is_the_patient_the_study_and_the_space_and_new_series(stu
         assert not any(element.tag.is_private for element in one)
     taken = {pydicom.dcmread(path, stop_before_pixels=True).SeriesInstanceUID for path in study.iterdir()}
     assert taken.isdisjoint(one.SeriesInstanceUID for one in made)
-    assert "protect it as that" in made[0].ImageComments
+    assert "from a real case, protect it as that" in made[0].ImageComments
+    assert "from a real case, protect it as that" in (kept / "README").read_text()
 
 
 def test_replaced_identity_leaves_nothing_of_the_patient(tiny_bundle: Bundle, study: Path, tmp_path: Path) -> None:
@@ -95,13 +119,13 @@ def test_of_a_kept_identity_only_dicom_files_tell(kept: Path) -> None:
 
 
 def test_resume_workers_and_verify(tiny_bundle: Bundle, study: Path, kept: Path, tmp_path: Path, capsys) -> None:
-    asked = (*WRITE_BACK, "--identity", "keep")
+    asked = (*WRITE_BACK, "--rtstruct", "--identity", "keep")
     assert augment(tiny_bundle, study, tmp_path / "again", *asked, "--workers", 2) == 0
     assert hashes(tmp_path / "again/sbldm-000000") == hashes(kept / "sbldm-000000")
     assert main(["verify", str(kept)]) == 0
     capsys.readouterr()
-    assert augment(tiny_bundle, study, tmp_path / "again", *WRITE_BACK, "--resume") == 2  # another identity
-    assert "source: the run has" in capsys.readouterr().err
+    assert augment(tiny_bundle, study, tmp_path / "again", *WRITE_BACK, "--rtstruct", "--resume") == 2
+    assert "source: the run has" in capsys.readouterr().err  # another identity
 
 
 @pytest.mark.parametrize(

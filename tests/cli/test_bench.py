@@ -14,6 +14,8 @@ from sbldm.cli.main import main
 from sbldm.engine.backends.selection import stored_choice
 from sbldm.engine.bundle.load import Bundle, load_bundle
 
+from tests.support.schemas import held_to
+
 FAST = [
     "--steps",
     "2",
@@ -64,7 +66,7 @@ def test_figures_tables_picture_and_choice(
     )
     printed = capsys.readouterr()
     assert code == 0, printed.err
-    result = json.loads(printed.out)
+    result = held_to("bench", printed.out)
     assert json.loads(out.read_text()) == result
     assert result["exit_code"] == 0
     assert picture.read_bytes().startswith(b"\x89PNG")

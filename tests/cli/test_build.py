@@ -9,6 +9,8 @@ import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 
+from tests.support.schemas import held_to
+
 pytest.importorskip("tensorrt_rtx")
 
 
@@ -18,7 +20,7 @@ def test_engines_are_built_once_and_then_cached(
     command = ["build", "--bundle", str(tiny_bundle.path), "--compute-capability", "8.9", "--flavour", "tensorrt_rtx"]
     command += ["--batch", "2", "--slices", "4", "--cache-dir", str(tmp_path), "--json"]
     assert main(command) == 0
-    first = json.loads(capsys.readouterr().out)
+    first = held_to("build", capsys.readouterr().out)
     assert main(command) == 0
     second = json.loads(capsys.readouterr().out)
     assert [row["component"] for row in first] == list(tiny_bundle.manifest.components)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import InvalidInputError, UsageError
 
 from tests.support.keys import write_pair
+from tests.support.schemas import held_to
 
 FETCHED = {"models pull"}  # its bundle is an argument of another name
 UNSIGNED = {"report"}  # shows the card of a bundle whose hash the run recorded; nothing of it is run
@@ -35,9 +35,9 @@ def test_sign_and_verify_tell_who(folder: Path, capsys: pytest.CaptureFixture[st
     assert main(["bundle", "verify", str(folder / "bundle"), "--key", str(folder / "mine.pub")]) == 0
     assert capsys.readouterr().out == signed.replace("signed", "verified")
     assert main(["bundle", "verify", str(folder / "bundle"), "--key", str(folder / "mine.pub"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["signer"]["sha256"] in signed
-    assert told["files"] == len(list((folder / "bundle").iterdir())) - 1
+    signed_by = held_to("bundle-verify", capsys.readouterr().out)
+    assert signed_by["signer"]["sha256"] in signed
+    assert signed_by["files"] == len(list((folder / "bundle").iterdir())) - 1
 
 
 def test_exit_codes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

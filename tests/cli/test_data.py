@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image
 from sbldm.cli.main import main
 
 from tests.support.scans import arrays, save, write_case, write_nnunet
+from tests.support.schemas import held_to
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_line_a_case_and_exit_3_with_faults(data: Path, capsys: pytest.Capture
 def test_json_and_preview(data: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = tmp_path / "sheet.png"
     assert main(["data", "check", str(data), "--json", "--preview", str(picture)]) == 3
-    result = json.loads(capsys.readouterr().out)
+    result = held_to("data-check", capsys.readouterr().out)
     assert [case["ok"] for case in result["cases"]] == [True, False]
     assert result["cases"][0]["field_of_view"]["centred_on"] == "scan"
     assert (result["faulty"], result["exit_code"]) == (1, 3)

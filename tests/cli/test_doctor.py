@@ -9,6 +9,8 @@ from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import BackendUnavailableError
 
+from tests.support.schemas import held_to
+
 
 def test_doctor_in_words_and_in_json(tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--bundle", str(tiny_bundle.path)]) == 0
@@ -16,7 +18,7 @@ def test_doctor_in_words_and_in_json(tiny_bundle: Bundle, capsys: pytest.Capture
     assert "yes    onnxruntime on cpu" in words
     assert "auto   " in words
     assert main(["doctor", "--bundle", str(tiny_bundle.path), "--json"]) == 0
-    data = json.loads(capsys.readouterr().out)
+    data = held_to("doctor", capsys.readouterr().out)
     assert {"cpu", "bf16", "threads", "findings", "choice"} <= data.keys()
 
 

@@ -13,6 +13,7 @@ from sbldm.engine.bundle.load import Bundle
 from sbldm.train.downstream import run as downstream_run
 
 from tests.support.scans import affine, arrays, write_case
+from tests.support.schemas import held_to
 from tests.support.tiny_cohort import SMALL_SHAPE, SMALL_SPACING
 
 Run = Callable[..., int]
@@ -53,7 +54,7 @@ def test_all_arms_are_trained_compared_and_drawn(run: Run, tmp_path: Path, capsy
     assert run("--out", out, "--seeds", 2, "--real-cases", "2,3", "--quiet") == 0
     text = capsys.readouterr().out
     assert text.strip() == (out / "downstream.md").read_text().strip()
-    figures = json.loads((out / "downstream.json").read_text())
+    figures = held_to("downstream", (out / "downstream.json").read_text())
     rows = {(r["arm"], r["real_cases"], r["metric"], r["region"]): r for r in figures["figures"]}
     arms = {(arm, n) for arm in ("real", "real+synthetic", "real+carvemix", "real+warped") for n in (2, 3)}
     assert {key[:2] for key in rows} == arms | {("synthetic", 0)}

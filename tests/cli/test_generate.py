@@ -17,6 +17,8 @@ from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.run.description import read_description
 
+from tests.support.schemas import held_to
+
 CSV = "id,volume_ml,x\na,20,0.5\nb,30,0.4\nc,,0.6\n"
 
 
@@ -51,7 +53,7 @@ def test_run_directory_is_as_the_contract_says(run, table: Path, tmp_path: Path,
     out = tmp_path / "deep" / "out"
     assert run("--count", 4, "--conditions", table, "--out", out, "--json") == 0
     captured = capsys.readouterr()
-    result = json.loads(captured.out)
+    result = held_to("generate", captured.out)
     assert (result["made"], result["failed"], result["exit_code"]) == (4, 0, 0)
     names = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
     images = {f"sbldm-{k:06d}/sbldm-{k:06d}_{m}.nii.gz" for k in range(4) for m in ("t1", "t1ce", "t2", "flair", "seg")}
@@ -137,7 +139,7 @@ def test_resume_makes_again_what_is_missing_changed_torn_or_left_over(run, tmp_p
     (out / "manifest.csv").unlink()
     capsys.readouterr()
     assert run(*asked, "--out", out, "--resume", "--json") == 0
-    result = json.loads(capsys.readouterr().out)
+    result = held_to("generate", capsys.readouterr().out)
     assert (result["made"], result["already_done"], result["changed"]) == (3, 1, 2)
     assert hashes(out) == expected
 
@@ -322,7 +324,7 @@ def test_quiet_and_streams(run, tmp_path: Path, capsys) -> None:
     assert run("--count", 1, "--out", tmp_path / "a", "--quiet") == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    assert "1 samples made" in captured.out
+    assert "1 sample made" in captured.out
     assert run("--count", 1, "--out", tmp_path / "b", "--log-format", "json") == 0
     captured = capsys.readouterr()
     events = [json.loads(line) for line in captured.err.splitlines()]
@@ -334,10 +336,15 @@ def test_quiet_and_streams(run, tmp_path: Path, capsys) -> None:
     assert all(line.startswith("warning: ") for line in lines[1:])  # of a sample, nothing
 
 
-def test_preview_is_a_picture(run, tmp_path: Path) -> None:
+def test_preview_is_a_picture_that_is_named(run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
     assert run("--count", 2, "--out", tmp_path / "a", "--preview", "--quiet") == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [f"preview: {tmp_path / 'a/preview.png'}"]
+    assert run("--count", 2, "--out", tmp_path / "a", "--resume", "--report", "--quiet", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["report"] == str(tmp_path / "a/report.html")
+    assert "preview" not in result
     with Image.open(tmp_path / "a/preview.png") as picture:
         picture.load()
         assert picture.width > picture.height > 100

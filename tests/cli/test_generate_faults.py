@@ -18,7 +18,7 @@ import psutil
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.files import Folder
+from sbldm.engine.folder import Folder
 from sbldm.engine.run.ledger import LedgerIndex, lock_ledger
 
 from tests.support.commands import child, command, hashes, worker_processes

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.files import Folder
+from sbldm.engine.folder import Folder
 from sbldm.engine.run.description import read_description
 from sbldm.engine.run.ledger import FileEntry, LedgerIndex, lock_ledger
 from sbldm.engine.run.manifest import row

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
+
+from tests.support.schemas import held_to
 
 
 def test_text_names_what_matters(tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,7 +29,7 @@ def test_text_names_what_matters(tiny_bundle: Bundle, capsys: pytest.CaptureFixt
 
 def test_json_is_the_whole_manifest(tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(tiny_bundle.path), "--json"]) == 0
-    data = json.loads(capsys.readouterr().out)
+    data = held_to("inspect", capsys.readouterr().out)
     assert data["manifest"]["id"] == tiny_bundle.manifest.id
     assert data["sha256"] == tiny_bundle.sha256
     assert data["parity"]["passed"]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 
 from tests.support.commands import hashes
+from tests.support.schemas import held_to
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_shards_become_the_single_run(make, tmp_path: Path, capsys, layout: str)
     shards = [make(f"s{i}", "--shard", f"{i}/2", "--layout", layout) for i in range(2)]
     capsys.readouterr()
     assert main(["merge", *map(str, shards), "--out", str(tmp_path / "out"), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    result = held_to("merge", capsys.readouterr().out)
     assert (result["samples"], result["linked"], result["copied"]) == (4, 20, 0)
     assert hashes(tmp_path / "out") == hashes(whole)
     assert main(["verify", str(tmp_path / "out")]) == 0

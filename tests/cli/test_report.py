@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import re
 import shlex
@@ -14,10 +13,11 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nibabel as nib
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.files import Folder
+from sbldm.engine.folder import Folder
 from sbldm.engine.report import write
 from sbldm.engine.run.description import read_description
 from sbldm.engine.run.ledger import LedgerIndex
@@ -25,6 +25,7 @@ from sbldm.engine.run.manifest import write_manifest
 from sbldm.engine.run.volumes import UnreadableError
 
 from tests.support import scans
+from tests.support.schemas import held_to
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -177,8 +178,8 @@ def test_chosen_cases(run: Path, tmp_path: Path, capsys) -> None:
     text = page_of(run, tmp_path / "page.html", "--cases", "2", "--json")
     assert re.findall(r'id="volume-(\d)-seg"', text) == ["2"]
     assert "2 good samples are not shown as volumes" in text
-    told = json.loads(capsys.readouterr().out)
-    assert (told["cases"], told["samples"], told["bytes"]) == (1, 3, (tmp_path / "page.html").stat().st_size)
+    result = held_to("report", capsys.readouterr().out)
+    assert (result["cases"], result["samples"], result["bytes"]) == (1, 3, (tmp_path / "page.html").stat().st_size)
 
 
 @pytest.mark.parametrize(
@@ -236,11 +237,20 @@ def test_beside_a_real_cohort(run: Path, tmp_path: Path, capsys) -> None:
         scans.write_case(tmp_path / "real", f"real-{number}", scans.arrays(tumour=tumour))
     broken = scans.arrays() | {"seg": scans.arrays()["seg"] * 2}
     scans.write_case(tmp_path / "real", "broken-<1>", broken)
+    mask = scans.write_case(tmp_path / "ours", "added", scans.arrays()) / "added_seg.nii.gz"
+    made = nib.load(mask)
+    made.header["descrip"] = b"SYNTHETIC sbldm-engine 0.2.0 seed 0 sample 0"
+    nib.save(made, mask)
+    shutil.copytree(tmp_path / "ours" / "added", tmp_path / "real" / "added")
     text = page_of(run, tmp_path / "page.html", "--real", str(tmp_path / "real"))
     assert "3 synthetic tumours beside 3 real ones" in text
     assert text.count('class="real"') == 12
     assert "broken-&lt;1&gt;" in text
-    assert "broken-<1>" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "broken-<1>" in told
+    assert "1 case made by sbldm-engine, such as added: left out, they are not real" in told
+    assert main(["report", str(run), "--out", str(tmp_path / "none.html"), "--real", str(tmp_path / "ours")]) == 3
+    assert "no real case can be measured" in capsys.readouterr().err
 
 
 def test_generate_writes_it(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +9,13 @@ import numpy as np
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.files import Folder
+from sbldm.engine.folder import Folder
 from sbldm.engine.output.nifti import nifti_bytes
 from sbldm.engine.run.description import read_description
 from sbldm.engine.run.ledger import FileEntry, LedgerIndex
 from sbldm.engine.run.manifest import write_manifest
+
+from tests.support.schemas import held_to
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def out(tiny_bundle: Bundle, tmp_path: Path) -> Path:
 def test_an_intact_run(out: Path, capsys) -> None:
     capsys.readouterr()
     assert main(["verify", str(out), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    result = held_to("verify", capsys.readouterr().out)
     assert (result["samples"], result["files"], result["faults"], result["absent"]) == (3, 15, [], 0)
 
 

@@ -61,6 +61,27 @@ def test_frozen_graphs_give_the_same(tiny_bundle: Bundle, tiny_mask_first_bundle
             np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("form", ["slices", "mask-first"])
+def test_no_graph_adds_in_an_order_that_is_not_fixed(
+    tiny_bundle: Bundle, tiny_mask_first_bundle: Bundle, form: str
+) -> None:
+    """ONNX Runtime's kernel of reductions along leading axes adds atomically: no tensor of more than a few rows."""
+    bundle = tiny_bundle if form == "slices" else tiny_mask_first_bundle
+    found = 0
+    for name in bundle.manifest.components:
+        frozen = onnx.load_from_string(frozen_graph(bundle.component_path(name), 3))
+        graph = onnx.shape_inference.infer_shapes(frozen).graph
+        constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.value_info, *graph.input)}
+        for node in graph.node:
+            if node.op_type.startswith("Reduce"):
+                found += 1
+                assert len(node.input) == 2, f"{node.name} reduces all axes"
+                if 0 in constants[node.input[1]] % len(shapes[node.input[0]]):
+                    assert shapes[node.input[0]][0].dim_value <= 8, node.name
+    assert found
+
+
 def test_tf32_and_graphs_only_where_they_are_asked_for() -> None:
     plain = cuda_options(1)
     assert (plain["use_tf32"], plain["enable_cuda_graph"], plain["device_id"]) == ("0", "0", "1")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine import events
 from sbldm.engine.bundle.load import Bundle
+
+from tests.support.schemas import held_to
 
 
 def command(bundle: Bundle, out: Path, *options: str) -> list[str]:
@@ -38,4 +39,4 @@ def test_threads_of_a_shard_are_those_of_the_first(
     assert main(command(tiny_bundle, out, "--shard", "1/2", "--threads", "2")) == 2
     assert "threads: the run has 1, asked for 2" in capsys.readouterr().err
     assert main(command(tiny_bundle, out, "--shard", "1/2", "--json")) == 0
-    assert json.loads(capsys.readouterr().out)["resolved"]["threads"] == 1
+    assert held_to("generate", capsys.readouterr().out)["resolved"]["threads"] == 1

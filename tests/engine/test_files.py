@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from sbldm.engine.errors import InvalidInputError
-from sbldm.engine.files import Folder, atomic_file, make_directory, read_bounded, temporary_of, write_atomic
+from sbldm.engine.files import atomic_file, make_directory, read_bounded, write_atomic
+from sbldm.engine.folder import Folder, temporary_of
 
 
 def test_write_takes_the_place_of_what_was_there(tmp_path: Path) -> None:

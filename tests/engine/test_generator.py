@@ -45,6 +45,18 @@ def test_generate_and_sample_agree(generator: Generator, tmp_path: Path) -> None
     assert np.array_equal(from_file.image, made[0].image)
 
 
+def test_a_generator_says_what_it_is(generator: Generator) -> None:
+    told = repr(generator)
+    assert told.startswith(
+        f"<Generator of {generator.bundle.manifest.id}: t1, t1ce, t2, flair, 16 x 16 x 8; onnxruntime"
+    )
+    assert told.endswith("on cpu, 1 thread, batch size 1>")
+    generator.close()
+    assert repr(generator).endswith(", closed>")
+    with pytest.raises(UsageError, match=r"^bundle: is empty; give a name \(shipped: phantom; pulled: "):
+        Generator.load("")
+
+
 def test_rows_may_have_ids(generator: Generator) -> None:
     rows = [{"id": "small", "volume_ml": 5.0}, {"volume_ml": 9.0}]
     made = list(generator.generate(3, conditions=rows, steps=1))

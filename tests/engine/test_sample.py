@@ -60,6 +60,12 @@ def test_save_replaces_no_other_file(sample: Sample, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"directory": None}, "^directory None: must be a path$"),
+        ({"directory": ""}, "^directory '': is no path"),
+        (
+            {"folder": "x"},
+            "^Sample.save: no argument folder.*its arguments are directory, layout, names, name_by, grid$",
+        ),
         ({"layout": "dicomdir"}, "^layout dicomdir: allowed: brats, nnunet, bids, dicom$"),
         ({"names": "2022"}, "^names 2022: allowed: 2021, 2023$"),
         ({"grid": "mni"}, "^grid 'mni': allowed: native, brats$"),
@@ -69,19 +75,35 @@ def test_save_replaces_no_other_file(sample: Sample, tmp_path: Path) -> None:
 )
 def test_save_names_what_is_allowed(sample: Sample, tmp_path: Path, options, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        sample.save(tmp_path, **options)
+        sample.save(**{"directory": tmp_path, **options})
     assert not list(tmp_path.iterdir())
 
 
 def test_a_notebook_shows_the_picture(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Image.Image] = []
     display = SimpleNamespace(display=shown.append)
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: object(), display=display))
+    monkeypatch.setitem(
+        sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=1), display=display)
+    )
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     sample.show()
     assert shown[0].size == sample.picture().size
     assert sample._repr_png_().startswith(b"\x89PNG")
     assert repr(sample).startswith("<Sample 1 'right-2': t1, t1ce, t2, flair, 16 x 16 x 8, tumour ")
+
+
+def test_without_a_display_no_viewer_is_started(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    viewed: list[Image.Image] = []
+    monkeypatch.setattr(Image.Image, "show", lambda picture, **_: viewed.append(picture))
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match=r'sample.picture\(\).save\("sample-1.png"\)'):
+        sample.show()
+    assert not viewed
+    monkeypatch.setenv("DISPLAY", ":0")
+    sample.show()
+    assert len(viewed) == 1
 
 
 def test_packages_of_others_take_it(sample: Sample) -> None:

@@ -74,9 +74,13 @@ class Chromium:
 
     def open(self, path: Path) -> None:
         """Begin to load a page from disk."""
-        answer = self.call("Page.navigate", url=path.as_uri())
+        self.visit(path.as_uri())
+
+    def visit(self, address: str) -> None:
+        """Begin to load the page of an address."""
+        answer = self.call("Page.navigate", url=address)
         if "errorText" in answer:
-            raise PageError(f"{path}: {answer['errorText']}")
+            raise PageError(f"{address}: {answer['errorText']}")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """The result of a command of the protocol."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sbldm.engine import files, locked_files, new_files
+from sbldm.engine import files, folder, locked_files, new_files
 
 State = dict[str, bytes | None]  # content by path below the root; None: a folder
 
@@ -165,7 +165,7 @@ class RecordingOs:
 def recorded(monkeypatch: pytest.MonkeyPatch, stand_in: RecordingOs, work: Callable[[], Any]) -> Any:
     """What `work` returns with its file operations recorded."""
     with monkeypatch.context() as patch:
-        for module in (files, locked_files, new_files):
+        for module in (files, folder, locked_files, new_files):
             patch.setattr(module, "os", stand_in)
         patch.setattr(new_files, "clone_file", lambda *_: False)  # blocks that are shared, nobody would see written
         return work()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -14,8 +15,8 @@ from sbldm.cli.main import main
 from sbldm.engine.bundle.manifest import Grid
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.train.data.cohort import prepare_cohort
-from sbldm.train.data.phantoms import add_phantoms, check_phantoms_fit
-from sbldm.train.phantom import Phantom
+from sbldm.train.data.phantoms import add_phantoms, check_phantoms_fit, make_phantoms
+from sbldm.train.phantom import HELD_OUT, Phantom
 
 GRID = Grid((32, 32, 16), (6.0, 6.0, 9.6))
 PARTS = ("t1", "t1ce", "t2", "flair")
@@ -48,12 +49,21 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Stand-in phantoms of the balls' kind, quick to make; which were made."""
     calls: list[tuple[int, int]] = []
 
-    def make(seed: int, case: int) -> Phantom:
+    def make(seed: int, case: int, anatomies: Sequence[int]) -> Phantom:
         calls.append((seed, case))
-        return Phantom(*_ball(100 + case, 1), np.eye(4), 1)
+        return Phantom(*_ball(100 * anatomies[0] + case, 1), np.eye(4), 1)
 
     monkeypatch.setattr("sbldm.train.data.phantoms.make_phantom", make)
     return calls
+
+
+def test_phantoms_of_other_anatomies_are_kept_apart(tmp_path: Path, made: list[tuple[int, int]]) -> None:
+    usual = make_phantoms([3], tmp_path, GRID, PARTS, 7)
+    others = make_phantoms([3], tmp_path, GRID, PARTS, 7, anatomies=HELD_OUT)
+    assert made == [(7, 3), (7, 3)]
+    assert not np.array_equal(np.load(usual[0].path), np.load(others[0].path))
+    assert make_phantoms([3], tmp_path, GRID, PARTS, 7, anatomies=HELD_OUT) == others
+    assert len(made) == 2
 
 
 def test_phantoms_follow_the_cases_and_tell_their_source(tmp_path: Path, made: list[tuple[int, int]]) -> None:

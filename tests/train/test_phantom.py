@@ -11,10 +11,11 @@ from scipy.ndimage import binary_dilation, binary_erosion, label
 
 pytest.importorskip("torch")
 
+from sbldm.engine.anatomy.deformation import flow
 from sbldm.engine.errors import IncompleteRunError, UsageError
 from sbldm.train.phantom import Phantom, make_phantom, write_cohort
 from sbldm.train.phantom.cohort import BRATS_AFFINE, write_case
-from sbldm.train.phantom.fields import expand, exponential, node_count, node_noise, sample, spline_noise
+from sbldm.train.phantom.fields import displace, expand, node_count, node_noise, sample, spline_noise
 
 SEED, CASE = 7, 1  # the second of `phantom_cohort`
 REAL = Path("/work/shared/data/brats2021/BraTS2021_00006/BraTS2021_00006_t1.nii.gz")
@@ -153,12 +154,11 @@ def test_a_directory_with_files_and_a_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phantom: Phantom) -> None:
-    def full(path: Path, content: bytes) -> int:
-        path.touch()
+    def full(descriptor: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("sbldm.train.phantom.cohort.make_phantom", lambda seed, case, anatomies: phantom)
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("sbldm.engine.new_files.os.write", full)
     with pytest.raises(IncompleteRunError, match="No space left"):
         write_case(tmp_path, SEED, CASE)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
@@ -181,17 +181,17 @@ def test_sample_is_trilinear() -> None:
     assert np.allclose(sample(maps, outside)[:, 0], maps[:, 0, 3, 7], atol=1e-4)
 
 
-def test_exponential_of_a_smooth_velocity_folds_nothing_and_is_undone_by_its_negative() -> None:
+def test_flow_of_a_smooth_velocity_folds_nothing_and_is_undone_by_its_negative() -> None:
     rng = np.random.default_rng(0)
     velocity = np.stack([4 * node_noise(rng, 40.0) for _ in range(3)])
-    flow, back = exponential(velocity), exponential(-velocity)
-    gradient = np.stack([np.stack(np.gradient(component, 5.0)) for component in flow])
+    there, back = flow(velocity, displace), flow(-velocity, displace)
+    gradient = np.stack([np.stack(np.gradient(component, 5.0)) for component in there])
     jacobian = np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(3)
     assert np.linalg.det(jacobian).min() > 0
-    index = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in flow.shape[1:]), indexing="ij"))
-    round_trip = back + sample(flow, index + back / 5)
+    index = np.stack(np.meshgrid(*(np.arange(n, dtype=np.float32) for n in there.shape[1:]), indexing="ij"))
+    round_trip = back + sample(there, index + back / 5)
     inner = (slice(None), *(slice(5, -5),) * 3)
-    assert np.abs(round_trip[inner]).max() < 0.15 * np.abs(flow).max()
+    assert np.abs(round_trip[inner]).max() < 0.15 * np.abs(there).max()
 
 
 def test_spline_noise_has_unit_deviation_and_the_width_asked_for() -> None:

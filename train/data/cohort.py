@@ -80,11 +80,6 @@ class CachedCase:
     source: Source = "real"
     copy: int = 0  # 0 the case itself, else which of its varied copies
 
-    @property
-    def files_sha256(self) -> str:
-        """The beginning of the hash of the files that a scan was made from, which its array file is named by."""
-        return self.path.stem.rpartition(".")[2]
-
 
 @dataclass(frozen=True)
 class Cohort:

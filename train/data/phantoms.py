@@ -15,7 +15,7 @@ from ...engine.scans.discover import discover_cases
 from ...engine.scans.labels import BACKGROUND, ENHANCING, NECROSIS, OEDEMA, LabelMap
 from ...engine.scans.options import ReadOptions
 from ...engine.scans.read import CaseError
-from ..phantom import PHANTOM_MODALITIES, PHANTOM_VERSION, case_name, encoded, make_phantom
+from ..phantom import PHANTOM_MODALITIES, PHANTOM_VERSION, TRAINING, case_name, encoded, make_phantom
 from .cohort import (
     WHOLE,
     CachedCase,
@@ -91,30 +91,54 @@ def add_phantoms(
     them is made where one is asked for.
     Raises `InvalidInputError` where a phantom has no tumour left on the grid.
     """
-    work = partial(_cached_phantom, seed=seed, cache_dir=cache_dir, grid=cohort.grid, modalities=cohort.modalities)
+    wanted = share.part(range(count))
+    entries = make_phantoms(
+        wanted, cache_dir, cohort.grid, cohort.modalities, seed, workers=workers, progress=progress
+    )  # fmt: skip
+    return dataclasses.replace(cohort, entries=(*cohort.entries, *entries))
+
+
+def make_phantoms(
+    numbers: Sequence[int],
+    cache_dir: Path,
+    grid: Grid,
+    modalities: tuple[str, ...],
+    seed: int,
+    *,
+    anatomies: Sequence[int] = TRAINING,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> tuple[CachedCase, ...]:
+    """These phantoms of `seed` on `anatomies`, prepared on the grid; what the cache holds of them is not made again.
+
+    Raises `InvalidInputError` where a phantom has no tumour left on the grid.
+    """
+    work = partial(
+        _cached_phantom, seed=seed, cache_dir=cache_dir, grid=grid, modalities=modalities, anatomies=tuple(anatomies)
+    )
     entries: list[CachedCase] = []
     faults: dict[str, list[str]] = {}
-    wanted = share.part(range(count))
-    for done, (case, result) in enumerate(zip(wanted, in_processes(work, wanted, workers), strict=True), start=1):
+    for done, (case, result) in enumerate(zip(numbers, in_processes(work, numbers, workers), strict=True), start=1):
         if isinstance(result, CachedCase):
             entries.append(result)
         else:
             faults[case_name(case)] = result
         if progress is not None:
-            progress(done, len(wanted))
+            progress(done, len(numbers))
     report_faults(Path("phantoms"), faults, skip_invalid=False)
-    return dataclasses.replace(cohort, entries=(*cohort.entries, *entries))
+    return tuple(entries)
 
 
 def _cached_phantom(
-    case: int, *, seed: int, cache_dir: Path, grid: Grid, modalities: tuple[str, ...]
+    case: int, *, seed: int, cache_dir: Path, grid: Grid, modalities: tuple[str, ...], anatomies: tuple[int, ...]
 ) -> CachedCase | list[str]:
     name = case_name(case)
-    stem = cache_dir / f"{name}.{settings_digest(grid, modalities)}.seed{seed}-v{PHANTOM_VERSION}"
+    others = "" if anatomies == TRAINING else "-on" + "".join(f".{number}" for number in anatomies)
+    stem = cache_dir / f"{name}.{settings_digest(grid, modalities)}.seed{seed}-v{PHANTOM_VERSION}{others}"
     cached = load_entry(name, stem)
     if cached is not None:
         return cached
-    contents = {Path(f"{name}_{part}.nii"): data for part, data in encoded(make_phantom(seed, case)).items()}
+    contents = {Path(f"{name}_{part}.nii"): data for part, data in encoded(make_phantom(seed, case, anatomies)).items()}
     images = {part: ImageFile(Path(f"{name}_{part}.nii")) for part in PHANTOM_MODALITIES}
     files = CaseFiles(name, images, Path(f"{name}_seg.nii"), LabelMap(_FILE_LABELS, "phantoms"))
     wanted = modalities_to_read(files, modalities)

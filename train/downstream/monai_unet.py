@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..evaluation.segmenter import CLASSES, Volume, normalised
-from .trainers import Predict, Work
+from .work import Predict, Work
 
 
 @dataclass(frozen=True)

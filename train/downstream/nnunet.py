@@ -24,7 +24,7 @@ from ...engine.bundle.manifest import Grid
 from ...engine.errors import IncompleteRunError, UsageError
 from ..evaluation.segmenter import CLASSES
 from .nnunet_process import DATASET, EPOCH
-from .trainers import Image, Label, Predict, Work
+from .work import Image, Label, Predict, Work
 
 SHOWN = 20  # last lines of its log, where it fails
 # nnU-Net keeps more than tensors in its checkpoints, and its process reads none but those that it wrote

@@ -25,7 +25,8 @@ from ..evaluation.segmenter import Volume
 from .arms import ARMS, BOTH, CARVED, SYNTHETIC, Training, TrainingCases, planned, training_cases
 from .leaks import refuse_leaks, tell_of_copies
 from .scores import scores
-from .trainers import TRAINERS, Trainer, Work
+from .trainers import TRAINERS, Trainer
+from .work import Work
 
 log = logging.getLogger(__name__)
 

@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ...engine.bundle.manifest import Grid
-from ..evaluation.segmenter import SegmenterSettings, Volume, segment, train_segmenter
-
-Image = NDArray[np.uint8]  # (modality, x, y, z): 0 background
-Label = NDArray[np.uint8]  # (x, y, z): 0 background, 1 NCR, 2 ED, 3 ET
-Predict = Callable[[Iterable[Image]], Iterator[Label]]
-
-
-@dataclass(frozen=True)
-class Work:
-    """One training."""
-
-    volumes: list[Volume]
-    chances: tuple[float, ...]  # of each volume to be drawn
-    grid: Grid
-    modalities: tuple[str, ...]
-    steps: int
-    seed: int
-    device: str
-    folder: Path  # where it may keep files while it trains
-    advance: Callable[[int, float], None]  # finished steps, loss
+from ..evaluation.segmenter import SegmenterSettings, segment, train_segmenter
+from .work import Predict, Work
 
 
 def train_slices(work: Work) -> Predict:
@@ -39,20 +16,6 @@ def train_slices(work: Work) -> Predict:
     settings = SegmenterSettings(steps=work.steps, seed=work.seed)
     model = train_segmenter(work.volumes, settings, work.advance, chances=work.chances, device=work.device)
     return partial(map, partial(segment, model))
-
-
-def train_monai(work: Work) -> Predict:
-    """MONAI's 3D U-Net; see `monai_unet.py`."""
-    from .monai_unet import train_unet
-
-    return train_unet(work)
-
-
-def train_nnunet(work: Work) -> Predict:
-    """nnU-Net 2, where it is installed; see `nnunet.py`."""
-    from . import nnunet
-
-    return nnunet.train_nnunet(work)
 
 
 @dataclass(frozen=True)
@@ -73,13 +36,13 @@ def _slices() -> Trainer:
 
 
 def _monai() -> Trainer:
-    from .monai_unet import SETTINGS
+    from .monai_unet import SETTINGS, train_unet
 
-    return Trainer(train_monai, 2000, asdict(SETTINGS), ("torch", "monai"))
+    return Trainer(train_unet, 2000, asdict(SETTINGS), ("torch", "monai"))
 
 
 def _nnunet() -> Trainer:
-    from .nnunet import require_nnunet
+    from .nnunet import require_nnunet, train_nnunet
 
     return Trainer(train_nnunet, 25_000, {}, ("torch", "nnunetv2"), require_nnunet)
 

@@ -5,6 +5,7 @@ The same network gives the features by which sets of cases are compared.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...engine.conditions.columns import COLUMNS
 from ..data.cohort import Cohort
 from . import bootstrap
 from .segmenter import REGIONS, SegmenterSettings, UNet, Volume, dice, segment, train_segmenter
@@ -21,6 +23,7 @@ from .volumes import in_content_order
 
 FITTED_SHARE = 2 / 3  # of the real cases
 LEAST_CASES = 3
+VOLUME_GROUPS = 3  # of samples, by the tumour's volume
 
 
 @dataclass(frozen=True)
@@ -70,30 +73,60 @@ def fits(cohort: Cohort) -> str | None:
 
 
 def look(judge: Judge, cohort: Cohort) -> Looked:
-    """Segment every case and keep what the encoder says of it; masks are swapped around the cases' content."""
+    """Segment every case and keep what the encoder says of it."""
+    found = [_look_at(judge.model, volume_of(cohort, case)[0]) for case in range(len(cohort))]
+    return Looked(np.stack([features for _, features in found]), *agreements(cohort, [label for label, _ in found]))
+
+
+def agreements(cohort: Cohort, found: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Dice (cases, region) of the masks that were `found` with the cases' own ones, and with another case's.
+
+    Masks are swapped around the cases' content.
+    """
     order = in_content_order(cohort)
-    found = {case: _look_at(judge.model, volume_of(cohort, case)[0]) for case in order}
     swapped = {case: order[k - 1] for k, case in enumerate(order)}
     own, other = (
-        np.array([list(dice(found[case][0], _label(cohort, of)).values()) for case, of in pairs])
+        np.array([list(dice(found[case], _label(cohort, of)).values()) for case, of in pairs])
         for pairs in ([(case, case) for case in range(len(order))], sorted(swapped.items()))
     )
-    return Looked(np.stack([found[case][1] for case in range(len(order))]), own, other)
+    return own, other
 
 
 def agreement(judge: Judge, real: Looked, synthetic: Looked) -> dict[str, Any]:
     """Dice of each region: of real cases that the segmenter has not seen, of samples, of samples with swapped masks."""
     unseen = np.setdiff1d(np.arange(len(real.dice)), judge.fitted)
-    figures: dict[str, Any] = {"segmenter": judge.name, "fitted": len(judge.fitted)}
-    for r, region in enumerate(REGIONS):
-        sides = real.dice[unseen, r], synthetic.dice[:, r]
-        figures[region] = {
-            "real": bootstrap.mean(sides[0]),
-            "synthetic": bootstrap.mean(sides[1]),
-            "ratio": bootstrap.ratio(sides[1], sides[0]),
-            "swapped": bootstrap.mean(synthetic.swapped[:, r]) if len(synthetic.dice) > 1 else None,
+    return {
+        "segmenter": judge.name,
+        "fitted": len(judge.fitted),
+        **compared(real.dice[unseen], synthetic.dice, synthetic.swapped),
+    }
+
+
+def compared(real: NDArray[np.float64], synthetic: NDArray[np.float64], swapped: NDArray[np.float64]) -> dict[str, Any]:
+    """The means of Dice (cases, region) with their intervals, a region each."""
+    return {
+        region: {
+            "real": bootstrap.mean(real[:, r]),
+            "synthetic": bootstrap.mean(synthetic[:, r]),
+            "ratio": bootstrap.ratio(synthetic[:, r], real[:, r]),
+            "swapped": bootstrap.mean(swapped[:, r]) if len(synthetic) > 1 else None,
         }
-    return figures
+        for r, region in enumerate(REGIONS)
+    }
+
+
+def by_volume(samples: Cohort, found: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Dice (cases, region) of the whole tumour in groups of samples of equal size, by the tumour's volume."""
+    volumes = samples.conditions[:, COLUMNS.index("volume_ml")]
+    groups = np.array_split(np.argsort(volumes, kind="stable"), min(VOLUME_GROUPS, len(volumes)))
+    return [
+        {
+            "from_ml": float(volumes[group].min()),
+            "to_ml": float(volumes[group].max()),
+            "dice": bootstrap.mean(found[group, 0]),
+        }
+        for group in groups
+    ]
 
 
 def volume_of(cohort: Cohort, case: int) -> Volume:
@@ -125,10 +158,9 @@ def _watched(block: nn.Module, kept: list[Tensor]) -> Any:
 
 def _pooled(activations: Tensor, brain: Tensor) -> NDArray[np.float64]:
     """(slices, channels, x, y) -> mean and deviation of each channel, weighted by the brain's share of the pixels."""
-    values = activations.float()
-    weights = functional.adaptive_avg_pool2d(brain, (values.shape[-2], values.shape[-1]))
+    values = activations.permute(0, 2, 3, 1).flatten(0, 2).float()
+    weights = functional.adaptive_avg_pool2d(brain, (activations.shape[-2], activations.shape[-1])).flatten()
     weights = weights / weights.sum()
-    mean = (values * weights).sum(dim=(0, 2, 3))
-    square = (values.square() * weights).sum(dim=(0, 2, 3))
+    mean, square = weights @ values, weights @ values.square()
     deviation = (square - mean.square()).clamp_min(0).sqrt()
     return torch.cat([mean, deviation]).double().numpy()

@@ -37,7 +37,9 @@ def write_plots(folder: Path, evaluation: Evaluation) -> list[Path]:
     figures, cohorts = evaluation.figures, evaluation.cohorts
     drawn: dict[str, Figure] = {}
     if cohorts.synthetic is not None:
-        drawn["samples"] = three_views({"real": cohorts.real, "synthetic": cohorts.synthetic})
+        shown = {} if cohorts.real is None else {"real": cohorts.real}
+        drawn["samples"] = three_views({**shown, "synthetic": cohorts.synthetic})
+    if cohorts.synthetic is not None and cohorts.real is not None:
         drawn["characteristics"] = _characteristics(cohorts.real.conditions, cohorts.synthetic.conditions)
         drawn["intensities"] = _intensities(evaluation.descriptions, cohorts.real.modalities)
     if evaluation.pairs:
@@ -48,7 +50,7 @@ def write_plots(folder: Path, evaluation: Evaluation) -> list[Path]:
         drawn["agreement"] = _agreement(figures["agreement"])
     if "memorisation" in figures and figures["memorisation"]["distances"] is not None:
         drawn["memorisation"] = _memorisation(figures["memorisation"])
-    if "reconstruction" in figures and evaluation.autoencoder is not None:
+    if "reconstruction" in figures and evaluation.autoencoder is not None and cohorts.real is not None:
         drawn["reconstruction"] = _reconstruction(cohorts.real, evaluation.autoencoder)
     for name, figure in drawn.items():
         FigureCanvasAgg(figure)

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...engine.bundle.load import Bundle
 from ...engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
 from ...engine.conditions.adherence import adherence
-from ...engine.conditions.columns import COLUMNS
 from ...engine.copies import MIN_HONEST
 from ...engine.errors import InvalidInputError, UsageError
 from ...engine.run.description import RunDescription
@@ -22,7 +19,8 @@ from ...engine.scans.options import ReadOptions
 from ..data.cohort import MAX_FAULTS_SHOWN, Cohort, prepare_cohort
 from . import bootstrap, distribution
 from .adherence import errors, requested_and_measured
-from .agreement import Looked, agreement, fits, look, trained_judge
+from .agreement import agreement, by_volume, fits, look, trained_judge
+from .alone import samples_alone
 from .autoencoder import Autoencoder, autoencoder_of
 from .diversity import ms_ssim_diversity
 from .fid import NO_NETWORK, FeatureNetwork, case_features, frechet_distance
@@ -41,7 +39,6 @@ from .settings import described_run, deviations, run_of
 from .volumes import content_digest
 
 SCHEMA_VERSION = 2  # of evaluation.json
-VOLUME_GROUPS = 3  # of samples, by the tumour's volume
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +47,7 @@ log = logging.getLogger(__name__)
 class EvaluationOptions:
     """What to compare, and how much of it."""
 
-    real: Path
+    real: Path | None
     synthetic: Path | None
     train: Path | None
     cache: Path
@@ -69,7 +66,7 @@ class EvaluationOptions:
 class Cohorts:
     """The three sides of the comparison on one grid."""
 
-    real: Cohort
+    real: Cohort | None
     synthetic: Cohort | None
     train: Cohort | None
 
@@ -80,15 +77,14 @@ class Evaluation:
 
     figures: dict[str, Any]
     cohorts: Cohorts
-    descriptions: dict[str, Description]  # real, synthetic
+    descriptions: dict[str, Description]  # real, synthetic; empty where not both are there
     autoencoder: Autoencoder | None
     pairs: dict[str, Any]  # condition column -> (samples, 2)
 
 
 def evaluate(options: EvaluationOptions, bundle: Bundle | None, backend: Backend | None) -> Evaluation:
     """Measure what the given folders and bundle allow; what they do not is said under `not_measured`."""
-    if options.synthetic is None and not options.reconstruct:
-        raise UsageError("nothing to do: give --synthetic DIR, or --reconstruct with a bundle, or both")
+    _require_enough(options)
     autoencoder = autoencoder_of(backend, bundle.manifest) if bundle is not None and backend is not None else None
     if options.reconstruct and autoencoder is None:
         raise UsageError("--reconstruct needs a bundle: give --bundle NAME or PATH")
@@ -104,19 +100,36 @@ def evaluate(options: EvaluationOptions, bundle: Bundle | None, backend: Backend
         figures["inputs"]["run"] = described_run(run, bundle)
     descriptions: dict[str, Description] = {}
     pairs: dict[str, Any] = {}
-    if cohorts.synthetic is not None and options.synthetic is not None:
-        descriptions = {
-            "real": describe_cohort(cohorts.real, options.workers),
-            "synthetic": describe_cohort(cohorts.synthetic, options.workers),
-        }
-        figures |= _fidelity(cohorts.real, cohorts.synthetic, descriptions, options)
-        _by_segmenter(figures, cohorts.real, cohorts.synthetic, options.segmenter_steps)
+    real, synthetic = cohorts.real, cohorts.synthetic
+    if synthetic is not None and options.synthetic is not None:
+        if real is None:
+            figures |= samples_alone(synthetic, bundle, options.pairs, options.workers)
+        else:
+            descriptions = {
+                "real": describe_cohort(real, options.workers),
+                "synthetic": describe_cohort(synthetic, options.workers),
+            }
+            figures |= _fidelity(real, synthetic, descriptions, options)
+            _by_segmenter(figures, real, synthetic, options.segmenter_steps)
+            _memorisation(figures, real, synthetic, cohorts.train, options.workers)
         pairs = _adherence(figures, options.synthetic)
-        _memorisation(figures, cohorts.real, cohorts.synthetic, cohorts.train, options.workers)
-    if options.reconstruct and autoencoder is not None:
-        log.info("reconstruction of %d cases", len(cohorts.real))
-        figures["reconstruction"] = reconstruction(cohorts.real, autoencoder)
+    if real is not None and options.reconstruct and autoencoder is not None:
+        log.info("reconstruction of %d cases", len(real))
+        figures["reconstruction"] = reconstruction(real, autoencoder)
     return Evaluation(figures, cohorts, descriptions, autoencoder, pairs)
+
+
+def _require_enough(options: EvaluationOptions) -> None:
+    if options.synthetic is None and not options.reconstruct:
+        raise UsageError("nothing to do: give --synthetic DIR, or --reconstruct with a bundle, or both")
+    if options.real is None:
+        needing = {
+            "--train": options.train, "--held-out": options.held_out, "--reconstruct": options.reconstruct,
+            "--fid-network": options.fid_network,
+        }  # fmt: skip
+        for name, given in needing.items():
+            if given:
+                raise UsageError(f"{name} needs real cases: give --real DIR")
 
 
 def _accepted(options: EvaluationOptions, run: RunDescription | None, bundle: Bundle | None) -> list[str]:
@@ -137,26 +150,31 @@ def load_cohorts(options: EvaluationOptions, bundle: Bundle | None) -> Cohorts:
     """Prepare the folders on the bundle's grid (the default one without bundle)."""
     grid = DEFAULT_GRID if bundle is None else bundle.manifest.grid
     modalities = MODALITIES if bundle is None else bundle.manifest.modalities
-    real = _prepare(options.real, options, grid, modalities, options.skip_invalid, options.read)
-    train = None
-    if options.train is not None:
-        same = options.train.resolve() == options.real.resolve()
-        if same and not options.held_out:
-            raise UsageError("--real and --train are the same folder: say with --held-out N which cases were held out")
-        train = real if same else _prepare(options.train, options, grid, modalities, options.skip_invalid, options.read)
-        if same:
-            if options.held_out >= len(real):
-                raise UsageError(
-                    f"--held-out {options.held_out}: the cohort has {len(real)} cases, some must be left to train"
-                )
-            train, real = real.subset(real.cases[: -options.held_out]), real.subset(real.cases[-options.held_out :])
-    elif options.held_out:
-        real = real.subset(real.cases[-options.held_out :])
+    real, train = _real_sides(options, grid, modalities)
     synthetic = None
     if options.synthetic is not None:
         synthetic = _prepare(options.synthetic, options, grid, modalities, True, ReadOptions())
-    refuse_shared_cases(real, synthetic, train)
+    if real is not None:
+        refuse_shared_cases(real, synthetic, train)
     return Cohorts(real, synthetic, train)
+
+
+def _real_sides(
+    options: EvaluationOptions, grid: Grid, modalities: tuple[str, ...]
+) -> tuple[Cohort | None, Cohort | None]:
+    """Held-out and training cases."""
+    if options.real is None:
+        return None, None
+    real = _prepare(options.real, options, grid, modalities, options.skip_invalid, options.read)
+    if options.train is None:
+        return real.subset(real.cases[-options.held_out :]) if options.held_out else real, None
+    if options.train.resolve() != options.real.resolve():
+        return real, _prepare(options.train, options, grid, modalities, options.skip_invalid, options.read)
+    if not options.held_out:
+        raise UsageError("--real and --train are the same folder: say with --held-out N which cases were held out")
+    if options.held_out >= len(real):
+        raise UsageError(f"--held-out {options.held_out}: the cohort has {len(real)} cases, some must be left to train")
+    return real.subset(real.cases[-options.held_out :]), real.subset(real.cases[: -options.held_out])
 
 
 def refuse_shared_cases(real: Cohort, synthetic: Cohort | None, train: Cohort | None) -> None:
@@ -202,13 +220,14 @@ def _prepare(
 def _inputs(options: EvaluationOptions, cohorts: Cohorts, bundle: Bundle | None) -> dict[str, Any]:
     sides = {"real": cohorts.real, "synthetic": cohorts.synthetic, "train": cohorts.train}
     made = cohorts.synthetic
+    any_side = next(cohort for cohort in sides.values() if cohort is not None)
     return {
         **{name: None if cohort is None else {"cases": len(cohort)} for name, cohort in sides.items()},
         "synthetic_left_out": {} if made is None else dict(made.left_out),
         "usable": None if made is None else bootstrap.share(len(made), len(made) + len(made.left_out)),
         "bundle": None if bundle is None else {"id": bundle.manifest.id, "sha256": bundle.sha256},
-        "grid": {"shape": cohorts.real.grid.shape, "spacing_mm": cohorts.real.grid.spacing_mm},
-        "modalities": cohorts.real.modalities,
+        "grid": {"shape": any_side.grid.shape, "spacing_mm": any_side.grid.spacing_mm},
+        "modalities": any_side.modalities,
         "ms_ssim_pairs": options.pairs,
     }
 
@@ -248,27 +267,13 @@ def _by_segmenter(figures: dict[str, Any], real: Cohort, synthetic: Cohort, step
     judge = trained_judge(real, steps)
     seen = look(judge, real), look(judge, synthetic)
     figures["agreement"] = agreement(judge, *seen)
-    figures["consistency"] = _by_volume(synthetic, seen[1])
+    figures["consistency"] = by_volume(synthetic, seen[1].dice)
     found = distribution.compare(*(side.features for side in seen))
     if found is None:
         least = 2 * distribution.LEAST, distribution.LEAST
         figures["not_measured"]["distribution"] = f"needs {least[0]} real cases and {least[1]} samples"
         return
     figures["distribution"]["segmenter"] = found | {"of": judge.name}
-
-
-def _by_volume(synthetic: Cohort, seen: Looked) -> list[dict[str, Any]]:
-    """Dice of the whole tumour in groups of samples of equal size, by the tumour's volume."""
-    volumes = synthetic.conditions[:, COLUMNS.index("volume_ml")]
-    groups = np.array_split(np.argsort(volumes, kind="stable"), min(VOLUME_GROUPS, len(volumes)))
-    return [
-        {
-            "from_ml": float(volumes[group].min()),
-            "to_ml": float(volumes[group].max()),
-            "dice": bootstrap.mean(seen.dice[group, 0]),
-        }
-        for group in groups
-    ]
 
 
 def _adherence(figures: dict[str, Any], folder: Path) -> dict[str, Any]:

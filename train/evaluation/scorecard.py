@@ -98,8 +98,9 @@ def _constraint(figures: Figures) -> list[Table]:
         found = figures["anatomy"][name]
         cells = [cell for side in ("synthetic", "real") for cell in (interval(found[side]), show(found[side]["worst"]))]
         anatomy.append((title, *cells))
-    coherence = figures["coherence"]
+    coherence = figures.get("coherence", {})
     ratios = [(name.replace("_", " "), interval(found)) for name, found in coherence.items() if name != "mask_change"]
+    changes = [_sides("mask change along z over in plane", coherence["mask_change"])] if coherence else []
     agreement = figures.get("agreement") or {}
     regions = [
         (region.upper(), *(interval(agreement[region][side]) for side in ("synthetic", "real", "ratio", "swapped")))
@@ -110,9 +111,9 @@ def _constraint(figures: Figures) -> list[Table]:
     return [
         Table(("figure", "samples", "worst", "real", "worst"), anatomy, "Anatomy"),
         Table(("Dice", "samples", "unseen real", "samples / real", "swapped masks"), regions,
-              "Image and mask, by a segmenter trained on real cases"),
+              f"Image and mask, by a segmenter trained on {'real cases' if figures['inputs']['real'] else 'phantoms'}"),
         Table(("figure", "samples / real"), ratios, "Slice-to-slice differences"),
-        Table(SIDES, [_sides("mask change along z over in plane", coherence["mask_change"])]),
+        Table(SIDES, changes),
         Table(("condition", "r", "bias", "scatter", "mean absolute error", "samples"),
               [_adherence(name, errors[name], found) for name, found in figures.get("adherence", {}).items()],
               "Conditions: measured less requested"),

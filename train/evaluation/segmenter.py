@@ -19,6 +19,7 @@ NEIGHBOURS = 1  # slices seen on either side of the one that is segmented
 REGIONS = {"wt": (1, 2, 3), "tc": (1, 3), "et": (3,)}  # the regions of BraTS and their labels
 
 Volume = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # image (modality, x, y, z), 0 background; label (x, y, z)
+FindLabels = Callable[[NDArray[np.float32]], NDArray[np.uint8]]  # slabs (n, channels, x, y) -> labels (n, x, y)
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,24 @@ def train_segmenter(
 def segment(model: nn.Module, image: NDArray[np.uint8], batch_size: int = 8) -> NDArray[np.uint8]:
     """Labels (x, y, z) of one image (modality, x, y, z); 0 outside the brain."""
     device = next(model.parameters()).device
-    brain = image.any(axis=0)
-    held = np.flatnonzero(image.any(axis=(0, 1, 2)))
-    label = np.zeros(brain.shape, np.uint8)
-    slabs = _slabs(torch.from_numpy(normalised(image)), held)
-    for at, part in zip(torch.from_numpy(held).split(batch_size), slabs.split(batch_size), strict=True):
+
+    def find(slabs: NDArray[np.float32]) -> NDArray[np.uint8]:
+        part = torch.from_numpy(slabs).to(device, memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
-            found = model(part.to(device, memory_format=torch.channels_last)).float().argmax(1)
-        label[..., at.numpy()] = found.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
-    return np.where(brain, label, np.uint8(0))
+            return model(part).float().argmax(1).cpu().numpy().astype(np.uint8)
+
+    return segmented(find, image, batch_size)
+
+
+def segmented(find: FindLabels, image: NDArray[np.uint8], batch_size: int = 8) -> NDArray[np.uint8]:
+    """Labels (x, y, z) that `find` gives the slices of one image (modality, x, y, z); 0 outside the brain."""
+    held = np.flatnonzero(image.any(axis=(0, 1, 2)))
+    label = np.zeros(image.shape[1:], np.uint8)
+    slabs = _slabs(torch.from_numpy(normalised(image)), held).numpy()
+    for first in range(0, len(held), batch_size):
+        part = slice(first, first + batch_size)
+        label[..., held[part]] = find(slabs[part]).transpose(1, 2, 0)
+    return np.where(image.any(axis=0), label, np.uint8(0))
 
 
 def dice(predicted: NDArray[np.uint8], expected: NDArray[np.uint8]) -> dict[str, float]:
@@ -155,7 +165,7 @@ def _slabs(image: Tensor, slices: NDArray[np.integer]) -> Tensor:
     """(slices, neighbours x modality, x, y); slices beyond the ends are repeated."""
     offsets = np.arange(-NEIGHBOURS, NEIGHBOURS + 1)
     index = np.clip(np.asarray(slices)[:, None] + offsets, 0, image.shape[3] - 1)
-    picked = image[..., torch.from_numpy(index.ravel())].permute(3, 0, 1, 2)
+    picked = image.permute(3, 0, 1, 2).contiguous()[torch.from_numpy(index.ravel())]
     return picked.reshape(len(slices), -1, *image.shape[1:3])
 
 

@@ -120,6 +120,14 @@ def grey_white(
     return (apart / np.maximum(level, 1e-6)).T
 
 
+def tissue_contrast(
+    slices: Levels, label: NDArray[np.uint8], spacing_mm: Sequence[float], reference: int
+) -> NDArray[np.float64]:
+    """`grey_white` of a prepared case, images (z, modality, x, y) and mask (z, x, y)."""
+    slices, label = _cropped(slices, label)
+    return grey_white(split(slices, spacing_mm), slices, label, brain_of(slices), reference)
+
+
 def _cropped(slices: Levels, label: NDArray[np.uint8]) -> tuple[Levels, NDArray[np.uint8]]:
     """Images and mask without most of the empty field around them."""
     filled = slices.any(axis=1) | (label > 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ..config import SystemConfig
 from ..diffusion import add_noise, by_time, prediction_target, table_tensor
 from ..latents import LatentStore, draw_latents
 from ..networks.aggregator import Aggregator
+from ..prefetch import DrawnAhead, to_device
 
 
 @dataclass(frozen=True)
@@ -43,23 +45,26 @@ class NoisyLatents:
     ) -> None:
         self.config, self.store, self.aggregator, self.schedule = config, store, aggregator, schedule
         self.conditions = conditions  # normalised (cases, 2, K)
+        self._drawn = DrawnAhead(partial(draw_latents, store))
 
     def draw(self, size: int, device: torch.device, generator: np.random.Generator) -> NoisyBatch:
         """`size` latents; every batch holds early, middle and late times."""
-        slices, cases, mirrors = draw_latents(self.store, size, generator)
+        slices, cases, mirrors = self._drawn(size, generator)
         with torch.no_grad():
-            clean = self.aggregator.encode(slices.to(device))
+            clean = self.aggregator.encode(to_device(slices, device))
         t = torch.from_numpy(
             ((generator.permutation(size) + generator.random(size)) / size * self.config.schedule.steps).astype(
                 np.int64
             )
         )
-        keep = torch.from_numpy((generator.random(size) >= self.config.condition_dropout).astype(np.float32)).to(device)
-        condition = torch.from_numpy(self.conditions[cases, mirrors]).to(device)
-        signal = table_tensor(self.schedule, device)[t.to(device)]
+        kept = (generator.random(size) >= self.config.condition_dropout).astype(np.float32)
+        keep = to_device(torch.from_numpy(kept), device)
+        condition = to_device(torch.from_numpy(self.conditions[cases, mirrors]), device)
+        timestep = to_device(t, device)
+        signal = table_tensor(self.schedule, device)[timestep]
         noise = torch.randn_like(clean)
         noisy = add_noise(clean, noise, signal)
-        return NoisyBatch(clean, noise, noisy, signal, t.float().to(device), condition, keep)
+        return NoisyBatch(clean, noise, noisy, signal, timestep.float(), condition, keep)
 
 
 class DenoiserObjective:

@@ -21,6 +21,7 @@ from ..data.cohort import Cohort
 from ..latents import LatentStore, draw_latents, load_volume
 from ..networks.refiner import Refiner
 from ..networks.slice_vae import Decoder
+from ..prefetch import DrawnAhead, to_device
 from .slice_autoencoder import gradient_loss
 
 REFINER_SLICES = 12  # neighbouring slices a training crop
@@ -111,24 +112,17 @@ class RefinerObjective:
     ) -> None:
         self.config, self.cohort, self.store = config, cohort, store
         self.decoder, self.scale = decoder, scale  # scale (c, 1, 1): deviation a latent channel
+        self._drawn = DrawnAhead(self._crops)
 
     def __call__(
         self, module: nn.Module, step: int, generator: np.random.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         size = self.config.stages["refiner"].batch_size
         device = next(module.parameters()).device
-        depth = self.config.grid.shape[2]
-        slices, cases, mirrors = draw_latents(self.store, size, generator)
-        span = min(REFINER_SLICES, depth)
-        start = int(generator.integers(depth - span + 1))
-        slices = slices[:, start : start + span].to(device)
-        crop = slice(start, start + span)
-        volumes = [
-            load_volume(self.cohort, int(c), bool(m), self.config, crop) for c, m in zip(cases, mirrors, strict=True)
-        ]
-        image = torch.stack([v[0] for v in volumes]).to(device)
-        label = torch.stack([v[1] for v in volumes]).to(device)
-        jitter = LATENT_JITTER * self.scale.to(device) * torch.randn_like(slices) * float(generator.random())
+        start, *drawn = self._drawn(size, generator)
+        slices, image, label = (to_device(tensor, device) for tensor in drawn)
+        span, strength = slices.shape[1], LATENT_JITTER * float(generator.random())
+        jitter = strength * to_device(self.scale, device) * torch.randn_like(slices)
         position = torch.arange(start, start + span, device=device).repeat(size)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             coarse, _ = self.decoder((slices + jitter).flatten(0, 1), position)
@@ -137,3 +131,16 @@ class RefinerObjective:
             size, span, self.config.classes, *label.shape[2:]
         )
         return cast(Any, module).loss(coarse, hot, image)
+
+    def _crops(self, size: int, generator: np.random.Generator) -> tuple[int, Tensor, Tensor, Tensor]:
+        """The first slice, then latents (N, D, c, h, w), images and labels of the same slices of random cases."""
+        depth = self.config.grid.shape[2]
+        slices, cases, mirrors = draw_latents(self.store, size, generator)
+        span = min(REFINER_SLICES, depth)
+        start = int(generator.integers(depth - span + 1))
+        crop = slice(start, start + span)
+        volumes = [
+            load_volume(self.cohort, int(c), bool(m), self.config, crop) for c, m in zip(cases, mirrors, strict=True)
+        ]
+        image, label = (torch.stack(tensors) for tensors in zip(*volumes, strict=True))
+        return start, slices[:, crop], image, label

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...engine.scans.prepare import to_unit
 from ..config import CropConfig
 from ..networks.slab_autoencoder import BLOCK
+from ..prefetch import DrawnAhead, to_device
 
 CHARBONNIER = 0.03  # sqrt(e^2 + c^2): least squares for smaller errors, least deviations for larger ones
 BRAIN_WEIGHT = 0.1  # of the brain's cross-entropy
@@ -38,9 +39,13 @@ class CropSampler:
         self.cumulative = np.cumsum(np.asarray(chances, np.float64) / np.sum(chances))
         self.tumours = [_some_voxels(source.label(i) > 0, i) for i in range(len(source))]
         self.brains = [_some_voxels(np.any(source.slices(i), axis=1), i) for i in range(len(source))]
+        self._ahead = DrawnAhead(self._crops)
 
     def draw(self, size: int, generator: np.random.Generator) -> Tensor:
         """Images (N, z, M, x, y) float32 in [-1, 1], background -1."""
+        return self._ahead(size, generator)
+
+    def _crops(self, size: int, generator: np.random.Generator) -> Tensor:
         return torch.from_numpy(np.stack([self._crop(generator) for _ in range(size)]))
 
     def _crop(self, generator: np.random.Generator) -> NDArray[np.float32]:
@@ -168,17 +173,17 @@ class SlabAutoencoderObjective:
         self, module: nn.Module, step: int, generator: np.random.Generator
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         weight = next(module.parameters())
-        image = self.sampler.draw(self.batch_size, generator).to(weight.device)
+        image = to_device(self.sampler.draw(self.batch_size, generator), weight.device)
         slabs = to_slabs(image, self.slices).to(weight.dtype)
         noise = module.jitter_like(slabs)  # pyright: ignore[reportCallIssue]
         strength = torch.from_numpy(generator.uniform(0.0, self.sampler.settings.jitter, (self.batch_size, 1, 1, 1, 1)))
-        rebuilt, logits = module(slabs, noise * strength.to(noise))
+        rebuilt, logits = module(slabs, noise * to_device(strength, noise.device).to(noise))
         return self.terms(from_slabs(rebuilt.float(), self.slices), logits.float(), image)
 
     def terms(self, rebuilt: Tensor, logits: Tensor, image: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Loss and its parts from images (N, z, M, x, y) and brain logits (N, S, slices, x, y)."""
         mask = (image > -1.0).any(dim=2, keepdim=True).float()
-        weights = self.weights.to(image.device)
+        weights = to_device(self.weights, image.device)
         error = rebuilt - image
         terms = {
             "intensity": masked_charbonnier(error, mask, weights),

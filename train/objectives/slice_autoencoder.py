@@ -14,6 +14,7 @@ from ...engine.scans.prepare import to_unit
 from ..config import SystemConfig
 from ..data.classes import class_labels, one_hot
 from ..data.cohort import Cohort
+from ..prefetch import DrawnAhead, to_device
 
 CLASS_WEIGHT = 4.0  # of tumour voxels against background in the cross-entropy
 
@@ -35,9 +36,13 @@ class SliceSampler:
         keep = np.random.default_rng(0).permutation(len(empty))[: int(loss.empty_share * len(empty))]
         self.tumour = np.array(tumour)
         self.others = np.array(filled + [empty[i] for i in keep])
+        self._ahead = DrawnAhead(self._slices)
 
     def draw(self, size: int, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Image (S, M, X, Y) in [-1, 1], label (S, X, Y) int64, position (S,) int64; half of them mirrored."""
+        return self._ahead(size, generator)
+
+    def _slices(self, size: int, generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         with_tumour = generator.random(size) < self.tumour_share
         images, labels, positions = [], [], []
         for tumour in with_tumour:
@@ -81,7 +86,7 @@ class AutoencoderObjective:
         weights, classes = self.config.autoencoder_loss, self.config.classes
         image, label, position = self.sampler.draw(self.config.stages["autoencoder"].batch_size, generator)
         device = next(module.parameters()).device
-        image, label, position = image.to(device), label.to(device), position.to(device)
+        image, label, position = (to_device(tensor, device) for tensor in (image, label, position))
         wanted = one_hot(label, classes)
         rebuilt, logits, mean, log_variance = module(image, wanted, position)
         rebuilt, logits, mean, log_variance = rebuilt.float(), logits.float(), mean.float(), log_variance.float()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...engine.bundle.manifest import NoiseSchedule
 from ..diffusion import add_noise, by_time, prediction_target, table_tensor
+from ..prefetch import to_device
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,14 @@ class NoisyVolumes:
     def draw(self, size: int, device: torch.device, generator: np.random.Generator) -> VolumeBatch:
         """`size` volumes; every batch holds early, middle and late times."""
         drawn, told = self.volumes.draw(size, generator)
-        clean = torch.from_numpy(drawn).to(device)
+        clean = to_device(torch.from_numpy(drawn), device)
         times = ((generator.permutation(size) + generator.random(size)) / size * self.steps).astype(np.int64)
-        keep = torch.from_numpy((generator.random(size) >= self.dropout).astype(np.float32)).to(device)
-        timestep = torch.from_numpy(times).to(device)
+        keep = to_device(torch.from_numpy((generator.random(size) >= self.dropout).astype(np.float32)), device)
+        timestep = to_device(torch.from_numpy(times), device)
         signal = table_tensor(self.schedule, device)[timestep]
         noise = torch.randn_like(clean)
         wanted = prediction_target(clean, noise, signal, self.schedule.prediction_type)
-        told = tuple(tensor.to(device) for tensor in told)
+        told = tuple(to_device(tensor, device) for tensor in told)
         return VolumeBatch(add_noise(clean, noise, signal), wanted, timestep.float(), told, keep)
 
 
@@ -76,7 +77,7 @@ class VolumeObjective:
         times = {} if module.training else by_time(error, batch.timestep, self.volumes.steps)
         if self.weights is None:
             return error.mean(), times
-        weighted = error * self.weights.to(error.device)[:, None, None, None]
+        weighted = error * to_device(self.weights, error.device)[:, None, None, None]
         return weighted.mean(), {"plain": error.detach().mean(), **times}
 
 

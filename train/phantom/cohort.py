@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing.synchronize import Event
@@ -18,7 +17,8 @@ from numpy.typing import NDArray
 
 from ...engine.anatomy.anatomies import TRAINING
 from ...engine.errors import IncompleteRunError, UsageError
-from ...engine.processes import sharing_workers
+from ...engine.files import write_atomic
+from ...engine.processes import end_with_parent, sharing_workers
 from .case import MODALITIES, Phantom, make_phantom
 
 # voxel to mm of BraTS's files, stored LPS
@@ -83,21 +83,11 @@ def write_case(out: Path, seed: int, case: int, anatomies: Sequence[int] = TRAIN
     try:
         folder.mkdir(exist_ok=True)
         for kind, data in volumes.items():
-            _write_whole(folder / f"{name}_{kind}.nii.gz", igzip.compress(data, _COMPRESSION, mtime=0))
+            write_atomic(folder / f"{name}_{kind}.nii.gz", igzip.compress(data, _COMPRESSION, mtime=0), sync=False)
     except OSError as error:
         raise IncompleteRunError(
             f"{folder}: cannot be written ({error.strerror}); files already there are whole, make the cohort anew"
         ) from error
-
-
-def _write_whole(target: Path, content: bytes) -> None:
-    partial = target.with_name(target.name + ".tmp")
-    try:
-        partial.write_bytes(content)
-        partial.replace(target)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def encoded(phantom: Phantom) -> dict[str, bytes]:
@@ -149,12 +139,4 @@ def _start_worker(stop: Event) -> None:
     """Leave interrupts to the parent, and end when it ends."""
     _Worker.stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    end_with_parent()

@@ -14,6 +14,7 @@ FloatArray = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
 
 SHAPE = (240, 240, 155)  # voxels of 1 mm along x, y, z (RAS), the grid of BraTS
+FIELD_MM = np.array([192.0, 192.0, 153.6])  # of the default grid, on the middle of BraTS's; places are shares of it
 NODE_SPACING = 5.0  # mm between the nodes of a deformation
 
 
@@ -76,14 +77,3 @@ def displace(field: FloatArray, by: FloatArray) -> FloatArray:
     """`field` (3, X, Y, Z) at the nodes displaced `by` (3, X, Y, Z) mm; plus `by`, it is one map after the other."""
     index = np.stack(np.meshgrid(*(np.arange(size, dtype=np.float32) for size in by.shape[1:]), indexing="ij"))
     return sample(field, (index + by / np.float32(NODE_SPACING)).astype(np.float32, copy=False))
-
-
-def exponential(velocity: FloatArray, squarings: int = 3) -> FloatArray:
-    """Displacement (3, X, Y, Z) in mm of the flow of a stationary velocity field, by scaling and squaring.
-
-    Source: Arsigny et al., "A Log-Euclidean Framework for Statistics on Diffeomorphisms", MICCAI 2006.
-    """
-    flow = velocity / np.float32(2**squarings)
-    for _ in range(squarings):
-        flow = flow + displace(flow, flow)
-    return flow

@@ -7,17 +7,28 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from ...engine.anatomy.anatomies import SPACING_MM, Tissue, load_anatomy
+from ...engine.anatomy.deformation import WARP, against_slope, flow, followed
+from ...engine.anatomy.pose import (
+    CENTRE_DEVIATION,
+    CENTRE_MM,
+    ROTATION_DEVIATION,
+    SHEAR_DEVIATION,
+    SIZE_DEVIATION,
+    centre_within,
+    matrix_of,
+    scale_to,
+    size_of,
+)
 from .fields import (
+    FIELD_MM,
     NODE_SPACING,
     SHAPE,
     Box,
     FloatArray,
     displace,
     expand,
-    exponential,
     node_noise,
     node_positions,
     sample,
@@ -25,11 +36,9 @@ from .fields import (
 )
 from .regions import blurred, depth_of, largest_piece
 
-_SIZE_MM, _SIZE_DEVIATION = np.array([143.0, 175.0, 144.0]), np.array([4.0, 6.0, 4.0])  # of brains in BraTS
-_CENTRE_MM, _CENTRE_DEVIATION = np.array([1.0, -7.0, -3.0]), np.array([1.5, 3.5, 3.5])  # from the field's centre
-_FIELD_MM, _MARGIN_MM = np.array([192.0, 192.0, 153.6]), 4.0  # the brain stays inside the default grid
-_ROTATION_DEVIATION = np.array([4.0, 2.5, 2.5])  # degrees about x, y, z
-_WARP = ((44.0, 2.6), (18.0, 1.2))  # (spacing mm, deviation mm) of the velocity: structures of 30 and 12 mm
+_SIZE_MM = np.array([143.0, 175.0, 144.0])  # of brains in BraTS
+_MARGIN_MM = 4.0  # that the brain leaves to the edges of the default grid
+_WIDENING_MM = (0.5, 2.0, -1.5, 6.0)  # of the ventricles: mean and deviation, least and most
 _COARSE = 2  # voxels of an anatomy in one of the maps that plans are made on
 _FIELD_CENTRE = (np.array(SHAPE) - 1) / 2
 _COMMISSURE_MM = np.array([0.0, -18.0, 6.0])  # middle of a brain's box in coordinates like MNI's
@@ -76,35 +85,29 @@ class Voxels:
 
 def draw_head(rng: np.random.Generator, anatomy: int) -> Head:
     """Brain `anatomy` in a random pose, size and shape, mirrored or not."""
-    size = np.array(load_anatomy(anatomy).shape) * SPACING_MM
-    wanted = rng.normal(_SIZE_MM, _SIZE_DEVIATION)
-    stretch = np.log(wanted / size)
-    scale = np.exp(0.7 * stretch + 0.3 * stretch.mean())
-    turn = Rotation.from_euler("xyz", rng.normal(0, _ROTATION_DEVIATION), degrees=True).as_matrix()
-    shear = np.eye(3) + np.triu(rng.normal(0, 0.02, (3, 3)), 1)
-    matrix = (np.diag(1 / (scale * SPACING_MM)) @ shear @ turn).astype(np.float32)
-    room = np.maximum(_FIELD_MM / 2 - scale * size / 2 - _MARGIN_MM, 0)
-    shift = np.clip(rng.normal(_CENTRE_MM, _CENTRE_DEVIATION), -room, room)
+    size = size_of(anatomy)
+    scale = scale_to(rng.normal(_SIZE_MM, SIZE_DEVIATION), size)
+    degrees = rng.normal(0, ROTATION_DEVIATION)
+    shears = rng.normal(0, SHEAR_DEVIATION, (3, 3))[np.triu_indices(3, 1)]
+    matrix = matrix_of(scale, degrees, shears).astype(np.float32)
+    shift = centre_within(rng.normal(CENTRE_MM, CENTRE_DEVIATION), scale * size, FIELD_MM, _MARGIN_MM)
     centre = (_FIELD_CENTRE + shift).astype(np.float32)
     mirrored = bool(rng.random() < 0.5)
-    velocity = np.stack([sum(deviation * node_noise(rng, spacing) for spacing, deviation in _WARP) for _ in range(3)])
-    head = _located(anatomy, mirrored, matrix, centre, exponential(velocity.astype(np.float32)))
-    widening = float(np.clip(rng.normal(0.5, 2.0), -1.5, 6.0))
-    return _widen_ventricles(head, widening)
+    velocity = np.stack([sum(deviation * node_noise(rng, spacing) for spacing, deviation in WARP) for _ in range(3)])
+    head = _located(anatomy, mirrored, matrix, centre, flow(velocity.astype(np.float32), displace))
+    mean, deviation, least, most = _WIDENING_MM
+    return _widen_ventricles(head, float(np.clip(rng.normal(mean, deviation), least, most)))
 
 
 def push_aside(head: Head, outward: FloatArray) -> Head:
     """`head` after its tissue was moved by `outward` (3, X, Y, Z) mm, given at the nodes in the moved head."""
-    moved = displace(head.displacement, -outward) - outward
+    moved = followed(head.displacement, -outward, displace)
     return _located(head.anatomy, head.mirrored, head.matrix, head.centre, moved)
 
 
 def _widen_ventricles(head: Head, millimetres: float) -> Head:
-    ventricle = blurred(head.maps[3], 1.0)
-    slope = np.stack([np.gradient(ventricle, axis=axis) for axis in range(3)])
-    steepness = max(float(np.sqrt((slope**2).sum(0)).max()), 1e-6)
-    inward = (slope * np.float32(millimetres / steepness)).astype(np.float32, copy=False)
-    moved = displace(head.displacement, inward) + inward
+    inward = against_slope(blurred(head.maps[3], 1.0), millimetres)
+    moved = followed(head.displacement, inward, displace)
     return _located(head.anatomy, head.mirrored, head.matrix, head.centre, moved)
 
 

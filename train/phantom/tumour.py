@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from scipy.ndimage import zoom
 from skimage.graph import MCP_Geometric
 
-from .fields import SHAPE, Box, FloatArray, node_positions, smooth_noise
+from ...engine.anatomy.deformation import pushed_outward
+from .fields import FIELD_MM, SHAPE, Box, FloatArray, node_positions, smooth_noise
 from .head import Head, Voxels
 from .regions import blurred, box_of, depth_of, pieces_of_at_least, without_holes
 from .statistics import draw_place, draw_shares
 
 NCR, ED, ET = 1, 2, 3
 
-_FIELD_MM = np.array([192.0, 192.0, 153.6])  # places are shares of it, centred on the grid
 _PLACE_BLUR_MM = 7.0  # how far the tumour may start from the drawn place
 _FOCI_SHARES = (0.80, 0.15, 0.05)  # one, two, three cores
 _LEAST_FOCUS_ML = 0.3
@@ -64,7 +64,7 @@ def plan_tumour(rng: np.random.Generator, head: Head) -> Plan:
 
 def _draw_centre(rng: np.random.Generator, head: Head, radius: float) -> NDArray[np.float32]:
     """A node in solid tissue near the drawn place, deep enough for a core of this radius."""
-    wanted = (draw_place(rng) - 0.5) * _FIELD_MM + (np.array(SHAPE) - 1) / 2
+    wanted = (draw_place(rng) - 0.5) * FIELD_MM + (np.array(SHAPE) - 1) / 2
     away = node_positions() - wanted.astype(np.float32)[:, None, None, None]
     depth, white, grey, ventricle = head.maps
     solid = np.clip(white + 0.5 * grey, 0, 1) * np.clip(1 - 3 * ventricle, 0, 1)
@@ -80,11 +80,8 @@ def mass_effect(plan: Plan, head: Head) -> FloatArray:
 
     The displacement grows up to the core's edge, falls off exponentially beyond it, and vanishes at the skull.
     """
-    away = node_positions() - plan.centre[:, None, None, None]
-    distance = np.sqrt((away**2).sum(0)) + np.float32(1e-3)
-    ratio = distance / np.float32(plan.radius)
-    size = plan.push * plan.radius * np.where(ratio < 1, ratio, np.exp(-(ratio - 1) / 1.6))
-    return (away / distance * size * np.clip(head.depth / 16, 0, 1)).astype(np.float32)
+    outward = pushed_outward(node_positions(), plan.centre, plan.radius, plan.push)
+    return (outward * np.clip(head.depth / 16, 0, 1)).astype(np.float32)
 
 
 def grow(rng: np.random.Generator, plan: Plan, voxels: Voxels) -> Growth:

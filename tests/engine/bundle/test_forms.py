@@ -51,7 +51,7 @@ def test_a_mask_first_bundle_says_how_its_masks_are_made(tiny_mask_first_bundle:
     made = manifest.mask_first
     assert made is not None
     np.testing.assert_allclose(made.draft_levels[5], (0.5, 0.61, 0.72, 0.83))
-    expected = MaskFirst(4, maps, sampling, 1.0, made.draft_levels, anatomies_sha256())
+    expected = MaskFirst(4, maps, sampling, 1.0, made.draft_levels, anatomies_sha256(), made.grain)
     assert (manifest.form, made) == ("mask-first", expected)
     assert list(manifest.components["denoiser"].inputs[2].shape) == ["batch", 3, 16, 32, 32]
     assert "refiner" not in manifest.components
@@ -74,6 +74,8 @@ def changed(data: Data, *path: str | int, to: object) -> None:
         (("mask_first", "draft_levels"), [[0.5] * 4] * 5, "needs 6 tissues of 4 modalities each"),
         (("mask_first", "draft_levels"), [[0.5] * 3] * 6, "needs 6 tissues of 4 modalities each"),
         (("mask_first", "draft_levels", 2, 1), 1.5, "must be from 0 to 1"),
+        (("mask_first", "grain"), [[0.1, 0.1]] * 3, "needs 4 modalities"),
+        (("mask_first", "grain", 3, 0), -0.1, "grain: must be from 0 to 1"),
         (("modalities", 0), "adc", "modalities: t1 missing, which tell the tissues"),
         (("mask_first", "slab_slices"), 3, "the second the slabs of 3 slices"),
         (("mask_first", "mask_sampling", "steps"), 0, "mask_sampling.steps 0: allowed 1..1000"),

@@ -21,7 +21,8 @@ from sbldm.engine.bundle.manifest import MANIFEST_NAME, SIGNATURE_NAME
 from sbldm.engine.bundle.sign import sign_bundle
 from sbldm.engine.bundle.signature import require_signed
 from sbldm.engine.errors import InvalidInputError, UsageError
-from sbldm.engine.files import Folder, sha256_file
+from sbldm.engine.files import sha256_file
+from sbldm.engine.folder import Folder
 
 from tests.support.keys import write_certificate, write_pair
 

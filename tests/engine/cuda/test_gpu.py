@@ -300,6 +300,16 @@ def test_an_item_reports_figures_reasons_and_faults(
     report = json.loads(target.read_text())
     assert (report["gpu"], report["passed"]) == ("A", False)
     assert report["results"][2]["figures"] == {"decoder_rms": 0.5}
+    assert report["results"][3]["log"] == "Traceback\nAssertionError: off by one"
+
+    monkeypatch.setattr(gpu_check, "NEEDED", "good")
+    assert gpu_check.main(["--json", str(target), "--items", "good", "--jobs", "2", *bundle]) == 0
+    report = json.loads(target.read_text())
+    assert [result["item"] for result in report["results"]] == ["good"]
+    assert not report["passed"], "of a part that was chosen"
+    with pytest.raises(SystemExit):
+        gpu_check.main(["--items", "good,nonsense", *bundle])
+    assert "no such item: nonsense; there are good, absent" in capsys.readouterr().err
 
 
 def test_without_a_gpu_the_script_gets_to_the_end_and_has_proven_nothing(

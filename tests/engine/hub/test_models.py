@@ -21,6 +21,7 @@ from sbldm.engine.locks import lock_file
 
 from tests.support.keys import write_pair
 from tests.support.model_server import HubHandler, Server, cut_after, plain, redirect, serving
+from tests.support.schemas import held_to
 
 LARGE = "tiny/denoiser.onnx"
 
@@ -90,7 +91,7 @@ def test_a_pushed_model_is_pulled_and_found_by_its_name(
     server: Server, tiny_bundle: Bundle, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["models", "list", "--from", server.address, "--json"]) == 0
-    (offered,) = json.loads(capsys.readouterr().out)["models"]
+    (offered,) = held_to("models-list", capsys.readouterr().out)["models"]
     assert (offered["name"], offered["sha256"], offered["id"]) == ("tiny", tiny_bundle.sha256, tiny_bundle.manifest.id)
     assert offered["bytes"] == sum(len(data) for data in content(tiny_bundle.path).values())
     assert pull(server.address, "--sha256", offered["sha256"]) == 0
@@ -111,11 +112,41 @@ def test_a_pushed_model_is_pulled_and_found_by_its_name(
 
 def test_a_directory_needs_no_server_and_no_index(shop: Path, tiny_bundle: Bundle, models: Path) -> None:
     (shop / "index.json").unlink()
-    (shop / "other").mkdir()
-    (shop / "other" / "bundle.json").write_text("{}")  # no model of ours
-    assert list(open_remote(str(shop)).models()) == ["tiny"]
+    assert list(open_remote(str(shop)).offer().models) == ["tiny"]
     assert pull(shop, "--name", "mine") == 0
     assert load_bundle("mine").sha256 == tiny_bundle.sha256
+
+
+def test_what_is_broken_in_a_directory_is_named(
+    shop: Path, tiny_bundle: Bundle, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shop / "half").mkdir()
+    (shop / "half" / "bundle.json").write_text("{}")
+    (shop / "mine.bundle").mkdir()
+    shutil.copyfile(shop / "tiny" / "bundle.json", shop / "mine.bundle" / "bundle.json")
+    listed = json.loads((shop / "index.json").read_text())
+    (shop / "index.json").write_text(json.dumps({**listed, "models": {"gone": listed["models"]["tiny"]}}))
+    capsys.readouterr()
+    assert main(["models", "list", "--from", str(shop), "--json"]) == 0
+    told = capsys.readouterr()
+    assert [row["name"] for row in json.loads(told.out)["models"]] == ["tiny"]
+    for fault in (
+        "half/bundle.json: schema_version is None",
+        "'mine.bundle' must match",
+        "gone/bundle.json: is not there",
+    ):
+        assert fault in told.err
+    assert pull(shop, "--name", "mine") == 0
+    assert main(["models", "pull", "half", "--from", str(shop)]) == 3
+    assert "half/bundle.json: schema_version" in capsys.readouterr().err
+    assert main(["models", "push", str(tiny_bundle.path), "--to", str(shop), "--name", "half"]) == 2
+    assert "half: is broken; remove it" in capsys.readouterr().err
+    shutil.rmtree(shop / "tiny")
+    (shop / "index.json").write_text("{")
+    assert main(["models", "list", "--from", str(shop)]) == 3
+    told = capsys.readouterr().err
+    assert "index.json: not valid JSON" in told
+    assert "half/bundle.json" in told
 
 
 def test_without_a_remote_no_network_is_used(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,14 +157,14 @@ def test_without_a_remote_no_network_is_used(models: Path, monkeypatch: pytest.M
     monkeypatch.setattr(socket, "getaddrinfo", refused)
     assert main(["models", "list"]) == 0
     with pytest.raises(AssertionError, match="asked the network"):
-        open_remote("https://models.invalid/").models()
+        open_remote("https://models.invalid/").offer()
 
 
 def test_what_broke_off_is_continued(server: Server, tiny_bundle: Bundle, models: Path, capsys) -> None:
     half = len((tiny_bundle.path / "denoiser.onnx").read_bytes()) // 2
     server.answers[LARGE] = cut_after(half)
     assert pull(server.address) == 5
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "what came is kept, the same command goes on" in capsys.readouterr().err
     assert not (models / "tiny").exists()
     assert (models / ".tiny.pull" / "denoiser.onnx").stat().st_size == half
     assert main(["models", "list"]) == 0  # half a model has no name
@@ -283,10 +314,10 @@ def test_redirects_end(server: Server, models: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("answer", "code", "message"),
     [
-        (plain(b"", 404), 3, "is this the address of a model index"),
+        (plain(b"", 404), 3, "a folder that holds index.json, as `models push` writes it"),
         (plain(b"", 403), 3, "permission"),
-        (plain(b"", 503), 5, "try the same command later"),
-        (plain(b" " * (5 << 20)), 3, "larger than 4194304 bytes"),
+        (plain(b"", 503), 5, "give the same command again later"),  # nothing came that could be kept
+        (plain(b" " * (5 << 20)), 3, "/index.json: larger than 4194304 bytes"),
         (plain(b"", Content_Encoding="gzip"), 3, "came compressed"),
     ],
 )
@@ -295,7 +326,9 @@ def test_an_index_that_does_not_come(
 ) -> None:
     server.answers["index.json"] = answer
     assert pull(server.address) == code
-    assert message in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert message in told
+    assert f"{server.address}/index.json" in told
     assert inside(models) == []
 
 
@@ -328,7 +361,10 @@ def test_names_that_are_taken(
 ) -> None:
     assert pull(shop, "--name", "phantom") == 2
     assert "is the name of a shipped bundle" in capsys.readouterr().err
-    assert pull(shop, "--name", "../phantom") == 3
+    for wrong in (("--name", "../phantom"), ("--sha256", "abc")):
+        assert pull(shop, *wrong) == 2
+        assert f"{wrong[0]}: {wrong[1]!r} must " in capsys.readouterr().err
+    assert main(["models", "push", str(tiny_bundle.path), "--to", str(shop), "--name", "A"]) == 2
     assert main(["models", "pull", "huge", "--from", str(shop)]) == 2
     assert "has no model 'huge'; it has tiny" in capsys.readouterr().err
     shutil.copytree(other, models / "tiny")
@@ -350,7 +386,7 @@ def test_two_pulls_of_one_name(shop: Path, models: Path, capsys: pytest.CaptureF
     held = lock_file(os.open(models / ".tiny.lock", os.O_RDWR | os.O_CREAT), models / ".tiny.lock")
     try:
         assert pull(shop) == 2
-        assert ".tiny.lock" in capsys.readouterr().err
+        assert f"{models}: another pull of 'tiny' is under way" in capsys.readouterr().err
     finally:
         held.release()
     assert pull(shop) == 0
@@ -446,11 +482,11 @@ def test_a_hugging_face_repository(
     hub: Server, tiny_bundle: Bundle, models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     remote = "hf://me/models"
-    assert list(open_remote(remote).models()) == []
+    assert list(open_remote(remote).offer().models) == []
     push = ["models", "push", str(tiny_bundle.path), "--to", remote, "--name", "tiny"]
     assert main(push) == 0
     assert content(hub.root / "tiny") == content(tiny_bundle.path)
-    assert list(open_remote(remote).models()) == ["tiny"]
+    assert list(open_remote(remote).offer().models) == ["tiny"]
     capsys.readouterr()
     assert main(push) == 0
     assert "was there" in capsys.readouterr().out
@@ -478,7 +514,7 @@ def test_a_hugging_face_repository_that_is_changed_or_not_there(
     assert pull("hf://me/models") == 2
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     assert pull("hf://me/models") == 5
-    assert "cannot be reached" in capsys.readouterr().err
+    assert "http://127.0.0.1:1 cannot be reached" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import UsageError
-from sbldm.engine.output.layouts import make_layout
+from sbldm.engine.output.layouts import DatasetFacts, make_layout
 
 from tests.support.nnunet import by_nnunet
 
@@ -46,9 +46,9 @@ def test_names_and_label_values(name: str, names: str, image: str, seg: str, val
 
 @given(sample=st.integers(0, 10**9), name=st.sampled_from(["brats", "nnunet", "bids", "dicom"]))
 def test_every_path_tells_its_sample_and_no_two_are_alike(sample: int, name: str) -> None:
-    layout = make_layout(name, MODALITIES, LABELS, slices=3)
+    layout = make_layout(name, MODALITIES, LABELS, slices=3, rtstruct=name == "dicom")
     paths = layout.paths(sample)
-    assert len(set(paths.values())) == (13 if name == "dicom" else 5)
+    assert len(set(paths.values())) == (14 if name == "dicom" else 5)
     assert {layout.sample_of(path) for path in paths.values()} == {sample}
     assert not set(paths.values()) & set(layout.paths(sample + 1).values())
 
@@ -59,12 +59,23 @@ def test_every_path_tells_its_sample_and_no_two_are_alike(sample: int, name: str
         f"{CASE}/t1/{CASE}_t1_0000.dcm", f"{CASE}/t1/{CASE}_t1_0004.dcm", f"{CASE}/t1/{CASE}_t1.dcm",
         f"{CASE}/t1/{CASE}_t2_0001.dcm", f"{CASE}/t1/sbldm-000008_t1_0001.dcm", f"{CASE}/seg/{CASE}_seg_0001.dcm",
         f"{CASE}/t1/{CASE}_t1_00001.dcm", f"{CASE}/dwi/{CASE}_dwi_0001.dcm", f"{CASE}/t1/../t1/{CASE}_t1_0001.dcm",
+        f"{CASE}/rtstruct/{CASE}_rtstruct.dcm",
     ],
 )  # fmt: skip
 def test_what_is_no_slice_of_a_series_belongs_to_no_sample(path: str) -> None:
     layout = make_layout("dicom", MODALITIES, LABELS, slices=3)
     assert layout.sample_of(f"{CASE}/t1/{CASE}_t1_0003.dcm") == 7
     assert layout.sample_of(path) is None
+
+
+@pytest.mark.parametrize("name", ["nnunet", "bids", "dicom"])
+@pytest.mark.parametrize("origin", ["", "from a real case", "given mask"])
+def test_files_beside_the_samples_say_what_these_are_made_from(name: str, origin: str) -> None:
+    facts = DatasetFacts((0,), "tiny", "0" * 64, "0", origin)
+    written = make_layout(name, MODALITIES, LABELS).dataset_files(facts)
+    text = b"".join(written.values()).decode()
+    assert ("shows no patient" in text) is (origin == "")
+    assert (f"{origin}, protect it as that" in text) is (origin != "")
 
 
 def test_one_tumour_class_is_written_as_one() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.files import Folder
+from sbldm.engine.folder import Folder
 from sbldm.engine.output.nifti import nifti_bytes
 from sbldm.engine.output.regrid import BRATS_AFFINE, BRATS_GRID
 from sbldm.engine.report import volumes

@@ -350,7 +350,7 @@ def test_an_addition_is_whole_or_absent_after_a_power_cut_at_any_moment(
             needed[place] = needed.get(place, False) or any(broken(state, said) for state, said in states)
     unneeded = [site for site, is_needed in needed.items() if not is_needed]
     # the folders of a data set are there before; that the names of new ones are synced, a merge needs
-    assert [site for site in unneeded if not any(part.startswith("files.py:_parent:") for part in site)] == []
+    assert [site for site in unneeded if not any(part.startswith("folder.py:_parent:") for part in site)] == []
 
 
 KEY = EngineKey("denoiser", "ab" * 32, "tensorrt", "10.0", "13000", "any", "90", "none", "fp32", "off", "4096", "1")

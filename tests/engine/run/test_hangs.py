@@ -38,7 +38,7 @@ def test_a_model_that_never_ends_is_ended_and_its_sample_fails(endless: Path, tm
     assert main(command(endless, tmp_path / "out", "--count", 1, "--sample-timeout", 0.3)) == 5
     (record,) = LedgerIndex.of(tmp_path / "out").records()
     assert record.fault == "took longer than --sample-timeout, twice"
-    assert "1 samples failed" in capsys.readouterr().err
+    assert "1 sample failed" in capsys.readouterr().err
 
 
 def test_a_slow_model_in_openvino_is_ended_between_its_nodes(tiny_bundle: Bundle, tmp_path: Path) -> None:

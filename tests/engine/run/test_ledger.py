@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sbldm.engine import new_files
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import IncompleteRunError, InvalidInputError, UsageError
-from sbldm.engine.files import Folder
+from sbldm.engine.folder import Folder
 from sbldm.engine.run.description import Resolved, RunDescription, describe
 from sbldm.engine.run.ledger import (
     QUALITY,

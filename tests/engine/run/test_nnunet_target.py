@@ -103,6 +103,7 @@ def _leaked(real: Path) -> None:
     ("spoil", "code", "message"),
     [
         (lambda real: describe(real, labels={"background": 0, "a": 1, "b": 2}), 2, "which label is which tissue"),
+        (lambda real: describe(real, labels={"background": 0, "liver": 1}), 2, "'liver' is the one label, and no name"),
         (lambda real: describe(real, channel_names={"0": "T1", "1": "CT"}), 2, "1 is 'CT'; synthetic cases have t1, "),
         (lambda real: describe(real, file_ending=".nii"), 2, "file_ending is '.nii'"),
         (lambda real: (real / "labelsTr/BraTS_000.nii.gz").write_bytes(b"x"), 3, "BraTS_000.nii.gz: not a readable"),

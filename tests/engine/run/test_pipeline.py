@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.conditions.columns import blank
-from sbldm.engine.files import Folder
+from sbldm.engine.folder import Folder
 from sbldm.engine.output.measure import measure_tumour
 from sbldm.engine.run.description import RunDescription
 from sbldm.engine.run.ledger import SampleRecord

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sbldm.engine.anatomy.draw import Field, drawn_shares
 from sbldm.engine.backends.choose import choose_backend
 from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.bundle.manifest import MaskFirst
 from sbldm.engine.conditions.columns import COLUMNS, normalise
 from sbldm.engine.mask_solver import noise_size, solve_mask
 from sbldm.engine.sampling import mask_first
@@ -19,7 +20,7 @@ from sbldm.engine.sampling.decoding import NOT_FINITE
 from sbldm.engine.sampling.host import HostLoop
 from sbldm.engine.sampling.model import model_of
 from sbldm.engine.sampling.sdedit import AugmentLoop, SourceCase
-from sbldm.engine.sampling.slabs import brain_of, decode_slabs, masked_volume
+from sbldm.engine.sampling.slabs import brain_of, decode_slabs, masked_volume, unit_image
 from sbldm.engine.sampling.types import Backend, SampleRequest, SamplingOptions
 from sbldm.kernels.noise import standard_normal
 from scipy import ndimage
@@ -116,7 +117,19 @@ def written_out(
     pieces, _ = ndimage.label((brain > 0) | (label > 0))  # pyright: ignore[reportGeneralTypeIssues]
     largest = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
     filled = np.asarray(ndimage.binary_fill_holes(largest), bool)
-    return np.where(filled, np.clip((image + 1) / 2, 1 / 255, 1), 0), label
+    return np.where(filled, np.clip((image + 1) / 2 + grain_written_out(form, image), 1 / 255, 1), 0), label
+
+
+def grain_written_out(form: MaskFirst, image: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What is added to an image in -1..1: smoothed normals whose deviation goes with the signal, 0..1."""
+    normals = standard_normal(SEED, NUMBER, 2**31 + 32770 + 65536 * ATTEMPT, 1 + image.size).astype(np.float64)
+    noise = normals[1:].reshape(image.shape)
+    for axis, middle in ((1, 2), (2, 2), (3, 4)):
+        around = np.roll(noise, 1, axis) + middle * noise + np.roll(noise, -1, axis)
+        noise = around / np.sqrt(middle**2 + 2)
+    signal = ((image + 1) / 2).clip(0, 1)
+    dark, bright = (np.array(side)[:, None, None, None] for side in zip(*form.grain, strict=True))
+    return np.exp(0.15 * normals[0]) * (dark * (1 - signal) + bright * signal) * noise
 
 
 def draft_written_out(bundle: Bundle, backend: Backend, label: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -244,6 +257,7 @@ def test_augment_takes_its_share_of_the_steps(
     loop = HostLoop(model_of(tiny_mask_first_bundle.manifest), spy.run, options(guidance=1.0))
     (made,) = AugmentLoop(loop, SourceCase(image, label, strength)).start([request(tiny_mask_first_bundle)])()
     assert (spy.names().count("mask_denoiser"), spy.names().count("denoiser")) == (drawn, steps)
+    assert spy.names().count("aggregator_encode") == 1 + (steps > 0)  # the case, and the draft that the steps are told
     assert np.array_equal(made.label, label) == (strength == 0.0)
 
 
@@ -291,7 +305,7 @@ def test_what_is_written_is_zero_outside_and_never_zero_inside() -> None:
     image[1, 0, 1, 1] = -0.5
     label = np.zeros((6, 6, 4), np.uint8)
     label[1, 1, 0] = 3  # below the brain: the decoder did not see one there
-    made = masked_volume(SampleRequest(7, 1, np.zeros(0, np.float32)), image, brain, label, None)
+    made = masked_volume(SampleRequest(7, 1, np.zeros(0, np.float32)), unit_image(image), brain, label, None)
     assert (made.number, made.attempt, made.fault) == (7, 1, None)
     assert made.label is label
     assert made.image.shape == (2, 6, 6, 4)
@@ -302,4 +316,4 @@ def test_what_is_written_is_zero_outside_and_never_zero_inside() -> None:
     for broken in (np.where(image > 6, np.nan, image), image):
         logits = brain if broken is not image else brain + np.inf
         request = SampleRequest(7, 1, np.zeros(0, np.float32))
-        assert masked_volume(request, broken, logits, label, None).fault == NOT_FINITE
+        assert masked_volume(request, unit_image(broken), logits, label, None).fault == NOT_FINITE

@@ -102,7 +102,7 @@ def test_measured_is_trained(drawn: tuple) -> None:
     grid = RasGrid.of(header.affine, label.shape)
     cloud = Cloud(grid, grid.turn(label) > 0)
     sampler = GridSampler(label.shape, header.affine, (64, 64, 64), (3.0, 3.0, 3.0))
-    trained = np.argwhere(sampler.label(sampler.to_ras(label), 2)) - 31.5
+    trained = np.argwhere(sampler.label(sampler.source.turn(label), 2)) - 31.5
     assert np.abs(cloud.mean_mm - trained.mean(0) * 3).max() < 0.01 * 192
     low, high = cloud.edges_mm()
     assert np.abs((high - low) - (np.ptp(trained, axis=0) + 1) * 3).max() < 9

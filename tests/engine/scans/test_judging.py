@@ -265,7 +265,7 @@ def test_our_own_layouts_are_read_back_alike(tmp_path: Path, name: str, names: s
     case = arrays(numbers=(1, 2, 3))
     for role, path in layout.paths(0).items():
         save(tmp_path / "run" / path, layout.file_labels(case["seg"]) if role == "seg" else case[role])
-    for path, content in layout.dataset_files(DatasetFacts((0,), "tiny", "0" * 64, "0")).items():
+    for path, content in layout.dataset_files(DatasetFacts((0,), "tiny", "0" * 64, "0", "")).items():
         (tmp_path / "run" / path).write_bytes(content)
     write_case(tmp_path / "plain", "A")
     ours = prepare_cohort(tmp_path / "run", tmp_path / "c1", COARSE)

@@ -124,6 +124,8 @@ def test_masks_are_renumbered_by_name_for_every_permutation(numbers: list[int], 
     ("labels", "named"),
     [
         ({"background": 0, "a": 1, "b": 2, "c": 3}, "which label is which tissue"),
+        ({"background": 0, "edema": 1}, "'edema' is the one label, and no name of a whole tumour"),
+        ({"background": 0, "liver": [1]}, "'liver' is the one label, and no name of a whole tumour"),
         ({"background": 0, "edema": 1, "enhancing": 2}, "one number for necrosis"),
         ({"background": 0, "necrosis": [1, 4], "edema": 2, "enhancing": 3}, "one number for necrosis"),
         ({"background": 0, "necrosis": 1000, "edema": 2, "enhancing": 3}, "synthetic masks hold 0 to 255"),

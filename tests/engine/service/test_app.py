@@ -276,6 +276,7 @@ def test_an_upload_that_comes_again_replaces_the_one_before(idle: TestClient, jo
 def test_ten_thousand_jobs_in_pages(tiny_bundle: Bundle, jobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page costs what is on it; each job is on one page alone, and a restart finds them all."""
     from sbldm.engine.service import store as module
+    from sbldm.engine.service.job import STATES
     from sbldm.engine.service.store import Reserved, Store
 
     monkeypatch.setattr(os, "fsync", lambda _: None)
@@ -302,7 +303,15 @@ def test_ten_thousand_jobs_in_pages(tiny_bundle: Bundle, jobs: Path, monkeypatch
     assert [job.number for job in store.newest("local", None, 50, None)] == list(range(10_000, 9_950, -1))
     assert [job.number for job in store.newest("local", 9_951, 50, "done")] == list(range(9_950, 9_900, -1))
     assert len(looked) == 100
+    for number in (3, 7000):
+        store._put(store._jobs[store._ids[number]].with_(state="failed"))
+    looked.clear()
+    assert [job.number for job in store.newest("local", None, 50, "failed")] == [7000, 3]
+    assert [job.number for job in store.newest("local", 7002, 2, "done")] == [7001, 6999]
+    assert store.newest("local", None, 50, "queued") == []
+    assert len(looked) == 4
     assert store.held("local") == (10_000, 0, 100_000)
+    assert store.states() == {**dict.fromkeys(STATES, 0), "done": 9_998, "failed": 2}
     assert store.newest("somebody", None, 50, None) == []
     store.close()
     again = Store(jobs)

@@ -1,0 +1,59 @@
+"""`sbldm-engine studio`: a page on this machine that makes volumes while conditions are changed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ._commands import RequireSignature, bundles, choices
+
+
+def studio(
+    bundle: Annotated[str, typer.Option("--bundle", help="Model: name or path.", autocompletion=bundles)] = "phantom",
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 8766,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address and open nothing.")] = False,
+    require_signature: RequireSignature = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="Who computes.", **choices("auto", "onnxruntime", "openvino", "tensorrt"))
+    ] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="Where.", **choices("auto", "cpu", "cuda", "cuda:I"))
+    ] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; default: all.")] = None,
+) -> int:
+    """Open a page on this machine: volumes from conditions, live; own masks and scans; nothing is uploaded anywhere."""
+    from ..engine.errors import BackendUnavailableError
+    from ..engine.telemetry import EventLog
+
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise BackendUnavailableError('studio needs FastAPI and uvicorn: pip install "sbldm-engine[serve]"') from error
+    from ..engine.generator import Generator
+    from ..engine.studio.serve import run_studio
+
+    log = EventLog("text")
+
+    def opened(address: str) -> None:
+        typer.echo(address)
+        if not no_browser and not _opens(address):
+            log.event("no browser can be opened here; open the address above, it holds the token", "warning")
+        log.event("the page is open to whoever has the address, on this machine alone; Ctrl-C ends it")
+
+    generator = Generator.load(
+        bundle, require_signature=require_signature, backend=backend, device=device, threads=threads
+    )
+    run_studio(generator, port, opened, log)
+    return 0
+
+
+def _opens(address: str) -> bool:
+    """Whether a browser was started."""
+    import webbrowser
+
+    try:
+        return webbrowser.open(address)
+    except webbrowser.Error:
+        return False

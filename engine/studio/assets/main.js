@@ -1,0 +1,262 @@
+// The page: wishes become volumes while they change; the newest wish of a side ends the one before.
+import { get, leave, post } from "./api.js";
+import { Basket } from "./basket.js";
+import { Conditions } from "./conditions.js";
+import { listen as listenForFiles } from "./dropped.js";
+import { Panes, chosen } from "./panes.js";
+import { Shares } from "./shares.js";
+
+const find = (id) => document.getElementById(id);
+const PAUSE_MS = 100, HERE_MS = 60_000;
+const SHARES = ["ncr_share", "ed_share", "et_share"], FIRST = ["volume_ml"], PLACE = ["x", "y", "z"];
+
+let facts, panes, conditions, shares, basket;
+const sides = { a: null, b: null }; // of each: wish, what it starts from, the volume that is shown
+let side = "a", timer = null, checks = 0;
+
+const current = () => sides[side];
+const gone = (error) => { if (error.status === 0 || error.status === 401) { find("gone").textContent = error.message; find("gone").hidden = false; } };
+
+function newSide() {
+  return { wish: { cells: {}, number: basket.allot(), seed: 0, steps: null, guidance: null, given: null, strength: 0.5 }, given: null, made: null, scan: null, isScan: false }; // a scan may be shown beside what is made of it
+}
+
+function read() { // the controls into the wish of their side
+  const { wish } = current();
+  wish.cells = { ...conditions.cells(), ...(shares?.cells() ?? {}) };
+  wish.seed = Number(find("seed").value || 0);
+  wish.steps = find("steps").value === "" ? null : Number(find("steps").value);
+  wish.guidance = find("guidance").value === "" ? null : Number(find("guidance").value);
+  wish.strength = Number(find("strength").value);
+  if (!basket.isFree(wish.number)) wish.number = basket.allot(); // what was kept stays as it was seen
+}
+
+function write() { // and back
+  const { wish, given } = current();
+  conditions.set(wish.cells);
+  if (shares && SHARES.every((name) => name in wish.cells)) shares.show(SHARES.map((name) => Number(wish.cells[name])), true);
+  else if (shares) shares.isGiven = false;
+  find("seed").value = wish.seed;
+  find("steps").value = wish.steps ?? "";
+  find("guidance").value = wish.guidance ?? "";
+  find("strength").value = wish.strength;
+  tellStart(given);
+}
+
+function tellStart(given) {
+  const start = find("start"), isMask = given?.kind === "mask";
+  start.hidden = !given;
+  start.replaceChildren();
+  if (given) {
+    start.append(Object.assign(document.createElement("span"), { textContent: isMask ? `Around ${given.name}` : `From ${given.name}` }));
+    const away = Object.assign(document.createElement("button"), { type: "button", textContent: "Without it" });
+    away.addEventListener("click", () => startFrom(null));
+    start.append(away);
+  }
+  find("strength-field").hidden = !given || isMask;
+  conditions.disable(isMask);
+  for (const id of ["shares-field", "typical"]) find(id).classList.toggle("off", isMask);
+  for (const handle of shares?.handles ?? []) handle.disabled = isMask;
+}
+
+async function check() { // what is wrong with the wish, how usual it is, what is drawn for it
+  const turn = ++checks, { wish, given } = current();
+  find("number-text").textContent = `This is case ${wish.number} of the run. Kept, the next wish is the next case, with noise of its own.`;
+  if (given?.kind === "mask") { tell([], []); return true; }
+  const told = await post("/api/wish", wish);
+  if (turn !== checks) return false;
+  tell(told.faults, told.warnings);
+  find("typical").hidden = told.faults.length > 0;
+  if (told.faults.length) return false;
+  conditions.drawn(told.row);
+  if (shares && !shares.isGiven) shares.show(SHARES.map((name) => told.row[name]), false);
+  const share = told.distance / told.limit;
+  find("needle").style.left = `${Math.min(100, 80 * share)}%`;
+  const words = Object.keys(wish.cells).length === 0 ? "Everything is open: as typical as the cohort." : `${share <= 0.5 ? "Typical" : share <= 1 ? "Unusual, within the cohort" : "Far from the cohort"}: distance ${told.distance.toFixed(1)}, and ${told.limit.toFixed(1)} is exceeded by one case in a thousand of ${facts.cases}.`;
+  find("typical-text").textContent = words;
+  find("typical").dataset.level = share <= 0.5 ? "typical" : share <= 1 ? "unusual" : "far";
+  return true;
+}
+
+function tell(faults, warnings) {
+  const item = (text, kind) => Object.assign(document.createElement("li"), { textContent: text.replace(/^wish\.csv:2: /, ""), className: kind });
+  find("messages").replaceChildren(...faults.map((text) => item(text, "fault")), ...warnings.map((text) => item(text, "warning")));
+}
+
+function changed() { // by hand
+  read();
+  const own = current();
+  own.isScan = false;
+  clearTimeout(timer);
+  panes.panes[side].tell("…", true);
+  timer = setTimeout(() => make(side), PAUSE_MS);
+}
+
+async function make(which) {
+  const own = sides[which], pane = panes.panes[which], wish = structuredClone(own.wish);
+  try {
+    if (which === side && !await check()) {
+      if (find("messages").querySelector(".fault")) pane.tell("This wish contradicts itself; see the messages.", false, true);
+      return;
+    }
+    pane.tell(`Making case ${wish.number} …`, true);
+    const made = await post("/api/volumes", { wish, pane: which });
+    if (made.given_up || JSON.stringify(wish) !== JSON.stringify(own.wish)) return; // a newer one is on its way
+    own.made = { ...made, wish };
+    await show(which);
+  } catch (error) {
+    pane.tell(error.message, false, true);
+    gone(error);
+  }
+}
+
+async function show(which) {
+  const own = sides[which], pane = panes.panes[which];
+  if (own.isScan) {
+    pane.tell(`${own.scan.name}, on the model’s grid`);
+    await panes.show(which, `/api/given/${own.scan.id}`, own.scan);
+  } else if (own.made) {
+    pane.tell(`Case ${own.made.number}, seed ${own.made.seed}: ${own.made.text}`);
+    pane.state.title = `made in ${own.made.seconds.toFixed(1)} s`;
+    await panes.show(which, `/api/volumes/${own.made.key}`, own.made);
+    if (panes.isDifference && which === "a" && panes.isCompared) panes.again("b");
+  }
+  tellMeasured();
+  find("keep").disabled = find("vary").disabled = !current().made;
+}
+
+function tellMeasured() {
+  const seen = Object.entries(sides).filter(([which, own]) => own?.made && !own.isScan && (which === "a" || panes.isCompared));
+  if (!seen.length) return;
+  find("measured").replaceChildren(...seen.map(([which, { made }]) => {
+    const table = document.createElement("table");
+    table.innerHTML = `<thead><tr><th scope="col"></th><th scope="col">asked</th><th scope="col">made</th><th scope="col">differs</th></tr></thead><tbody></tbody>`;
+    if (panes.isCompared) table.createCaption().textContent = which.toUpperCase();
+    for (const row of made.rows) {
+      const line = table.tBodies[0].insertRow();
+      line.append(Object.assign(document.createElement("th"), { scope: "row", textContent: row.unit ? `${row.name} (${row.unit})` : row.name }));
+      for (const [text, kind] of [[row.wanted, row.drawn ? "drawn" : ""], [row.made, "made"], [row.difference, "differs"]]) {
+        Object.assign(line.insertCell(), { textContent: text, className: kind });
+      }
+      line.dataset.column = row.column;
+    }
+    return table;
+  }));
+}
+
+function choose(which) { // the side that the controls are for
+  side = which;
+  document.querySelector(`input[name="side"][value="${which}"]`).checked = true;
+  write();
+  check().catch(gone);
+  find("keep").disabled = find("vary").disabled = !current().made;
+}
+
+function compare(isOn) {
+  panes.compare(isOn);
+  find("sides").hidden = !isOn;
+  if (isOn && !sides.b) {
+    sides.b = newSide();
+    const { cells, seed, steps, guidance } = sides.a.wish;
+    Object.assign(sides.b.wish, structuredClone({ cells, seed, steps, guidance }));
+  }
+  choose(isOn ? "b" : "a");
+  if (isOn && !sides.b.made) make("b");
+  tellMeasured();
+}
+
+function startFrom(given) { // a mask or scan that was dropped, or nothing
+  if (given?.kind === "case") {
+    Object.assign(sides.a, { scan: given, isScan: true });
+    sides.b ??= newSide();
+    if (!panes.isCompared) compare(true);
+    choose("b");
+    show("a");
+  }
+  const own = current();
+  Object.assign(own, { given, isScan: false });
+  own.wish.given = given?.id ?? null;
+  tellStart(given);
+  changed();
+}
+
+function takePlace(mm) {
+  if (!mm || current().given?.kind === "mask") return;
+  const cells = { ...conditions.cells() };
+  PLACE.forEach((name, k) => { cells[name] = String(Number(((mm[k] + facts.fov_mm[k] / 2) / facts.fov_mm[k]).toFixed(4))); });
+  conditions.set(cells);
+  changed();
+}
+
+function keep() {
+  const { wish, given, made } = current();
+  if (!made || JSON.stringify(made.wish) !== JSON.stringify(wish)) return;
+  basket.keep(wish.number, wish, given, made.text);
+}
+
+function listen() {
+  find("wish").addEventListener("submit", (event) => event.preventDefault());
+  for (const id of ["seed", "steps", "guidance", "strength"]) find(id).addEventListener("input", () => { find("strength").nextElementSibling.textContent = find("strength").value; changed(); });
+  document.querySelectorAll('input[name="side"]').forEach((input) => input.addEventListener("change", () => choose(chosen("side"))));
+  find("all-open").addEventListener("click", () => { conditions.set({}); if (shares) shares.isGiven = false; changed(); });
+  find("compare").addEventListener("click", () => compare(!panes.isCompared));
+  find("clicks").addEventListener("click", () => {
+    const isOn = find("clicks").getAttribute("aria-pressed") !== "true";
+    find("clicks").setAttribute("aria-pressed", isOn);
+    document.body.classList.toggle("placing", isOn);
+  });
+  find("take-crosshair").addEventListener("click", () => takePlace(panes.crosshair(side) ?? panes.crosshair("a")));
+  for (const which of ["a", "b"]) {
+    const { canvas } = panes.panes[which];
+    canvas.addEventListener("keydown", (event) => { if (event.key === "Enter") takePlace(panes.crosshair(which)); });
+    canvas.addEventListener("pointerup", (event) => {
+      if (document.body.classList.contains("placing") && panes.isSection(which, event)) takePlace(panes.crosshair(which));
+    });
+  }
+  find("keep").addEventListener("click", keep);
+  find("vary").addEventListener("click", () => basket.vary(current().wish, current().given, Number(find("times").value)));
+  listenForFiles(startFrom);
+  addEventListener("pagehide", leave);
+  setInterval(() => get("/api/here").then(() => { find("gone").hidden = true; }, gone), HERE_MS);
+}
+
+function build() {
+  const place = (name) => find(FIRST.includes(name) ? "tumour" : PLACE.includes(name) ? "place-columns" : "shape-columns");
+  const own = facts.columns.filter(({ name }) => !SHARES.includes(name));
+  conditions = new Conditions(place, own, changed);
+  if (SHARES.every((name) => facts.columns.some((column) => column.name === name))) {
+    find("shares-field").hidden = false;
+    shares = new Shares(find("shares"), SHARES, facts.tissues, changed);
+  }
+  find("about").textContent = `${facts.model} · ${facts.voxels.join(" × ")} voxels · ${facts.backend}`;
+  find("about").title = `${facts.data}. ${facts.use}`;
+  find("steps").placeholder = facts.defaults.steps;
+  find("steps").max = facts.most_steps;
+  find("guidance").placeholder = facts.defaults.guidance;
+  find("directory").textContent = `In ${facts.directory}, or give a whole path. The table is written beside it.`;
+  if (!facts.takes_masks) find("own-text").textContent = "Drop the files of a case (four modalities and a mask), or a DICOM folder, anywhere on the page. It stays in this program’s memory while the page is open. This model makes mask and image together, so it takes no mask alone.";
+}
+
+async function open() {
+  try {
+    facts = await get("/api/model");
+  } catch (error) {
+    find("gone").textContent = error.message;
+    find("gone").hidden = false;
+    return;
+  }
+  basket = new Basket((number) => {
+    const row = basket.rows[number], own = current();
+    Object.assign(own, { wish: structuredClone(row.wish), given: row.given, isScan: false });
+    write();
+    make(side).then(() => { row.text = own.made?.text ?? row.text; basket.draw(); });
+  });
+  panes = new Panes(facts);
+  sides.a = newSide();
+  build();
+  write();
+  listen();
+  await make("a");
+}
+
+open();
