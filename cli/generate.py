@@ -23,7 +23,8 @@ def generate(
         Path | None,
         typer.Option(
             "--masks",
-            help="Folder of label files: images are made around them, one a mask or --count in turn.",
+            help="Folder of label files: images are made around them, one a mask or --count in turn; "
+            "--conditions moves and scales them.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -63,9 +64,10 @@ def generate(
     from dataclasses import replace
 
     from ..engine.bundle.load import load_bundle
+    from ..engine.conditions.table import read_table
     from ..engine.errors import UsageError
     from ..engine.sampling.given_masks import require_mask_first
-    from ..engine.scans.masks import read_masks
+    from ..engine.scans.masks import edited_masks, read_masks
     from ..engine.scans.options import read_options
     from ._job import run_job
 
@@ -82,6 +84,10 @@ def generate(
         source, warnings = read_masks(masks, columns, bundle.manifest.grid, options)
         for warning in warnings:
             log.event(warning, "warning")
+        if flags.conditions is not None:
+            grid = bundle.manifest.grid
+            source = edited_masks(source, read_table(flags.conditions, columns, grid.fov_mm), grid)
+            flags = replace(flags, conditions=None)
     request = flags.request(bundle, source)
     if exclude_copies is not None:
         from ..engine.scans.references import read_references

@@ -31,6 +31,7 @@ COMMANDS = {
     "conditions": ("conditions", "Check, measure or draw tumour characteristics."),
     "data": ("data", "Look at a data set before it is used."),
     "augment": ("augment", "Bring a real case under new conditions."),
+    "masks": ("masks", "Make masks out of masks."),
     "merge": ("merge", "Put the shards of a run together."),
     "verify": ("verify", "Hash every file of a run again."),
     "purge": ("purge", "Remove a run; its audit trail stays."),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .backends.choose import choose_backend
 from .bundle.load import DEFAULT_BUNDLE, Bundle, load_bundle
-from .conditions.table import ConditionsLike
+from .conditions.table import ConditionsLike, read_table
 from .errors import InvalidInputError, SbldmError, UsageError
 from .output.measure import measure_tumour
 from .run.arguments import MachineArguments, SamplingArguments, python_call
@@ -35,7 +35,7 @@ from .sample import Faulty, Sample, require_faulty
 from .sampling.given_masks import GivenMasks, require_mask_first
 from .sampling.sdedit import SourceCase
 from .sampling.types import Backend, RunLoop, Volume
-from .scans.masks import masks_of_arrays
+from .scans.masks import edited_masks, masks_of_arrays
 from .screen import counted
 
 
@@ -117,7 +117,8 @@ class Generator:
             conditions: path of a CSV, rows as mappings of its columns to values (`id` a text), or None to draw
                 everything. Rows are reused in order; what a row leaves out is drawn given what it holds.
             masks: labels (x, y, z) as a `Sample` has them, on the model's grid: images are made around them, in order,
-                and `count` defaults to their number. A bundle of the mask-first form is needed, `conditions` are not.
+                and `count` defaults to their number. A bundle of the mask-first form is needed. `conditions` beside
+                them move and scale them (`masks.edit`): row k mask k, in turn.
             stop: ends the iteration by `Cancelled`, at the next denoising step; on a GPU at the next batch.
             faulty: a sample that must not be used ends the iteration by FaultySampleError (`raise`), is left out
                 (`skip`), or comes with its `fault` (`keep`).
@@ -130,7 +131,8 @@ class Generator:
             Cancelled: see `stop` and `cancel`.
         """
         require_faulty(faulty)
-        source = None if masks is None else self._given(masks)
+        source = None if masks is None else self._given(masks, conditions)
+        conditions = conditions if masks is None else None
         request = GenerateRequest(bundle=self.bundle, count=count, conditions=conditions, source=source, **options)
         return _judged(self.samples(request, stop), faulty)
 
@@ -243,10 +245,11 @@ class Generator:
     ) -> None:
         self.close()
 
-    def _given(self, masks: Sequence[NDArray[np.integer]]) -> GivenMasks:
+    def _given(self, masks: Sequence[NDArray[np.integer]], conditions: ConditionsLike) -> GivenMasks:
         require_mask_first(self.bundle)
-        manifest = self.bundle.manifest
-        return masks_of_arrays(masks, [column.name for column in manifest.condition_columns], manifest.grid)
+        grid, columns = self.bundle.manifest.grid, [column.name for column in self.bundle.manifest.condition_columns]
+        given = masks_of_arrays(masks, columns, grid)
+        return given if conditions is None else edited_masks(given, read_table(conditions, columns, grid.fov_mm), grid)
 
     def _made(
         self,

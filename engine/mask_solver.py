@@ -61,7 +61,8 @@ def solve_mask(
     wanted: NDArray[np.float64],
     shape: tuple[int, int, int],
     spacing_mm: tuple[float, float, float],
-    noise: NDArray[np.float32],
+    noise: NDArray[np.float32] | None,
+    shown: tuple[Triple, Triple] | None = None,
 ) -> SolvedMask:
     """The label of one tumour.
 
@@ -73,15 +74,17 @@ def solve_mask(
         wanted: (12,) `COLUMNS` in their own units, no NaN.
         shape: x, y, z of the label, even numbers.
         spacing_mm: of the label.
-        noise: (noise_size(shape),) standard normals.
+        noise: (noise_size(shape),) standard normals; None: the surface is left as the maps have it.
+        shown: centre and sides (3,) of the box of the tumour in the maps, shares of the field; None: as wanted.
     """
     row: dict[str, float] = dict(zip(COLUMNS, wanted.tolist(), strict=True))
     place = np.array([row[name] for name in "xyz"])
     sides = np.array([row[name] for name in "whd"])
     region = _region(place, sides, shape)
     counts = wanted_voxels(row, spacing_mm, int(np.prod([s.stop - s.start for s in region])))
-    rough = _roughness(noise, shape, region)
-    pose, tried = _Pose(place, place, np.ones(3)), [(0.0, 0.0)]
+    rough = np.float32(0) if noise is None else _roughness(noise, shape, region)
+    origin, stretch = (place, np.ones(3)) if shown is None else (shown[0], np.clip(sides / shown[1], *STRETCH))
+    pose, tried = _Pose(origin, place, stretch), [(0.0, 0.0)]
     amplitude, best, least = 0.0, None, np.inf
     for _ in range(ROUNDS):
         label = np.zeros(shape, np.uint8)

@@ -20,7 +20,7 @@ from ..bundle.signature import MAX_SIGNATURE_BYTES
 from ..bundle.store import MANIFEST_NAME
 from ..decode import decode
 from ..errors import InvalidInputError, SbldmError, UsageError
-from ..files import Folder
+from ..folder import Folder
 
 INDEX_NAME = "index.json"
 MAX_INDEX_BYTES = 4 * 2**20

@@ -49,7 +49,7 @@ class ScanVoxels:
 
         As `regrid`: linear, what lies nearer to background than to brain stays exactly 0, of labels the largest wins.
         """
-        matrix, offset = self._to_grid(grid)
+        matrix, offset = self.to_grid(grid)
 
         def linear(volume: ArrayLike, mode: str = "nearest") -> NDArray[np.float32]:
             made = np.empty(self.shape, np.float32)
@@ -67,7 +67,7 @@ class ScanVoxels:
             np.maximum(best, share, out=best)
         return images, labels
 
-    def _to_grid(self, grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def to_grid(self, grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Matrix and offset from a voxel of the scan to one of the model's grid."""
         affine, steps = np.array(self.affine), np.array(grid.spacing_mm)
         middle = (np.array(grid.shape) - 1) / 2

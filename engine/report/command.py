@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 
 from ..bundle.load import Bundle, is_shipped
-from ..run.description import RunDescription, SourceDigest
+from ..run.description import InsertDigest, MasksDigest, RunDescription, SourceDigest
 
 CONDITIONS, CASE, MASKS, BUNDLE, CASES = "CONDITIONS.csv", "CASE", "MASKS", "BUNDLE", "CASES"
 
@@ -30,9 +30,14 @@ def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
     if isinstance(run.source, SourceDigest):
         words = ["sbldm-engine", "augment", CASE, "--strength", repr(run.source.strength)]
         notes.append(f"{CASE}: the folder of the case that the run starts from")
+    elif isinstance(run.source, InsertDigest):
+        words, notes = _inserted(run.source)
     elif run.source is not None:
         words += ["--masks", MASKS]
         notes.append(f"{MASKS}: the folder of the masks that were given to the run")
+        if isinstance(run.source, MasksDigest) and run.source.edits:
+            words += ["--conditions", CONDITIONS]
+            notes.append(f"{CONDITIONS}: the rows that edited the masks, sha256 {run.source.edits}")
     if isinstance(run.source, SourceDigest) and options.layout == "dicom":
         words += ["--identity", run.source.identity]
     words += ["--count", str(options.count)]
@@ -60,3 +65,17 @@ def recipe(run: RunDescription, bundle: Bundle | None) -> Recipe:
     words += ["--backend", resolved.backend, "--device", resolved.device, "--precision", resolved.precision]
     words += ["--batch-size", str(resolved.batch_size), "--threads", str(resolved.threads)]
     return Recipe(tuple(words), tuple(notes))
+
+
+def _inserted(source: InsertDigest) -> tuple[list[str], list[str]]:
+    words = ["sbldm-engine", "augment", CASE]
+    words += [flag for flag, is_set in (("--remove", source.removes), ("--insert", source.inserts)) if is_set]
+    notes = [f"{CASE}: the folder of the scan that the run starts from"]
+    if source.masks:
+        words += ["--masks", MASKS]
+        notes.append(f"{MASKS}: the folder of the {source.masks} masks that were given to the run")
+    if source.volumes_ml:
+        words += ["--volumes", ",".join(f"{volume!r}" for volume in source.volumes_ml)]
+        notes.append("with --volumes, give the --conditions of the run too, where it had any")
+    words += ["--margin", repr(source.margin_mm), *(["--mass-effect"] if source.mass_effect else [])]
+    return words, notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import zip_longest
@@ -27,6 +28,7 @@ from ..output.nifti import SYNTHETIC
 from ..output.regrid import FileGrid
 from ..output.scan_voxels import ScanVoxels
 from ..sampling.given_masks import GivenMasks
+from ..sampling.insert_case import InsertCase
 from ..sampling.sdedit import Identity, SourceCase
 from ..sampling.types import LoopKind
 from ..versions import installed
@@ -38,6 +40,9 @@ MAX_RUN_BYTES = 64 * 2**20
 CHECKSUM = "sha256"  # key of run.json: of all the rest of it, in canonical form
 NOTICE = "SYNTHETIC sbldm-engine: these volumes show no patient"
 NOTICE_MASKS = "SYNTHETIC sbldm-engine: images of no patient around given masks, to be protected as those masks are"
+NOTICE_INSERTED = (
+    "SYNTHETIC sbldm-engine: the scan of a case with a part of it made anew, to be protected as that scan is"
+)
 NOTICE_AUGMENTED = "SYNTHETIC sbldm-engine: derived from the scan of a case, to be protected as that scan is"
 
 
@@ -119,12 +124,35 @@ class MasksDigest:
 
     sha256: str
     masks: int  # how many
+    edits: str  # sha256 of the rows that moved and scaled them; empty: as given
 
     notice: ClassVar[str] = NOTICE_MASKS
     origin: ClassVar[str] = "given mask"
 
     def __str__(self) -> str:
-        return f"{self.masks} given masks {self.sha256[:12]}"
+        return f"{self.masks} given masks {self.sha256[:12]}" + (f", edited by {self.edits[:12]}" if self.edits else "")
+
+
+@dataclass(frozen=True)
+class InsertDigest:
+    """The scan that a lesion is put into, or taken out of."""
+
+    sha256: str
+    voxels: ScanVoxels
+    kinds: tuple[str, ...]  # of a stored value, one a modality: NumPy's names
+    removes: bool
+    inserts: bool
+    masks: int  # that were given; 0 where they are drawn
+    volumes_ml: tuple[float, ...]
+    margin_mm: float  # from the lesion at which nothing is changed
+    mass_effect: bool
+
+    notice: ClassVar[str] = NOTICE_INSERTED
+    origin: ClassVar[str] = "from a real case"
+
+    def __str__(self) -> str:
+        done = " and ".join(name for name, is_done in (("remove", self.removes), ("insert", self.inserts)) if is_done)
+        return f"scan {self.sha256[:12]} to {done}, margin {self.margin_mm:g} mm"
 
 
 @dataclass(frozen=True)
@@ -138,13 +166,19 @@ class CopiesDigest:
         return f"{self.cases} cases {self.sha256[:12]}"
 
 
-AnySource = SourceDigest | MasksDigest
+AnySource = SourceDigest | MasksDigest | InsertDigest
 
 
-def source_digest(source: SourceCase | GivenMasks | None) -> AnySource | None:
+def source_digest(source: SourceCase | GivenMasks | InsertCase | None) -> AnySource | None:
     """What run.json records of what sampling starts from."""
+    if isinstance(source, InsertCase):
+        kinds = tuple(file.kind for file in source.files)
+        return InsertDigest(
+            source.sha256(), source.voxels, kinds, source.removes, source.inserts, len(source.given),
+            source.volumes_ml, source.margin_mm, source.has_mass_effect,
+        )  # fmt: skip
     if isinstance(source, GivenMasks):
-        return MasksDigest(source.sha256(), len(source.packed))
+        return MasksDigest(source.sha256(), len(source.packed), source.edits)
     if source is None:
         return None
     identity: Identity = "replace" if source.study is None else "keep"
@@ -163,7 +197,7 @@ class RunDescription:
     resolved: Resolved
     loop: Loop | None
     conditions: ConditionsDigest | None
-    source: AnySource | None  # the case of `augment`, or the masks that were given
+    source: AnySource | None  # the case or scan of `augment`, or the masks that were given
     row_ids: tuple[str, ...] | None  # of the conditions, where files are named by id
     dataset_grid: FileGrid | None  # where `options.grid` is dataset
     exclude_copies: CopiesDigest | None  # cases that samples were compared with
@@ -214,7 +248,7 @@ class RunDescription:
     def file_grid(self) -> FileVoxels | None:
         """The voxels of the run's files; None where they are the model's."""
         if self.options.grid == "source":
-            return self.source.voxels if isinstance(self.source, SourceDigest) else None
+            return self.source.voxels if isinstance(self.source, SourceDigest | InsertDigest) else None
         return self.dataset_grid if self.options.grid == "dataset" else grid_of_files(self.options.grid)
 
     @cached_property
@@ -312,7 +346,9 @@ def _check(run: RunDescription, where: str) -> None:
         raise InvalidInputError(f"{where}: dataset_grid: must be there where grid is dataset, and only there")
     if run.dataset_grid is not None and (wrong := run.dataset_grid.problems()):
         raise InvalidInputError(f"{where}: dataset_grid: {wrong[0]}")
-    voxels = run.source.voxels if isinstance(run.source, SourceDigest) else None
+    voxels = run.source.voxels if isinstance(run.source, SourceDigest | InsertDigest) else None
+    if isinstance(run.source, InsertDigest):
+        _check_insert(run, run.source, where)
     if run.options.grid == "source" and voxels is None:
         raise InvalidInputError(f"{where}: source: must have voxels where grid is source")
     if voxels is not None and (wrong := voxels.problems()):
@@ -321,6 +357,16 @@ def _check(run: RunDescription, where: str) -> None:
     if problems:
         raise InvalidInputError(f"{where}: bundle: {problems[0]}")
     run.layout()
+
+
+def _check_insert(run: RunDescription, source: InsertDigest, where: str) -> None:
+    if run.options.grid != "source" or run.options.layout == "dicom":
+        raise InvalidInputError(f"{where}: options: of an inserted lesion grid must be source, and layout not dicom")
+    for kind in source.kinds:
+        if not re.fullmatch(r"[<>|=][iuf][1248]", kind, re.ASCII):
+            raise InvalidInputError(f"{where}: source: kinds: {kind!r} is no type of a stored value")
+    if len(source.kinds) != len(run.bundle.modalities):
+        raise InvalidInputError(f"{where}: source: kinds: must be {len(run.bundle.modalities)}, one a modality")
 
 
 def differences(recorded: RunDescription, wanted: RunDescription) -> list[str]:

@@ -24,6 +24,7 @@ from .audit import audited
 from .description import (
     ConditionsDigest,
     CopiesDigest,
+    InsertDigest,
     Loop,
     Resolved,
     RunDescription,
@@ -130,7 +131,7 @@ def execute(
         SbldmError: see `prepare` and `require_same`.
     """
     source = job.run.source
-    verb = "augment" if isinstance(source, SourceDigest) else "generate"
+    verb = "augment" if isinstance(source, SourceDigest | InsertDigest) else "generate"
     part = {"shard": job.request.shard, "samples": job.request.samples}
     verify_files = job.request.verify_files
     with (

@@ -19,17 +19,17 @@ JOIN = ";"
 _RUN_BY_A_SPREADSHEET = ("=", "+", "-", "@", "\t", "\r")
 
 
-def header(columns: tuple[str, ...]) -> list[str]:
-    """Column names for a bundle's condition columns."""
+def header(columns: tuple[str, ...], origin: str = "") -> list[str]:
+    """Column names for a bundle's condition columns; `origin` where samples are made from somebody's scan or mask."""
     return [
         "id", "seed", "sample", "attempt", "within_tolerance", "drawn",
         *(f"requested_{name}" for name in columns),
         *(f"measured_{name}" for name in (*columns, *QUALITY)),
-        "files", "sha256",
+        "files", "sha256", *(["origin"] if origin else []),
     ]  # fmt: skip
 
 
-def row(record: SampleRecord, seed: int, columns: tuple[str, ...]) -> list[str]:
+def row(record: SampleRecord, seed: int, columns: tuple[str, ...], origin: str = "") -> list[str]:
     """The row of one sample; empty where a tumour that is not there has no such measure."""
     within = "" if record.within_tolerance is None else str(record.within_tolerance).lower()
     return [
@@ -37,6 +37,7 @@ def row(record: SampleRecord, seed: int, columns: tuple[str, ...]) -> list[str]:
         *(_number(record.requested, name) for name in columns),
         *(_number(record.measured, name) for name in (*columns, *QUALITY)),
         JOIN.join(entry.path for entry in record.files), JOIN.join(entry.sha256 for entry in record.files),
+        *([origin] if origin else []),
     ]  # fmt: skip
 
 
@@ -49,11 +50,11 @@ def write_manifest(folder: Folder, run: RunDescription, index: LedgerIndex) -> i
     columns = run.bundle.columns
     samples: list[int] = []
     with folder.writing(MANIFEST_CSV) as handle:
-        handle.write(line(header(columns)))
+        handle.write(line(header(columns, run.origin)))
         for record in index.records():
             if record.fault is None:
                 samples.append(record.sample)
-                handle.write(line(row(record, run.options.seed, columns)))
+                handle.write(line(row(record, run.options.seed, columns, run.origin)))
         for name, data in dataset_files(run, tuple(samples)).items():
             folder.write(name, data)
     return len(samples)

@@ -13,6 +13,8 @@ from ..bundle.load import Bundle
 from ..errors import UsageError
 from ..sampling.given_masks import GivenMasks, MaskedLoop
 from ..sampling.host import HostLoop
+from ..sampling.insert import InsertLoop
+from ..sampling.insert_case import InsertCase
 from ..sampling.model import model_of
 from ..sampling.sdedit import AugmentLoop
 from ..sampling.types import Backend, Preloads, RunLoop, SamplingOptions
@@ -75,6 +77,8 @@ def open_loop(
     loop = HostLoop(model_of(bundle.manifest), backend.run, settings, reason)
     if isinstance(source, GivenMasks):
         return MaskedLoop(loop, source)
+    if isinstance(source, InsertCase):
+        return InsertLoop(loop, source, bundle.manifest.condition_columns)
     return loop if source is None else AugmentLoop(loop, source)
 
 

@@ -39,7 +39,8 @@ class Outcomes:
                 self.without_tumour += 1
                 self._name("without_tumour", record)
             return
-        if abs((record.measured["volume_ml"] or 0.0) / record.requested["volume_ml"] - 1) > VOLUME_TOLERANCE:
+        got = record.measured["volume_ml"]  # 0 where a lesion was taken out
+        if got and abs(got / record.requested["volume_ml"] - 1) > VOLUME_TOLERANCE:
             self.off_volume += 1
             self._name("off_volume", record)
 

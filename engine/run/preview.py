@@ -21,7 +21,7 @@ PREVIEW_NAME = "preview.png"
 MAX_ROWS = 6
 
 
-def write_preview(directory: Path, rows: int = MAX_ROWS) -> Path:
+def write_preview(directory: Path, most: int = MAX_ROWS) -> Path:
     """Write `preview.png` of the first samples of a run; returns its path.
 
     Raises:
@@ -30,11 +30,10 @@ def write_preview(directory: Path, rows: int = MAX_ROWS) -> Path:
     """
     run = read_description(directory)
     index = LedgerIndex.of(directory)
-    records = [record for record in index.records(sorted(index.places)[: 4 * rows]) if record.fault is None][:rows]
+    records = [record for record in index.records(sorted(index.places)[: 4 * most]) if record.fault is None][:most]
     layout = run.layout()
-    sheet = draw_sheet(
-        [(caption(record), _scan(directory, run, record.sample)) for record in records], layout, run.origin
-    )
+    rows = [(caption(record), _scan(directory, run, record.sample)) for record in records]
+    sheet = draw_sheet(rows, layout, run.origin)
     data = io.BytesIO()
     sheet.save(data, "PNG")
     path = directory / PREVIEW_NAME
@@ -68,5 +67,7 @@ def caption(record: SampleRecord) -> str:
     """What was asked for and what came out, in one line."""
     asked, got = record.requested.get("volume_ml"), record.measured.get("volume_ml")
     volumes = "" if asked is None or got is None else f"    tumour {got:.1f} ml, asked {asked:.1f} ml"
+    if asked is not None and got == 0:
+        volumes = f"    a tumour of {asked:.1f} ml taken out"
     own = f" ({record.id})" if record.id != str(record.sample) else ""
     return f"sample {record.sample}{own}{volumes}"

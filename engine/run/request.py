@@ -31,6 +31,7 @@ from ..output.case_tags import NAME_BY, NameBy
 from ..output.layouts import LayoutName, Names, make_layout
 from ..output.regrid import FileGrid
 from ..sampling.given_masks import GivenMasks, check_masks
+from ..sampling.insert_case import InsertCase, check_insert
 from ..sampling.sdedit import SourceCase, check_source
 from ..sampling.types import SamplingOptions, check_options
 from .options import MAX_BATCH, MAX_COUNT, SAMPLERS, RunOptions, most_steps
@@ -38,7 +39,7 @@ from .rules import batch, choice, fault, flag, path, read_fields, real, text, to
 from .selection import parse_samples, parse_shard
 from .time_limit import SAMPLE_TIMEOUT_S
 
-Source = SourceCase | GivenMasks
+Source = SourceCase | GivenMasks | InsertCase
 RunGridName = GridName | Literal["source"]
 RUN_GRIDS: tuple[RunGridName, ...] = (*GRIDS, "source")
 
@@ -57,7 +58,7 @@ class GenerateRequest:
     # The run
     conditions: Annotated[ConditionsLike, wanted()] = None  # wanted tumours; None: each one is drawn
     dataset_grid: FileGrid | None = None  # of --add-to: the data set's, in place of `grid`
-    source: Source | None = None  # what sampling starts from: the case of `augment`, or masks; None: from nothing
+    source: Source | None = None  # what sampling starts from: the case or scan of `augment`, or masks; None: nothing
     count: Annotated[int | None, whole(1)] = None  # samples; None: one a row of the conditions
     seed: Annotated[int, whole(0, 2**64 - 1, "from 0 to 2^64 - 1")] = 0
     steps: Annotated[int | None, whole()] = None  # denoising steps, from 1 to `most_steps`; None: the bundle's
@@ -124,7 +125,7 @@ class GenerateRequest:
         Raises:
             InvalidInputError: all faults of the conditions.
         """
-        if isinstance(self.source, GivenMasks):
+        if isinstance(self.source, GivenMasks | InsertCase) and self.source.conditions is not None:
             given = self.source.conditions
             if watch is not None:
                 watch.add(given, watch.measure(given))
@@ -140,7 +141,7 @@ class GenerateRequest:
         yield ("count",), self._count_has_an_end
         yield ("conditions", "out"), self._conditions_can_be_recorded
         yield ("dataset_grid",), self._dataset_grid_is_one
-        yield ("grid", "source"), self._source_has_voxels
+        yield ("grid", "layout", "source"), self._source_has_voxels
         yield ("layout", "source"), self._identity_can_be_kept
         yield ("steps",), self._steps_fit_the_schedule
         yield ("layout", "names", "rtstruct"), self._layout_is_one
@@ -152,9 +153,9 @@ class GenerateRequest:
             yield ("source",), lambda: _require_source(source, self.bundle)
 
     def _asks_for_something(self) -> None:
-        if isinstance(self.source, GivenMasks):
+        if isinstance(self.source, GivenMasks | InsertCase) and self.source.conditions is not None:
             if self.conditions is not None:
-                raise UsageError("--conditions: go without --masks, whose tumours are measured")
+                raise UsageError("--conditions: the source has conditions of its own, see `scans.masks.edited_masks`")
         elif self.count is None and self.conditions is None:
             raise UsageError("give --count N, --conditions FILE or both")
 
@@ -171,7 +172,10 @@ class GenerateRequest:
             raise UsageError(fault("dataset_grid", repr(self.dataset_grid), "must be a FileGrid, or None"))
 
     def _source_has_voxels(self) -> None:
-        if self.grid == "source" and (not isinstance(self.source, SourceCase) or self.source.voxels is None):
+        if isinstance(self.source, InsertCase):
+            if self.grid != "source" or self.layout == "dicom":
+                raise UsageError("--grid: --insert and --remove keep the scan's voxels (source), in NIfTI files")
+        elif self.grid == "source" and (not isinstance(self.source, SourceCase) or self.source.voxels is None):
             raise UsageError("--grid source: is for augment, whose case has voxels of its own")
 
     def _layout_is_one(self) -> None:
@@ -205,6 +209,9 @@ def _require_source(source: Source, bundle: Bundle) -> None:
     """Types of a case's parts; then what `check_source` or `check_masks` raises."""
     if isinstance(source, GivenMasks):
         check_masks(source, bundle)
+        return
+    if isinstance(source, InsertCase):
+        check_insert(source, bundle)
         return
     for name, array, kinds in (("image", source.image, "iuf"), ("label", source.label, "iu")):
         if not isinstance(array, np.ndarray) or array.dtype.kind not in kinds:

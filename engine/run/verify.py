@@ -86,7 +86,7 @@ class _Verifier:
         self.faults += found or measurement_faults(self.folder, self.run, record)
         self.files += len(record.files)
         self.size += sum(entry.bytes for entry in record.files)
-        self.expected[record.sample] = row(record, self.run.options.seed, self.run.bundle.columns)
+        self.expected[record.sample] = row(record, self.run.options.seed, self.run.bundle.columns, self.run.origin)
 
     def _file_faults(self, record: SampleRecord) -> Iterator[str]:
         paths = self.run.layout().paths(record.sample).values()
@@ -101,7 +101,7 @@ class _Verifier:
 
     def _manifest_faults(self) -> list[str]:
         found: list[str] = []
-        names, seen = header(self.run.bundle.columns), set[int]()
+        names, seen = header(self.run.bundle.columns, self.run.origin), set[int]()
         try:
             for number, cells in enumerate(read_manifest(self.folder.root / MANIFEST_CSV), start=2):
                 if list(cells) != names:

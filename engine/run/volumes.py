@@ -19,10 +19,14 @@ from ..errors import InvalidInputError
 from ..folder import Folder
 from ..output.layouts import SEGMENTATION, DicomLayout
 from ..output.scan_voxels import ScanVoxels
-from .description import RunDescription
+from ..scans.header import MAX_OFFSET
+from .description import InsertDigest, RunDescription
 
 _HEADER_BYTES = 4096  # more than any NIfTI header of ours
 _DICOM_BYTES = 2**20  # more than what stands before the pixels of a DICOM file of ours, and of each of its frames
+
+
+_NIFTI_2 = (540).to_bytes(4, "little")  # how such a header begins
 
 
 class UnreadableError(ValueError):
@@ -71,8 +75,12 @@ def read_volume(folder: Folder, run: RunDescription, sample: int, role: str) -> 
     shape = (run.bundle.grid if files is None else files).shape
     if isinstance(layout, DicomLayout):
         return _read_dicom(folder, run, layout, sample, role)
-    kind = np.dtype(np.uint8 if role == SEGMENTATION else np.int16)
-    return read_voxels(folder, layout.path(sample, role), shape, kind)
+    kind, head = np.dtype(np.uint8 if role == SEGMENTATION else np.int16), _HEADER_BYTES
+    if isinstance(run.source, InsertDigest):  # a scan's own header and values
+        head += MAX_OFFSET
+        if role != SEGMENTATION:
+            kind = np.dtype(run.source.kinds[layout.modalities.index(role)])
+    return read_voxels(folder, layout.path(sample, role), shape, kind, head)
 
 
 def _read_dicom(folder: Folder, run: RunDescription, layout: DicomLayout, sample: int, role: str) -> NDArray:
@@ -93,22 +101,26 @@ def _read_dicom(folder: Folder, run: RunDescription, layout: DicomLayout, sample
         raise UnreadableError(f"{layout.path(sample, role)}: not a readable file of this run ({error})") from error
 
 
-def read_voxels(folder: Folder, path: str, shape: tuple[int, ...], kind: np.dtype) -> NDArray:
-    """The voxels (x, y, z) of a file of ours; no more is decompressed than that shape needs.
+def read_voxels(
+    folder: Folder, path: str, shape: tuple[int, ...], kind: np.dtype, head: int = _HEADER_BYTES
+) -> NDArray:
+    """The voxels (x, y, z) of a file of ours; no more is decompressed than that shape and its header (`head`) need.
 
     Raises:
         UnreadableError: it is no such file.
     """
-    most = int(np.prod(shape)) * kind.itemsize + _HEADER_BYTES
+    most = int(np.prod(shape)) * kind.itemsize + head
     try:
         with folder.reading(path) as handle, gzip.GzipFile(fileobj=handle) as stream:
             data = stream.read(most + 1)
         if len(data) > most:
             raise UnreadableError(f"{path}: holds more than {shape} voxels")
-        image = nib.Nifti1Image.from_stream(io.BytesIO(data))
-        if image.shape != shape or image.get_data_dtype() != kind:
+        is_second = data[:4] in (_NIFTI_2, _NIFTI_2[::-1])
+        image = (nib.Nifti2Image if is_second else nib.Nifti1Image).from_stream(io.BytesIO(data))
+        found = image.shape[:3] + tuple(side for side in image.shape[3:] if side != 1)
+        if found != shape or image.get_data_dtype() != kind:
             held = f"{image.shape} voxels of {image.get_data_dtype()}"
             raise UnreadableError(f"{path}: holds {held}, not {shape} of {kind}")
-        return np.asarray(image.dataobj)
+        return np.asarray(image.dataobj).reshape(shape)
     except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError) as error:
         raise UnreadableError(f"{path}: not a readable file of this run ({error})") from error

@@ -18,6 +18,9 @@ from ..dicom.about import CaseAbout
 from ..folder import Folder
 from ..output.case_files import case_files
 from ..output.measure import TumourMeasurement, measure_tumour
+from ..output.scan_files import patched_files
+from ..sampling.insert import InsertedVolume
+from ..sampling.insert_case import InsertCase
 from ..sampling.sdedit import SourceCase
 from ..sampling.types import Volume
 from ..telemetry import Telemetry
@@ -59,6 +62,7 @@ class Finisher:
         self._copies = copies  # cases whose copies are no samples
         self.root, self.run, self.bundle, self.telemetry = root, run, bundle, telemetry
         self.study = source.study if isinstance(source, SourceCase) else None
+        self._scan = source if isinstance(source, InsertCase) else None
         self.layout = run.layout()
         self.columns = run.bundle.columns
 
@@ -74,6 +78,8 @@ class Finisher:
         with self.telemetry.stage("measure"):
             brain = np.any(volume.image > 0, axis=0)
             measured = measure_tumour(volume.label, self.bundle.grid.spacing_mm, brain)
+            if self._scan is not None and not self._scan.inserts:
+                return Candidate(task, volume, measured, 0.0)
             if measured.volume_ml == 0:
                 return NO_TUMOUR
             if self._copies is not None and self._copies.closeness(volume.image) > 1:
@@ -125,6 +131,8 @@ class Finisher:
             run.origin,
             self.study,
         )
+        if self._scan is not None and isinstance(volume, InsertedVolume):
+            return patched_files(self._scan.files, self._scan.mask_file, volume.patch, self.layout, about)
         return case_files(volume.image, volume.label, self.bundle.grid, self.layout, about, run.file_grid())
 
     def _requested(self, task: SampleTask) -> dict[str, float]:

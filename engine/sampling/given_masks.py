@@ -24,6 +24,7 @@ class GivenMasks:
     shape: tuple[int, int, int]  # x, y, z
     packed: tuple[bytes, ...]
     conditions: Conditions  # what each measures, complete
+    edits: str = ""  # sha256 of the rows that they were moved and scaled by; empty where they are as given
 
     @staticmethod
     def of(labels: Iterable[NDArray[np.uint8]], shape: tuple[int, int, int], conditions: Conditions) -> GivenMasks:

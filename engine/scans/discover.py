@@ -37,13 +37,15 @@ def discover_cases(
     options: ReadOptions | None = None,
     *,
     dicom: bool = False,
+    needs_mask: bool = True,
 ) -> Discovery:
     """Find the cases below `data_dir`, sorted by name.
 
     A folder with `dataset.json` beside `imagesTr`, `labelsTr` or a list of cases is read as a data set of nnU-Net or
     the Decathlon; otherwise every file whose name follows one of `names.CONVENTIONS` is taken, at any depth, each real
     folder once. Files that are missing become faults of their case; a folder without any case raises
-    `InvalidInputError`. Where there is none of these, and `dicom` is set, every study of DICOM files is a case.
+    `InvalidInputError`. Where there is none of these, and `dicom` is set, every study of DICOM files is a case. A case
+    without a mask is faulty where it `needs_mask`.
     """
     data_dir = Path(data_dir)
     options = options or ReadOptions()
@@ -67,7 +69,7 @@ def discover_cases(
         if missing:
             there = ", ".join(case.images) or "none"
             found.add_fault(case.name, f"missing modality {', '.join(missing)} (there: {there}{here})")
-        if case.label is None:
+        if case.label is None and needs_mask:
             found.add_fault(case.name, "missing segmentation" + (f" ({here.removeprefix('; ')})" if here else ""))
     logging.getLogger("sbldm").debug(f"{len(found.cases)} cases found, {len(found.faults)} with faults")
     return found

@@ -72,14 +72,15 @@ def options_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
     return set(re.findall(r"(?m)^\W*(--[a-z][a-z-]+)", capsys.readouterr().out))
 
 
-def test_it_has_every_option_of_generate_but_masks_and_those_of_a_training_set(
+def test_it_has_every_option_of_generate_but_those_of_a_training_set(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A case derived from a real one must not reach the folds that validate on that one: no --add-to."""
     generate, own = options_of("generate", capsys), options_of("augment", capsys)
     assert {"--batch-size", "--workers", "--shard", "--reject", "--metrics-file"} <= own
-    assert generate - own == {"--masks", "--add-to", "--splits", "--link", "--exclude-copies"}
-    assert own - generate == {"--strength", "--map", "--identity"}
+    assert generate - own == {"--add-to", "--splits", "--link", "--exclude-copies"}
+    lesions = {"--insert", "--remove", "--volumes", "--margin", "--mass-effect"}
+    assert own - generate == {"--strength", "--map", "--identity"} | lesions
 
 
 def test_the_options_of_a_run_do_what_they_do_in_generate(

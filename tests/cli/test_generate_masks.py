@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import shutil
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +17,8 @@ from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.report.command import recipe
 from sbldm.engine.run.description import read_description
+
+from tests.support.commands import child, command
 
 GRID, SPACING = (32, 32, 16), (6.0, 6.0, 9.6)
 
@@ -64,6 +67,7 @@ def test_masks_come_back_with_images_around_them(
     assert generate(tiny_mask_first_bundle, masks, out, "--count", 3) == 0
     said = capsys.readouterr().err
     assert "BraTS2021_00002: its mask is brought to the model's grid" in said
+    assert "Dice WT 1.000, TC 1.000, ET 1.000" in said
     assert "BraTS2021_00001: its mask is brought" not in said
     rows = list(csv.DictReader((out / "manifest.csv").open()))
     assert [row["id"] for row in rows] == ["BraTS2021_00001", "BraTS2021_00002", "BraTS2021_00001-2"]
@@ -96,6 +100,24 @@ def test_workers_and_a_resumed_run_make_the_same_bytes(
     assert hashes(parted) == hashes(whole)
 
 
+def test_many_masks_go_on_after_a_kill(tiny_mask_first_bundle: Bundle, tmp_path: Path) -> None:
+    masks, whole, killed = tmp_path / "masks", tmp_path / "whole", tmp_path / "killed"
+    for number in range(8):
+        moved = np.roll(tumour(), number % 4, axis=1)
+        write(masks, f"P{number:02d}", moved, np.diag([*SPACING, 1.0]))
+    asked = ("--masks", masks, "--steps", 1)
+    assert main(command(tiny_mask_first_bundle, whole, *asked)) == 0
+    with child(command(tiny_mask_first_bundle, killed, *asked)) as process:
+        while process.is_alive() and len(hashes(killed)) < 5:
+            time.sleep(0.01)
+        process.kill()
+        process.join()
+    assert process.exitcode == -9
+    assert 5 <= len(hashes(killed)) < len(hashes(whole))
+    assert main(command(tiny_mask_first_bundle, killed, *asked, "--resume")) == 0
+    assert hashes(killed) == hashes(whole)
+
+
 def test_a_run_goes_on_with_its_own_masks_alone(
     tiny_mask_first_bundle: Bundle, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,7 +135,9 @@ def test_a_run_goes_on_with_its_own_masks_alone(
         (lambda label: np.where(label == 1, 3, label), "3"),
         (lambda label: np.roll(label, 8, axis=2), "touches the border"),
         (lambda label: np.where(label > 0, 1, 0), "label 1 alone"),
+        (lambda label: np.roll(label, (-7, -13, 5), axis=(0, 1, 2)), "no brain"),
     ],
+    ids=["empty", "label", "border", "one-label", "no-brain"],
 )
 def test_a_mask_that_is_none_is_refused_before_anything_is_made(
     tiny_mask_first_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], change, told: str
@@ -134,10 +158,47 @@ def test_a_bundle_that_draws_mask_and_image_together_is_refused(
     assert "mask-first" in capsys.readouterr().err
 
 
-def test_conditions_beside_masks_are_refused(
+def test_conditions_move_and_scale_masks_by_name(
     tiny_mask_first_bundle: Bundle, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = tmp_path / "cond.csv"
-    table.write_text("volume_ml\n20\n")
-    assert generate(tiny_mask_first_bundle, masks, tmp_path / "out", "--conditions", table) == 2
-    assert "--masks" in capsys.readouterr().err
+    table, out = tmp_path / "cond.csv", tmp_path / "out"
+    table.write_text("id,volume_ml,x\nBraTS2021_00002,60,0.55\n")
+    assert generate(tiny_mask_first_bundle, masks, out, "--conditions", table) == 0
+    kept, edited = csv.DictReader((out / "manifest.csv").open())
+    written = [np.asarray(nib.load(out / row["files"].split(";")[-1]).dataobj) for row in (kept, edited)]
+    assert np.array_equal(written[0], tumour())
+    volume = float(np.prod(SPACING)) / 1000
+    assert np.count_nonzero(written[1]) == round(60 / volume)
+    assert float(edited["measured_x"]) == pytest.approx(0.55, abs=0.01)
+    assert float(edited["measured_y"]) == pytest.approx(float(kept["measured_y"]), abs=0.01)
+    assert float(edited["measured_ncr_share"]) == pytest.approx(float(kept["measured_ncr_share"]), abs=0.01)
+    assert generate(tiny_mask_first_bundle, masks, out, "--resume") == 2
+    assert "edited by" in capsys.readouterr().err
+    words = recipe(read_description(out), tiny_mask_first_bundle).words
+    assert words[4:6] == ("--conditions", "CONDITIONS.csv")
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("id,volume_ml\nsomebody,20\n", ":2: id: somebody"),
+        ("volume_ml,w,h,d\n30,0.2,0.2,0.3\n", ":2: volume_ml: 30: contradicts its row"),
+        ("surface_cm2\n90\n", ":2: surface_cm2: 90: a given mask has its own"),
+        ("volume_ml\n0.2\n", ":2: volume_ml: 0.2: the mask has"),
+        ("volume_ml,x\n20,0.1\n60,0.01\n", ":3: x, y, z"),
+    ],
+    ids=["nobody", "box", "surface", "too-small", "outside"],
+)
+def test_rows_that_contradict_their_masks_are_refused(
+    tiny_mask_first_bundle: Bundle,
+    masks: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    rows: str,
+    told: str,
+) -> None:
+    table, out = tmp_path / "cond.csv", tmp_path / "out"
+    table.write_text(rows)
+    assert generate(tiny_mask_first_bundle, masks, out, "--conditions", table) == 3
+    assert f"{table}{told}" in capsys.readouterr().err
+    assert not out.exists()

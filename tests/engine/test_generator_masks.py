@@ -53,11 +53,19 @@ def test_arrays_that_are_no_masks_are_refused_at_the_call(generator: Generator, 
         generator.generate(masks=[tumour(8), mask])
 
 
-def test_no_mask_at_all_and_conditions_beside_masks_are_refused(generator: Generator) -> None:
+def test_no_mask_at_all_is_refused(generator: Generator) -> None:
     with pytest.raises(InvalidInputError, match="at least one"):
         generator.generate(masks=[])
-    with pytest.raises(UsageError, match="go without"):
-        generator.generate(masks=[tumour(8)], conditions=[{"volume_ml": 20}])
+
+
+def test_conditions_beside_masks_move_and_scale_them_in_turn(generator: Generator) -> None:
+    rows = [{"volume_ml": 60.0}, {"x": 0.5}, {"z": 0.5}]
+    asked = generator.generate(masks=[tumour(8), tumour(16)], conditions=rows, steps=1)
+    bigger, moved, raised = [sample.measured for sample in asked]
+    assert bigger.volume_ml == pytest.approx(60, abs=0.2)
+    assert (moved.x, raised.z) == pytest.approx((0.5, 0.5), abs=0.02)
+    with pytest.raises(InvalidInputError, match=r"conditions:2: x, y, z: .* border"):
+        generator.generate(masks=[tumour(8)], conditions=[{"x": 0.5}, {"x": 0.01}])
 
 
 def test_a_bundle_that_draws_its_masks_takes_none(tiny_bundle: Bundle) -> None:

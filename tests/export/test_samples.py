@@ -199,6 +199,7 @@ def test_who_does_not_know_the_training_cases_does_not_judge(
     (tmp_path / "latents" / "key.json").write_text(json.dumps({"cases": ["A.npy", "gone.npy"]}))
     np.save(tmp_path / "cache" / "A.npy", stored)
     monkeypatch.setattr(samples, "PhantomSegmenter", lambda: Finding(share))
+    monkeypatch.setattr("sbldm.train.evaluation.phantom_segmenter.FILE", Path(__file__))
     fitting = replace(tiny_bundle.manifest, grid=DEFAULT_GRID, modalities=MODALITIES)
     judge = shipped_judge(tmp_path, fitting)
     assert (judge is not None) is knows

@@ -55,7 +55,10 @@ def test_it_finds_the_tumour_of_a_phantom_as_it_says(tmp_path: Path) -> None:
     ],
     ids=["fits", "one modality", "another order", "another grid"],
 )
-def test_what_it_may_be_shown(grid: Grid, modalities: tuple[str, ...], why: str | None) -> None:
+def test_what_it_may_be_shown(
+    grid: Grid, modalities: tuple[str, ...], why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phantom_segmenter, "FILE", Path(__file__))
     told = misfit(grid, modalities)
     assert told is None if why is None else why in str(told)
 
@@ -64,5 +67,6 @@ def test_a_missing_or_damaged_file_is_told(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(phantom_segmenter, "FILE", tmp_path / "nowhere.onnx")
     with pytest.raises(InvalidInputError, match="install the package again"):
         PhantomSegmenter()
+    assert "is not there" in str(misfit(DEFAULT_GRID, MODALITIES))
     with pytest.raises(InvalidInputError, match="cannot load it"):
         PhantomSegmenter(np.arange(100, dtype=np.uint8).tobytes())

@@ -75,4 +75,4 @@ def misfit(grid: Grid, modalities: Sequence[str]) -> str | None:
     if grid != DEFAULT_GRID:
         size, spacing = (" x ".join(f"{n:g}" for n in three) for three in (DEFAULT_GRID.shape, DEFAULT_GRID.spacing_mm))
         return f"the {NAME} takes {size} voxels of {spacing} mm"
-    return None
+    return None if FILE.is_file() else f"the {NAME} is not there ({FILE.name})"

@@ -1,0 +1,57 @@
+"""Where in a brain a mask finds room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, ndimage
+
+_PLACES_MM = 4.0
+
+Mask = NDArray[np.bool_]
+Label = NDArray[np.uint8]
+Sides = tuple[float, float, float]
+
+
+def places(label: Label, brain: Mask, spacing_mm: Sides) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Shifts (n, 3) in voxels, about `_PLACES_MM` apart, and the share of the mask that the brain then holds."""
+    steps = [max(1, round(_PLACES_MM / mm)) for mm in spacing_mm]
+    coarse, room = _blocks(label > 0, steps), _blocks(brain, steps)
+    at = ndimage.find_objects((coarse > 0).astype(np.uint8))[0]
+    kernel = coarse[at] / coarse.sum()
+    whole = [n + m - 1 for n, m in zip(room.shape, kernel.shape, strict=True)]
+    spectrum = np.asarray(fft.rfftn(room, whole)) * np.asarray(fft.rfftn(kernel[::-1, ::-1, ::-1], whole))
+    held = np.asarray(fft.irfftn(spectrum, whole), np.float64)
+    first = np.array([side.start for side in at]) + np.array(kernel.shape) - 1
+    shifts = (np.indices(held.shape).reshape(3, -1).T - first) * steps
+    return shifts, np.round(held.reshape(-1), 6)
+
+
+def nearest_place(label: Label, brain: Mask, spacing_mm: Sides, held: float) -> Label:
+    """The mask moved as little as possible so that the brain holds this share of it, or as much as it can; the rest
+    is cut off.
+    """
+    if np.count_nonzero(label[brain]) < held * np.count_nonzero(label):
+        shifts, shares = places(label, brain, spacing_mm)
+        good = shares >= min(held, shares.max())
+        far = np.where(good, np.linalg.norm(shifts * np.array(spacing_mm), axis=1), np.inf)
+        label = shifted(label, shifts[int(np.argmin(far))].tolist())
+    return np.where(brain, label, np.uint8(0))
+
+
+def shifted(label: Label, by: Sequence[int]) -> Label:
+    """The mask moved by whole voxels; what leaves the array is lost."""
+    moved = np.zeros_like(label)
+    source = tuple(slice(max(0, -b), min(n, n - b)) for n, b in zip(label.shape, by, strict=True))
+    target = tuple(slice(max(0, b), min(n, n + b)) for n, b in zip(label.shape, by, strict=True))
+    moved[target] = label[source]
+    return moved
+
+
+def _blocks(mask: Mask, steps: Sequence[int]) -> NDArray[np.float64]:
+    """Means of blocks of voxels, what is short of one filled with zeros."""
+    padded = np.pad(mask.astype(np.float64), [(0, -n % step) for n, step in zip(mask.shape, steps, strict=True)])
+    x, y, z = (n // step for n, step in zip(padded.shape, steps, strict=True))
+    return padded.reshape(x, steps[0], y, steps[1], z, steps[2]).mean(axis=(1, 3, 5))

@@ -1,0 +1,169 @@
+"""What a model made of a part of a scan, blended into the scan's own voxels.
+
+The difference between what the decoder makes of the new and of the old latent is added with a weight that falls from 1
+at the lesion to 0 at the margin, so no voxel beyond it changes and none jumps at it. What of the scan the decoder
+cannot show (its residual: noise, folds) stays where the tissue does, partly under oedema, not in a core; where a lesion
+was taken out it is that of the other side of the brain.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ..anatomy.mass_effect import pushed_places, taken_from
+from ..bundle.manifest import Grid
+from ..output.scan_files import Box, Patch
+from .insert_case import InsertCase, Label
+
+KEPT_IN_OEDEMA = 0.5  # of the residual
+RIM_MM = 3.0  # around a lesion that is taken out; the decoder's picture of it reaches so far
+_EDGE_MM = 1.5  # deviation of the passage between keeping it and not
+_FIT_MM = 12.0  # least deviation of the means that brightness is fitted by
+
+FloatArray = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Sides = tuple[float, float, float]
+
+
+def fitted(made: FloatArray, before: FloatArray, ring: Mask, region: Mask, spacing_mm: Sides) -> FloatArray:
+    """Images (M, x, y, z) whose brightness meets that of the scan around the region, without a step.
+
+    What differs in the ring, smoothed, is carried inward: a membrane as of Perez et al., "Poisson image editing",
+    SIGGRAPH 2003, by weighted means.
+
+    Args:
+        made: what the decoder makes of the new latent.
+        before: the same of the scan's.
+        ring: (x, y, z) of tissue around the region that both show.
+        region: of the lesion.
+        spacing_mm: of a voxel.
+    """
+    if not ring.any():
+        return made
+    reach = float(distance_mm(~region, spacing_mm).max()) if region.any() else 0.0
+    box = _box(ring | region, 4 * _FIT_MM, spacing_mm)
+    sigma = [max(_FIT_MM, 0.6 * reach) / mm for mm in spacing_mm]
+    weight = ring[box].astype(np.float32)
+    total = ndimage.gaussian_filter(weight, sigma) + np.float32(1e-4)
+    result = made.copy()
+    for number, (new, old) in enumerate(zip(made, before, strict=True)):
+        result[number][box] += ndimage.gaussian_filter((old - new)[box] * weight, sigma) / total
+    return np.clip(result, 0, 1).astype(np.float32)
+
+
+def blended(case: InsertCase, grid: Grid, new: Label, made: FloatArray, before: FloatArray, flip: int) -> Patch:
+    """The scan's voxels within the margin.
+
+    Args:
+        case: the scan.
+        grid: of the model.
+        new: (x, y, z) the tumour on the scan's voxels.
+        made, before: (M, x, y, z) on the grid, 0..1: the decoder's of the new and of the scan's latent.
+        flip: `heal.symmetry` of the brain on the grid.
+    """
+    own = case.own.scan.label()
+    removed = (own > 0) & case.removes
+    label = np.where(new > 0, new, np.where(removed, np.uint8(0), own))
+    region = (new > 0) | removed
+    box = _box(region, case.margin_mm, case.spacing_mm)
+    distance = distance_mm(region[box], case.spacing_mm)
+    scan = [file.values() for file in case.files]
+    inside = np.logical_or.reduce([values != 0 for values in scan])
+    brain = inside[box]
+    changed = brain & (distance < case.margin_mm)
+    parts, places = np.stack([values[box] for values in scan]), None
+    if case.has_mass_effect:
+        places = pushed_places(core_of(new[box]), distance, case.spacing_mm, case.margin_mm)
+        parts = taken_from(parts, places)
+    rest = np.clip(1 - distance / np.float32(case.margin_mm), 0, 1)
+    weight = rest * rest * (3 - 2 * rest)
+    gone = np.zeros_like(removed)
+    gone[box] = distance_mm(removed[box], case.spacing_mm) <= RIM_MM
+    kept, lent = _kept(new[box], gone[box], case.spacing_mm), gone & (new == 0)
+    side = _OtherSide(case, grid, flip, box, inside & ~gone) if removed.any() else None
+    values = []
+    for number, (part, whole, scale) in enumerate(zip(parts, scan, case.scales, strict=True)):
+        shown, was = (_in_box(volume[number], grid, case, box) * np.float32(scale) for volume in (made, before))
+        mixed = shown + kept * (part - was)
+        if side is not None:
+            mixed += lent[box] * (1 - kept) * side.residual(whole, before[number] * np.float32(scale))
+        low = np.float32(_darkest(whole[box][brain]))
+        values.append(np.maximum(part + weight * (mixed - part), low).astype(np.float32))
+    return Patch(box, changed, tuple(values), label)
+
+
+def distance_mm(region: Mask, spacing_mm: Sides) -> FloatArray:
+    """Of each voxel from a region; 0 inside, infinite where there is none."""
+    if not region.any():
+        return np.full(region.shape, np.inf, np.float32)
+    return np.asarray(ndimage.distance_transform_edt(~region, spacing_mm), np.float32)
+
+
+def core_of(label: Label) -> Mask:
+    """NCR and ET; of a tumour without them all of it."""
+    core = (label == 1) | (label == 3)
+    return core if core.any() else label > 0
+
+
+class _OtherSide:
+    """The residual of a scan at the mirrored places of a box."""
+
+    def __init__(self, case: InsertCase, grid: Grid, flip: int, box: Box, known: Mask) -> None:
+        matrix, offset = case.voxels.to_grid(grid)
+        turn = np.diag([-1.0, 1.0, 1.0])
+        moved = np.array([grid.shape[0] - 1 + flip, 0.0, 0.0])
+        back = np.linalg.inv(matrix)
+        self._matrix = back @ turn @ matrix
+        self._offset = back @ (turn @ offset + moved - offset) + self._matrix @ np.array([s.start for s in box])
+        self._case, self._grid = case, grid
+        self._shape = tuple(side.stop - side.start for side in box)
+        self._known = self._taken(known.astype(np.float32)) > 0.99
+
+    def residual(self, scan: FloatArray, before: FloatArray) -> FloatArray:
+        """What the decoder does not show of a modality (x, y, z); 0 where the other side is not known."""
+        matrix, offset = self._case.voxels.to_grid(self._grid)
+        on_grid = self._matrix.copy(), self._offset
+        shown = np.empty(self._shape, np.float32)
+        ndimage.affine_transform(
+            before, matrix @ on_grid[0], (matrix @ on_grid[1] + offset).tolist(), output=shown, order=1, mode="nearest"
+        )
+        return np.where(self._known, self._taken(scan) - shown, np.float32(0))
+
+    def _taken(self, scan: FloatArray) -> FloatArray:
+        made = np.empty(self._shape, np.float32)
+        ndimage.affine_transform(scan, self._matrix, self._offset.tolist(), output=made, order=1, mode="constant")
+        return made
+
+
+def _kept(new: Label, gone: Mask, spacing_mm: Sides) -> FloatArray:
+    """Share of the residual that stays."""
+    share = np.select([(new == 1) | (new == 3) | gone, new == 2], [0.0, KEPT_IN_OEDEMA], 1.0).astype(np.float32)
+    return np.asarray(ndimage.gaussian_filter(share, [_EDGE_MM / mm for mm in spacing_mm]), np.float32)
+
+
+def _in_box(volume: FloatArray, grid: Grid, case: InsertCase, box: Box) -> FloatArray:
+    """A volume of the model's grid on the scan's voxels of a box, linearly."""
+    matrix, offset = case.voxels.to_grid(grid)
+    offset = offset + matrix @ np.array([side.start for side in box])
+    made = np.empty([side.stop - side.start for side in box], np.float32)
+    ndimage.affine_transform(volume, matrix, offset.tolist(), output=made, order=1, mode="nearest")
+    return made
+
+
+def _box(region: Mask, margin_mm: float, spacing_mm: Sides) -> Box:
+    """The box of a region and its margin, within the array."""
+    if not region.any():
+        return slice(0, 1), slice(0, 1), slice(0, 1)
+    found = ndimage.find_objects(region.astype(np.uint8))[0]
+    reach = [int(np.ceil(margin_mm / mm)) + 1 for mm in spacing_mm]
+    ends = zip(found, reach, region.shape, strict=True)
+    x, y, z = (slice(max(0, side.start - r), min(n, side.stop + r)) for side, r, n in ends)
+    return x, y, z
+
+
+def _darkest(values: FloatArray) -> float:
+    """The smallest value above 0; 0 where there is none."""
+    above = values[values > 0]
+    return float(above.min()) if above.size else 0.0

@@ -1,0 +1,212 @@
+"""A lesion put into a scan, or taken out of it: a margin around it is made anew, the rest of the scan stays.
+
+The scan's latent is known: at every step of the sampler its cells beyond the margin are replaced by the scan's own,
+noised to that step (Lugmayr et al., "RePaint", CVPR 2022, equation 8), so what is made fits what is there. How that
+becomes the scan's voxels: `blend.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..anatomy.heal import healed, symmetry
+from ..anatomy.mass_effect import pushed_places, taken_from
+from ..bundle.manifest import INT16_SCALE, Grid
+from ..conditions.columns import ConditionColumn, normalise
+from ..masks.growth import grown
+from ..masks.place import nearest_place
+from ..output.scan_files import Patch
+from .batch import Batch
+from .blend import blended, core_of, distance_mm, fitted
+from .decoding import NOT_FINITE
+from .host import HostLoop
+from .insert_case import InsertCase, Label, scan_label
+from .mask_first import MaskFirstModel
+from .plan import SamplingPlan
+from .slabs import DARKEST, decode_slabs
+from .types import LoopKind, OnStep, RunComponent, SampleRequest, SamplingOptions, Volume
+
+KNOWN_DRAW = 2**30
+"""Draw of the noise that known cells get before the first step; before step k it is KNOWN_DRAW + k."""
+
+HELD = 0.98  # share of a drawn tumour that its place in the scan's brain holds, where there is one
+LEAST_HELD = 0.8
+NO_ROOM = "the scan's brain has no room for its tumour; ask for another place or a smaller one"
+
+FloatArray = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class InsertedVolume(Volume):
+    """A finished sample on the model's grid, and what becomes of the scan's own voxels."""
+
+    patch: Patch
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A scan as the model sees it."""
+
+    unit: FloatArray  # (M, x, y, z) on the grid, 0..1
+    clean: FloatArray  # (C, slab, h, w) its latent
+    decoded: FloatArray  # (M, x, y, z) of that latent, 0..1
+    shares: FloatArray  # (3, x, y, z) of its healthy tissues, the removed lesion filled
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """What the sampler made of one request."""
+
+    request: SampleRequest
+    new: Label  # on the grid
+    scan: Label  # the same on the scan's voxels
+    seen: _Seen
+    latent: FloatArray  # (C, slab, h, w)
+
+
+class InsertLoop:
+    """Samples of one scan with other lesions; drives the networks as `HostLoop` does, a sample at a time."""
+
+    in_flight = 1
+    kind: LoopKind = "host"
+
+    def __init__(self, loop: HostLoop, case: InsertCase, columns: Sequence[ConditionColumn]) -> None:
+        assert isinstance(loop.model, MaskFirstModel)
+        self._loop, self._case, self._columns, self._model = loop, case, columns, loop.model
+        self.reason = f"{loop.reason}, one sample at a time"
+        self.options: SamplingOptions = loop.options
+        self._own = case.own.grid.label()
+        self._brain: Mask = np.asarray(case.image.any(axis=0))
+        self._removed: Mask = (self._own > 0) & case.removes
+        self._left = np.where(self._removed, np.uint8(0), self._own)
+        unit = case.image.astype(np.float32) / np.float32(INT16_SCALE)
+        shares = self._model.healthy(case.image, self._own)
+        self._flip = symmetry(shares, self._removed, self._grid.spacing_mm) if case.removes else 0
+        self._seen = self._as_seen(unit, healed(shares, self._removed, self._grid.spacing_mm, self._flip))
+        self._series: tuple[int, int, list[Label]] | None = None  # number, attempt and masks of the last one
+
+    @property
+    def _grid(self) -> Grid:
+        return self._model.grid
+
+    def start(self, requests: Sequence[SampleRequest], on_step: OnStep | None = None) -> Callable[[], list[Volume]]:
+        """As `HostLoop.start`."""
+        made = [self._sampled(request, on_step) for request in requests]
+        return lambda: [self._volume(one) if isinstance(one, _Sampled) else one for one in made]
+
+    def _sampled(self, request: SampleRequest, on_step: OnStep | None) -> _Sampled | Volume:
+        case, grid = self._case, self._grid
+        number = request.number // max(len(case.volumes_ml), 1)  # samples of a series have one noise
+        drawn = replace(request, number=number)
+        lesion = self._lesion(request, drawn, on_step)
+        if isinstance(lesion, str):
+            return Volume(request.number, request.attempt, case.image, np.zeros_like(self._own), lesion)
+        new, scan = lesion
+        distance = distance_mm((new > 0) | self._removed, grid.spacing_mm)
+        seen = self._pushed(new, distance) if case.has_mass_effect else self._seen
+        shown = np.where(new > 0, new, self._left)
+        batch = Batch([replace(drawn, label=shown, shares=seen.shares)], 1, self.options.seed)
+        told = self._model.tell(self._loop.run, batch, on_step)
+        free = _cells(distance < case.margin_mm, self._model.latent_shape)
+        run = _keeping(self._loop.run, self._loop.plan, self._model, batch, seen.clean, free)
+        start = batch.noise(self._model.latent_shape, 0)
+        latent = batch.denoised(run, "denoiser", start, told.feeds, self._loop.plan, on_step)[0]
+        return _Sampled(request, new, scan, seen, np.where(free, latent, seen.clean))
+
+    def _lesion(
+        self, request: SampleRequest, drawn: SampleRequest, on_step: OnStep | None
+    ) -> tuple[Label, Label] | str:
+        """The tumour of a sample on the grid and on the scan, or why there is none."""
+        case, steps = self._case, max(len(self._case.volumes_ml), 1)
+        if not case.inserts:
+            empty = np.zeros_like(self._own)
+            return empty, np.zeros(case.voxels.shape, np.uint8)
+        if case.given and not case.volumes_ml:
+            given = case.given[drawn.number % len(case.given)]
+            return given.grid.label(), given.scan.label()
+        if self._series is None or self._series[:2] != (drawn.number, drawn.attempt):
+            made = self._drawn(drawn, on_step)
+            if isinstance(made, str):
+                return made
+            self._series = drawn.number, drawn.attempt, made
+        label = self._series[2][request.number % steps]
+        return label, scan_label(label, self._grid, case.voxels)
+
+    def _drawn(self, request: SampleRequest, on_step: OnStep | None) -> list[Label] | str:
+        """The masks of a series, or the one mask of a sample."""
+        case, grid = self._case, self._grid
+        room = self._brain & (self._left == 0)
+        if case.given:
+            label = case.given[request.number % len(case.given)].grid.label()
+        else:
+            if case.series:
+                wanted = np.array(case.series[request.number % len(case.series)])
+                request = replace(request, wanted=wanted, condition=normalise(wanted[None], self._columns)[0])
+            made = self._model.labels(self._loop.run, Batch([request], 1, self.options.seed), on_step)[0]
+            if made is None:
+                return NOT_FINITE
+            label = nearest_place(made, room, grid.spacing_mm, HELD)
+            if np.count_nonzero(label) < LEAST_HELD * np.count_nonzero(made):
+                return NO_ROOM
+        return grown(label, room, grid.spacing_mm, case.volumes_ml) if case.volumes_ml else [label]
+
+    def _as_seen(self, unit: FloatArray, shares: FloatArray) -> _Seen:
+        image = np.ascontiguousarray(np.moveaxis(unit, -1, 0)) * np.float32(2) - np.float32(1)
+        clean = self._model.encode(self._loop.run, image)
+        return _Seen(unit, clean, self._decoded(clean), shares)
+
+    def _decoded(self, latent: FloatArray) -> FloatArray:
+        """(M, x, y, z), 0..1 in the brain."""
+        features = self._loop.run("aggregator", {"latent": latent[None]})["features"][0]
+        image, _ = decode_slabs(self._loop.run, features, len(self._model.modalities))
+        return np.clip((image.transpose(1, 2, 3, 0) + 1) / 2, 0, 1).astype(np.float32)
+
+    def _pushed(self, new: Label, distance: FloatArray) -> _Seen:
+        places = pushed_places(core_of(new), distance, self._grid.spacing_mm, self._case.margin_mm)
+        brain = self._brain[None]
+        return self._as_seen(taken_from(self._seen.unit, places) * brain, taken_from(self._seen.shares, places) * brain)
+
+    def _volume(self, made: _Sampled) -> Volume:
+        request, case, grid = made.request, self._case, self._grid
+        decoded = self._decoded(made.latent)
+        finite = bool(np.isfinite(made.latent).all() and np.isfinite(decoded).all())
+        region = (made.new > 0) | self._removed
+        near = (distance_mm(region, grid.spacing_mm) < case.margin_mm) & self._brain
+        decoded = fitted(np.nan_to_num(decoded), made.seen.decoded, near & ~region, region, grid.spacing_mm)
+        levels = np.clip(np.rint(decoded * INT16_SCALE), DARKEST, INT16_SCALE).astype(np.int16)
+        image = np.where(near, levels, case.image)
+        patch = blended(case, grid, made.scan, decoded, made.seen.decoded, self._flip)
+        fault = None if finite else NOT_FINITE
+        return InsertedVolume(request.number, request.attempt, image, made.new, fault, patch)
+
+
+def _keeping(
+    run: RunComponent, plan: SamplingPlan, model: MaskFirstModel, batch: Batch, clean: FloatArray, free: Mask
+) -> RunComponent:
+    """`run` whose denoiser sees the known latent, noised to its step, wherever cells are not `free`."""
+    steps = {timestep: step for step, timestep in enumerate(plan.timesteps)}
+
+    def kept(component: str, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, FloatArray]:
+        if component == "denoiser":
+            timestep = float(inputs["timestep"][0])
+            signal = model.schedule.alphas_cumprod[int(timestep)]
+            noise = batch.noise(clean.shape, KNOWN_DRAW + steps[timestep])
+            known = np.float32(np.sqrt(signal)) * clean + np.float32(np.sqrt(1 - signal)) * noise
+            inputs = {**inputs, "sample": np.where(free, inputs["sample"], known).astype(np.float32)}
+        return run(component, inputs)
+
+    return kept
+
+
+def _cells(near: Mask, latent_shape: tuple[int, ...]) -> Mask:
+    """(slab, h, w) of the latent's cells that hold a voxel (x, y, z) which may change."""
+    slabs, h, w = latent_shape[1:]
+    x, y, z = near.shape
+    blocks = near.reshape(h, x // h, w, y // w, slabs, z // slabs)
+    return np.asarray(np.any(blocks, axis=(1, 3, 5))).transpose(2, 0, 1)

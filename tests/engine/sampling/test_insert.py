@@ -1,0 +1,106 @@
+"""The part of a latent that is made anew, and the part that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sbldm.engine.backends.choose import choose_backend
+from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.errors import UsageError
+from sbldm.engine.sampling.host import HostLoop
+from sbldm.engine.sampling.insert import KNOWN_DRAW, InsertedVolume, InsertLoop
+from sbldm.engine.sampling.insert_case import InsertCase, check_volumes, scan_label
+from sbldm.engine.sampling.model import model_of
+from sbldm.engine.sampling.types import SampleRequest, SamplingOptions
+from sbldm.engine.scans.insert_scan import InsertWishes, read_insert
+from sbldm.engine.scans.options import ReadOptions
+from sbldm.kernels.noise import standard_normal
+
+from tests.support.scans import arrays, save, write_case
+
+STEPS, SEED = 3, 9
+
+
+@pytest.fixture(scope="module")
+def case(tiny_mask_first_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> InsertCase:
+    folder = tmp_path_factory.mktemp("insert")
+    scan = write_case(folder, "P1")
+    save(folder / "masks" / "M" / "M_seg.nii.gz", arrays(tumour=(-30.0, 5.0, 5.0))["seg"])
+    wishes = InsertWishes(True, False, folder / "masks", (), 10.0, False)
+    return read_insert(scan, tiny_mask_first_bundle, wishes, None, ReadOptions())[0]
+
+
+class Spied:
+    """A bundle's components, and what its denoiser was shown."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._backend = choose_backend(bundle, "onnxruntime", "cpu", "auto", 1, 1)
+        self.shown: list[tuple[float, NDArray[np.float32]]] = []
+
+    def __call__(self, component: str, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[np.float32]]:
+        if component == "denoiser":
+            self.shown.append((float(inputs["timestep"][0]), inputs["sample"][0].copy()))
+        return self._backend.run(component, inputs)
+
+
+def made(bundle: Bundle, case: InsertCase, numbers: list[int]) -> tuple[list[InsertedVolume], Spied, InsertLoop]:
+    run, manifest = Spied(bundle), bundle.manifest
+    options = SamplingOptions(STEPS, "ddim", 0.0, 1.0, SEED, 4)
+    loop = InsertLoop(HostLoop(model_of(manifest), run, options), case, manifest.condition_columns)
+    blank = np.zeros(len(manifest.condition_columns), np.float32)
+    volumes = loop.start([SampleRequest(number, 0, blank) for number in numbers])()
+    assert all(isinstance(volume, InsertedVolume) for volume in volumes)
+    return volumes, run, loop  # type: ignore[return-value]
+
+
+def test_before_each_step_known_cells_are_the_scan_noised_to_it(
+    tiny_mask_first_bundle: Bundle, case: InsertCase
+) -> None:
+    _, run, loop = made(tiny_mask_first_bundle, case, [5])
+    clean, table = loop._seen.clean, tiny_mask_first_bundle.manifest.schedule.alphas_cumprod
+    assert len(run.shown) == STEPS
+    before = np.zeros(clean.shape[1:], bool)
+    for step, (timestep, state) in enumerate(run.shown):
+        noise = standard_normal(SEED, 5, KNOWN_DRAW + step, clean.size).reshape(clean.shape)
+        signal = table[int(timestep)]
+        known = np.sqrt(signal) * clean + np.sqrt(1 - signal) * noise
+        same = np.abs(state - known).max(axis=0) < 1e-5
+        assert 0.2 < same.mean() < 0.95
+        assert step == 0 or np.array_equal(same, before)
+        before = same
+    free = ~before
+    first = standard_normal(SEED, 5, 0, clean.size).reshape(clean.shape)
+    assert np.abs(run.shown[0][1] - first)[:, free].max() < 1e-5
+
+
+def test_a_sample_does_not_depend_on_its_neighbours(tiny_mask_first_bundle: Bundle, case: InsertCase) -> None:
+    alone, _, _ = made(tiny_mask_first_bundle, case, [6])
+    beside, _, _ = made(tiny_mask_first_bundle, case, [5, 6])
+    for one, other in zip(alone[0].patch.values, beside[1].patch.values, strict=True):
+        assert np.array_equal(one, other)
+    assert not np.array_equal(beside[0].patch.values[0], beside[1].patch.values[0])
+
+
+def test_labels_that_hold_each_other_do_so_on_the_scan(case: InsertCase, tiny_mask_first_bundle: Bundle) -> None:
+    grid = tiny_mask_first_bundle.manifest.grid
+    small, large = np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8)
+    large[8:14, 12:19, 5:10] = 2
+    large[9:13, 13:18, 6:9] = 3
+    small[9:12, 13:16, 6:9] = 2
+    small[10, 14, 7] = 3
+    one, other = (scan_label(label, grid, case.voxels) for label in (small, large))
+    for tissues in ((1, 2, 3), (1, 3)):
+        assert not (np.isin(one, tissues) & ~np.isin(other, tissues)).any()
+    assert np.count_nonzero(one)
+
+
+@pytest.mark.parametrize(
+    "volumes", [(), (5.0, 4.0), (0.0, 3.0), (1.0, float("inf"))], ids=["none", "falls", "zero", "endless"]
+)
+def test_volumes_that_do_not_rise_are_refused(volumes: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError, match="--volumes"):
+        check_volumes(volumes)
