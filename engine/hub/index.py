@@ -121,6 +121,14 @@ def require_no_other(models: Mapping[str, RemoteModel], name: str, model: Remote
         raise UsageError(f"{where}: has another model {name!r} ({found.id}); give this one another name by --name")
 
 
+def require_any(offers: Iterable[Offer]) -> None:
+    """InvalidInputError where all that lies in these places is broken."""
+    held = list(offers)
+    broken = [fault for offer in held for fault in offer.broken.values()]
+    if broken and not any(offer.models for offer in held):
+        raise InvalidInputError("\n".join(broken))
+
+
 def require_name(name: str, where: str, refusal: type[SbldmError] = InvalidInputError) -> None:
     """`refusal` where a name could not be that of a model: it becomes the name of a folder."""
     if not NAME.fullmatch(name) or len(name) > _MAX_NAME:
