@@ -26,20 +26,20 @@ def list_models(
     """List the models that a name is enough for here, or those of a remote; without --from no network is used."""
     from dataclasses import asdict
 
-    from ..engine.errors import InvalidInputError
+    from ..engine.hub.index import require_any
     from ..engine.hub.local import local_offers
     from ..engine.hub.remote import open_remote
     from ..engine.screen import size_text
     from ._scans import escaped
 
-    rows: list[dict[str, Any]] = []
-    broken: list[str] = []
-    for folder, offer in local_offers().items() if remote is None else [(None, open_remote(remote).offer())]:
-        for name, model in sorted(offer.models.items()):
-            rows.append({"name": name, **asdict(model), "where": str(folder / name) if folder else remote})
-        broken += offer.broken.values()
-    if broken and not rows:
-        raise InvalidInputError("\n".join(broken))
+    offers = local_offers() if remote is None else {None: open_remote(remote).offer()}
+    require_any(offers.values())
+    rows: list[dict[str, Any]] = [
+        {"name": name, **asdict(model), "where": str(folder / name) if folder else remote}
+        for folder, offer in offers.items()
+        for name, model in sorted(offer.models.items())
+    ]
+    broken = [fault for offer in offers.values() for fault in offer.broken.values()]
     for fault in broken:
         typer.echo(escaped(f"warning: {fault}"), err=True)
     if as_json:

@@ -103,4 +103,4 @@ def tiled(rows: Sequence[Sequence[Rgb]]) -> Picture:
 
 
 def _padded(panel: Rgb, height: int, width: int) -> Rgb:
-    return np.pad(panel, ((0, height - panel.shape[0]), (0, width - panel.shape[1]), (0, 0)))
+    return np.pad(panel, np.array([(0, height - panel.shape[0]), (0, width - panel.shape[1]), (0, 0)]))

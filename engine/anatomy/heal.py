@@ -51,7 +51,7 @@ def symmetry(shares: FloatArray, lesion: Mask, spacing_mm: Sequence[float]) -> i
 
     Voxel x of the other side is size - 1 + shift - x.
     """
-    seen = (shares.sum(axis=0) > 0.5) & ~np.asarray(ndimage.binary_dilation(lesion))
+    seen = (shares.sum(axis=0) > 0.5) & ~np.asarray(ndimage.binary_dilation(lesion), np.bool_)
     reach = int(2 * FARTHEST_MM / spacing_mm[0])
     parts, there = shares[:, :, ::_STRIDE, ::_STRIDE], seen[:, ::_STRIDE, ::_STRIDE]
     best, least = 0, np.inf

@@ -155,7 +155,7 @@ def _smooth(values: FloatArray, weight: FloatArray | Mask, spacing_mm: Sequence[
 
 def _summed(values: FloatArray, blocks: Sequence[int]) -> FloatArray:
     """Sums of blocks, what is short of one filled with zeros."""
-    padded = np.pad(values, [(0, -n % block) for n, block in zip(values.shape, blocks, strict=True)])
+    padded = np.pad(values, np.array([(0, -n % block) for n, block in zip(values.shape, blocks, strict=True)]))
     x, y, z = (n // block for n, block in zip(padded.shape, blocks, strict=True))
     return padded.reshape(x, blocks[0], y, blocks[1], z, blocks[2]).sum(axis=(1, 3, 5))
 

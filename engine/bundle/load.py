@@ -10,7 +10,8 @@ from datetime import date
 from pathlib import Path
 
 from ..errors import InvalidInputError, UsageError
-from ..files import Folder, sha256_file
+from ..files import sha256_file
+from ..folder import Folder
 from . import store
 from .manifest import MANIFEST_NAME, SIGNATURE_NAME, BundleManifest, FileRecord
 from .onnx_scan import check_onnx_file

@@ -81,7 +81,7 @@ class UnusualRows:
 def _gradient(cohort: CohortDistribution, name: str) -> Vector:
     """How a column changes with each coordinate (B,); of a share the signs alone."""
     if name in SHARE_COLUMNS:
-        return np.concatenate([np.zeros(cohort.basis.size - 2), _RISES_WITH[name]])
+        return np.concatenate([np.zeros(cohort.basis.size - 2), np.array(_RISES_WITH[name], np.float64)])
     row = np.full((1, len(cohort.columns)), np.nan)
     row[0, cohort.columns.index(name)] = 0.5
     return cohort.basis.observations(row)[0][0]

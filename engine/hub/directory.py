@@ -12,7 +12,8 @@ from ..bundle.load import Bundle, load_bundle
 from ..bundle.manifest import SIGNATURE_NAME
 from ..bundle.store import MANIFEST_NAME, names_in
 from ..errors import InvalidInputError, UsageError
-from ..files import Folder, make_directory, read_bounded
+from ..files import make_directory, read_bounded
+from ..folder import Folder
 from ..locks import LockHeldError
 from .index import (
     INDEX_NAME,

@@ -20,7 +20,7 @@ from ..bundle.signature import MAX_SIGNATURE_BYTES
 from ..bundle.store import MANIFEST_NAME
 from ..decode import decode
 from ..errors import InvalidInputError, SbldmError, UsageError
-from ..files import Folder
+from ..folder import Folder
 
 INDEX_NAME = "index.json"
 MAX_INDEX_BYTES = 4 * 2**20
@@ -119,6 +119,14 @@ def require_no_other(models: Mapping[str, RemoteModel], name: str, model: Remote
     found = models.get(name)
     if found is not None and found.sha256 != model.sha256:
         raise UsageError(f"{where}: has another model {name!r} ({found.id}); give this one another name by --name")
+
+
+def require_any(offers: Iterable[Offer]) -> None:
+    """InvalidInputError where all that lies in these places is broken."""
+    held = list(offers)
+    broken = [fault for offer in held for fault in offer.broken.values()]
+    if broken and not any(offer.models for offer in held):
+        raise InvalidInputError("\n".join(broken))
 
 
 def require_name(name: str, where: str, refusal: type[SbldmError] = InvalidInputError) -> None:

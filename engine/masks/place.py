@@ -52,6 +52,8 @@ def shifted(label: Label, by: Sequence[int]) -> Label:
 
 def _blocks(mask: Mask, steps: Sequence[int]) -> NDArray[np.float64]:
     """Means of blocks of voxels, what is short of one filled with zeros."""
-    padded = np.pad(mask.astype(np.float64), [(0, -n % step) for n, step in zip(mask.shape, steps, strict=True)])
+    padded = np.pad(
+        mask.astype(np.float64), np.array([(0, -n % step) for n, step in zip(mask.shape, steps, strict=True)])
+    )
     x, y, z = (n // step for n, step in zip(padded.shape, steps, strict=True))
     return padded.reshape(x, steps[0], y, steps[1], z, steps[2]).mean(axis=(1, 3, 5))

@@ -103,7 +103,7 @@ def _coarsened(case: CaseOnDisk, blocks: int) -> CaseOnDisk:
 
 
 def _block_means(volume: NDArray[np.float32], blocks: int) -> NDArray[np.float32]:
-    padded = np.pad(volume, [(0, -n % blocks) for n in volume.shape])
+    padded = np.pad(volume, np.array([(0, -n % blocks) for n in volume.shape]))
     x, y, z = (n // blocks for n in padded.shape)
     return padded.reshape(x, blocks, y, blocks, z, blocks).mean(axis=(1, 3, 5))
 

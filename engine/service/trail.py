@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..files import Folder
+from ..folder import Folder
 from ..run.audit import AUDIT_NAME, FIRST, MAX_LINE_BYTES, Chain, check_chain
 from ..run.description import RUN_NAME as RUN_JSON
 from ..run.directory import read_faults

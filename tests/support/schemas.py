@@ -16,7 +16,7 @@ def held_to(name: str, text: str) -> Any:
     """What is printed, read; AssertionError where it is not as the schema of this name says."""
     data = json.loads(text)
     faults = [f"{fault.json_path}: {fault.message}" for fault in schema(name).iter_errors(data)]
-    assert faults == []
+    assert not faults, "\n".join(faults)
     return data
 
 

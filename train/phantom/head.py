@@ -132,7 +132,7 @@ def _middle(tissues: NDArray[np.uint8]) -> FloatArray:
 def _coarse_maps(anatomy: int) -> FloatArray:
     """Depth in mm, shares of white, grey and ventricle over blocks of `_COARSE` voxels: (4, X, Y, Z)."""
     tissues = load_anatomy(anatomy)
-    tissues = np.pad(tissues, [(0, -size % _COARSE) for size in tissues.shape])
+    tissues = np.pad(tissues, np.array([(0, -size % _COARSE) for size in tissues.shape]))
     x, y, z = (size // _COARSE for size in tissues.shape)
     blocks = tissues.reshape(x, _COARSE, y, _COARSE, z, _COARSE).transpose(0, 2, 4, 1, 3, 5).reshape(x, y, z, -1)
 

@@ -173,7 +173,7 @@ def _travel_time(
 
 def _halve(values: FloatArray) -> FloatArray:
     """Means over blocks of 2 voxels along each axis, the last block repeated where the size is odd."""
-    even = np.pad(values, [(0, n % 2) for n in values.shape], mode="edge")
+    even = np.pad(values, np.array([(0, n % 2) for n in values.shape]), mode="edge")
     x, y, z = (n // 2 for n in even.shape)
     return even.reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5))
 

@@ -52,6 +52,18 @@ def test_holes_are_left_out_of_their_region(seed: int, holes: float) -> None:
     assert np.array_equal(filled(outlines(mask), mask.shape), mask)
 
 
+def test_channels_lie_within_their_region() -> None:
+    mask = np.ones((12, 24), bool)
+    mask[5, 4:6] = mask[5, 10:12] = mask[4:7, 18] = False
+    (ring,) = outlines(mask)
+    ends = np.roll(ring, -1, axis=0)
+    channels = [(a, b) for a, b in zip(ring, ends, strict=True) if a[0] == b[0] and a[0] % 0.5 != 0]
+    assert len(channels) == 2 * 3  # there and back, a hole each
+    for a, b in channels:
+        left, right = sorted((a[1], b[1]))
+        assert mask[round(a[0]), int(np.ceil(left)) : int(np.floor(right)) + 1].all()
+
+
 def test_the_area_of_a_region_is_that_of_its_pixels_but_for_its_corners() -> None:
     mask = np.zeros((20, 30), bool)
     mask[2:12, 3:25] = True

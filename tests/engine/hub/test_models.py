@@ -147,6 +147,7 @@ def test_what_is_broken_in_a_directory_is_named(
     told = capsys.readouterr().err
     assert "index.json: not valid JSON" in told
     assert "half/bundle.json" in told
+    assert "explain models" in told
 
 
 def test_without_a_remote_no_network_is_used(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

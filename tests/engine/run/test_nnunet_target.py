@@ -134,9 +134,15 @@ def test_folds_that_nnunet_will_not_read_are_told(run, real: Path, tmp_path: Pat
 
 CHECK = """
 from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+class OfFewVoxels(DatasetFingerprintExtractor):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        self.num_foreground_voxels_for_intensitystats = 1e5  # not 100 million drawn from scans of 56,000
+
 verify_dataset_integrity({real!r}, 1)
-api.extract_fingerprint_dataset(137, num_processes=1)
+api.extract_fingerprint_dataset(137, OfFewVoxels, num_processes=1)
 api.plan_experiment_dataset(137)
 api.preprocess_dataset(137, configurations=("3d_fullres",), num_processes=(1,))
 """
