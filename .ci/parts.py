@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "sbldm-engine"
-_MOST = 120  # characters of a name; what is longer is a text
+_MOST = 200  # characters of a name; what is longer is a text
 _TEXT_ALONE = re.compile(r"declared license (file|of)\b.*", re.DOTALL)  # a licence without a name, as the bill calls it
 
 

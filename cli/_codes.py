@@ -11,6 +11,7 @@ CODES = {
     "engine.conditions": "conditions",
     "engine.scans": "scans",
     "engine.copies": "scans",
+    "engine.masks": "scans",
     "engine.dicom": "dicom",
     "engine.run.nnunet": "nnunet",
     "engine.run.request": "options",

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ..bundle.load import load_bundle
 from ..errors import SbldmError, UsageError
-from ..files import write_atomic
+from ..files import make_directory, write_atomic
 from ..portable import be_nice
 from ..processes import start_process
 from ..run.audit import acting
@@ -104,7 +104,7 @@ class BasketRun:
         if setup.table.exists() and setup.table.read_bytes() != text.encode():
             raise UsageError(f"{setup.table}: is there with other rows; give another directory")
         try:
-            setup.table.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(setup.table.parent)
             write_atomic(setup.table, text.encode())
         except OSError as error:
             raise UsageError(f"{setup.table}: cannot be written ({error.strerror}); give another directory") from error

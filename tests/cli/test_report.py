@@ -98,7 +98,7 @@ def test_the_page_asks_for_nothing_and_runs_its_own_scripts_alone(run: Path, tmp
     run_by_the_browser = [text for tag, kind, text in page.inline if tag == "style" or kind is None]
     hashes = {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in run_by_the_browser}
     assert hashes == set(re.findall(r"'sha256-([^']+)'", policy))
-    assert len(hashes) == 3
+    assert len(hashes) == 4
     for _, attributes in page.tags:
         assert not {name for name in attributes if name.startswith("on") or name == "style"}
         for name in ("src", "href"):

@@ -53,7 +53,7 @@ def test_a_generator_says_what_it_is(generator: Generator) -> None:
     assert told.endswith("on cpu, 1 thread, batch size 1>")
     generator.close()
     assert repr(generator).endswith(", closed>")
-    with pytest.raises(UsageError, match=r"^bundle: is empty; give a name \(shipped: phantom; pulled: "):
+    with pytest.raises(UsageError, match=r"^bundle: is empty; give a name \(shipped: glioma, phantom; pulled: "):
         Generator.load("")
 
 

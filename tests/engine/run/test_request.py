@@ -136,7 +136,7 @@ def test_options_are_those_of_run_json_with_the_bundles_defaults(tiny_bundle: Bu
     assert text == (
         f'{{"count": 5, "seed": 3, "steps": {defaults.steps}, "sampler": "{defaults.sampler}", '
         f'"eta": {defaults.eta}, "guidance": {defaults.guidance}, "layout": "brats", "names": "2021", '
-        '"name_by": "sample", "grid": "native", "reject": null, "attempts": 4}'
+        '"name_by": "sample", "grid": "native", "rtstruct": false, "reject": null, "attempts": 4}'
     )
     assert GenerateRequest(bundle=tiny_bundle, count=2).options(5).count == 2
 

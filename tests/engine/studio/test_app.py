@@ -168,21 +168,20 @@ def test_the_same_wish_is_made_once(client: TestClient, studio: Studio, monkeypa
     assert made(client, wish(seed=9))["key"] != first["key"]
 
 
-def test_a_newer_wish_ends_the_one_before_at_its_next_step(client: TestClient) -> None:
+def test_a_newer_wish_ends_the_one_before_at_its_next_step(client: TestClient, studio: Studio) -> None:
     answers: list[dict[str, Any]] = []
-    begun = threading.Event()
 
     def ask(seed: int) -> None:
-        begun.set()
         body = {"wish": wish(seed=seed, steps=900), "pane": "a"}
         answers.append(client.post(f"/api/volumes?page={PAGE}", json=body).json())
 
     threads = []
     for seed in (20, 21):
-        begun.clear()
+        before = set(studio.maker._works)
         threads.append(threading.Thread(target=ask, args=(seed,)))
         threads[-1].start()
-        begun.wait()
+        while not set(studio.maker._works) - before:
+            time.sleep(0.01)
     assert made(client, wish(seed=22))["seed"] == 22
     for thread in threads:
         thread.join(60)
