@@ -30,7 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("mutants.toml")
-SOURCE = (".links", "benchmarks", "cli", "engine", "export", "kernels", "tests", "train")
+SOURCE = (".links", "benchmarks", "cli", "docs/schemas", "engine", "export", "kernels", "tests", "train")
 FILES = ("__init__.py", "pyproject.toml")
 LIBRARIES = (
     "diffusers", "fastapi", "highdicom", "hypothesis", "lightning.fabric", "matplotlib.pyplot", "model_signing.signing",
