@@ -25,6 +25,7 @@ from .cases import CaseFiles
 from .discover import discover_cases
 from .header import HeaderFault, ScanHeader, corners
 from .measure import of_each_case
+from .one_case import faults_of, one_case
 from .options import ReadOptions
 from .placement import Cloud, RasGrid, place
 from .plausible import judge
@@ -187,22 +188,9 @@ def _table(columns: Sequence[str], ids: Sequence[str], rows: Sequence[NDArray[np
 
 
 def _read(folder: Path, bundle: Bundle, options: ReadOptions, *, healthy: bool) -> tuple[_Scan, tuple[str, ...]]:
-    if not folder.is_dir():
-        raise InvalidInputError(f"{folder}: no such directory; give the folder of one scan")
-    modalities = bundle.manifest.modalities
-    found = discover_cases(folder, modalities, options, needs_mask=not healthy)
-    if found.faults:
-        raise InvalidInputError(
-            "\n".join(f"{folder}: {name}: {text}" for name, faults in found.faults.items() for text in faults)
-        )
-    if len(found.cases) != 1:
-        raise InvalidInputError(f"{folder}: holds {len(found.cases)} scans; give the folder of one")
-    files = found.cases[0]
-    try:
-        scan = _decoded(files, bundle, options, healthy=healthy)
-    except CaseError as error:
-        raise InvalidInputError("\n".join(f"{folder}: {text}" for text in error.faults)) from error
-    return scan, tuple(found.notes)
+    files, notes = one_case(folder, bundle.manifest.modalities, options, "scan", needs_mask=not healthy)
+    with faults_of(folder):
+        return _decoded(files, bundle, options, healthy=healthy), notes
 
 
 def _decoded(files: CaseFiles, bundle: Bundle, options: ReadOptions, *, healthy: bool) -> _Scan:

@@ -8,14 +8,14 @@ import numpy as np
 
 from ..bundle.load import Bundle
 from ..bundle.manifest import INT16_SCALE
-from ..errors import InvalidInputError, UsageError
+from ..errors import UsageError
 from ..output.scan_voxels import ScanVoxels
 from ..sampling.sdedit import SourceCase
 from .case import load_case, modalities_to_read
-from .discover import discover_cases
+from .one_case import faults_of, one_case
 from .options import ReadOptions
 from .prepare import LEVELS, prepare_case
-from .read import CaseError, read_contents
+from .read import read_contents
 
 
 def read_case(
@@ -29,23 +29,12 @@ def read_case(
         InvalidInputError: the folder holds no case, several, or a broken one.
         UsageError: `keep`, and the case is no DICOM study.
     """
-    if not folder.is_dir():
-        raise InvalidInputError(f"{folder}: no such directory; give the folder of one case")
     modalities, grid = bundle.manifest.modalities, bundle.manifest.grid
-    found = discover_cases(folder, modalities, options, dicom=True)
-    if found.faults:
-        raise InvalidInputError(
-            "\n".join(f"{folder}: {name}: {text}" for name, faults in found.faults.items() for text in faults)
-        )
-    if len(found.cases) != 1:
-        raise InvalidInputError(f"{folder}: holds {len(found.cases)} cases; give the folder of one")
-    files = found.cases[0]
-    try:
+    files, notes = one_case(folder, modalities, options, dicom=True)
+    with faults_of(folder):
         contents = read_contents(files, modalities_to_read(files, modalities))
         loaded = load_case(files, modalities, contents, options, grid.fov_mm)
         prepared = prepare_case(loaded, grid)
-    except CaseError as error:
-        raise InvalidInputError("\n".join(f"{folder}: {text}" for text in error.faults)) from error
     image = np.rint(prepared.image.astype(np.float32) * (INT16_SCALE / LEVELS)).astype(np.int16)
     label = prepared.label if len(bundle.manifest.labels) > 2 else (prepared.label > 0).astype(np.uint8)
     if keep and files.study is None:
@@ -53,4 +42,4 @@ def read_case(
     study = files.study.identity() if keep and files.study is not None else None
     centre = loaded.placement.centre_mm if loaded.placement.is_on_brain else loaded.grid.centre_mm
     voxels = ScanVoxels.of(loaded.raw.label.shape, loaded.raw.affine, np.asarray(centre))
-    return SourceCase(image, label, strength, voxels, study), (*found.notes, *loaded.warnings)
+    return SourceCase(image, label, strength, voxels, study), (*notes, *loaded.warnings)
