@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 
+from ..blocks import block_sums
+
 FloatArray = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
@@ -145,19 +147,12 @@ def _smooth(values: FloatArray, weight: FloatArray | Mask, spacing_mm: Sequence[
     blocks = [max(1, round(_BLOCK_MM / mm)) for mm in spacing_mm]
     sigma = [_BIAS_MM / (mm * block) for mm, block in zip(spacing_mm, blocks, strict=True)]
     weight = weight.astype(np.float32)
-    sums, total = (gaussian_filter(_summed(part, blocks), sigma, truncate=3) for part in (values * weight, weight))
+    sums, total = (gaussian_filter(block_sums(part, blocks), sigma, truncate=3) for part in (values * weight, weight))
     coarse = sums / np.maximum(total, np.float32(0.02 * np.prod(blocks)))
     at = [(np.arange(n) + 0.5) / block - 0.5 for n, block in zip(values.shape, blocks, strict=True)]
     for axis, places in enumerate(at):
         coarse = _between(coarse, places, axis)
     return coarse.astype(np.float32, copy=False)
-
-
-def _summed(values: FloatArray, blocks: Sequence[int]) -> FloatArray:
-    """Sums of blocks, what is short of one filled with zeros."""
-    padded = np.pad(values, np.array([(0, -n % block) for n, block in zip(values.shape, blocks, strict=True)]))
-    x, y, z = (n // block for n, block in zip(padded.shape, blocks, strict=True))
-    return padded.reshape(x, blocks[0], y, blocks[1], z, blocks[2]).sum(axis=(1, 3, 5))
 
 
 def _between(values: NDArray[Any], places: NDArray[np.float64], axis: int) -> NDArray[Any]:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ..blocks import block_means
+
 _PLACES_MM = 4.0
 
 Mask = NDArray[np.bool_]
@@ -18,7 +20,7 @@ Sides = tuple[float, float, float]
 def places(label: Label, brain: Mask, spacing_mm: Sides) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Shifts (n, 3) in voxels, about `_PLACES_MM` apart, and the share of the mask that the brain then holds."""
     steps = [max(1, round(_PLACES_MM / mm)) for mm in spacing_mm]
-    coarse, room = _blocks(label > 0, steps), _blocks(brain, steps)
+    coarse, room = (block_means(mask.astype(np.float32), steps).astype(np.float64) for mask in (label > 0, brain))
     at = ndimage.find_objects((coarse > 0).astype(np.uint8))[0]
     kernel = coarse[at] / coarse.sum()
     whole = [n + m - 1 for n, m in zip(room.shape, kernel.shape, strict=True)]
@@ -48,12 +50,3 @@ def shifted(label: Label, by: Sequence[int]) -> Label:
     target = tuple(slice(max(0, b), min(n, n + b)) for n, b in zip(label.shape, by, strict=True))
     moved[target] = label[source]
     return moved
-
-
-def _blocks(mask: Mask, steps: Sequence[int]) -> NDArray[np.float64]:
-    """Means of blocks of voxels, what is short of one filled with zeros."""
-    padded = np.pad(
-        mask.astype(np.float64), np.array([(0, -n % step) for n, step in zip(mask.shape, steps, strict=True)])
-    )
-    x, y, z = (n // step for n, step in zip(padded.shape, steps, strict=True))
-    return padded.reshape(x, steps[0], y, steps[1], z, steps[2]).mean(axis=(1, 3, 5))

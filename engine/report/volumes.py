@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from ..blocks import block_means
 from ..bundle.manifest import SEGMENTATION
 from ..folder import Folder
 from ..output.layouts import Layout
@@ -93,19 +94,13 @@ def _coarsened(case: CaseOnDisk, blocks: int) -> CaseOnDisk:
     """Means of blocks of voxels, and the class that most of a block has."""
     if blocks == 1:
         return case
-    classes = range(int(case.label.max(initial=0)) + 1)
-    shares = [_block_means((case.label == value).astype(np.float32), blocks) for value in classes]
+    classes, sides = range(int(case.label.max(initial=0)) + 1), (blocks,) * 3
+    shares = [block_means((case.label == value).astype(np.float32), sides) for value in classes]
     affine = case.affine.copy()
     affine[:3, 3] += np.diag(affine)[:3] * (blocks - 1) / 2
     affine[:3, :3] *= blocks
-    image = np.stack([_block_means(modality, blocks) for modality in case.image])
+    image = np.stack([block_means(modality, sides) for modality in case.image])
     return CaseOnDisk(image, np.argmax(shares, axis=0).astype(np.uint8), affine)
-
-
-def _block_means(volume: NDArray[np.float32], blocks: int) -> NDArray[np.float32]:
-    padded = np.pad(volume, np.array([(0, -n % blocks) for n in volume.shape]))
-    x, y, z = (n // blocks for n in padded.shape)
-    return padded.reshape(x, blocks, y, blocks, z, blocks).mean(axis=(1, 3, 5))
 
 
 def _encode(case: CaseOnDisk, modalities: tuple[str, ...], coarser: int, preview: str) -> CaseVolumes:
