@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
+from .deformation import pushed_outward
 from .draw import PUSH
 
 FloatArray = NDArray[np.float32]
@@ -15,8 +16,6 @@ Mask = NDArray[np.bool_]
 
 STRENGTH = sum(PUSH) / len(PUSH)
 """Displacement at the core's edge over the core's radius: the middle of what drawn brains have."""
-
-_FALL = 1.6  # radii over which the displacement falls by e, as in drawn brains
 
 
 def pushed_places(core: Mask, distance_mm: FloatArray, spacing_mm: Sequence[float], margin_mm: float) -> FloatArray:
@@ -29,18 +28,15 @@ def pushed_places(core: Mask, distance_mm: FloatArray, spacing_mm: Sequence[floa
         margin_mm: at which the displacement has come to 0.
     """
     places = np.indices(core.shape, np.float32)
-    sides = np.reshape(spacing_mm, (3, 1, 1, 1)).astype(np.float32)
     at = np.argwhere(core)
     if not at.size:
         return places
-    radius = np.float32((3 * len(at) * np.prod(spacing_mm) / (4 * np.pi)) ** (1 / 3))
-    away = (places - at.mean(axis=0).reshape(3, 1, 1, 1).astype(np.float32)) * sides
-    far = np.sqrt(np.square(away).sum(axis=0)) + np.float32(1e-3)
-    ratio = far / radius
+    sides = np.reshape(spacing_mm, (3, 1, 1, 1)).astype(np.float32)
+    centre = at.mean(axis=0).astype(np.float32) * sides[:, 0, 0, 0]
+    radius = float((3 * len(at) * np.prod(spacing_mm) / (4 * np.pi)) ** (1 / 3))
     rest = np.clip(1 - distance_mm / np.float32(margin_mm), 0, 1)
     fade = rest * rest * (3 - 2 * rest)
-    size = np.float32(STRENGTH) * radius * np.where(ratio < 1, ratio, np.exp((1 - ratio) / np.float32(_FALL))) * fade
-    return (places - away / far * size / sides).astype(np.float32)
+    return (places - pushed_outward(places * sides, centre, radius, STRENGTH) * fade / sides).astype(np.float32)
 
 
 def taken_from(volumes: NDArray, places: FloatArray) -> FloatArray:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from .anatomies import TRAINING, Tissue
-from .draw import Field, Pose
+from .draw import Field
+from .pose import POSE_NUMBERS, Pose
 
 
 @lru_cache(maxsize=2)
@@ -19,7 +20,7 @@ def typical_brain(field: Field, margin_mm: float = 0.0) -> NDArray[np.bool_]:
     `margin_mm` widens it.
     """
     fov_mm = np.array(field.shape) * np.array(field.spacing_mm)
-    pose = Pose.of(np.zeros(14, np.float32), TRAINING, fov_mm)
+    pose = Pose.of(np.zeros(POSE_NUMBERS, np.float32), TRAINING, fov_mm)
     inside = (pose.tissues() != Tissue.OUTSIDE).astype(np.float32)
     brain = ndimage.map_coordinates(inside, pose.voxels(field.voxel_positions()), order=1) > 0.5
     if margin_mm:
