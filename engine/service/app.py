@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from ..versions import installed
 from .guard import Guard
+from .problems import problem, refused_as_invalid, refused_by_http
 from .routes import Problem, router
 from .service import Refused, Service
 
@@ -24,7 +25,6 @@ _EVERYWHERE: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem}, 401: {"model": Problem}, 413: {"model": Problem}, 429: {"model": Problem},
     500: {"model": Problem}, 503: {"model": Problem}, 507: {"model": Problem},
 }  # fmt: skip
-_MOST_FAULTS = 20
 
 
 def create_app(service: Service) -> FastAPI:
@@ -36,40 +36,24 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.include_router(router)
     app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, refused_by_http)
+    app.add_exception_handler(RequestValidationError, refused_as_invalid)
     app.add_exception_handler(OSError, _disk)
     app.add_middleware(Guard, service.settings, service.tokens, service.logs, service.figures)  # type: ignore[arg-type]
     app.openapi()  # made now and kept: later it would hold up those who ask meanwhile
     return app
 
 
-def _problem(status: int, error: str, headers: Any = None) -> JSONResponse:
-    return JSONResponse({"error": error}, status, headers)
-
-
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Refused)
     _service(request).figures.refused(str(error.status))
-    return _problem(error.status, str(error), {"retry-after": "10"} if error.status == 429 else None)
-
-
-async def _http(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return _problem(error.status_code, str(error.detail), error.headers)
-
-
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """Every fault of a request by its place; what was sent is not repeated."""
-    assert isinstance(error, RequestValidationError)
-    faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"[:300] for fault in error.errors()[:_MOST_FAULTS]]
-    return _problem(422, "\n".join(faults))
+    return problem(error.status, str(error), {"retry-after": "10"} if error.status == 429 else None)
 
 
 async def _disk(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, OSError)
     _service(request).logs.event("the disk refuses", "error", kind=type(error).__name__, number=error.errno)
-    return _problem(507, "the service cannot write now; try again later")
+    return problem(507, "the service cannot write now; try again later")
 
 
 def _service(request: Request) -> Service:

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from ..errors import InvalidInputError, SbldmError, UsageError
 from ..service.guard import Guard
 from ..service.logs import Figures, Logs
+from ..service.problems import problem, refused_as_invalid, refused_by_http
 from ..service.settings import Listening
 from ..service.tokens import Tokens
 from .page import ASSETS, POLICY
@@ -18,7 +19,6 @@ from .studio import Studio
 
 OPEN = frozenset({"/", *(f"/assets/{name}" for name in ASSETS)})
 """Addresses without a token: the page itself, which says nothing of anybody."""
-_MOST_FAULTS = 20
 
 
 def create_app(studio: Studio, settings: Listening, tokens: Tokens, logs: Logs) -> FastAPI:
@@ -28,8 +28,8 @@ def create_app(studio: Studio, settings: Listening, tokens: Tokens, logs: Logs) 
     app.include_router(router)
     app.add_exception_handler(SbldmError, _told)
     app.add_exception_handler(MissingError, _missing)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, refused_by_http)
+    app.add_exception_handler(RequestValidationError, refused_as_invalid)
     app.add_exception_handler(OSError, _system)
     app.add_exception_handler(MemoryError, _memory)
     figures = Figures(dict, lambda: 0)
@@ -37,34 +37,19 @@ def create_app(studio: Studio, settings: Listening, tokens: Tokens, logs: Logs) 
     return app
 
 
-def _problem(status: int, error: str) -> JSONResponse:
-    return JSONResponse({"error": error}, status)
-
-
 async def _told(_: Request, error: Exception) -> JSONResponse:
     """What the command line would say."""
-    return _problem(422 if isinstance(error, UsageError | InvalidInputError) else 500, str(error))
+    return problem(422 if isinstance(error, UsageError | InvalidInputError) else 500, str(error))
 
 
 async def _missing(_: Request, __: Exception) -> JSONResponse:
-    return _problem(404, "nothing lies there")
-
-
-async def _http(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return _problem(error.status_code, str(error.detail))
-
-
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"[:300] for fault in error.errors()[:_MOST_FAULTS]]
-    return _problem(422, "\n".join(faults))
+    return problem(404, "nothing lies there")
 
 
 async def _system(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, OSError)
-    return _problem(507, f"the system refuses: {error.strerror}; make room, or mend that")
+    return problem(507, f"the system refuses: {error.strerror}; make room, or mend that")
 
 
 async def _memory(_: Request, __: Exception) -> JSONResponse:
-    return _problem(507, "no memory left on this machine; close other pages or programs")
+    return problem(507, "no memory left on this machine; close other pages or programs")
