@@ -218,12 +218,9 @@ class Sample:
             allowed = "letters and digits alone, as a BIDS subject is named" if layout == "bids" else ALLOWED
             raise UsageError(f"id {self.id!r}: must be {allowed}")
         tags = NumberTags() if name_by == "sample" else IdTags((self.id,))
-        try:
-            if layout == "dicom":
-                require_dicom()
-            return make_layout(layout, self.modalities, self.labels, names, tags, slices, rtstruct)
-        except UsageError as error:
-            raise UsageError(str(error).replace("--", "")) from None
+        if layout == "dicom":
+            require_dicom()
+        return make_layout(layout, self.modalities, self.labels, names, tags, slices, rtstruct)
 
 
 def monai_item(item: Item) -> Item:

@@ -28,6 +28,7 @@ class Made:
     key: str
     files: dict[str, bytes]  # by modality, and `seg`: .nii.gz
     facts: dict[str, object]  # what the page shows beside it
+    origin: str  # what it was made from, "" for noise alone
 
     @property
     def bytes(self) -> int:
@@ -41,7 +42,8 @@ class Made:
         image = np.stack([arrays[name] for name in manifest.modalities]).astype(np.float32)
         layout = make_layout("brats", manifest.modalities, manifest.labels)
         label = layout.array_labels(arrays[SEGMENTATION])
-        sheet = draw_sheet([(str(self.facts["text"]), Scan(image, label, manifest.grid.spacing_mm))], layout)
+        scan = Scan(image, label, manifest.grid.spacing_mm)
+        sheet = draw_sheet([(str(self.facts["text"]), scan)], layout, self.origin)
         data = io.BytesIO()
         sheet.save(data, "PNG")
         return data.getvalue()
@@ -61,7 +63,7 @@ def made_of(key: str, sample: Sample, drawn: tuple[str, ...], seconds: float) ->
         "measured_ml": float(got),
         **view(sample.image, sample.label, sample.grid, sample.modalities),
     }
-    return Made(key, files, facts)
+    return Made(key, files, facts, sample.origin)
 
 
 def rows(sample: Sample, drawn: tuple[str, ...]) -> list[dict[str, object]]:

@@ -230,13 +230,18 @@ def voxels(data: bytes) -> np.ndarray:
     return np.asarray(nib.Nifti1Image.from_bytes(gzip.decompress(data)).dataobj)
 
 
-def test_a_dropped_scan_is_changed_as_the_command_changes_it(client: TestClient, tmp_path: Path, monkeypatch) -> None:
+def test_a_dropped_scan_is_changed_as_the_command_changes_it(
+    client: TestClient, studio: Studio, tmp_path: Path, monkeypatch
+) -> None:
     case = scans.write_case(tmp_path, "scan")
     given = give(client, {path.name: path.read_bytes() for path in sorted(case.iterdir())}).json()
     assert (given["kind"], given["name"]) == ("case", "scan")
     assert set(given["windows"]) == {"t1", "t1ce", "t2", "flair"}
     asked = wish(given=given["id"], strength=0.5, steps=2)
-    seen = files(client, made(client, asked)["key"])
+    key = made(client, asked)["key"]
+    seen, kept = files(client, key), studio.maker.get(key)
+    assert kept is not None
+    assert kept.origin == "from a real case"  # which its picture says
     taken = client.post("/api/basket", json={"rows": [row(asked, given)]}).json()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "basket.csv").write_text(taken["csv"])
