@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,16 @@ from numpy.typing import NDArray
 
 from ..engine.anatomy.draft import Levels, levels_of, painted
 from ..engine.anatomy.shares import LEADING, tissue_shares
-from ..engine.errors import InvalidInputError
 from ..engine.scans.prepare import LEVELS
 from .checkpoint import write_json
 from .data.cohort import Cohort
+from .shared_store import read_beside
 
 DraftLevels = tuple[tuple[float, ...], ...]
 """(tissue, modality) 0..1: white matter, grey matter, fluid, then the tumour's tissues."""
 
 DRAFTS_VERSION = 1  # raise it when the same case gives another draft
+_NAME = "draft_levels.json"
 MEASURED_CASES = 64  # that levels are measured on, spread over the cohort
 
 
@@ -59,20 +59,12 @@ class Drafts:
 
 def save_levels(folder: Path, levels: DraftLevels) -> None:
     """Keep them beside the latents of the drafts."""
-    write_json(folder / "draft_levels.json", levels)
+    write_json(folder / _NAME, levels)
 
 
 def load_levels(folder: Path) -> DraftLevels:
-    """Those that were kept.
-
-    Raises:
-        InvalidInputError: there are none, the cohort was encoded by a version without drafts or not at all.
-    """
-    path = folder / "draft_levels.json"
-    try:
-        return tuple(map(tuple, json.loads(path.read_text("utf-8"))))
-    except FileNotFoundError as error:
-        raise InvalidInputError(f"{path}: missing; train the stage denoiser, which encodes the cohort") from error
+    """Those that were kept; InvalidInputError where there are none."""
+    return tuple(map(tuple, read_beside(folder, _NAME)))
 
 
 def case_shares(cohort: Cohort, case: int) -> NDArray[np.float32]:

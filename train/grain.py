@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import cast
 
@@ -11,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
-from ..engine.errors import InvalidInputError
 from .checkpoint import write_json
 from .data.cohort import Cohort
 from .data.draws import real_cases
 from .drafts import case_image, case_label
 from .networks.slab_autoencoder import SlabAutoencoder
+from .shared_store import read_beside
 from .slab_volumes import reconstructed
 
 Grain = tuple[tuple[float, float], ...]
@@ -24,6 +23,7 @@ Grain = tuple[tuple[float, float], ...]
 
 GRAIN_VERSION = 1  # raise it when the same cohort gives another grain
 MEASURED_CASES = 16  # spread over the cohort; scans of patients alone where there are any
+_NAME = "grain.json"
 _BINS = 12  # of the signal
 _RIM = 3  # voxels at the brain's surface that are left out
 _LARGEST = 4.0  # robust deviations; what differs by more is structure: a vessel, an edge
@@ -65,17 +65,9 @@ def _autocast(device: torch.device) -> torch.dtype | None:
 
 def save_grain(folder: Path, grain: Grain) -> None:
     """Keep it beside the latents."""
-    write_json(folder / "grain.json", grain)
+    write_json(folder / _NAME, grain)
 
 
 def load_grain(folder: Path) -> Grain:
-    """What was kept.
-
-    Raises:
-        InvalidInputError: there is none, the cohort was encoded by a version without grain or not at all.
-    """
-    path = folder / "grain.json"
-    try:
-        return tuple((dark, bright) for dark, bright in json.loads(path.read_text("utf-8")))
-    except FileNotFoundError as error:
-        raise InvalidInputError(f"{path}: missing; train the stage denoiser, which encodes the cohort") from error
+    """What was kept; InvalidInputError where there is none."""
+    return tuple((dark, bright) for dark, bright in read_beside(folder, _NAME))

@@ -6,11 +6,13 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 
+from ..engine.errors import InvalidInputError
 from .checkpoint import write_json
 from .data.cohort import Share
 
@@ -76,3 +78,16 @@ def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     return array
+
+
+def read_beside(folder: Path, name: str) -> Any:
+    """What was kept beside the arrays under this name.
+
+    Raises:
+        InvalidInputError: nothing, the cohort was encoded by an earlier version or not at all.
+    """
+    path = folder / name
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InvalidInputError(f"{path}: missing; train the stage denoiser, which encodes the cohort") from error
