@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -53,10 +53,12 @@ def autoencoder_of(backend: Backend, manifest: BundleManifest) -> Autoencoder:
 
 
 class MaskFirstAutoencoder:
-    """Runs encoder, aggregator and decoder of a bundle that makes the mask first."""
+    """Runs encoder, aggregator and decoder of a bundle that makes the mask first; grain is no part of it."""
 
     def __init__(self, backend: Backend, manifest: BundleManifest) -> None:
-        self._run, self._model = backend.run, model_of(manifest)
+        assert manifest.mask_first is not None
+        plain = replace(manifest, mask_first=replace(manifest.mask_first, grain=()))
+        self._run, self._model = backend.run, model_of(plain)
         self.classes = len(manifest.labels)
 
     def encode(self, slices: NDArray[np.uint8], label: NDArray[np.uint8]) -> Float:
@@ -65,9 +67,8 @@ class MaskFirstAutoencoder:
 
     def reconstruct(self, slices: NDArray[np.uint8], label: NDArray[np.uint8]) -> Reconstruction:
         """See `Autoencoder`; the mask is told the decoder's volume, not decoded."""
-        request = SampleRequest(0, 0, np.zeros(0, np.float32), label=np.moveaxis(label, 0, -1))
-        batch = Batch([request], 1, 0)
-        told = self._model.tell(self._run, batch, None)
+        batch = Batch([SampleRequest(0, 0, np.zeros(0, np.float32))], 1, 0)
+        told = self._model.told_of(batch, np.moveaxis(label, 0, -1))
         (volume,) = self._model.decode(self._run, batch, told, self.encode(slices, label)[None])
         image = np.moveaxis(volume.image, -1, 0).astype(np.float32) * np.float32(2 / INT16_SCALE) - np.float32(1)
         return Reconstruction(image, None, label)
