@@ -77,7 +77,8 @@ def test_arrays_keep_every_voxel_beyond_the_margin(generator: Generator) -> None
         assert image.dtype == np.float32
         assert np.array_equal(image[~made.changed], scan.images[name][~made.changed])
         assert (image[mask > 0] != scan.images[name][mask > 0]).mean() > 0.5
-    assert np.array_equal(nib.Nifti1Image.from_bytes(gzip.decompress(made.files()["t2"])).get_fdata(), made.images["t2"])
+    written = nib.Nifti1Image.from_bytes(gzip.decompress(made.files()["t2"]))
+    assert np.array_equal(np.asarray(written.dataobj), made.images["t2"])
     assert made.picture().width > 100
     assert repr(made) == "<ChangedScan 0 '0': 48 x 48 x 32, lesion in>"
 
