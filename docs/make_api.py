@@ -22,8 +22,8 @@ PAGE = Path(__file__).parent / "api.md"
 HEAD = """# Python interface
 
 Written from the docstrings by `python docs/make_api.py`. `sbldm.load` is `Generator.load`; `sbldm.Generator`,
-`sbldm.Sample`, `sbldm.Scan` and `sbldm.ChangedScan` are the classes below. Every argument that does not exist is refused
-with those that do (`UsageError`).
+`sbldm.Sample`, `sbldm.Scan` and `sbldm.ChangedScan` are the classes below. Every argument that does not exist is
+refused with those that do (`UsageError`).
 """
 
 
