@@ -71,7 +71,7 @@ class MaskFirstModel:
 
     @property
     def working_bytes(self) -> int:
-        """See `VolumeModel`: states, tissues, draft and shares, the image decoded, refined, as numbers, and its grain."""
+        """See `VolumeModel`: states, tissues, draft and shares, the image decoded, refined, as numbers, its grain."""
         volumes = self.tissues + (4 + self.refined) * len(self.modalities) + len(HEALTHY) + 1
         states = LATENTS_AT_ONCE * max(prod(self.latent_shape), prod(self.form.mask_maps.shape))
         return _FLOAT * (states + volumes * prod(self.grid.shape))
