@@ -32,7 +32,7 @@ def test_a_reduced_preset_is_one_that_train_takes(name: str) -> None:
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_system_gets_the_same_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def seconds(config: AnySystem, *_: object) -> dict[str, float]:
+    def seconds(config: AnySystem, *_: object, **__: object) -> dict[str, float]:
         return {stage: 0.5 + number for number, stage in enumerate(planned_stages(config, "all"))}
 
     monkeypatch.setattr(published_forms, "step_seconds", seconds)
@@ -78,7 +78,7 @@ class Commands:
 def test_commands_are_made_once(bench: Bench, monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
     commands = Commands(refused)
     monkeypatch.setattr(subprocess, "run", commands)
-    monkeypatch.setattr(published_forms, "step_seconds", lambda *_: dict.fromkeys(published_forms.SHARES, 1.0))
+    monkeypatch.setattr(published_forms, "step_seconds", lambda *_, **__: dict.fromkeys(published_forms.SHARES, 1.0))
     bench.cohorts()
     found = bench.system("isbi2024")
     bench.cohorts()

@@ -11,6 +11,7 @@ from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle, load_bundle
 from sbldm.train.evaluation.phantom_segmenter import FILE, PhantomSegmenter
 
+from tests.support.scans import as_sample
 from tests.support.schemas import held_to
 
 SECTIONS = ("Compared", "Congruence", "Coverage", "Constraint", "Completeness", "Compliance", "Consistency")
@@ -192,6 +193,30 @@ def test_faults_say_what_to_do(
         main(["evaluate", *arguments, "--cache", str(folders / "out" / "cache"), "--workers", "1", "--quiet"]) == code
     )
     assert message in capsys.readouterr().err
+
+
+def test_samples_are_no_real_cases(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    real = tmp_path / "real"
+    for number in range(3):
+        write_case(real, f"R{number}", 70 + number)
+    as_sample(real / "R1")
+    arguments = ["evaluate", "--real", str(real), "--synthetic", str(folders / "run"), "--out", str(tmp_path / "out")]
+    arguments += ["--workers", "1", "--segmenter-steps", "0", "--pairs", "1"]
+    assert main([*arguments, "--quiet"]) == 3
+    told = capsys.readouterr().err
+    assert "1 case cannot be used\n  R1: was made by sbldm-engine" in told
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+    assert main([*arguments, "--quiet", "--skip-invalid"]) == 0
+    figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert figures["inputs"]["real"]["cases"] == 2
+    capsys.readouterr()
+    training = ["--real", str(folders / "cohort"), "--train", str(real)]
+    assert main([*arguments, *training]) == 0  # a later --real counts
+    assert "1 case made by sbldm-engine, such as R1" in capsys.readouterr().err
+    for name in ("R0", "R2"):
+        as_sample(real / name)
+    assert main([*arguments, "--skip-invalid"]) == 3
+    assert "all of its cases were made by sbldm-engine" in capsys.readouterr().err
 
 
 def test_samples_of_other_settings_are_refused_unless_said_so(

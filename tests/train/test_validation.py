@@ -12,6 +12,7 @@ from sbldm.cli.main import main
 from sbldm.train.diffusion import by_time
 from sbldm.train.lineage import read_record
 
+from tests.support.scans import as_sample
 from tests.support.tiny_cohort import short_config, write_preset, write_small_cohort
 
 
@@ -35,6 +36,14 @@ def test_a_held_out_case_that_is_in_training_under_another_name_is_refused(
     assert main([*asked, "--cache", str(tmp_path / "cache"), "--preset", str(preset), "--held-out", "1"]) == 3
     assert "S9 is S0" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_samples_in_a_cohort_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_small_cohort(tmp_path / "data", 2)
+    as_sample(data / "S1")
+    asked = ["train", "--data", str(data), "--out", str(tmp_path / "out"), "--workers", "1", "--held-out", "2"]
+    assert main([*asked, "--preset", str(write_preset(short_config(steps=2), tmp_path / "short.yaml"))]) == 3
+    assert "1 case made by sbldm-engine, such as S1" in capsys.readouterr().err
 
 
 @pytest.mark.slow
