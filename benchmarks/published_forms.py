@@ -294,12 +294,12 @@ def _floored(system: System, name: str) -> str:
 
 
 def _adhered(system: System, column: str, error: str) -> str:
-    return f"{_number(system, 'adherence', column, 'r')}; {_number(system, 'adherence', column, error)}"
+    return f"{_at(system, 'adherence_errors', column, 'r')}; {_number(system, 'adherence', column, error)}"
 
 
 def _reconstructed(system: System) -> str:
     sides = [_found(system, "reconstruction", side, "psnr_brain") for side in ("coarse", "refined")]
-    return show(sides[0] if sides[1] is None else sides[1])
+    return interval(sides[0] if sides[1] is None else sides[1])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

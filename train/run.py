@@ -296,8 +296,11 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], ca
     trainer.start()
     for name in options.restart:
         trainer.restart(name)
+    began = time.monotonic()
     for stage in stages:
         trainer.train(stage)
+    took = f"{(time.monotonic() - began) / 60:.0f} min"
+    console.print(f"{options.out}: {progress(options.out, config)}; trained in {took}", highlight=False, markup=False)
 
 
 class StagePace:

@@ -106,8 +106,8 @@ def test_the_table_has_a_column_a_system() -> None:
     told = {
         "inputs": {"usable": figure}, "agreement": {"wt": {"synthetic": figure, "real": figure, "swapped": None}},
         "distribution": {"segmenter": {"mmd": {"synthetic": figure, "floor": {**figure, "value": 0.1}}}},
-        "adherence": {"volume_ml": {"r": 0.987, "median_relative_error": 0.05}},
-        "reconstruction": {"coarse": {"psnr_brain": 21.0}, "refined": {"psnr_brain": 22.5}},
+        "adherence": {"volume_ml": {"median_relative_error": 0.05}}, "adherence_errors": {"volume_ml": {"r": figure}},
+        "reconstruction": {"coarse": {"psnr_brain": {**figure, "value": 21.0}}, "refined": {"psnr_brain": figure}},
     }  # fmt: skip
     systems = [
         System("ours", {"autoencoder": 7}, 1_500_000, 2.5, 120.0, None, 3.0, told),
@@ -122,5 +122,5 @@ def test_the_table_has_a_column_a_system() -> None:
     assert rows["gate of the export"] == ["passed", "refused (forced)"]
     assert rows["Dice WT image against mask"] == ["0.5 (0.4 to 0.6)", "-"]
     assert rows["kernel MMD (floor)"] == ["0.5 (0.1)", "- (-)"]
-    assert rows["volume: r; median relative error"] == ["0.987; 0.05", "-; -"]
-    assert rows["PSNR of reconstructed brains, dB"] == ["22.5", "-"]
+    assert rows["volume: r; median relative error"] == ["0.5 (0.4 to 0.6); 0.05", "-; -"]
+    assert rows["PSNR of reconstructed brains, dB"] == ["0.5 (0.4 to 0.6)", "-"]
