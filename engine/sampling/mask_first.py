@@ -22,7 +22,7 @@ from ..processor import available_threads
 from .batch import Batch
 from .decoding import NOT_FINITE
 from .grain import grain_numbers, with_grain
-from .plan import sampling_plan
+from .plan import SamplingPlan, sampling_plan
 from .samplers import Latent
 from .slabs import SLABS_AT_ONCE, decode_slabs, encode_slabs, masked_volume, refine_slices, unit_image
 from .types import LATENTS_AT_ONCE, OnStep, RunComponent, SampleRequest, SamplingOptions, Told, Volume
@@ -68,6 +68,11 @@ class MaskFirstModel:
             form,
             "refiner" in manifest.components,
         )
+
+    @property
+    def mask_plan(self) -> SamplingPlan:
+        """The steps of the mask stage."""
+        return sampling_plan(self.schedule, SamplingOptions.default(self.form.mask_sampling))
 
     @property
     def working_bytes(self) -> int:
@@ -146,11 +151,9 @@ class MaskFirstModel:
 
     def maps(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> NDArray[np.float32]:
         """Distance maps (batch size, map, z, x, y) in mm, from which the masks are made."""
-        chosen, maps = self.form.mask_sampling, self.form.mask_maps
-        plan = sampling_plan(self.schedule, SamplingOptions.default(chosen, batch.seed, batch.size))
+        maps = self.form.mask_maps
         told = {"condition": batch.filled((self.condition_columns,), lambda request: request.condition)}
-        start = batch.noise(maps.shape, MASK_DRAW)
-        clean = batch.denoised(run, "mask_denoiser", start, told, plan, on_step, base_draw=MASK_DRAW)
+        clean = batch.sampled(run, "mask_denoiser", maps.shape, told, self.mask_plan, on_step, base_draw=MASK_DRAW)
         mean, std = (np.array(values, np.float32)[:, None, None, None] for values in (maps.mean, maps.std))
         return clean * std + mean
 
