@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from sbldm.benchmarks.chromium import Chromium, find_chromium
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.generator import Generator
@@ -27,7 +28,6 @@ from sbldm.engine.studio.studio import Studio
 from sbldm.engine.telemetry import EventLog
 
 from tests.support import scans
-from tests.support.chromium import Chromium, find_chromium
 
 from .test_app import mask_file
 

@@ -163,7 +163,7 @@ class Chromium:
             )
         data = self.call("Page.captureScreenshot", format="png")["data"]
         picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
-        return picture if box is None else picture.crop([round(side) for side in box])
+        return picture if box is None else picture.crop((round(box[0]), round(box[1]), round(box[2]), round(box[3])))
 
     def _event(self, message: dict[str, Any]) -> None:
         method, told = message.get("method"), message.get("params", {})
