@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import nibabel as nib
@@ -12,6 +13,7 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from ..dicom.about import CaseAbout
+from ..processor import available_threads
 from .layouts import Layout
 
 Box = tuple[slice, slice, slice]
@@ -44,9 +46,10 @@ class ScanFile:
         stored = self.stored()
         return stored if (self.slope, self.intercept) == (1.0, 0.0) else stored * self.slope + self.intercept
 
-    def values(self) -> NDArray[np.float32]:
-        """`array` in single precision."""
-        values = self.stored().astype(np.float32)
+    def values(self, box: Box | None = None) -> NDArray[np.float32]:
+        """`array` in single precision, of a box alone where one is given."""
+        stored = self.stored()
+        values = (stored if box is None else stored[box]).astype(np.float32)
         return values if (self.slope, self.intercept) == (1.0, 0.0) else values * self.slope + self.intercept
 
     def replaced(self, box: Box, changed: NDArray[np.bool_], values: NDArray[np.float32]) -> ScanFile:
@@ -107,12 +110,11 @@ def scan_files(
     images: Sequence[ScanFile], mask: ScanFile, label: NDArray[np.uint8], layout: Layout, about: CaseAbout, number: int
 ) -> list[tuple[str, bytes]]:
     """Path and bytes of each file of a sample; `mask` lends its header to that of the label, `number` its name."""
-    text = about.description
-    made = [
-        (layout.path(number, modality), file.compressed(text))
-        for modality, file in zip(layout.modalities, images, strict=True)
-    ]
-    return [*made, (layout.path(number, layout.roles[-1]), mask.of_labels(layout.file_labels(label), text))]
+    text, paths = about.description, [layout.path(number, role) for role in layout.roles]
+    with ThreadPoolExecutor(available_threads(), "compress") as pool:
+        made = [pool.submit(file.compressed, text) for file in images]
+        made.append(pool.submit(mask.of_labels, layout.file_labels(label), text))
+        return [(path, one.result()) for path, one in zip(paths, made, strict=True)]
 
 
 def _header_bytes(plain: bytes | bytearray) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ..bundle.manifest import INT16_SCALE, SEGMENTATION
 from ..errors import UsageError
 from ..output.scan_files import ScanFile
 from ..output.scan_voxels import ScanVoxels
+from ..processor import available_threads
 from ..sampling.insert_case import Lesion, PackedLabel, require_parts
 from .bounded import Inflating, UnusableFileError, read_regular
 from .case import LoadedCase
@@ -148,12 +150,15 @@ def _parts_of_files(files: CaseFiles, modalities: Sequence[str], options: ReadOp
     if any(files.images[modality].channel is not None for modality in modalities):
         raise CaseError(["its modalities are channels of one file; --insert and --remove need a file a modality"])
     paths = {modality: files.images[modality].path for modality in modalities}
+    wanted = {**paths, **({SEGMENTATION: files.label} if files.label is not None else {})}
     parts, faults = dict[str, ScanPart](), list[str]()
-    for role, path in {**paths, **({SEGMENTATION: files.label} if files.label is not None else {})}.items():
-        try:
-            parts[role] = read_part(path, options)
-        except CaseError as error:
-            faults += error.faults
+    with ThreadPoolExecutor(available_threads(), "read") as pool:
+        reading = {role: pool.submit(read_part, path, options) for role, path in wanted.items()}
+        for role, part in reading.items():
+            try:
+                parts[role] = part.result()
+            except CaseError as error:
+                faults += error.faults
     if faults:
         raise CaseError(faults)
     return parts
