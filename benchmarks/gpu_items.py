@@ -22,12 +22,13 @@ from ..engine.backends.choose import choose_backend
 from ..engine.bundle.checks import check_inputs
 from ..engine.bundle.load import Bundle, load_bundle
 from ..engine.cuda.batch_loop import CudaLoop
-from ..engine.cuda.footprint import footprint
+from ..engine.cuda.footprint import MOST_STAGED, footprint
 from ..engine.cuda.gpu import CudaDevice
 from ..engine.cuda_sessions import PROVIDER, open_cuda_session
 from ..engine.errors import BackendUnavailableError
 from ..engine.run.open_loop import device_loops, open_loop
 from ..engine.run.request import GenerateRequest
+from ..engine.sampling.host import HostLoop
 from ..engine.sampling.types import Backend, RunLoop, SamplingOptions
 from ..kernels import compile as kernel_compile
 from .gpu_proof import (
@@ -35,6 +36,7 @@ from .gpu_proof import (
     Failed,
     Reference,
     make_reference,
+    on_masks_of,
     proof_options,
     proof_requests,
     prove_all,
@@ -53,9 +55,7 @@ from .gpu_timing import (
 from .kernel_checks import all_checks
 
 BATCHES = (1, 8, 32)
-"""Batch sizes that the loop is timed at; of those up to `MOST_BY_HOST` where the host drives the networks."""
-
-MOST_BY_HOST = 8
+"""Batch sizes that the loop is timed at; in the mask-first form of those up to `MOST_STAGED`."""
 
 BANDWIDTH_TARGET = 0.8
 """Share of a device copy's bandwidth that `ddim_step` and `assemble` should reach."""
@@ -139,7 +139,7 @@ def proof(options: Options, name: str, precision: str) -> dict[str, Any]:
     reference = make_reference(bundle, proof_options(bundle, steps=options.steps))
     before, total = device.memory()
     figures = prove(bundle, backend, reference, proof_options(bundle, steps=options.steps))
-    if not options.shared and figures["loop"] != "host":
+    if not options.shared:
         figures["memory_mib"] = {
             "taken": round((before - device.memory()[0]) / 2**20),
             "computed": round(footprint(bundle, SAMPLES, False, precision).total / 2**20),
@@ -164,8 +164,8 @@ def prove(bundle: Bundle, backend: Backend, reference: Reference, options: Sampl
         lambda: prove_components(bundle, backend.run, precision),
         lambda: prove_loop(bundle, reference, loop, precision),
     ]
-    if isinstance(loop, CudaLoop):
-        parts.append(lambda: prove_latents(loop.latents(reference.requests), reference.latents, precision))
+    requests = on_masks_of(reference) if bundle.manifest.mask_first is not None else reference.requests
+    parts.append(lambda: prove_latents(loop.latents(requests), reference.latents, precision))
     runs = [(name, loop.start(reference.requests)()) for name in ("first", "second")]
     runs.append(("each alone", [loop.start([request])()[0] for request in reference.requests]))
     loops = device_loops(backend)
@@ -189,7 +189,7 @@ def loop_time(options: Options, name: str, precision: str) -> dict[str, Any]:
     for size in BATCHES:
         settings = SamplingOptions.default(bundle.manifest.defaults, batch_size=size)
         loop = _loop(bundle, backend, settings)
-        if loop.kind == "host" and size > MOST_BY_HOST:
+        if bundle.manifest.mask_first is not None and size > MOST_STAGED:
             break
         ms = wall_milliseconds(partial(_two_in_flight, loop, bundle)) / loop.in_flight
         figures |= {f"batch_{size}_ms": round(ms, 3), f"batch_{size}_volumes_s": round(1000 * size / ms, 2)}
@@ -308,9 +308,11 @@ def _is_installed(name: str) -> bool:
     return any(installed(d) for backend, device, ds, _ in CANDIDATES if (backend, device) == (name, "cuda") for d in ds)
 
 
-def _loop(bundle: Bundle, backend: Backend, settings: SamplingOptions) -> RunLoop:
+def _loop(bundle: Bundle, backend: Backend, settings: SamplingOptions) -> CudaLoop | HostLoop:
     asked = GenerateRequest(bundle=bundle, count=1, **_sampling(settings)).options()
-    return open_loop(bundle, backend, asked, settings.batch_size)
+    loop = open_loop(bundle, backend, asked, settings.batch_size)
+    assert isinstance(loop, CudaLoop | HostLoop)
+    return loop
 
 
 def _sampling(settings: SamplingOptions) -> dict[str, Any]:

@@ -30,6 +30,12 @@ def decode_slabs(
     return image.reshape(-1, modalities, *image.shape[2:]), brain.reshape(-1, *brain.shape[2:])
 
 
+def refine_slices(run: RunComponent, planes: NDArray[np.float32], draft: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A decoded image (D, M, X, Y) with the edges of its draft, which the latent has no room for."""
+    told = {"image": np.clip(planes, -1.0, 1.0)[None], "draft": draft[None]}
+    return run("refiner", told)["refined"][0]
+
+
 class Decoded:
     """The image of one volume, decoded where it is looked at: `SLABS_AT_ONCE` slabs a time."""
 

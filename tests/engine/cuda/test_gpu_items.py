@@ -127,13 +127,15 @@ def reference_of(bundle: Bundle) -> Reference:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
+@pytest.mark.parametrize("form", ["slices", "mask-first"])
 def test_a_loop_on_the_device_is_proven_and_a_wrong_one_is_not(
-    tiny_bundle: Bundle, kernel_folder: Path, host_backend: Any
+    tiny_bundle: Bundle, tiny_mask_first_bundle: Bundle, kernel_folder: Path, host_backend: Any, form: str
 ) -> None:
     """The proof that a GPU gets: components, latents, volumes, the same bytes twice, alone and by plain launches."""
-    reference, options = reference_of(tiny_bundle), proof_options(tiny_bundle, steps=2)
-    backend = host_backend(tiny_bundle, HostDevice(kernel_folder))
-    figures = prove(tiny_bundle, backend, reference, options)
+    bundle = tiny_bundle if form == "slices" else tiny_mask_first_bundle
+    reference, options = reference_of(bundle), proof_options(bundle, steps=2)
+    backend = host_backend(bundle, HostDevice(kernel_folder))
+    figures = prove(bundle, backend, reference, options)
     assert figures["loop"] == "graph"
     assert figures["latent_rms"] < 1e-5
     assert figures["denoiser_rms"] < 1e-5
@@ -146,7 +148,7 @@ def test_a_loop_on_the_device_is_proven_and_a_wrong_one_is_not(
             return super().capture(stream, work)[:-1]
 
     with pytest.raises(Failed, match="plain launches gives other bytes than first") as failed:
-        prove(tiny_bundle, host_backend(tiny_bundle, Forgetful(kernel_folder)), reference, options)
+        prove(bundle, host_backend(bundle, Forgetful(kernel_folder)), reference, options)
     assert "latents" in str(failed.value)
     assert failed.value.figures["latent_rms"] > 1e-3
 

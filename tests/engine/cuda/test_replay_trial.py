@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.cuda.device import Launching
-from sbldm.engine.cuda.replay_trial import outcome, trial
+from sbldm.engine.cuda.replay_refusal import outcome
+from sbldm.engine.cuda.replay_trial import trial
 
 from tests.support.host_device import HostDevice
 
