@@ -28,8 +28,9 @@ from .blend import Place, blended, core_of, distance_mm, fitted
 from .decoding import NOT_FINITE
 from .host import HostLoop
 from .insert_case import InsertCase, Label, scan_label
-from .mask_first import MaskFirstModel
+from .mask_first import GRAIN_DRAW, MaskFirstModel
 from .plan import SamplingPlan
+from .scan_noise import NUMBERS
 from .slabs import DARKEST, Decoded
 from .types import LoopKind, OnStep, RunComponent, SampleRequest, SamplingOptions, Volume
 
@@ -69,6 +70,7 @@ class _Sampled:
     new: Label  # on the grid
     scan: Label  # the same on the scan's voxels
     seen: _Seen
+    batch: Batch
     latent: FloatArray  # (C, slab, h, w)
     draft: FloatArray  # (z, M, x, y) that it was made on
 
@@ -123,7 +125,7 @@ class InsertLoop:
         start = batch.noise(self._model.latent_shape, 0)
         latent = batch.denoised(run, "denoiser", start, told.feeds, self._loop.plan, on_step)[0]
         assert told.drafts is not None
-        return _Sampled(request, new, scan, seen, np.where(free, latent, seen.clean), told.drafts[0])
+        return _Sampled(request, new, scan, seen, batch, np.where(free, latent, seen.clean), told.drafts[0])
 
     def _lesion(
         self, request: SampleRequest, drawn: SampleRequest, on_step: OnStep | None
@@ -200,7 +202,8 @@ class InsertLoop:
         decoded = fitted(np.nan_to_num(decoded), before, near & ~region, region, grid.spacing_mm)
         levels = np.clip(np.rint(decoded * INT16_SCALE), DARKEST, INT16_SCALE).astype(np.int16)
         image = np.where(near, levels, case.image)
-        patch = blended(case, grid, place, made.scan, decoded, before, self._flip)
+        normals = made.batch.noise((len(case.files), NUMBERS), GRAIN_DRAW)[0]
+        patch = blended(case, grid, place, made.scan, decoded, before, self._flip, normals)
         fault = None if finite else NOT_FINITE
         return InsertedVolume(request.number, request.attempt, image, made.new, fault, patch)
 
