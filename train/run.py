@@ -24,6 +24,7 @@ from .config import AnySystem, MaskFirstConfig
 from .data.cohort import MAX_FAULTS_SHOWN, WHOLE, CachedCase, Cohort, Progress, Share, prepare_cohort
 from .data.copies import add_copies
 from .data.phantoms import add_phantoms, check_phantoms_fit
+from .data.samples import tell_of_samples
 from .faults import machine_faults
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
@@ -210,6 +211,7 @@ def _prepared(config: AnySystem, options: TrainOptions, fabric: Fabric) -> Cases
     read_as = f"{options.data}: {len(cohort)} cases, read as {cohort.convention}"
     console.print(read_as, highlight=False, markup=False)
     _require_tissues(config, cohort, options.data)
+    tell_of_samples(cohort, options.data)
     kept = len(cohort) - options.held_out
     if kept < 1:
         raise InvalidInputError(
@@ -294,8 +296,11 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], ca
     trainer.start()
     for name in options.restart:
         trainer.restart(name)
+    began = time.monotonic()
     for stage in stages:
         trainer.train(stage)
+    took = f"{(time.monotonic() - began) / 60:.0f} min"
+    console.print(f"{options.out}: {progress(options.out, config)}; trained in {took}", highlight=False, markup=False)
 
 
 class StagePace:

@@ -28,7 +28,7 @@ from .networks.slice_vae import SliceVae
 from .objectives.aggregator import AggregatorObjective
 from .objectives.denoiser import DenoiserObjective, NoisyLatents
 from .objectives.distill import DistillObjective
-from .objectives.refiner import RefinerObjective, RefinerStage
+from .objectives.refiner import RefinerObjective, RefinerStage, UnseenRefining
 from .objectives.slice_autoencoder import AutoencoderObjective, SliceSampler
 from .previews import CASE, Previews
 from .stage import HeldOut, Preview, StageRun, StepLoss, complete_stage
@@ -37,7 +37,7 @@ from .trainer import Trainer
 log = logging.getLogger(__name__)
 
 HELD_OUT_BATCHES = 4
-MASK_FIRST_STAGES = ("autoencoder", "mask", "denoiser", "distill")
+MASK_FIRST_STAGES = ("autoencoder", "mask", "denoiser", "distill", "refiner")
 
 
 def planned_stages(config: AnySystem, stage: str) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def planned_stages(config: AnySystem, stage: str) -> tuple[str, ...]:
         InvalidInputError: no such stage in this preset.
     """
     absent = {"distill"} if config.distillation is None else set[str]()
-    if isinstance(config, SystemConfig) and config.refiner is None:
+    if config.refiner is None:
         absent.add("refiner")
     order = MASK_FIRST_STAGES if isinstance(config, MaskFirstConfig) else STAGES
     present = tuple(s for s in order if s in config.stages and s not in absent)
@@ -81,7 +81,7 @@ class SystemTrainer(Trainer):
         keep_stale: bool = False,
         start_from: Path | None = None,
     ) -> None:
-        """`held_out` are cases that every stage but the refiner is looked at with."""
+        """`held_out` are cases that every stage is looked at with."""
         super().__init__(config, cohort, run, keep_stale=keep_stale, start_from=start_from)
         self.config, self.encoding = config, encoding
         self.held_out = looked_at(held_out) if held_out is not None and len(held_out) else None
@@ -196,13 +196,20 @@ class SystemTrainer(Trainer):
     def _refiner(self) -> None:
         vae = self._vae()
         store, aggregator = self._latents(vae), self._load_aggregator()
-        objective = RefinerObjective(self.config, self.cohort, store, vae.decoder, aggregator.normalisation.scale)
+        scale = aggregator.normalisation.scale
+        objective = RefinerObjective(self.config, self.cohort, store, vae.decoder, scale)
+
+        def unseen(cases: Cohort) -> UnseenRefining:
+            encoded = encode_in_memory(vae.encoder, cases, self.config)
+            return UnseenRefining(RefinerObjective(self.config, cases, encoded, vae.decoder, scale, jitter=0.0))
+
         module = RefinerStage(make_refiner(self.config), len(self.config.modalities))
         self._run(
             "refiner",
             module,
             objective,
             lambda stage: self.previews.refined(cast(RefinerStage, stage).refiner, vae.decoder, store.latents[CASE, 0]),
+            held_out=self._held_out("refiner", unseen),
         )
 
     def _vae(self) -> SliceVae:

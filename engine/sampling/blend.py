@@ -8,6 +8,10 @@ was taken out it is that of the other side of the brain.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -15,6 +19,7 @@ from scipy import ndimage
 from ..anatomy.mass_effect import pushed_places, taken_from
 from ..bundle.manifest import Grid
 from ..output.scan_files import Box, Patch
+from ..processor import available_threads
 from .insert_case import InsertCase, Label
 
 KEPT_IN_OEDEMA = 0.5  # of the residual
@@ -48,50 +53,88 @@ def fitted(made: FloatArray, before: FloatArray, ring: Mask, region: Mask, spaci
     weight = ring[box].astype(np.float32)
     total = ndimage.gaussian_filter(weight, sigma) + np.float32(1e-4)
     result = made.copy()
-    for number, (new, old) in enumerate(zip(made, before, strict=True)):
-        result[number][box] += ndimage.gaussian_filter((old - new)[box] * weight, sigma) / total
-    return np.clip(result, 0, 1).astype(np.float32)
+
+    def fit(number: int) -> None:
+        apart = (before[number][box] - made[number][box]) * weight
+        result[number][box] = np.clip(made[number][box] + ndimage.gaussian_filter(apart, sigma) / total, 0, 1)
+
+    with ThreadPoolExecutor(available_threads(), "fit") as pool:
+        list(pool.map(fit, range(len(made))))
+    return result
 
 
-def blended(case: InsertCase, grid: Grid, new: Label, made: FloatArray, before: FloatArray, flip: int) -> Patch:
+@dataclass(frozen=True)
+class Place:
+    """The part of a scan that changes."""
+
+    label: Label  # (x, y, z) of the whole scan, as it becomes
+    removed: Mask  # (x, y, z) of the whole scan: the lesion that is filled
+    box: Box  # around what changes
+    distance: FloatArray  # (x, y, z) of the box: mm from the lesion, new or filled
+
+    @staticmethod
+    def of(case: InsertCase, new: Label) -> Place:
+        """Of a scan and the tumour (x, y, z) on its voxels."""
+        own = case.own.scan.label()
+        removed = (own > 0) & case.removes
+        region = (new > 0) | removed
+        box = _box(region, case.margin_mm, case.spacing_mm)
+        label = np.where(new > 0, new, np.where(removed, np.uint8(0), own))
+        return Place(label, removed, box, distance_mm(region[box], case.spacing_mm))
+
+    def planes(self, case: InsertCase, grid: Grid) -> range:
+        """The planes across z of the grid that its voxels are interpolated from."""
+        matrix, offset = case.voxels.to_grid(grid)
+        corners = np.array(list(product(*[(side.start, side.stop - 1) for side in self.box])))
+        at = corners @ matrix[2] + offset[2]
+        size = grid.shape[2]
+        return range(min(max(0, int(np.floor(at.min()))), size - 1), min(max(0, int(np.ceil(at.max()))), size - 1) + 1)
+
+
+def blended(
+    case: InsertCase, grid: Grid, place: Place, new: Label, made: FloatArray, before: FloatArray, flip: int
+) -> Patch:
     """The scan's voxels within the margin.
 
     Args:
         case: the scan.
         grid: of the model.
+        place: what changes.
         new: (x, y, z) the tumour on the scan's voxels.
         made, before: (M, x, y, z) on the grid, 0..1: the decoder's of the new and of the scan's latent.
         flip: `heal.symmetry` of the brain on the grid.
     """
-    own = case.own.scan.label()
-    removed = (own > 0) & case.removes
-    label = np.where(new > 0, new, np.where(removed, np.uint8(0), own))
-    region = (new > 0) | removed
-    box = _box(region, case.margin_mm, case.spacing_mm)
-    distance = distance_mm(region[box], case.spacing_mm)
-    scan = [file.values() for file in case.files]
+    box, distance = place.box, place.distance
+    scan = [file.values(None if case.removes else box) for file in case.files]
     inside = np.logical_or.reduce([values != 0 for values in scan])
-    brain = inside[box]
+    own = [values[box] for values in scan] if case.removes else scan
+    brain = inside[box] if case.removes else inside
     changed = brain & (distance < case.margin_mm)
-    parts, places = np.stack([values[box] for values in scan]), None
+    places = None
     if case.has_mass_effect:
         places = pushed_places(core_of(new[box]), distance, case.spacing_mm, case.margin_mm)
-        parts = taken_from(parts, places)
     rest = np.clip(1 - distance / np.float32(case.margin_mm), 0, 1)
     weight = rest * rest * (3 - 2 * rest)
-    gone = np.zeros_like(removed)
-    gone[box] = distance_mm(removed[box], case.spacing_mm) <= RIM_MM
-    kept, lent = _kept(new[box], gone[box], case.spacing_mm), gone & (new == 0)
-    side = _OtherSide(case, grid, flip, box, inside & ~gone) if removed.any() else None
-    values = []
-    for number, (part, whole, scale) in enumerate(zip(parts, scan, case.scales, strict=True)):
-        shown, was = (_in_box(volume[number], grid, case, box) * np.float32(scale) for volume in (made, before))
+    gone = distance_mm(place.removed[box], case.spacing_mm) <= RIM_MM
+    kept, lent = _kept(new[box], gone, case.spacing_mm), gone & (new[box] == 0)
+    side = None
+    if place.removed.any():
+        known = inside.copy()
+        known[box] &= ~gone
+        side = _OtherSide(case, grid, flip, box, known)
+
+    def modality(number: int) -> FloatArray:
+        scale = np.float32(case.scales[number])
+        part = own[number] if places is None else taken_from(own[number][None], places)[0]
+        shown, was = (_in_box(volume[number], grid, case, box) * scale for volume in (made, before))
         mixed = shown + kept * (part - was)
         if side is not None:
-            mixed += lent[box] * (1 - kept) * side.residual(whole, before[number] * np.float32(scale))
-        low = np.float32(_darkest(whole[box][brain]))
-        values.append(np.maximum(part + weight * (mixed - part), low).astype(np.float32))
-    return Patch(box, changed, tuple(values), label)
+            mixed += lent * (1 - kept) * side.residual(scan[number], before[number] * scale)
+        low = np.float32(_darkest(own[number][brain]))
+        return np.maximum(part + weight * (mixed - part), low).astype(np.float32)
+
+    with ThreadPoolExecutor(available_threads(), "blend") as pool:
+        return Patch(box, changed, tuple(pool.map(modality, range(len(scan)))), place.label)
 
 
 def distance_mm(region: Mask, spacing_mm: Sides) -> FloatArray:

@@ -216,7 +216,7 @@ def test_scans_and_masks_that_do_not_fit_are_refused(
     [
         (("--insert", "--conditions"), "volume_ml,x,y,z\n20,0.02,0.5,0.5\n", 3, ":2: x, y, z: 0.02, 0.5, 0.5"),
         (("--insert", "--volumes", "5,10", "--conditions"), "volume_ml\n20\n", 3, ":2: volume_ml: 20: empty"),
-        (("--remove", "--conditions"), "volume_ml\n20\n", 2, "--conditions: belong to --insert"),
+        (("--remove", "--conditions"), "volume_ml\n20\n", 2, "--conditions: belongs to --insert"),
         (("--insert", "--volumes", "5,5"), None, 2, "--volumes 5,5: must rise"),
         (("--insert", "--volumes", "5,x"), None, 2, "--volumes 5,x: must be numbers"),
         (("--insert", "--count", 1, "--margin", 90), None, 2, "--margin 90: must be from 4 to 40 mm"),

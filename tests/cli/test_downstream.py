@@ -12,7 +12,7 @@ from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 from sbldm.train.downstream import run as downstream_run
 
-from tests.support.scans import affine, arrays, write_case
+from tests.support.scans import affine, arrays, as_sample, write_case
 from tests.support.schemas import held_to
 from tests.support.tiny_cohort import SMALL_SHAPE, SMALL_SPACING
 
@@ -120,6 +120,20 @@ def test_test_cases_that_are_in_training_are_refused_whatever_they_are_called(
     told = capsys.readouterr().err
     assert f"other of --test is {source.name} of --{side}" in told
     assert "S6" not in told
+    assert not (tmp_path / "out" / "trainings").exists()
+
+
+@pytest.mark.parametrize("side", ["real", "test"])
+def test_samples_are_neither_real_nor_test_cases(
+    run: Run, folders: Path, tmp_path: Path, side: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = folders / f"samples-{side}"
+    write_cases(mixed, 7, 2)
+    as_sample(mixed / "S8")
+    asked = ("--out", tmp_path / "out", "--quiet", f"--{side}", mixed)  # a later option counts
+    assert run(*asked) == 3
+    told = capsys.readouterr().err
+    assert f"{mixed}: 1 case cannot be used\n  S8: was made by sbldm-engine" in told
     assert not (tmp_path / "out" / "trainings").exists()
 
 

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle, load_bundle
+from sbldm.train.data.cohort import prepare_cohort
+from sbldm.train.data.samples import only_scans
 from sbldm.train.evaluation.phantom_segmenter import FILE, PhantomSegmenter
 
+from tests.support.scans import as_sample
 from tests.support.schemas import held_to
 
 SECTIONS = ("Compared", "Congruence", "Coverage", "Constraint", "Completeness", "Compliance", "Consistency")
@@ -132,11 +135,11 @@ def test_a_bundle_gives_reconstructions(folders: Path, tiny_bundle: Bundle) -> N
         "--any-settings",
     ]
     assert main(["evaluate", *arguments, "--quiet"]) == 0
-    figures = json.loads((out / "evaluation.json").read_text())
+    figures = held_to("evaluate", (out / "evaluation.json").read_text())
     assert figures["inputs"]["bundle"] == {"id": tiny_bundle.manifest.id, "sha256": tiny_bundle.sha256}
     assert figures["inputs"]["grid"]["shape"] == list(tiny_bundle.manifest.grid.shape)
     assert set(figures["reconstruction"]["cases"]) == {"C4", "C5"}
-    assert figures["reconstruction"]["refined"]["psnr"] > 0
+    assert figures["reconstruction"]["refined"]["psnr"]["value"] > 0
     assert set(figures["reconstruction"]["dice"]) == {"wt", "tc", "et"}
     assert (out / "reconstruction.png").is_file()
     assert "## Reconstruction" in (out / "evaluation.md").read_text()
@@ -192,6 +195,27 @@ def test_faults_say_what_to_do(
         main(["evaluate", *arguments, "--cache", str(folders / "out" / "cache"), "--workers", "1", "--quiet"]) == code
     )
     assert message in capsys.readouterr().err
+
+
+def test_samples_are_no_real_cases(
+    folders: Path, tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, cache = tmp_path / "real", str(tmp_path / "cache")
+    for number in range(3):
+        write_case(real, f"R{number}", 70 + number)
+    as_sample(real / "R1")
+    arguments = ["evaluate", "--bundle", str(tiny_bundle.path), "--out", str(tmp_path / "out"), "--cache", cache]
+    arguments += ["--synthetic", str(folders / "run"), "--any-settings", "--workers", "1"]
+    assert main([*arguments, "--real", str(real)]) == 3
+    assert "1 case cannot be used\n  R1: was made by sbldm-engine" in capsys.readouterr().err
+    assert main([*arguments, "--real", str(folders / "cohort"), "--train", str(real), "--fid-network", "none"]) == 3
+    assert "1 case made by sbldm-engine, such as R1" in capsys.readouterr().err
+    scans = only_scans(prepare_cohort(real, Path(cache), tiny_bundle.manifest.grid), real, skip_invalid=True)
+    assert (scans.cases, list(scans.left_out)) == (("R0", "R2"), ["R1"])
+    for name in ("R0", "R2"):
+        as_sample(real / name)
+    assert main([*arguments, "--real", str(real), "--skip-invalid"]) == 3
+    assert "all of its cases were made by sbldm-engine" in capsys.readouterr().err
 
 
 def test_samples_of_other_settings_are_refused_unless_said_so(

@@ -15,6 +15,7 @@ from sbldm.cli.main import main
 from sbldm.engine.bundle.manifest import Grid
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.train.data.cohort import prepare_cohort
+from sbldm.train.data.draws import real_cases
 from sbldm.train.data.phantoms import add_phantoms, check_phantoms_fit, make_phantoms
 from sbldm.train.phantom import HELD_OUT, Phantom
 
@@ -88,11 +89,17 @@ def test_phantoms_are_made_once_a_seed(tmp_path: Path, made: list[tuple[int, int
     assert other.entries[2].path != first.entries[2].path
 
 
-def test_the_source_of_a_phantom_cohort_is_read_from_its_files(tmp_path: Path) -> None:
-    folder = _cohort(tmp_path / "data", descrip=b"SYNTHETIC sbldm-engine phantom")
+@pytest.mark.parametrize(
+    ("descrip", "source"),
+    [(b"SYNTHETIC sbldm-engine phantom", "phantom"), (b"SYNTHETIC sbldm-engine 0.2.0 seed 1 sample 2", "sample")],
+    ids=["phantom", "sample"],
+)
+def test_the_source_of_a_cohort_is_read_from_its_files(tmp_path: Path, descrip: bytes, source: str) -> None:
+    folder = _cohort(tmp_path / "data", descrip=descrip)
     cohort = prepare_cohort(folder, tmp_path / "cache", GRID)
-    assert cohort.sources == ("phantom", "phantom")
-    assert prepare_cohort(folder, tmp_path / "cache", GRID).sources == ("phantom", "phantom")
+    assert cohort.sources == (source, source)
+    assert prepare_cohort(folder, tmp_path / "cache", GRID).sources == (source, source)
+    assert not real_cases(cohort).any()
 
 
 def test_modalities_that_phantoms_lack_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,6 +233,19 @@ def test_bias_and_scatter_of_conditions_are_told_apart(tmp_path: Path) -> None:
     assert found["x"]["bias"]["n"] == 2
 
 
+def test_correlations_have_intervals_and_need_what_varies() -> None:
+    rng = np.random.default_rng(3)
+    requested = rng.random(40)
+    measured = requested + rng.normal(0, 0.2, 40)
+    still = np.stack([np.full(40, 0.5), measured], axis=1)
+    found = errors({"x": np.stack([requested, measured], axis=1), "y": still, "z": still[:1]})
+    r = found["x"]["r"]
+    assert r["value"] == pytest.approx(np.corrcoef(requested, measured)[0, 1])
+    assert r["low"] < r["value"] < r["high"] < 1
+    assert r["high"] - r["low"] == pytest.approx(0.22, abs=0.1)
+    assert (found["y"]["r"]["value"], found["y"]["r"]["low"], found["z"]["r"]["value"]) == (None, None, None)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -257,12 +270,17 @@ def test_encoding_takes_every_slice_at_its_position(real: Cohort) -> None:
 def test_reconstruction_figures(real: Cohort) -> None:
     found = reconstruction(real, autoencoder())
     assert list(found["cases"]) == list(real.cases)
-    assert 10 < found["coarse"]["psnr"] < 40
-    assert found["coarse"]["psnr_brain"] < found["coarse"]["psnr"]
-    assert 0.1 < found["coarse"]["ssim"] < 1
-    assert found["coarse"]["high_frequency_ratio"] < 0.5
-    assert found["refined"]["psnr"] != found["coarse"]["psnr"]
-    assert 0.5 < found["dice"]["wt"] < 1
+    coarse, refined, dice = ({n: f["value"] for n, f in found[part].items()} for part in ("coarse", "refined", "dice"))
+    assert 10 < coarse["psnr"] < 40
+    assert coarse["psnr_brain"] < coarse["psnr"]
+    assert 0.1 < coarse["ssim"] < 1
+    assert coarse["high_frequency_ratio"] < 0.5
+    assert refined["psnr"] != coarse["psnr"]
+    assert 0.5 < dice["wt"] < 1
+    figure = found["coarse"]["psnr"]
+    each = [one["coarse"]["psnr"] for one in found["cases"].values()]
+    assert min(each) <= figure["low"] <= figure["value"] <= figure["high"] <= max(each)
+    assert figure["n"] == len(real)
     assert reconstruction(real, autoencoder(refiner=False))["refined"] is None
 
 

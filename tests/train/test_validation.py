@@ -12,6 +12,7 @@ from sbldm.cli.main import main
 from sbldm.train.diffusion import by_time
 from sbldm.train.lineage import read_record
 
+from tests.support.scans import as_sample
 from tests.support.tiny_cohort import short_config, write_preset, write_small_cohort
 
 
@@ -37,20 +38,33 @@ def test_a_held_out_case_that_is_in_training_under_another_name_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_samples_in_a_cohort_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_small_cohort(tmp_path / "data", 2)
+    as_sample(data / "S1")
+    asked = ["train", "--data", str(data), "--out", str(tmp_path / "out"), "--workers", "1", "--held-out", "2"]
+    assert main([*asked, "--preset", str(write_preset(short_config(steps=2), tmp_path / "short.yaml"))]) == 3
+    assert "1 case made by sbldm-engine, such as S1" in capsys.readouterr().err
+
+
 @pytest.mark.slow
-def test_every_stage_of_the_slice_form_is_looked_at_with_cases_that_it_never_saw(tmp_path: Path) -> None:
+def test_every_stage_of_the_slice_form_is_looked_at_with_cases_that_it_never_saw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data, out = write_small_cohort(tmp_path / "data", 3), tmp_path / "out"
     preset = write_preset(short_config(steps=2), tmp_path / "short.yaml")
     asked = ["train", "--data", str(data), "--out", str(out), "--preset", str(preset), "--workers", "1"]
     assert main([*asked, "--held-out", "1", "--keep", "best", "--patience", "9"]) == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "refiner 2/2; trained in" in last
     told = {}
     for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()):
         told.setdefault(line["stage"], set()).update(line)
     assert "held_out_psnr" in told["autoencoder"]
     for stage in ("denoiser", "distill"):
         assert {f"held_out_t{part}" for part in (1, 2, 3, 4)} <= told[stage]
-    assert "held_out_loss" not in told["refiner"]
-    for stage in ("autoencoder", "denoiser", "distill"):
+    assert {"held_out_l1", "held_out_detail"} <= told["refiner"]
+    assert not {"held_out_adversarial", "held_out_discriminator"} & told["refiner"]
+    for stage in ("autoencoder", "denoiser", "distill", "refiner"):
         record = read_record(out, stage)
         assert record is not None
         assert record.best is not None

@@ -27,6 +27,7 @@ from ...engine.conditions.columns import COLUMNS, SHARE_COLUMNS
 from ...engine.errors import InvalidInputError
 from ...engine.files import write_atomic
 from ...engine.output.measure import measure_tumour
+from ...engine.output.nifti import SYNTHETIC
 from ...engine.processes import sharing_workers
 from ...engine.scans import plausible
 from ...engine.scans.case import load_case, modalities_to_read
@@ -40,12 +41,12 @@ from ..phantom import PHANTOM_DESCRIPTION
 from .known import KnownCases
 from .shell import without_faint_shell
 
-CACHE_VERSION = 4  # raise it when the same input gives other stored values
+CACHE_VERSION = 5  # raise it when the same input gives other stored values
 MAX_FAULTS_SHOWN = 20
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Progress = Callable[[int, int], None]  # cases done, cases in all
-Source = Literal["real", "phantom"]
+Source = Literal["real", "phantom", "sample"]  # a scan, or what this program made; by what the mask's file says
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -101,7 +102,7 @@ class Cohort:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """Where each case comes from, in the order of the cases: a scan, or the phantom generator."""
+        """Where each case comes from, in the order of the cases: a scan, the phantom generator, or a model of ours."""
         return tuple(entry.source for entry in self.entries)
 
     @property
@@ -311,11 +312,18 @@ def make_case(
     if not made.label.any():
         raise CaseError(["empty mask: no voxel of the tumour is left on the grid"])
     conditions = tuple(measure_tumour(made.label, grid.spacing_mm).vector(COLUMNS).tolist())
-    source: Source = "phantom" if loaded.raw.header.description == PHANTOM_DESCRIPTION else "real"
+    source = _source(loaded.raw.header.description)
     values, warnings, array_file = loaded.raw.mask.values, loaded.warnings, stem.with_name(stem.name + ".npy")
     entry = CachedCase(files.name, array_file, made.scales, conditions, values, warnings, source)
     store_entry(entry, image, made.label, _file(files))
     return entry
+
+
+def _source(description: bytes) -> Source:
+    """What made a case, by the description in the header of its mask."""
+    if description == PHANTOM_DESCRIPTION:
+        return "phantom"
+    return "sample" if description.startswith(SYNTHETIC.encode()) else "real"
 
 
 def store_entry(entry: CachedCase, image: NDArray[np.uint8], label: NDArray[np.uint8], file: str) -> None:

@@ -21,6 +21,7 @@ from ...engine.processor import available_threads
 from ...engine.scans.options import ReadOptions
 from ...engine.versions import installed
 from ..data.cohort import Cohort, prepare_cohort
+from ..data.samples import only_scans
 from ..evaluation.segmenter import Volume
 from .arms import ARMS, BOTH, CARVED, SYNTHETIC, Training, TrainingCases, planned, training_cases
 from .leaks import refuse_leaks, tell_of_copies
@@ -151,6 +152,8 @@ def _prepared(options: DownstreamOptions) -> Sides:
             folder, options.cache, options.grid,
             modalities=options.modalities, workers=options.workers, skip_invalid=skip, options=read,
         )  # fmt: skip
+        if option != "--synthetic":
+            found = only_scans(found, folder, skip_invalid=skip)
         most = QUICK_CASES[option] if options.quick else len(found)
         return found if len(found) <= most else found.subset(_evenly(len(found), most))
 

@@ -41,11 +41,12 @@ def errors(pairs: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
     """Bias and scatter of each condition apart, with their intervals: mean and deviation of measured less requested.
 
     `pairs` is what `requested_and_measured` gives. Of volume and surface the error is relative (`RELATIVE`), of the
-    others in the column's own unit; `absolute` is the mean of its absolute value.
+    others in the column's own unit; `absolute` is the mean of its absolute value, `r` Pearson's correlation.
     """
     figures: dict[str, Any] = {}
     for name, both in pairs.items():
-        requested, measured = both[np.isfinite(both).all(axis=1)].T
+        known = both[np.isfinite(both).all(axis=1)]
+        requested, measured = known.T
         error = measured - requested
         if name in RELATIVE:
             error = error[requested > 0] / requested[requested > 0]
@@ -54,8 +55,22 @@ def errors(pairs: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
             "bias": bootstrap.mean(error),
             "scatter": bootstrap.of_one(error, lambda drawn: drawn.std(axis=-1)),
             "absolute": bootstrap.mean(np.abs(error)),
+            "r": _correlation(known),
         }
     return figures
+
+
+def _correlation(pairs: NDArray[np.float64]) -> bootstrap.Figure:
+    """Pearson's r of (samples, 2); no value where a side does not vary."""
+    if len(pairs) < 2:
+        return bootstrap.figure(float("nan"), np.empty(0), len(pairs))
+    drawn = pairs[np.vstack([np.arange(len(pairs)), bootstrap.resampled(len(pairs))])]
+    centred = drawn - drawn.mean(axis=1, keepdims=True)
+    norms = np.sqrt(np.square(centred).sum(axis=1))
+    varied = (norms > 1e-12).all(axis=1)
+    r = np.full(len(drawn), np.nan)
+    np.divide(centred.prod(axis=2).sum(axis=1), norms.prod(axis=1), out=r, where=varied)
+    return bootstrap.figure(float(r[0]), r[1:], len(pairs))
 
 
 def _number(path: Path, line: int, column: str, text: str | None) -> float:

@@ -11,6 +11,7 @@ from skimage.metrics import structural_similarity
 
 from ...engine.scans.prepare import to_unit
 from ..data.cohort import Cohort
+from . import bootstrap
 from .autoencoder import Autoencoder
 from .volumes import brain_of
 
@@ -79,10 +80,6 @@ def reconstruction(cohort: Cohort, autoencoder: Autoencoder) -> dict[str, Any]:
     return {**means, "cases": cases}
 
 
-def _mean(found: list[dict[str, float]]) -> dict[str, float | None]:
-    """Mean of each figure over the cases where it is defined."""
-    means: dict[str, float | None] = {}
-    for name in found[0]:
-        values = np.array([figures[name] for figures in found])
-        means[name] = float(np.nanmean(values)) if np.isfinite(values).any() else None
-    return means
+def _mean(found: list[dict[str, float]]) -> dict[str, bootstrap.Figure]:
+    """Mean of each figure over the cases where it is defined, with its interval."""
+    return {name: bootstrap.mean(np.array([figures[name] for figures in found])) for name in found[0]}

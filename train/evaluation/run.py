@@ -17,6 +17,7 @@ from ...engine.run.manifest import MANIFEST_CSV
 from ...engine.sampling.types import Backend
 from ...engine.scans.options import ReadOptions
 from ..data.cohort import MAX_FAULTS_SHOWN, Cohort, prepare_cohort
+from ..data.samples import only_scans, tell_of_samples
 from . import bootstrap, distribution
 from .adherence import errors, requested_and_measured
 from .agreement import agreement, by_volume, fits, look, trained_judge
@@ -162,19 +163,32 @@ def load_cohorts(options: EvaluationOptions, bundle: Bundle | None) -> Cohorts:
 def _real_sides(
     options: EvaluationOptions, grid: Grid, modalities: tuple[str, ...]
 ) -> tuple[Cohort | None, Cohort | None]:
-    """Held-out and training cases."""
+    """Held-out cases, which are scans or phantoms, and training cases, which may be samples; that is told."""
     if options.real is None:
         return None, None
     real = _prepare(options.real, options, grid, modalities, options.skip_invalid, options.read)
-    if options.train is None:
-        return real.subset(real.cases[-options.held_out :]) if options.held_out else real, None
-    if options.train.resolve() != options.real.resolve():
-        return real, _prepare(options.train, options, grid, modalities, options.skip_invalid, options.read)
+    train = None
+    if options.train is not None and options.train.resolve() != options.real.resolve():
+        train = _prepare(options.train, options, grid, modalities, options.skip_invalid, options.read)
+    elif options.train is not None or options.held_out:
+        real, train = _split(real, options)
+    if train is not None and options.train is not None:
+        tell_of_samples(train, options.train)
+    return only_scans(real, options.real, skip_invalid=options.skip_invalid), train
+
+
+def _split(cohort: Cohort, options: EvaluationOptions) -> tuple[Cohort, Cohort | None]:
+    """The last cases of a folder, and the others where it is also `--train`."""
     if not options.held_out:
         raise UsageError("--real and --train are the same folder: say with --held-out N which cases were held out")
-    if options.held_out >= len(real):
-        raise UsageError(f"--held-out {options.held_out}: the cohort has {len(real)} cases, some must be left to train")
-    return real.subset(real.cases[-options.held_out :]), real.subset(real.cases[: -options.held_out])
+    held_out = cohort.subset(cohort.cases[-options.held_out :])
+    if options.train is None:
+        return held_out, None
+    if options.held_out >= len(cohort):
+        raise UsageError(
+            f"--held-out {options.held_out}: the cohort has {len(cohort)} cases, some must be left to train"
+        )
+    return held_out, cohort.subset(cohort.cases[: -options.held_out])
 
 
 def refuse_shared_cases(real: Cohort, synthetic: Cohort | None, train: Cohort | None) -> None:

@@ -173,9 +173,10 @@ def _reconstruction(figures: Figures) -> list[Row]:
         return []
     refined = found["refined"] or {}
     rows: list[Row] = [
-        (name.replace("_", " "), show(value), show(refined.get(name))) for name, value in found["coarse"].items()
+        (name.replace("_", " "), interval(value), interval(refined.get(name)))
+        for name, value in found["coarse"].items()
     ]
-    return rows + [(f"Dice {name.upper()}", show(value), "-") for name, value in found["dice"].items()]
+    return rows + [(f"Dice {name.upper()}", interval(value), "-") for name, value in found["dice"].items()]
 
 
 def _distribution(figures: Figures, names: Sequence[str]) -> Table:
@@ -208,7 +209,7 @@ def _characteristic(name: str, found: Figures) -> Row:
 def _adherence(name: str, errors: Figures, found: Figures) -> Row:
     scale, title = (100.0, f"{name}, %") if errors["relative"] else (1.0, name)
     cells = [interval(_scaled(errors[key], scale)) for key in ("bias", "scatter", "absolute")]
-    return title, show(found["r"]), *cells, str(found["samples"])
+    return title, interval(errors["r"]), *cells, str(found["samples"])
 
 
 def _scaled(found: Figures, scale: float) -> Figures:

@@ -30,6 +30,7 @@ ADVERSARIAL_WEIGHT = 0.05
 SSIM_WEIGHT = 0.05
 GRADIENT_WEIGHT = 0.25
 DETAIL_WEIGHT = 0.5
+IMAGE_TERMS = ("l1", "gradient", "ssim", "detail")  # of the loss: those that no discriminator has a part in
 DETAIL_SIGMA, DETAIL_WINDOW = 1.0, 8  # pixels: what is finer than the one, averaged over the other
 
 
@@ -108,9 +109,15 @@ class RefinerObjective:
     """Crops of neighbouring slices: decoded from slightly jittered latents, refined towards the real slices."""
 
     def __init__(
-        self, config: SystemConfig, cohort: Cohort, store: LatentStore, decoder: Decoder, scale: Tensor
+        self,
+        config: SystemConfig,
+        cohort: Cohort,
+        store: LatentStore,
+        decoder: Decoder,
+        scale: Tensor,
+        jitter: float = LATENT_JITTER,
     ) -> None:
-        self.config, self.cohort, self.store = config, cohort, store
+        self.config, self.cohort, self.store, self.jitter = config, cohort, store, jitter
         self.decoder, self.scale = decoder, scale  # scale (c, 1, 1): deviation a latent channel
         self._drawn = DrawnAhead(self._crops)
 
@@ -121,7 +128,7 @@ class RefinerObjective:
         device = next(module.parameters()).device
         start, *drawn = self._drawn(size, generator)
         slices, image, label = (to_device(tensor, device) for tensor in drawn)
-        span, strength = slices.shape[1], LATENT_JITTER * float(generator.random())
+        span, strength = slices.shape[1], self.jitter * float(generator.random())
         jitter = strength * to_device(self.scale, device) * torch.randn_like(slices)
         position = torch.arange(start, start + span, device=device).repeat(size)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
@@ -144,3 +151,18 @@ class RefinerObjective:
         ]
         image, label = (torch.stack(tensors) for tensors in zip(*volumes, strict=True))
         return start, slices[:, crop], image, label
+
+
+class UnseenRefining:
+    """The loss on cases that are looked at only: latents as they are, and no discriminator, which changes meanwhile."""
+
+    def __init__(self, objective: RefinerObjective) -> None:
+        """`objective` is of those cases, without jitter."""
+        self.objective = objective
+
+    def __call__(
+        self, module: nn.Module, step: int, generator: np.random.Generator
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        _, terms = self.objective(module, step, generator)
+        kept = {name: terms[name] for name in IMAGE_TERMS}
+        return torch.stack(list(kept.values())).sum(), {**kept, "sharpness": terms["sharpness"]}
