@@ -18,13 +18,15 @@ if __name__ == "sbldm":  # pytest imports this file by the name of the checkout'
 
 
 if TYPE_CHECKING:
+    from .engine.changed_scan import ChangedScan
     from .engine.generator import Generator
     from .engine.sample import Sample
+    from .engine.scans.scan import Scan
 
     __version__: str
     load = Generator.load
 
-__all__ = ["Generator", "Sample", "__version__", "load"]
+__all__ = ["ChangedScan", "Generator", "Sample", "Scan", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -41,6 +43,14 @@ def __getattr__(name: str) -> Any:
         from .engine.sample import Sample
 
         return Sample
+    if name == "ChangedScan":
+        from .engine.changed_scan import ChangedScan
+
+        return ChangedScan
+    if name == "Scan":
+        from .engine.scans.scan import Scan
+
+        return Scan
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

@@ -16,8 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.bundle.load import Bundle
 from ..engine.errors import InvalidInputError
+from ..engine.processor import available_threads
 from ..engine.sampling.types import Backend, Volume
 from ..engine.versions import installed
 from .component_calls import Calls, Gate, calls_of, check
@@ -106,7 +108,7 @@ def measure(bundle: Bundle, backends: dict[str, Backend], result: BenchResult, s
     say("machine: multiply-add peak")
     result.machine = describe_machine()
     plan = result.plan
-    reference = _reference(backends)
+    reference = _reference(bundle, backends)
     calls = calls_of(bundle, reference, plan.batches[0])
     say(f"parity gate, against {reference.name}")
     result.gates = [check(bundle, backend, reference, calls.inputs) for backend in backends.values()]
@@ -123,9 +125,12 @@ def measure(bundle: Bundle, backends: dict[str, Backend], result: BenchResult, s
     result.complete = True
 
 
-def _reference(backends: dict[str, Backend]) -> Backend:
-    """ONNX Runtime where it is among them, else the first."""
-    return next((b for b in backends.values() if b.name == "onnxruntime"), next(iter(backends.values())))
+def _reference(bundle: Bundle, backends: dict[str, Backend]) -> Backend:
+    """ONNX Runtime on the CPU where it is among them, or for GPUs; else the first."""
+    on_cpu = [backend for backend in backends.values() if backend.device == "cpu"]
+    if not on_cpu:
+        return OnnxRuntimeBackend(bundle, "cpu", available_threads())
+    return next((backend for backend in on_cpu if backend.name == "onnxruntime"), on_cpu[0])
 
 
 def _measure_components(bundle: Bundle, backends: dict[str, Backend], calls: Calls, result: BenchResult) -> None:
@@ -135,7 +140,8 @@ def _measure_components(bundle: Bundle, backends: dict[str, Backend], calls: Cal
         macs = count_macs(bundle.component_path(component), inputs)
         bound = {name: partial(backend.run, component, inputs) for name, backend in backends.items()}
         for name, timing in interleaved(bound, repeats).items():
-            share = 2e-9 * macs / timing.seconds / peak if macs is not None and peak else None
+            on_cpu = backends[name].device == "cpu"
+            share = 2e-9 * macs / timing.seconds / peak if on_cpu and macs is not None and peak else None
             gmac = None if macs is None else macs / 1e9
             figure = ComponentFigure(name, component, timing, gmac, share, calls.a_volume[component])
             result.components.append(figure)
@@ -189,6 +195,7 @@ def _measure_process(bundle: Bundle, spelled: str, backend: Backend, plan: Bench
     run = run_measured([
         "generate", "--count", "1", "--bundle", str(bundle.path), "--out", str(out), "--backend", backend.name,
         "--precision", backend.precision, "--steps", str(plan.steps[0]), "--threads", str(backend.threads), "--quiet",
+        "--device", backend.device,
     ])  # fmt: skip
     if run.exit_code:
         raise InvalidInputError(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine.bundle.checks import RMS_LIMIT
 from ..engine.bundle.load import Bundle
 from ..engine.conditions.columns import blank
 from ..engine.run.requests import Requests, sample_requests
@@ -17,7 +18,6 @@ from ..engine.sampling.host import HostLoop
 from ..engine.sampling.model import model_of
 from ..engine.sampling.types import Backend, RunComponent, SamplingOptions
 
-RMS_LIMIT = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 2e-2}  # as the export's parity gate
 Arrays = dict[str, NDArray[Any]]
 
 

@@ -50,7 +50,7 @@ class EndToEnd:
             backend=backend.name, device=backend.device, precision=backend.precision, batch_size=point.batch,
             threads=backend.threads,
         )  # fmt: skip
-        job = prepare(request)
+        job = replace(prepare(request), loop=None)  # whose memory on a GPU is needed
         self._loop = KeepingLoop(open_loop(bundle, backend, job.run.options, point.batch))
         self._job: Job = replace(job, loop=self._loop)
         self.stage_seconds: dict[str, float] = {}

@@ -30,7 +30,7 @@ from ..engine.backends.tensorrt.build import BuildRequest, Flavour, build_engine
 from ..engine.bundle.load import Bundle
 from ..engine.conditions.columns import fit_columns, sphere_surface_cm2
 from ..engine.conditions.distribution import fit
-from ..engine.cuda.networks import rows_of
+from ..engine.cuda.shapes import rows_of
 from ..engine.errors import InvalidInputError, SbldmError
 from ..engine.processor import available_threads, cpu_name
 from ..export.bundle import ExportOptions, export_bundle

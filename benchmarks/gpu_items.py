@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from ..engine.backends.choose import choose_backend
 from ..engine.bundle.checks import check_inputs
 from ..engine.bundle.load import Bundle, load_bundle
 from ..engine.cuda.batch_loop import CudaLoop
-from ..engine.cuda.footprint import footprint
+from ..engine.cuda.footprint import MOST_STAGED, footprint
 from ..engine.cuda.gpu import CudaDevice
 from ..engine.cuda_sessions import PROVIDER, open_cuda_session
 from ..engine.errors import BackendUnavailableError
 from ..engine.run.open_loop import device_loops, open_loop
 from ..engine.run.request import GenerateRequest
+from ..engine.sampling.host import HostLoop
 from ..engine.sampling.types import Backend, RunLoop, SamplingOptions
 from ..kernels import compile as kernel_compile
 from .gpu_proof import (
@@ -35,6 +37,7 @@ from .gpu_proof import (
     Failed,
     Reference,
     make_reference,
+    on_masks_of,
     proof_options,
     proof_requests,
     prove_all,
@@ -43,6 +46,7 @@ from .gpu_proof import (
     prove_loop,
     prove_repeats,
 )
+from .gpu_rates import denoiser_rate, matrix_tflops
 from .gpu_timing import (
     bandwidth_of_assemble,
     bandwidth_of_copy,
@@ -53,9 +57,13 @@ from .gpu_timing import (
 from .kernel_checks import all_checks
 
 BATCHES = (1, 8, 32)
-"""Batch sizes that the loop is timed at; of those up to `MOST_BY_HOST` where the host drives the networks."""
+"""Batch sizes that the loop is timed at; in the mask-first form of those up to `MOST_STAGED`."""
 
-MOST_BY_HOST = 8
+DENOISER_BATCH = 32
+"""Samples at which the denoiser's share of the matrix rate is told."""
+
+MATRIX_TARGET = 0.35
+"""Share of the measured matrix rate that the denoiser should reach in 16 bits."""
 
 BANDWIDTH_TARGET = 0.8
 """Share of a device copy's bandwidth that `ddim_step` and `assemble` should reach."""
@@ -107,17 +115,25 @@ def kernels_against_references(options: Options) -> dict[str, Any]:
 def sanitizer(options: Options, tool: str) -> dict[str, Any]:
     """The kernel checks under compute-sanitizer."""
     _gpu(options)
-    if shutil.which("compute-sanitizer") is None:
-        raise Skip("compute-sanitizer is not on PATH (it comes with the CUDA toolkit)")
-    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-    command += [
-        "--report-api-errors",
-        "no",
-    ]  # our code looks at each call's status; bindings ask for calls of later drivers
+    program = sanitizer_program()
+    if program is None:
+        raise Skip('compute-sanitizer is not here: pip install "sbldm-engine[gpu-check]"')
+    # our code looks at each call's status; bindings ask for calls of later drivers
+    command = [program, "--tool", tool, "--error-exitcode", "9", "--report-api-errors", "no"]
     command += [sys.executable, "-m", "sbldm.benchmarks.gpu_check", "--item", "kernels", "--gpu", str(options.gpu)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{tool}: {(done.stdout + done.stderr)[-2000:]}"
+    said = f"{tool}: {(done.stdout + done.stderr)[-2000:]}"
+    assert done.returncode == 0, said
+    assert '"figures"' in done.stdout, said  # a process that sees no GPU ends well, too
     return {"tool": tool}
+
+
+def sanitizer_program() -> str | None:
+    """compute-sanitizer of the CUDA toolkit, or of its wheel; None without."""
+    found, spec = shutil.which("compute-sanitizer"), find_spec("nvidia")
+    folders = [] if found or spec is None else list(spec.submodule_search_locations or ())
+    in_wheels = (str(path) for folder in folders for path in Path(folder).glob("cu*/bin/compute-sanitizer"))
+    return found or next(in_wheels, None)
 
 
 def bandwidth(options: Options) -> dict[str, Any]:
@@ -139,7 +155,7 @@ def proof(options: Options, name: str, precision: str) -> dict[str, Any]:
     reference = make_reference(bundle, proof_options(bundle, steps=options.steps))
     before, total = device.memory()
     figures = prove(bundle, backend, reference, proof_options(bundle, steps=options.steps))
-    if not options.shared and figures["loop"] != "host":
+    if not options.shared:
         figures["memory_mib"] = {
             "taken": round((before - device.memory()[0]) / 2**20),
             "computed": round(footprint(bundle, SAMPLES, False, precision).total / 2**20),
@@ -164,8 +180,8 @@ def prove(bundle: Bundle, backend: Backend, reference: Reference, options: Sampl
         lambda: prove_components(bundle, backend.run, precision),
         lambda: prove_loop(bundle, reference, loop, precision),
     ]
-    if isinstance(loop, CudaLoop):
-        parts.append(lambda: prove_latents(loop.latents(reference.requests), reference.latents, precision))
+    requests = on_masks_of(reference) if bundle.manifest.mask_first is not None else reference.requests
+    parts.append(lambda: prove_latents(loop.latents(requests), reference.latents, precision))
     runs = [(name, loop.start(reference.requests)()) for name in ("first", "second")]
     runs.append(("each alone", [loop.start([request])()[0] for request in reference.requests]))
     loops = device_loops(backend)
@@ -189,11 +205,27 @@ def loop_time(options: Options, name: str, precision: str) -> dict[str, Any]:
     for size in BATCHES:
         settings = SamplingOptions.default(bundle.manifest.defaults, batch_size=size)
         loop = _loop(bundle, backend, settings)
-        if loop.kind == "host" and size > MOST_BY_HOST:
+        if bundle.manifest.mask_first is not None and size > MOST_STAGED:
             break
         ms = wall_milliseconds(partial(_two_in_flight, loop, bundle)) / loop.in_flight
         figures |= {f"batch_{size}_ms": round(ms, 3), f"batch_{size}_volumes_s": round(1000 * size / ms, 2)}
     return figures
+
+
+def share_of_peak(options: Options, name: str, precision: str) -> dict[str, Any]:
+    """10^12 operations a second of the denoiser, and their share of what cuBLAS reaches."""
+    device, bundle = _gpu(options), _bundle(options)
+    loops = device_loops(_backend(options, bundle, name, precision))
+    assert loops is not None
+    samples = DENOISER_BATCH if bundle.manifest.mask_first is None else MOST_STAGED
+    try:
+        ms, rate = denoiser_rate(device, bundle, loops, samples)
+        matrix = matrix_tflops(device, precision)
+    except BackendUnavailableError as error:
+        raise Skip(str(error)) from error
+    share = rate / matrix
+    figures = {"batch": samples, "ms": round(ms, 3), "tflop_s": round(rate, 1), "matrix_tflop_s": round(matrix, 1)}
+    return {**figures, "share": round(share, 3), "target_met": share >= MATRIX_TARGET}
 
 
 def torch_time(options: Options, compiled: bool, precision: str) -> dict[str, Any]:
@@ -263,6 +295,7 @@ def measurements(bundle: Bundle) -> dict[str, Item]:
     for precision in held_precisions(bundle):
         for name in BACKENDS:
             found[f"loop-{name}-{precision}"] = partial(loop_time, name=name, precision=precision)
+            found[f"share-{name}-{precision}"] = partial(share_of_peak, name=name, precision=precision)
         found[f"torch-eager-{precision}"] = partial(torch_time, compiled=False, precision=precision)
         found[f"torch-compile-{precision}"] = partial(torch_time, compiled=True, precision=precision)
     best = held_precisions(bundle)[-1]
@@ -308,9 +341,11 @@ def _is_installed(name: str) -> bool:
     return any(installed(d) for backend, device, ds, _ in CANDIDATES if (backend, device) == (name, "cuda") for d in ds)
 
 
-def _loop(bundle: Bundle, backend: Backend, settings: SamplingOptions) -> RunLoop:
+def _loop(bundle: Bundle, backend: Backend, settings: SamplingOptions) -> CudaLoop | HostLoop:
     asked = GenerateRequest(bundle=bundle, count=1, **_sampling(settings)).options()
-    return open_loop(bundle, backend, asked, settings.batch_size)
+    loop = open_loop(bundle, backend, asked, settings.batch_size)
+    assert isinstance(loop, CudaLoop | HostLoop)
+    return loop
 
 
 def _sampling(settings: SamplingOptions) -> dict[str, Any]:

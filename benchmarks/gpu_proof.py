@@ -192,10 +192,7 @@ def prove_loop(bundle: Bundle, reference: Reference, loop: BatchLoop, precision:
     made = loop.start(reference.requests)()
     if bundle.manifest.mask_first is None:
         return prove_volumes(made, reference.volumes, labels, precision)
-    given = [
-        replace(request, label=volume.label)
-        for request, volume in zip(reference.requests, reference.volumes, strict=True)
-    ]
+    given = on_masks_of(reference)
     drawn = [replace(volume, image=theirs.image) for volume, theirs in zip(made, reference.volumes, strict=True)]
     return prove_all(
         [
@@ -203,6 +200,12 @@ def prove_loop(bundle: Bundle, reference: Reference, loop: BatchLoop, precision:
             lambda: prove_volumes(loop.start(given)(), reference.volumes, labels, precision),
         ]
     )
+
+
+def on_masks_of(reference: Reference) -> list[SampleRequest]:
+    """The reference's requests, each with the mask that the reference made."""
+    made = zip(reference.requests, reference.volumes, strict=True)
+    return [replace(request, label=volume.label) for request, volume in made]
 
 
 def _bytes(volumes: Sequence[Volume]) -> list[tuple[bytes, bytes]]:

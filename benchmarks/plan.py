@@ -23,6 +23,7 @@ Name = TypeVar("Name", bound=str)
 class BenchPlan:
     """The points are every combination of backends, samplers, steps and batch sizes."""
 
+    device: str  # cpu, cuda or cuda:I
     backends: tuple[str, ...]  # NAME or NAME:PRECISION
     steps: tuple[int, ...]
     samplers: tuple[SamplerName, ...]
@@ -73,6 +74,7 @@ def parse_names(option: str, text: str, allowed: Sequence[Name]) -> tuple[Name, 
 def make_plan(
     bundle: Bundle,
     *,
+    device: str = "cpu",
     backends: str | None,
     steps: str,
     samplers: str,
@@ -94,10 +96,12 @@ def make_plan(
     ):
         if not 1 <= value <= most:
             raise UsageError(f"{option} {value}: must be from 1 to {most}")
-    names = default_backends() if backends is None else tuple(dict.fromkeys(b.strip() for b in backends.split(",")))
+    asked = default_backends(device) if backends is None else backends.split(",")
+    names = tuple(dict.fromkeys(name.strip() for name in asked))
     if not all(names):
         raise UsageError(f"--backends {backends!r}: names such as onnxruntime, openvino:bf16, separated by commas")
     return BenchPlan(
+        device,
         names,
         parse_numbers("--steps", steps, 1, table),
         parse_names("--samplers", samplers, SAMPLERS),
@@ -108,9 +112,11 @@ def make_plan(
     )
 
 
-def default_backends() -> tuple[str, ...]:
-    """ONNX Runtime, and OpenVINO where it is installed."""
-    return ("onnxruntime", *(("openvino",) if find_spec("openvino") else ()))
+def default_backends(device: str) -> tuple[str, ...]:
+    """ONNX Runtime, and what else is installed: OpenVINO on a CPU, TensorRT on a GPU."""
+    if device == "cpu":
+        return ("onnxruntime", *(("openvino",) if find_spec("openvino") else ()))
+    return ("onnxruntime", *(("tensorrt",) if find_spec("tensorrt") or find_spec("tensorrt_rtx") else ()))
 
 
 def open_backends(bundle: Bundle, plan: BenchPlan, threads: int | None) -> dict[str, Backend]:
@@ -124,9 +130,8 @@ def open_backends(bundle: Bundle, plan: BenchPlan, threads: int | None) -> dict[
     opened: dict[str, Backend] = {}
     for spelled in plan.backends:
         name, _, precision = spelled.partition(":")
-        opened[spelled] = choose_backend(
-            bundle, name, "cpu" if name != "tensorrt" else "auto", precision or "auto", threads
-        )
+        device = "auto" if (name, plan.device) == ("tensorrt", "cpu") else plan.device
+        opened[spelled] = choose_backend(bundle, name, device, precision or "auto", threads, plan.batches[0])
     return opened
 
 

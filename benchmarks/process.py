@@ -41,7 +41,7 @@ def run_measured(arguments: Sequence[str]) -> ProcessRun:
         with subprocess.Popen(command, stdout=output, stderr=errors, stdin=subprocess.DEVNULL) as process:
             try:
                 while process.poll() is None:
-                    peak = max(peak, _high_water_bytes(process.pid))
+                    peak = max(peak, high_water_bytes(process.pid))
                     time.sleep(_POLL_S)
             except BaseException:
                 process.kill()
@@ -53,7 +53,8 @@ def run_measured(arguments: Sequence[str]) -> ProcessRun:
         return ProcessRun(seconds, peak, others, process.returncode, output.read(), errors.read())
 
 
-def _high_water_bytes(pid: int) -> int:
+def high_water_bytes(pid: int) -> int:
+    """The most memory that a process has held until now, 0 where it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

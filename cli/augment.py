@@ -101,7 +101,7 @@ def augment(
     log = flags.event_log()
     if identity not in get_args(Identity):
         raise UsageError(f"--identity {identity}: allowed: {', '.join(get_args(Identity))}")
-    wishes = _wishes(insert, remove, masks, volumes, margin, mass_effect)
+    wishes = _wishes(flags, insert, remove, masks, volumes, margin, mass_effect)
     bundle = load_bundle(flags.bundle, flags.require_signature)
     options = read_options(labels, cavity, orientation, series)
     if wishes is not None:
@@ -115,7 +115,13 @@ def augment(
 
 
 def _wishes(
-    insert: bool, remove: bool, masks: Path | None, volumes: str | None, margin: float | None, mass_effect: bool
+    flags: RunFlags,
+    insert: bool,
+    remove: bool,
+    masks: Path | None,
+    volumes: str | None,
+    margin: float | None,
+    mass_effect: bool,
 ) -> InsertWishes | None:
     """What is to be done with the scan's lesion; None for a case under new conditions."""
     from ..engine.errors import UsageError
@@ -130,27 +136,23 @@ def _wishes(
         asked = tuple(float(part) for part in volumes.split(",")) if volumes is not None else ()
     except ValueError:
         raise UsageError(f"--volumes {volumes}: must be numbers of ml, such as 5,10,20,40") from None
-    wishes = InsertWishes(insert, remove, masks, asked, DEFAULT_MARGIN_MM if margin is None else margin, mass_effect)
-    wishes.require()
-    return wishes
+    return InsertWishes(
+        insert, remove, flags.conditions, masks, asked, DEFAULT_MARGIN_MM if margin is None else margin, mass_effect,
+        flags.count, flags.seed,
+    )  # fmt: skip
 
 
 def _lesions(
     flags: RunFlags, case: Path, bundle: Bundle, wishes: InsertWishes, options: ReadOptions, log: EventLog
 ) -> GenerateRequest:
-    from ..engine.conditions.table import read_table
     from ..engine.errors import UsageError
-    from ..engine.sampling.insert_case import require_parts
-    from ..engine.scans.insert_scan import read_insert, with_series
+    from ..engine.scans.insert_scan import plan_insert
+    from ..engine.scans.scan import open_scan
 
-    require_parts(bundle)
     if flags.grid not in (None, "source") or flags.layout == "dicom":
         raise UsageError("--grid, --layout: --insert and --remove keep the scan's voxels (source), in NIfTI files")
-    columns = [column.name for column in bundle.manifest.condition_columns]
-    rows = None if flags.conditions is None else read_table(flags.conditions, columns, bundle.manifest.grid.fov_mm)
-    source, warnings = read_insert(case, bundle, wishes, rows, options)
-    for warning in warnings:
+    scan = open_scan(case, bundle, options)
+    plan = plan_insert(scan, bundle, wishes, options)
+    for warning in scan.warnings:
         log.event(warning, "warning")
-    source = with_series(source, bundle, rows, flags.count, flags.seed)
-    flags = replace(flags, grid="source", count=flags.count and flags.count * max(len(wishes.volumes_ml), 1))
-    return (flags if source.conditions is None else replace(flags, conditions=None)).request(bundle, source)
+    return replace(flags, grid="source", count=plan.count, conditions=plan.conditions).request(bundle, plan.case)

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 def bench(
     bundle: Annotated[str, typer.Option(help="Shipped bundle's name, or a path.", autocompletion=bundles)] = "phantom",
     require_signature: RequireSignature = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:I.")] = "cpu",
     backends: Annotated[
         str | None,
-        typer.Option(help="NAME or NAME:PRECISION, by commas; default: onnxruntime, and openvino if installed."),
+        typer.Option(
+            help="NAME or NAME:PRECISION, by commas; default: onnxruntime, and openvino or tensorrt if installed."
+        ),
     ] = None,
     steps: Annotated[str, typer.Option(help="Denoising steps, by commas.")] = "5,10,20,50",
     samplers: Annotated[str, typer.Option(help="By commas.", metavar="[ddim,dpmpp-2m]")] = "ddim,dpmpp-2m",
@@ -47,11 +50,13 @@ def bench(
             raise UsageError(f"{path}: its folder does not exist")
         if path is not None and path.exists() and not path.is_file():
             raise UsageError(f"{path}: is no regular file; name another")
+    if select and device != "cpu":
+        raise UsageError("--select: on a GPU no clock chooses, --backend auto is onnxruntime; leave --select out")
     if plot_file is not None:
         require_matplotlib()
     loaded = load_bundle(bundle, require_signature)
     plan = make_plan(
-        loaded, backends=backends, steps=steps, samplers=samplers, batches=batch,
+        loaded, device=device, backends=backends, steps=steps, samplers=samplers, batches=batch,
         volumes=volumes, repeats=repeats, reference_steps=reference_steps,
     )  # fmt: skip
     opened = open_backends(loaded, plan, threads)

@@ -51,7 +51,7 @@ def build(
     from ..engine.backends.tensorrt.engines import EngineSet
     from ..engine.bundle.load import load_bundle
     from ..engine.cuda.gpu import CudaDevice
-    from ..engine.cuda.networks import SLICE_COMPONENTS, rows_of
+    from ..engine.cuda.shapes import SLICE_COMPONENTS, rows_of
 
     _check(flavour, compute_capability, cuda_driver)
     model = load_bundle(bundle, require_signature)

@@ -28,7 +28,7 @@ def list_models(
 
     from ..engine.hub.index import require_any
     from ..engine.hub.local import local_offers
-    from ..engine.hub.remote import open_remote
+    from ..engine.hub.open_remote import open_remote
     from ..engine.screen import size_text
     from ._scans import escaped
 

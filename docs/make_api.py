@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import re
 import typing
@@ -10,16 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sbldm.engine import adapters, errors, sample
+from sbldm.engine.changed_scan import ChangedScan
 from sbldm.engine.generator import Cancelled, Generator
 from sbldm.engine.output.measure import TumourMeasurement
 from sbldm.engine.run import arguments
 from sbldm.engine.run.nnunet_split import Addition, add_to_dataset
+from sbldm.engine.scans.scan import Scan
 
 PAGE = Path(__file__).parent / "api.md"
 HEAD = """# Python interface
 
-Written from the docstrings by `python docs/make_api.py`. `sbldm.load` is `Generator.load`; `sbldm.Generator` and
-`sbldm.Sample` are the classes below. Every argument that does not exist is refused with those that do (`UsageError`).
+Written from the docstrings by `python docs/make_api.py`. `sbldm.load` is `Generator.load`; `sbldm.Generator`,
+`sbldm.Sample`, `sbldm.Scan` and `sbldm.ChangedScan` are the classes below. Every argument that does not exist is
+refused with those that do (`UsageError`).
 """
 
 
@@ -33,6 +37,8 @@ def page() -> str:
         *_typed("Arguments of a machine", arguments.MachineArguments),
         *_class(sample.Sample, "sbldm.Sample"),
         *_class(TumourMeasurement, "TumourMeasurement"),
+        *_class(Scan, "sbldm.Scan"),
+        *_class(ChangedScan, "sbldm.ChangedScan"),
         *_class(adapters.SyntheticDataset, "sbldm.engine.adapters.SyntheticDataset"),
         "## sbldm.engine.adapters.StreamDataset\n",
         '`StreamDataset(data: SyntheticDataset, faulty="raise")`: a `SyntheticDataset` as PyTorch\'s IterableDataset. '
@@ -77,7 +83,7 @@ def _class(kind: type, title: str) -> Iterator[str]:
         inner = member.__func__ if isinstance(member, classmethod | staticmethod) else member
         if name.startswith("_") and name != "_repr_png_":
             continue
-        if isinstance(inner, property):
+        if isinstance(inner, property | functools.cached_property):
             yield f"### {name}\n\n{_text(inspect.getdoc(inner) or '')}"
         elif inspect.isfunction(inner):
             yield from _function(inner, name, "###")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, stats
+from scipy import ndimage, special
 
 BLOCK_MM = 5.5  # side of a block, about
 REACH_MM = 12.0  # deviation of the Gaussian that is local
@@ -74,7 +74,7 @@ class Limits:
         z = fisher(nearest)
         cases, views = len(z), z[0].size
         deviation = np.maximum(z.std(axis=0, ddof=1), _LEAST_DEVIATION)
-        wide = stats.t.isf(FALSE_ALARM / views, cases - 1) * np.sqrt(1 + 1 / cases)
+        wide = -special.stdtrit(cases - 1, FALSE_ALARM / views) * np.sqrt(1 + 1 / cases)
         mean = z.mean(axis=0)
         return cls(mean, mean + wide * deviation)
 

@@ -13,30 +13,37 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Unpack
+from typing import TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .backends.choose import choose_backend
 from .bundle.load import DEFAULT_BUNDLE, Bundle, load_bundle
+from .changed_scan import ChangedScan
 from .conditions.table import ConditionsLike, read_table
 from .errors import InvalidInputError, SbldmError, UsageError
-from .output.measure import measure_tumour
+from .output.scan_files import Patch
 from .run.arguments import MachineArguments, SamplingArguments, python_call
-from .run.description import AnySource, source_digest
 from .run.open_loop import fit_batch, open_loop
 from .run.options import RunOptions
 from .run.redraw import Redraws
 from .run.request import GenerateRequest, require_fields
 from .run.requests import Requests, SampleTask, sample_requests
-from .run.writer import NO_TUMOUR, miss
-from .sample import Faulty, Sample, require_faulty
+from .sample import Faulty, Sample, finisher, require_faulty
 from .sampling.given_masks import GivenMasks, require_mask_first
+from .sampling.insert import InsertedVolume
+from .sampling.insert_case import DEFAULT_MARGIN_MM, InsertCase
 from .sampling.sdedit import SourceCase
 from .sampling.types import Backend, RunLoop, Volume
+from .scans.insert_scan import InsertWishes, plan_insert
 from .scans.masks import edited_masks, masks_of_arrays
+from .scans.options import Cavity, Orientation, ReadOptions, read_options
+from .scans.scan import OpenedScan, ScanLike, open_scan
 from .screen import counted
+
+T = TypeVar("T")
+AnySample = TypeVar("AnySample", Sample, ChangedScan)
 
 
 class Cancelled(SbldmError):
@@ -179,6 +186,99 @@ class Generator:
         request = GenerateRequest(bundle=self.bundle, count=count, conditions=conditions, source=source, **options)
         return _judged(self.samples(request, stop), faulty)
 
+    @python_call()
+    def open_scan(
+        self,
+        scan: ScanLike,
+        *,
+        labels: str | None = None,
+        cavity: Cavity = "refuse",
+        orientation: Orientation | None = None,
+    ) -> OpenedScan:
+        """A scan read once, for several calls of `insert` and `remove`.
+
+        Args:
+            scan: folder of one scan in NIfTI, a file a modality, all on the same voxels, or a `sbldm.Scan` of arrays.
+            labels: what the numbers of the files' masks mean, as on the command line; so `cavity` and `orientation`.
+
+        Raises:
+            InvalidInputError: no scan, several, a broken one; every fault is named.
+            UsageError: the bundle cannot change a part of a scan, or an argument is mistyped.
+        """
+        return open_scan(scan, self.bundle, read_options(labels, cavity, orientation))
+
+    @python_call(SamplingArguments)
+    def insert(
+        self,
+        scan: ScanLike,
+        count: int | None = None,
+        *,
+        conditions: ConditionsLike = None,
+        masks: str | os.PathLike[str] | Sequence[NDArray[np.integer]] | None = None,
+        volumes: Sequence[float] = (),
+        remove: bool = False,
+        margin: float = DEFAULT_MARGIN_MM,
+        mass_effect: bool = False,
+        stop: threading.Event | None = None,
+        faulty: Faulty = "raise",
+        **options: Unpack[SamplingArguments],
+    ) -> Iterator[ChangedScan]:
+        """Scans with a lesion put in, as they finish: nothing but voxels nearer to it than the margin changes.
+
+        `augment --insert` makes the same, file by file.
+
+        Args:
+            scan: see `open_scan`; healthy, or with a lesion of its own.
+            count: number of scans, of series with `volumes`; by default one a row or mask.
+            conditions: the tumours, as `generate` takes them; each is drawn, then moved to where the brain holds it.
+            masks: in their place label arrays (x, y, z) on the scan's voxels, 0 background, 1 NCR, 2 ED, 3 ET, or a
+                folder of label files.
+            volumes: ml, rising: a series of each tumour, of one noise, in which each mask holds the last.
+            remove: fill the scan's own lesion first.
+            margin: mm around the lesion, 4 to 40.
+            mass_effect: push tissue within the margin aside.
+            stop, faulty, options: as of `generate`.
+
+        Raises:
+            FaultySampleError: see `faulty`; a scan without room for its tumour is faulty.
+            UsageError: an argument does not exist, is mistyped or out of range, the bundle cannot change a part of a
+                scan, or the generator is closed.
+            InvalidInputError: the scan, the masks or the rows are broken or do not fit each other; all is named.
+            Cancelled: see `stop` and `cancel`.
+        """
+        given = Path(masks) if isinstance(masks, str | os.PathLike) else masks
+        seed = options.get("seed", 0)
+        require_fields(count=count, seed=seed)
+        wishes = InsertWishes(True, remove, conditions, given, tuple(volumes), margin, mass_effect, count, seed)
+        return self._changed(scan, wishes, stop, faulty, options)
+
+    @python_call(SamplingArguments)
+    def remove(
+        self,
+        scan: ScanLike,
+        count: int | None = None,
+        *,
+        margin: float = DEFAULT_MARGIN_MM,
+        stop: threading.Event | None = None,
+        faulty: Faulty = "raise",
+        **options: Unpack[SamplingArguments],
+    ) -> Iterator[ChangedScan]:
+        """Scans whose lesion is filled with healthy tissue, `count` of them with noise of their own, by default one.
+
+        Arguments and errors as of `insert`; `augment --remove` makes the same, file by file.
+        """
+        wishes = InsertWishes(False, True, margin_mm=margin, count=count)
+        return self._changed(scan, wishes, stop, faulty, options)
+
+    def changed_scans(
+        self, request: GenerateRequest, stop: threading.Event | None = None, only: int | None = None
+    ) -> Iterator[ChangedScan]:
+        """As `samples`, of a request whose source is an `InsertCase`; on the voxels of its scan."""
+        case = request.source
+        if not isinstance(case, InsertCase):
+            raise UsageError("--source: must be a scan whose lesion is changed, see `plan_insert`")
+        return self._asked(request, stop, only, lambda sample, volume: ChangedScan(sample, case, _patch(volume)))
+
     def samples(
         self, request: GenerateRequest, stop: threading.Event | None = None, only: int | None = None
     ) -> Iterator[Sample]:
@@ -188,6 +288,16 @@ class Generator:
             UsageError: at once, for what can be refused.
             Cancelled: see `generate`.
         """
+        return self._asked(request, stop, only, lambda sample, _: sample)
+
+    def _asked(
+        self,
+        request: GenerateRequest,
+        stop: threading.Event | None,
+        only: int | None,
+        made: Callable[[Sample, Volume], T],
+    ) -> Iterator[T]:
+        """Samples of a request as `made` gives them."""
         if self._closed:
             raise UsageError("the generator is closed")
         if stop is not None and not callable(getattr(stop, "is_set", None)):
@@ -204,13 +314,13 @@ class Generator:
         requests = Requests.of(table, manifest, options.seed)
         numbers = range(options.count) if only is None else [only]
         stops = [self._cancelled] if stop is None else [self._cancelled, stop]
-        return self._made(
-            loop,
-            requests.groups(numbers, loop.options.batch_size),
-            options,
-            stops,
-            source_digest(request.source),
-        )
+        judged = finisher(self.bundle, options, request.source)
+
+        def finish(task: SampleTask, volume: Volume) -> tuple[T, float | None]:
+            sample, off = judged(task, volume)
+            return made(sample, volume), off
+
+        return self._made(loop, requests.groups(numbers, loop.options.batch_size), options, stops, finish)
 
     def cancel(self) -> None:
         """Stop all that is being sampled; what is asked for later runs again."""
@@ -257,22 +367,24 @@ class Generator:
         groups: Iterator[list[SampleTask]],
         options: RunOptions,
         stops: list[threading.Event],
-        source: AnySource | None,
-    ) -> Iterator[Sample]:
+        finish: Callable[[SampleTask, Volume], tuple[T, float | None]],
+    ) -> Iterator[T]:
         def check() -> None:
             if any(stop.is_set() for stop in stops):
                 raise Cancelled("sampling was cancelled")
 
-        redraws: Redraws[Sample] = Redraws(options)
+        redraws: Redraws[T] = Redraws(options)
         for group in groups:
-            kept: dict[int, Sample] = {}
+            kept: dict[int, T] = {}
             tasks = group
             while tasks:
                 volumes = self._volumes(loop, tasks, check)
-                drawn = zip(tasks, volumes, strict=True)
-                judged = [redraws.judge(task, *self._finish(task, volume, options, source)) for task, volume in drawn]
-                kept |= {verdict.index: verdict for verdict in judged if isinstance(verdict, Sample)}
-                tasks = [verdict for verdict in judged if isinstance(verdict, SampleTask)]
+                judged = [
+                    (task.sample, redraws.judge(task, *finish(task, volume)))
+                    for task, volume in zip(tasks, volumes, strict=True)
+                ]
+                kept |= {number: verdict for number, verdict in judged if not isinstance(verdict, SampleTask)}
+                tasks = [verdict for _, verdict in judged if isinstance(verdict, SampleTask)]
             yield from (kept[task.sample] for task in group)
 
     def _volumes(self, loop: RunLoop, tasks: list[SampleTask], check: Callable[[], None]) -> list[Volume]:
@@ -281,35 +393,27 @@ class Generator:
         with self._turn:
             return loop.start(asked, check)()
 
-    def _finish(
-        self, task: SampleTask, volume: Volume, options: RunOptions, source: AnySource | None
-    ) -> tuple[Sample, float | None]:
-        manifest = self.bundle.manifest
-        grid = manifest.grid
-        columns = [column.name for column in manifest.condition_columns]
-        measured = measure_tumour(volume.label, grid.spacing_mm, np.any(volume.image > 0, axis=0))
-        requested = dict(zip(columns, task.requested, strict=True))
-        sample = Sample(
-            task.sample,
-            task.id,
-            volume.image,
-            volume.label,
-            grid.affine,
-            requested,
-            measured,
-            task.attempt,
-            volume.fault or (NO_TUMOUR if measured.volume_ml == 0 else None),
-            manifest.modalities,
-            manifest.labels,
-            options.seed,
-            "" if source is None else source.origin,
-            manifest.id,
-            options.recipe(self.bundle.sha256, source),
+    def _changed(
+        self,
+        scan: ScanLike,
+        wishes: InsertWishes,
+        stop: threading.Event | None,
+        faulty: Faulty,
+        options: SamplingArguments,
+    ) -> Iterator[ChangedScan]:
+        require_faulty(faulty)
+        plan = plan_insert(open_scan(scan, self.bundle, ReadOptions()), self.bundle, wishes, ReadOptions())
+        request = GenerateRequest(
+            bundle=self.bundle, count=plan.count, conditions=plan.conditions, source=plan.case, grid="source", **options
         )
-        return sample, None if sample.fault else miss(requested, measured, grid.fov_mm)
+        return _judged(self.changed_scans(request, stop), faulty)
 
 
-def _judged(samples: Iterator[Sample], faulty: Faulty) -> Iterator[Sample]:
+def _patch(volume: Volume) -> Patch | None:
+    return volume.patch if isinstance(volume, InsertedVolume) and volume.fault is None else None
+
+
+def _judged(samples: Iterator[AnySample], faulty: Faulty) -> Iterator[AnySample]:
     """The samples without those that must not be used, see `Generator.generate`."""
     for sample in samples:
         if faulty == "raise":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from .bundle.load import Bundle
 from .bundle.manifest import INT16_SCALE, Grid
 from .dicom.about import CaseAbout
 from .dicom.extra import require_dicom
@@ -20,9 +22,16 @@ from .files import make_directory, write_atomic
 from .output.case_files import GRIDS, GridName, case_files, grid_of_files, slices_of
 from .output.case_tags import ALLOWED, NAME_BY, IdTags, NameBy, NumberTags, is_tag
 from .output.layouts import Layout, LayoutName, Names, make_layout
-from .output.measure import TumourMeasurement
+from .output.measure import TumourMeasurement, measure_tumour
 from .portable import has_display
 from .run.arguments import python_call
+from .run.description import source_digest
+from .run.options import RunOptions
+from .run.request import Source
+from .run.requests import SampleTask
+from .run.writer import NO_TUMOUR, miss
+from .sampling.insert_case import InsertCase
+from .sampling.types import Volume
 from .versions import installed
 
 if TYPE_CHECKING:
@@ -104,22 +113,14 @@ class Sample:
             UsageError: an argument that does not exist, an id that cannot name a file, or another file is in the way.
         """
         self.require_sound()
-        folder = _folder(directory)
+        folder = folder_of(directory)
         if grid not in GRIDS:
             raise UsageError(f"grid {grid!r}: allowed: {', '.join(GRIDS)}")
         slices = slices_of(grid_of_files(grid), self.grid)
-        made = self._layout(layout, names, name_by, slices, rtstruct)
+        made = layout_of(self, layout, names, name_by, slices, rtstruct)
         number = self.index if name_by == "sample" else 0
-        files = case_files(self.image, self.label, self.grid, made, self._about(), grid_of_files(grid), number)
-        try:
-            for name, data in files:
-                if (folder / name).exists() and (folder / name).read_bytes() != data:
-                    raise UsageError(f"{folder / name}: is there with other content; give another directory")
-            for name, data in files:
-                make_directory((folder / name).parent)
-                write_atomic(folder / name, data)
-        except OSError as error:
-            raise UsageError(f"{folder}: cannot be written ({error.strerror}); give another directory") from error
+        files = case_files(self.image, self.label, self.grid, made, about(self), grid_of_files(grid), number)
+        write_case(folder, files, private=bool(self.origin))
         return {role: folder / made.path(number, role) for role in made.roles}
 
     def files(self) -> dict[str, bytes]:
@@ -130,7 +131,7 @@ class Sample:
         """
         self.require_sound()
         layout = make_layout("brats", self.modalities, self.labels)
-        contents = dict(case_files(self.image, self.label, self.grid, layout, self._about(), None))
+        contents = dict(case_files(self.image, self.label, self.grid, layout, about(self), None))
         return {role: contents[layout.path(self.index, role)] for role in layout.roles}
 
     @property
@@ -206,22 +207,6 @@ class Sample:
                 'samples out by faulty="skip"'
             )
 
-    def _about(self) -> CaseAbout:
-        version = installed("sbldm-engine") or "unknown"
-        requested = tuple(self.requested.items())
-        return CaseAbout(version, self.bundle_id, self.recipe, self.seed, self.index, requested, self.origin)
-
-    def _layout(self, layout: str, names: str, name_by: str, slices: int, rtstruct: bool) -> Layout:
-        if name_by not in NAME_BY:
-            raise UsageError(f"name_by {name_by!r}: allowed: {', '.join(NAME_BY)}")
-        if name_by == "id" and not (self.id.isalnum() if layout == "bids" else is_tag(self.id)):
-            allowed = "letters and digits alone, as a BIDS subject is named" if layout == "bids" else ALLOWED
-            raise UsageError(f"id {self.id!r}: must be {allowed}")
-        tags = NumberTags() if name_by == "sample" else IdTags((self.id,))
-        if layout == "dicom":
-            require_dicom()
-        return make_layout(layout, self.modalities, self.labels, names, tags, slices, rtstruct)
-
 
 def monai_item(item: Item) -> Item:
     """An item whose image and label are MONAI MetaTensors with their affine; UsageError without MONAI."""
@@ -246,7 +231,69 @@ def torchio_subject(item: Item) -> Any:
     )
 
 
-def _folder(directory: object) -> Path:
+def finisher(
+    bundle: Bundle, options: RunOptions, source: Source | None
+) -> Callable[[SampleTask, Volume], tuple[Sample, float | None]]:
+    """What makes samples of a run's volumes and tells how far each is from its request, None for a faulty one."""
+    manifest, digest = bundle.manifest, source_digest(source)
+    grid, columns = manifest.grid, [column.name for column in manifest.condition_columns]
+    has_tumour = not isinstance(source, InsertCase) or source.inserts
+    origin, recipe = "" if digest is None else digest.origin, options.recipe(bundle.sha256, digest)
+
+    def finish(task: SampleTask, volume: Volume) -> tuple[Sample, float | None]:
+        measured = measure_tumour(volume.label, grid.spacing_mm, np.any(volume.image > 0, axis=0))
+        requested = dict(zip(columns, task.requested, strict=True))
+        fault = volume.fault or (NO_TUMOUR if has_tumour and measured.volume_ml == 0 else None)
+        sample = Sample(
+            task.sample, task.id, volume.image, volume.label, grid.affine, requested, measured, task.attempt, fault,
+            manifest.modalities, manifest.labels, options.seed, origin, manifest.id, recipe,
+        )  # fmt: skip
+        if fault is not None:
+            return sample, None
+        return sample, miss(requested, measured, grid.fov_mm) if has_tumour else 0.0
+
+    return finish
+
+
+def about(sample: Sample) -> CaseAbout:
+    """Where a sample comes from, for its files."""
+    version = installed("sbldm-engine") or "unknown"
+    requested = tuple(sample.requested.items())
+    return CaseAbout(version, sample.bundle_id, sample.recipe, sample.seed, sample.index, requested, sample.origin)
+
+
+def layout_of(sample: Sample, layout: str, names: str, name_by: str, slices: int = 1, rtstruct: bool = False) -> Layout:
+    """The layout of a sample's files; UsageError for one that does not exist, or an id that cannot name a file."""
+    if name_by not in NAME_BY:
+        raise UsageError(f"name_by {name_by!r}: allowed: {', '.join(NAME_BY)}")
+    if name_by == "id" and not (sample.id.isalnum() if layout == "bids" else is_tag(sample.id)):
+        allowed = "letters and digits alone, as a BIDS subject is named" if layout == "bids" else ALLOWED
+        raise UsageError(f"id {sample.id!r}: must be {allowed}")
+    tags = NumberTags() if name_by == "sample" else IdTags((sample.id,))
+    if layout == "dicom":
+        require_dicom()
+    return make_layout(layout, sample.modalities, sample.labels, names, tags, slices, rtstruct)
+
+
+def write_case(folder: Path, files: Sequence[tuple[str, bytes]], *, private: bool) -> None:
+    """Write files below a folder by their relative paths; `private` ones are for their owner alone.
+
+    Raises:
+        UsageError: another file is in the way, or they cannot be written.
+    """
+    try:
+        for name, data in files:
+            if (folder / name).exists() and (folder / name).read_bytes() != data:
+                raise UsageError(f"{folder / name}: is there with other content; give another directory")
+        for name, data in files:
+            make_directory((folder / name).parent, 0o700 if private else 0o777)
+            write_atomic(folder / name, data, private=private)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}); give another directory") from error
+
+
+def folder_of(directory: object) -> Path:
+    """A directory that a caller named; UsageError where it is no path."""
     if not isinstance(directory, str | os.PathLike) or not isinstance(os.fspath(directory), str):
         raise UsageError(f"directory {directory!r}: must be a path")
     if not os.fspath(directory) or "\0" in os.fspath(directory):

@@ -96,6 +96,7 @@ def _mask_first_components(config: MaskFirstConfig, networks: Mapping[str, nn.Mo
     return {
         name: Component(name, modules[name], inputs, outputs, rewrite if name.endswith("denoiser") else None)
         for name, (inputs, outputs) in tensors.items()
+        if name in modules
     }
 
 

@@ -16,10 +16,9 @@ from ..engine.conditions.columns import COLUMNS, normalise
 from ..engine.output.measure import measure_tumour
 from ..engine.sampling.batch import Batch
 from ..engine.sampling.mask_first import MaskFirstModel
-from ..engine.sampling.slabs import SLABS_AT_ONCE
-from ..engine.sampling.types import Arrays, RunComponent, SampleRequest
+from ..engine.sampling.slabs import SLABS_AT_ONCE, decode_slabs
+from ..engine.sampling.types import Arrays, RunComponent, SampleRequest, Told
 from ..train.data.mask_maps import distance_maps
-from ..train.volume_latents import tissue_planes
 from .cases import Cases, noisy, places
 
 SHELLS = (0.16, 0.10, 0.06)  # radii of oedema, rim and necrosis in shares of the grid
@@ -40,14 +39,15 @@ def mask_first_cases(
     made = {"mask_denoiser": _maps_cases(ball, manifest)}
     if real is None:
         return made
-    shown: Arrays = {
-        "tissues": tissue_planes(ball.transpose(2, 0, 1))[None],
-        "draft": _draft(reference, manifest, ball),
-        "source": np.ones(1, np.float32),
-    }
+    told = _told(reference, manifest, ball)
+    shown: Arrays = {**told.feeds, "source": np.ones(1, np.float32)}
     features = reference("aggregator", {"latent": real})["features"]
     slabs = {"features": features[0, :SLABS_AT_ONCE]}
     image = {"image": np.clip(reference("decoder", slabs)["image"], -1.0, 1.0)}
+    if "refiner" in manifest.components:
+        coarse, _ = decode_slabs(reference, features[0], len(manifest.modalities))
+        assert told.drafts is not None
+        made["refiner"] = {"real latents, decoded": {"image": np.clip(coarse, -1.0, 1.0)[None], "draft": told.drafts}}
     return made | {
         "denoiser": _timed("real latents", manifest.schedule, real, shown),
         "aggregator": {"real latents": {"latent": real}},
@@ -57,12 +57,12 @@ def mask_first_cases(
     }
 
 
-def _draft(reference: RunComponent, manifest: BundleManifest, label: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The latent (1, C, S, h, w) of the draft around a mask of a fixed request."""
+def _told(reference: RunComponent, manifest: BundleManifest, label: NDArray[np.uint8]) -> Told:
+    """What is told of a fixed request with a mask."""
     said = manifest.mask_first
     assert said is not None
     request = SampleRequest(0, 0, np.zeros(len(COLUMNS), np.float32), label=label)
-    return MaskFirstModel.of(manifest, said).tell(reference, Batch([request], 1, seed=0), None).feeds["draft"]
+    return MaskFirstModel.of(manifest, said).tell(reference, Batch([request], 1, seed=0), None)
 
 
 def ball_label(grid: Grid) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 import weakref
 from importlib import import_module
 from math import prod
@@ -37,9 +38,36 @@ def _call(function: str, *arguments: Any) -> Any:
     return results[0] if len(results) == 1 else tuple(results) or None
 
 
+class _Pushed(threading.local):
+    """The contexts that a thread pushed, the current one last."""
+
+    def __init__(self) -> None:
+        self.contexts: list[Context] = []
+
+
+_pushed = _Pushed()
+
+
 def _later(owner: object, function: str, *arguments: Any) -> None:
-    """Calls the driver when `owner` goes, unless the process ends first: the driver may be gone by then."""
-    weakref.finalize(owner, getattr(_driver(), function), *arguments).atexit = False
+    """Calls the driver when `owner` goes, in whatever thread, within the context that is current now and goes later.
+
+    Unless the process ends first: the driver may be gone by then.
+    """
+    context = _pushed.contexts[-1] if _pushed.contexts else None
+    weakref.finalize(owner, _within, context, function, *arguments).atexit = False
+
+
+def _within(context: Context | None, function: str, *arguments: Any) -> None:
+    """A call of the driver, whose outcome nobody waits for, with a context current."""
+    call = getattr(_driver(), function)
+    if context is None:
+        call(*arguments)
+        return
+    context.push()
+    try:
+        call(*arguments)
+    finally:
+        context.pop()
 
 
 def init() -> None:
@@ -57,16 +85,18 @@ class Context:
 
     def __init__(self, device: Any) -> None:
         self._context = _call("cuDevicePrimaryCtxRetain", device)
-        _later(self, "cuDevicePrimaryCtxRelease", device)
+        weakref.finalize(self, _within, None, "cuDevicePrimaryCtxRelease", device).atexit = False
 
     def push(self) -> None:
         """Makes it the thread's."""
         _call("cuCtxPushCurrent", self._context)
+        _pushed.contexts.append(self)
 
     @staticmethod
     def pop() -> None:
         """Gives the thread the one before."""
         _call("cuCtxPopCurrent")
+        _pushed.contexts.pop()
 
 
 class Device:
@@ -119,10 +149,10 @@ class Stream:
 
 
 class Event:
-    """A place in a stream, with its time."""
+    """A place in a stream, with its time; `flags` as of CUevent_flags."""
 
-    def __init__(self) -> None:
-        self.handle = _call("cuEventCreate", 0)
+    def __init__(self, flags: int = 0) -> None:
+        self.handle = _call("cuEventCreate", flags)
         _later(self, "cuEventDestroy", self.handle)
 
     def record(self, stream: Stream) -> Event:

@@ -114,7 +114,7 @@ def test_what_a_page_says_is_what_happens(
     page: Path, work: Path, tiny_bundle: Bundle, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundles = {"phantom": tiny_bundle}
-    if page.stem == "own_masks":
+    if page.stem in ("own_masks", "lesion_into_scan"):
         bundles["glioma"] = request.getfixturevalue("tiny_mask_first_bundle")
     if page.stem in PREPARED:
         PREPARED[page.stem](work)

@@ -210,6 +210,7 @@ class MaskFirstConfig:
     mask_grid: tuple[int, int, int]  # x, y, z of the distance maps
     mask_denoiser: PlanarConfig
     denoiser: PlanarConfig
+    refiner: RefinerConfig | None
     distillation: DistillationConfig | None
     schedule: ScheduleConfig
     sampling: SamplingDefaults
@@ -326,7 +327,7 @@ def config_from_json(data: object, where: str) -> AnySystem:
     augmentation have none.
     """
     if isinstance(data, dict) and "mask_denoiser" in data:
-        return _decoded({"augmentation": {"copies": 0, "carve": 0.0, "rescan": 0.0}, **data}, where)
+        return _decoded({"augmentation": {"copies": 0, "carve": 0.0, "rescan": 0.0}, "refiner": None, **data}, where)
     if isinstance(data, dict):
         found: dict[str, Any] = data
         added: dict[str, dict[str, object]] = {"vae": {"form": "light"}, "denoiser": {"form": "light", "shells": []}}

@@ -20,7 +20,7 @@ WHOLE_TUMOUR = "wt"  # the one tissue of a system without parts of the tumour
 REQUIRED_STAGES = ("autoencoder", "aggregator", "denoiser")
 KNOWN_STAGES = (*REQUIRED_STAGES, "refiner", "distill")
 MASK_FIRST_REQUIRED = ("autoencoder", "mask", "denoiser")
-MASK_FIRST_KNOWN = (*MASK_FIRST_REQUIRED, "distill")
+MASK_FIRST_KNOWN = (*MASK_FIRST_REQUIRED, "distill", "refiner")
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,7 @@ def config_faults(config: SystemConfig) -> Iterator[str]:
     yield from _vocabulary_faults(config)
     yield from _schedule_faults(config)
     wanted: dict[str, str] = dict.fromkeys(REQUIRED_STAGES, "")
-    if config.refiner is not None:
-        wanted["refiner"] = ", which the refiner needs"
-    if config.distillation is not None:
-        wanted["distill"] = ", which distillation needs"
-    yield from _stage_faults(config, KNOWN_STAGES, wanted)
+    yield from _stage_faults(config, KNOWN_STAGES, wanted | _wanted_beside(config))
     yield from _fit_faults(config)
 
 
@@ -80,9 +76,7 @@ def mask_first_faults(config: MaskFirstConfig) -> Iterator[str]:
         yield f"modalities: {_listed(missing)} missing: the tissues of a scan are told apart by {_listed(LEADING)}"
     yield from _schedule_faults(config)
     wanted: dict[str, str] = dict.fromkeys(MASK_FIRST_REQUIRED, "")
-    if config.distillation is not None:
-        wanted["distill"] = ", which distillation needs"
-    yield from _stage_faults(config, MASK_FIRST_KNOWN, wanted)
+    yield from _stage_faults(config, MASK_FIRST_KNOWN, wanted | _wanted_beside(config))
     yield from _mask_first_fit_faults(config)
 
 
@@ -167,10 +161,6 @@ def _ranged(config: SystemConfig) -> Iterator[tuple[str, float, Range]]:
     yield "denoiser.groups", denoiser.groups, CHANNELS
     yield "denoiser.time_width", denoiser.time_width, Range(8, 8192)
     yield "denoiser.condition_width", denoiser.condition_width, Range(1, 8192)
-    if config.refiner is not None:
-        yield "refiner.width", config.refiner.width, CHANNELS
-        yield "refiner.blocks", config.refiner.blocks, BLOCKS
-        yield "refiner.fine_width", config.refiner.fine_width, CHANNELS
     for name in ("l1", "ssim", "gradient", "cross_entropy", "dice", "kl"):
         yield f"autoencoder_loss.{name}", getattr(config.autoencoder_loss, name), WEIGHT
     yield "autoencoder_loss.tumour_share", config.autoencoder_loss.tumour_share, SHARE
@@ -180,6 +170,10 @@ def _ranged(config: SystemConfig) -> Iterator[tuple[str, float, Range]]:
 def _common_ranged(config: AnySystem) -> Iterator[tuple[str, float, Range]]:
     yield from _each("grid.shape", config.grid.shape, GRID_SIDE)
     yield from _each("grid.spacing_mm", config.grid.spacing_mm, SPACING_MM)
+    if config.refiner is not None:
+        yield "refiner.width", config.refiner.width, CHANNELS
+        yield "refiner.blocks", config.refiner.blocks, BLOCKS
+        yield "refiner.fine_width", config.refiner.fine_width, CHANNELS
     if config.distillation is not None:
         yield "distillation.guidance", config.distillation.guidance, GUIDANCE
     yield "schedule.steps", config.schedule.steps, Range(2, 65535)
@@ -240,6 +234,13 @@ def _schedule_faults(config: AnySystem) -> Iterator[str]:
         yield f"sampling.steps: is {sampling.steps}, must be from 1 to schedule.steps ({schedule.steps})"
     if sampling.sampler == "dpmpp-2m" and sampling.eta:
         yield f"sampling.eta: is {sampling.eta:g}, must be 0 with dpmpp-2m, which is deterministic"
+
+
+def _wanted_beside(config: AnySystem) -> dict[str, str]:
+    """Stages that parts which a system may lack need -> why."""
+    wanted = {"refiner": ", which the refiner needs", "distill": ", which distillation needs"}
+    absent = {"refiner": config.refiner is None, "distill": config.distillation is None}
+    return {stage: why for stage, why in wanted.items() if not absent[stage]}
 
 
 def _stage_faults(config: AnySystem, known: Sequence[str], wanted: Mapping[str, str]) -> Iterator[str]:

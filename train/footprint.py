@@ -19,9 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..engine.conditions.columns import ConditionColumn
 from .build import make_denoiser, make_refiner, make_system_aggregator, make_vae, system_latent_shape
 from .config import AnySystem, MaskFirstConfig, SystemConfig
-from .mask_first import make_image_denoiser, make_mask_denoiser, make_slab_autoencoder
+from .mask_first import make_image_denoiser, make_mask_denoiser, make_slab_autoencoder, make_volume_refiner
 from .objectives.refiner import REFINER_SLICES, RefinerStage
 from .objectives.slice_autoencoder import AutoencoderObjective, SliceSampler
+from .objectives.volume_refiner import PLANE
 
 FLOAT_BYTES = 4
 COPIES = 5  # of every weight in training: itself, gradient, two Adam moments, moving average
@@ -106,6 +107,9 @@ def _mask_first_costs(config: MaskFirstConfig, columns: Sequence[ConditionColumn
             ("mask_denoiser", mask_denoiser, lambda: mask_denoiser(maps, one, condition, one)),
             ("denoiser", denoiser, lambda: denoiser(latent, one, tissues, latent, one, one)),
         ]
+        if config.refiner is not None:
+            refiner, image = make_volume_refiner(config), torch.empty(1, depth, modalities, x, y)
+            calls.append(("refiner", refiner, lambda: refiner(image, image)))
         return [NetworkCost(name, weight_count(network), gmac_of(call), "volume") for name, network, call in calls]
 
 
@@ -175,8 +179,12 @@ def _mask_first_loss(
         mask_denoiser = make_mask_denoiser(config, columns)
         maps, condition = torch.empty(size, *config.maps_shape), torch.empty(size, len(columns))
         return mask_denoiser, lambda: mask_denoiser(maps, one, condition, one)
-    denoiser = make_image_denoiser(config)
     x, y, depth = config.grid.shape
+    if stage == "refiner":
+        refiner = make_volume_refiner(config)
+        image = torch.empty(size, min(REFINER_SLICES, depth), len(config.modalities), min(PLANE, x), min(PLANE, y))
+        return refiner, lambda: refiner(image, image)
+    denoiser = make_image_denoiser(config)
     latent, tissues = torch.empty(size, *config.latent_shape), torch.empty(size, len(config.tissues), depth, x, y)
     return denoiser, lambda: denoiser(latent, one, tissues, latent, one, one)
 

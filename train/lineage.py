@@ -29,6 +29,7 @@ UPSTREAM: Mapping[str, tuple[str, ...]] = {
     "distill": ("autoencoder", "aggregator", "denoiser"),
     "mask": (),
 }
+_SAMPLED = ("autoencoder", "denoiser", "distill")  # that samples are made by which a mask-first refiner learns from
 _ADDED = {"start": None, "inputs": {}, "batches": None, "best": None, "stopped": False}  # keys that old records lack
 _SETTINGS: Mapping[str, tuple[str, ...]] = {  # parts of the configuration that shape a stage, beside its networks
     "autoencoder": ("autoencoder_loss", "crops"),
@@ -148,7 +149,8 @@ def origin_of(directory: Path, config: AnySystem, stage: str, inputs: Mapping[st
 
 def upstream_of(config: AnySystem, stage: str) -> tuple[str, ...]:
     """The stages of this system that a stage is made from, in order."""
-    return tuple(name for name in UPSTREAM[stage] if name in config.stages)
+    of_samples = stage == "refiner" and isinstance(config, MaskFirstConfig)
+    return tuple(name for name in (_SAMPLED if of_samples else UPSTREAM[stage]) if name in config.stages)
 
 
 def settings_of(config: AnySystem, stage: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The stages of a mask-first system, run in order into one directory: autoencoder, mask, denoiser, distill."""
+"""The stages of a mask-first system, run in order into one directory: autoencoder, mask, denoiser, distill, refiner."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ from .condition_file import load_conditions
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import chances
+from .drafted_samples import SampleMaker, drafted_samples, samples_of
 from .drafts import DraftLevels, load_levels, save_levels
 from .grain import save_grain
 from .held_out import CASES, HeldOutLoss, looked_at
 from .mask_set import LEAST_ML, MapScale, MaskSet, MaskVolumes, make_mask_set, measured_masks, save_map_scale
 from .networks.planar import ImageDenoiser, MaskDenoiser
+from .networks.refiner import DraftRefiner
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from .objectives.slab_autoencoder import CropSampler, SlabAutoencoderObjective, principal_blocks
+from .objectives.volume_refiner import VolumeRefinerObjective
 from .objectives.volumes import GuidedObjective, NoisyVolumes, VolumeObjective, Volumes
 from .stage import HeldOut, StageRun, StepLoss
 from .trained import begin_untrained, write_randomised
@@ -42,6 +45,7 @@ from .volume_latents import (
     normalised_aggregator,
     save_normalisation,
 )
+from .volume_model import sampling_networks
 from .volume_previews import VolumePreviews
 
 Progress = Callable[[int, int], None]
@@ -64,6 +68,17 @@ def make_mask_denoiser(config: MaskFirstConfig, columns: Sequence[ConditionColum
 def make_image_denoiser(config: MaskFirstConfig) -> ImageDenoiser:
     """The image denoiser of a system."""
     return ImageDenoiser(config.denoiser, config.latent_shape, len(config.tissues), config.autoencoder.slices)
+
+
+def make_volume_refiner(config: MaskFirstConfig) -> DraftRefiner:
+    """The refiner of a system.
+
+    Raises:
+        InvalidInputError: the preset has none.
+    """
+    if config.refiner is None:
+        raise InvalidInputError(f"preset {config.preset}: has no refiner")
+    return DraftRefiner(config.refiner, len(config.modalities))
 
 
 @dataclass(frozen=True)
@@ -99,6 +114,7 @@ class MaskFirstTrainer(Trainer):
             "mask": self._mask,
             "denoiser": self._denoiser,
             "distill": self._distill,
+            "refiner": self._refiner,
         }
 
     @cached_property
@@ -172,6 +188,29 @@ class MaskFirstTrainer(Trainer):
 
         self._image_stage("distill", student, self._images(), objective)
 
+    def _refiner(self) -> None:
+        images, final, size = self._images(), final_denoiser(self.config), self.config.stages["refiner"].batch_size
+        denoiser = make_image_denoiser(self.config)
+        load_weights(denoiser, self.directory, final)
+        denoiser = denoiser.eval().requires_grad_(False).to(self.run.fabric.device)
+        run = sampling_networks(images.autoencoder, images.aggregator, denoiser, self.run.fabric.device)
+        maker = SampleMaker(run, self.cohort, self.config, self.schedule, images.levels)
+        networks = self._origin("refiner").upstream
+        samples = drafted_samples(maker, self.directory, networks, self.run.fabric, self.progress)
+        unseen = None
+        if len(self.held_out):
+            others = samples_of(replace(maker, cohort=self.held_out))
+            unseen = VolumeRefinerObjective(self.held_out, others, size)
+        self._run(
+            "refiner",
+            make_volume_refiner(self.config),
+            VolumeRefinerObjective(self.cohort, samples, size),
+            lambda refiner: self.previews.sample(
+                denoiser, images.aggregator, images.autoencoder, images.levels, refiner
+            ),
+            held_out=self._held_out("refiner", unseen),
+        )
+
     def _image_stage(
         self, stage: str, denoiser: nn.Module, images: _Images, objective: Callable[[NoisyVolumes], StepLoss]
     ) -> None:
@@ -223,6 +262,11 @@ class _Images:
     held_out: ImageVolumes | None
 
 
+def final_denoiser(config: MaskFirstConfig) -> str:
+    """The stage whose denoiser samples are made by."""
+    return "denoiser" if config.distillation is None else "distill"
+
+
 @torch.no_grad()
 def channel_weights(autoencoder: SlabAutoencoder, aggregator: NormalisedAggregator) -> Tensor:
     """(C,) of mean 1: the amplitude that a unit of each normalised channel has in the image by the linear shortcut."""
@@ -231,7 +275,8 @@ def channel_weights(autoencoder: SlabAutoencoder, aggregator: NormalisedAggregat
 
 
 def load_mask_first(directory: Path, config: MaskFirstConfig) -> dict[str, nn.Module]:
-    """The trained networks of a directory in evaluation mode: encoder, aggregator, decoder, denoiser, mask_denoiser.
+    """The trained networks of a directory in evaluation mode: encoder, aggregator, decoder, denoiser, mask_denoiser and
+    the refiner if there is one.
 
     Raises:
         InvalidInputError: a stage is missing or does not fit.
@@ -239,7 +284,7 @@ def load_mask_first(directory: Path, config: MaskFirstConfig) -> dict[str, nn.Mo
     autoencoder = make_slab_autoencoder(config)
     load_weights(autoencoder, directory, "autoencoder")
     denoiser = make_image_denoiser(config)
-    load_weights(denoiser, directory, "denoiser" if config.distillation is None else "distill")
+    load_weights(denoiser, directory, final_denoiser(config))
     mask_denoiser = make_mask_denoiser(config, load_conditions(directory)[0])
     load_weights(mask_denoiser, directory, "mask")
     networks: dict[str, nn.Module] = {
@@ -249,6 +294,9 @@ def load_mask_first(directory: Path, config: MaskFirstConfig) -> dict[str, nn.Mo
         "denoiser": denoiser,
         "mask_denoiser": mask_denoiser,
     }
+    if config.refiner is not None:
+        networks["refiner"] = make_volume_refiner(config)
+        load_weights(networks["refiner"], directory, "refiner")
     return {name: network.eval().requires_grad_(False) for name, network in networks.items()}
 
 
@@ -264,6 +312,8 @@ def save_random_mask_first(
     }
     if config.distillation is not None:
         modules["distill"] = modules["denoiser"]
+    if config.refiner is not None:
+        modules["refiner"] = make_volume_refiner(config)
     write_randomised(directory, modules)
     save_normalisation(directory, torch.randn(config.latent_shape), torch.rand(config.latent_shape[0]) + 0.5)
     save_map_scale(directory, MapScale((15.0, 17.0, 18.0), (9.0, 7.0, 5.0)))

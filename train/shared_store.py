@@ -23,13 +23,14 @@ def filled(
     folder: Path,
     shapes: Mapping[str, tuple[int, ...]],
     key: Mapping[str, object],
-    encode: Callable[[int], Sequence[NDArray[np.floating]]],
+    encode: Callable[[int], Sequence[NDArray[Any]]],
     fabric: Fabric,
     progress: Progress,
     *,
     begin: Callable[[], None] = lambda: None,
     finish: Callable[[], None] = lambda: None,
-) -> tuple[NDArray[np.float16], ...]:
+    dtype: type[np.generic] = np.float16,
+) -> tuple[NDArray[Any], ...]:
     """Arrays (cases, ...) of what `encode` gives of each case, or what was stored under the same key before.
 
     Every process has to call it; the first alone calls `begin` before any case is encoded and `finish` after all are.
@@ -49,7 +50,7 @@ def filled(
             stamp.unlink(missing_ok=True)
             begin()
             for path, shape in zip(paths, shapes.values(), strict=True):
-                new_array(path, shape).flush()
+                new_array(path, shape, dtype).flush()
         fabric.barrier()
         stores = [np.load(path, mmap_mode="r+") for path in paths]
         cases = Share(fabric.global_rank, fabric.world_size).part(range(len(stores[0])))
@@ -67,13 +68,13 @@ def filled(
     return tuple(np.load(path, mmap_mode="r") for path in paths)
 
 
-def new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A memory-mapped float16 file whose room on the disk is taken: a page that finds none would kill the process.
+def new_array(path: Path, shape: tuple[int, ...], dtype: type[np.generic] = np.float16) -> np.memmap:
+    """A memory-mapped file whose room on the disk is taken: a page that finds none would kill the process.
 
     Raises:
         OSError: there is no room.
     """
-    array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)

@@ -37,7 +37,7 @@ from .trainer import Trainer
 log = logging.getLogger(__name__)
 
 HELD_OUT_BATCHES = 4
-MASK_FIRST_STAGES = ("autoencoder", "mask", "denoiser", "distill")
+MASK_FIRST_STAGES = ("autoencoder", "mask", "denoiser", "distill", "refiner")
 
 
 def planned_stages(config: AnySystem, stage: str) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def planned_stages(config: AnySystem, stage: str) -> tuple[str, ...]:
         InvalidInputError: no such stage in this preset.
     """
     absent = {"distill"} if config.distillation is None else set[str]()
-    if isinstance(config, SystemConfig) and config.refiner is None:
+    if config.refiner is None:
         absent.add("refiner")
     order = MASK_FIRST_STAGES if isinstance(config, MaskFirstConfig) else STAGES
     present = tuple(s for s in order if s in config.stages and s not in absent)

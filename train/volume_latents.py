@@ -69,14 +69,14 @@ def encode_volumes(
         folder, {"latents.npy": shape, "drafts.npy": shape}, key,
         lambda case: encoded_case(autoencoder, made, case, levels(), config), fabric, progress,
         begin=lambda: save_levels(folder, made.measured_levels(len(config.tissues))),
-        finish=lambda: _finish(autoencoder, cohort, config, directory),
+        finish=lambda: _finish(cohort, directory),
     )  # fmt: skip
     return Encoded(images, drafts)
 
 
-def _finish(autoencoder: SlabAutoencoder, cohort: Cohort, config: MaskFirstConfig, directory: Path) -> None:
+def _finish(cohort: Cohort, directory: Path) -> None:
     save_normalisation(directory, *_measured_normalisation(np.load(directory / FOLDER / "latents.npy", "r")))
-    save_grain(directory / FOLDER, measured_grain(autoencoder, cohort, config.autoencoder.slices))
+    save_grain(directory / FOLDER, measured_grain(cohort))
 
 
 def encode_unseen(autoencoder: SlabAutoencoder, cohort: Cohort, config: MaskFirstConfig, directory: Path) -> Encoded:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from ..engine.anatomy.anatomies import anatomies_sha256
-from ..engine.bundle.manifest import INT16_SCALE, MaskFirst, MaskMaps, NoiseSchedule
+from ..engine.bundle.manifest import INT16_SCALE, NoiseSchedule
 from ..engine.conditions.columns import COLUMNS, ConditionColumn, normalise
 from ..engine.output.preview import Scan, cropped, panels
 from ..engine.sampling.batch import Batch
 from ..engine.sampling.host import HostLoop
-from ..engine.sampling.mask_first import MaskFirstModel
-from ..engine.sampling.types import RunComponent, SampleRequest, SamplingOptions
+from ..engine.sampling.types import SampleRequest, SamplingOptions
 from .config import MaskFirstConfig
 from .data.cohort import Cohort
 from .data.draws import real_cases
@@ -28,8 +26,7 @@ from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
 from .previews import CASE, tiled
 from .slab_volumes import reconstructed
 from .torch_components import TorchComponents
-
-_NO_SCALE = MapScale((), ())  # where no mask is drawn
+from .volume_model import sampling_networks, volume_model
 
 
 class VolumePreviews:
@@ -52,7 +49,8 @@ class VolumePreviews:
         """A mask under the case's characteristics, over the case's own image."""
         row = normalise(self.condition[None], columns)[0].astype(np.float32)
         batch = Batch([SampleRequest(0, 0, row, self.condition)], 1, self.seed)
-        (made,) = self._model(scale).labels(self._networks(mask_denoiser=denoiser), batch, None)
+        run = TorchComponents({"mask_denoiser": denoiser}, self.device, torch.bfloat16, "mask-first").run
+        (made,) = volume_model(self.config, self.schedule, scale=scale).labels(run, batch, None)
         return self._picture(self.image, np.zeros_like(self.label) if made is None else made)
 
     def sample(
@@ -61,35 +59,20 @@ class VolumePreviews:
         aggregator: NormalisedAggregator,
         autoencoder: SlabAutoencoder,
         levels: DraftLevels,
+        refiner: nn.Module | None = None,
     ) -> Picture:
         """An image made around the case's own mask and on its own anatomy, of the case's source."""
-        run = self._networks(
-            denoiser=denoiser,
-            aggregator=aggregator.decode,
-            aggregator_encode=aggregator.encode,
-            encoder=autoencoder.encoder,
-            decoder=autoencoder.decoder,
-        )
+        model = volume_model(self.config, self.schedule, self.source, levels, refined=refiner is not None)
+        run = sampling_networks(autoencoder, aggregator, denoiser, self.device, refiner)
         options = SamplingOptions.default(self.config.sampling, self.seed)
         nothing = np.zeros(len(COLUMNS), np.float32)
         request = SampleRequest(0, 0, nothing, label=self.label, shares=self._shares)
-        (volume,) = HostLoop(self._model(levels=levels), run, options).start([request])()
+        (volume,) = HostLoop(model, run, options).start([request])()
         return self._picture(volume.image.astype(np.float32) / np.float32(INT16_SCALE), volume.label)
 
     @cached_property
     def _shares(self) -> NDArray[np.float32]:
         return case_shares(self.cohort, CASE)
-
-    def _model(self, scale: MapScale = _NO_SCALE, levels: DraftLevels = ()) -> MaskFirstModel:
-        config, maps = self.config, MaskMaps(self.config.maps_shape, scale.mean, scale.std)
-        brains, no_grain = anatomies_sha256(), ()  # what the networks make is looked at, not what is laid over it
-        form = MaskFirst(config.autoencoder.slices, maps, config.mask_sampling, self.source, levels, brains, no_grain)
-        return MaskFirstModel(
-            self.schedule, config.latent_shape, config.grid, config.modalities, len(config.tissues), len(COLUMNS), form
-        )
-
-    def _networks(self, **modules: Callable[..., Tensor | tuple[Tensor, ...]]) -> RunComponent:
-        return TorchComponents(modules, self.device, torch.bfloat16, "mask-first").run
 
     def _picture(self, image: NDArray[np.float32], label: NDArray[np.uint8]) -> Picture:
         """The case, then what was made, image (M, x, y, z) and label (x, y, z), as rows of three views."""

@@ -1,6 +1,6 @@
 """Draw the pictures of docs/gallery.md with the shipped model: `python docs/pictures/gallery.py`.
 
-Every picture is synthetic: samples of the bundle `phantom`, and procedural cases (extra `train`).
+Every picture is synthetic: samples of the bundle `glioma`, and procedural cases (extra `train`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHEETS: dict[str, dict[str, dict[str, float]]] = {
 
 def main() -> None:
     """Every sheet into this folder."""
-    with sbldm.load("phantom") as generator:
+    with sbldm.load("glioma") as generator:
         for name, rows in SHEETS.items():
             _save(name, [_sample(generator, text, row) for text, row in rows.items()])
     _save("gallery_phantoms", [_phantom(case) for case in range(2)])

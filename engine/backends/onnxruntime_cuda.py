@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..bundle.load import Bundle
-from ..cuda.loops import DeviceLoops
-from ..cuda.networks import OnnxRuntimeNetworks
+from ..cuda.forms import loops_of
+from ..cuda.onnx_networks import OnnxRuntimeNetworks
 from ..cuda_sessions import open_cuda_session, require_cuda
 from .onnxruntime import OnnxRuntimeBackend
 
@@ -33,7 +33,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         self.precision = precision
         self._index = index
         self._by_rows: dict[tuple[str, int], onnxruntime.InferenceSession] = {}
-        self.loops = DeviceLoops.of(bundle, OnnxRuntimeNetworks(bundle, index, precision))
+        self.loops = loops_of(bundle, OnnxRuntimeNetworks(bundle, index, precision))
 
     def load(self, component: str, rows: int) -> None:
         """Make the component's session for inputs of this many rows."""

@@ -54,6 +54,7 @@ COMPONENT_OUTPUTS: Mapping[Form, Mapping[str, tuple[str, ...]]] = {
         "denoiser": ("prediction",),
         "aggregator": ("features",),
         "decoder": ("image", "brain"),
+        "refiner": ("refined",),
     },
 }
 """Form -> component -> names of its outputs, in their order."""

@@ -45,6 +45,7 @@ def mask_first_tensors(
     timestep, shown = _float("timestep"), _float("condition_mask")
     maps_state = (_float("sample", *maps), timestep, _float("condition", len(COLUMNS)), shown)
     tissues = _float("tissues", len(TISSUES), z, x, y)
+    slices = (z, modalities, x, y)
     image_state = (_float("sample", *latent), timestep, tissues, _float("draft", *latent), _float("source"), shown)
     return {
         "encoder": ((image,), (slab,)),
@@ -53,6 +54,7 @@ def mask_first_tensors(
         "denoiser": (image_state, (_float("prediction", *latent),)),
         "aggregator": ((_float("latent", *latent),), (volume,)),
         "decoder": ((slab,), (image, _float("brain", slab_slices, x, y))),
+        "refiner": ((_float("image", *slices), _float("draft", *slices)), (_float("refined", *slices),)),
     }
 
 
@@ -112,8 +114,8 @@ def _expected(m: BundleManifest) -> Mapping[str, Tensors]:
 
 
 def _tensor_faults(components: Mapping[str, ComponentSpec], expected: Mapping[str, Tensors]) -> Iterator[str]:
-    for name, sides in expected.items():
-        found = components[name]
+    for name, found in components.items():
+        sides = expected[name]
         for kind, specs, wanted in zip(("inputs", "outputs"), (found.inputs, found.outputs), sides, strict=True):
             if specs != wanted:
                 yield f"components.{name}.{kind}: are {_listed(specs)}, must be {_listed(wanted)}"

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from ..bundle.load import Bundle
 from ..processor import available_threads
+from ..sampling.batch import Batch
 from ..sampling.decoding import finish_volume
 from ..sampling.plan import sampling_plan
 from ..sampling.types import LoopKind, SampleRequest, SamplingOptions, Volume
-from .loop import LoopBatch
-from .loops import DeviceLoops
+from .loop import LoopBatch, loop_batch
+from .marks import marked
+from .volume_loops import VolumeLoops
 from .volumes import BUFFERS, StartedBatch
 
 _FINISHERS = 4
@@ -33,7 +35,7 @@ class CudaLoop:
 
     in_flight = BUFFERS
 
-    def __init__(self, bundle: Bundle, loops: DeviceLoops, options: SamplingOptions) -> None:
+    def __init__(self, bundle: Bundle, loops: VolumeLoops, options: SamplingOptions) -> None:
         self.options = options
         self._columns = len(bundle.manifest.condition_columns)
         self._plan = sampling_plan(bundle.manifest.schedule, options)
@@ -49,35 +51,29 @@ class CudaLoop:
         if on_step is not None:
             on_step()
         with self._loop.device.current():
-            started = self._loop.volumes.start(self._batch(requests), self._plan)
+            started = self._loop.work.start(self._batch(requests), self._plan)
         return partial(self._collect, requests, started)
 
     def latents(self, requests: Sequence[SampleRequest]) -> NDArray[np.float32]:
         """The clean latents (N, ...) of the requests, in their order; nothing else may be in flight."""
         with self._loop.device.current():
-            started = self._loop.volumes.start(self._batch(requests), self._plan)
-            found = self._loop.volumes.latents(started)
-            self._loop.volumes.collect(started)
+            started = self._loop.work.start(self._batch(requests), self._plan)
+            found = self._loop.work.latents(started)
+            self._loop.work.collect(started)
         return found[[request.number % self.options.batch_size for request in requests]]
 
     def _batch(self, requests: Sequence[SampleRequest]) -> LoopBatch:
-        """The requests in their slots; the other slots are padding."""
-        size = self.options.batch_size
-        samples, attempts = np.zeros(size, np.uint64), np.zeros(size, np.int64)
-        condition, mask = np.zeros((size, self._columns), np.float32), np.zeros(size, np.float32)
-        for request in requests:
-            slot = request.number % size
-            samples[slot], attempts[slot] = request.number, request.attempt
-            condition[slot], mask[slot] = request.condition, 1.0
-        return LoopBatch(self.options.seed, samples, attempts, condition, mask)
+        batch = Batch(requests, self.options.batch_size, self.options.seed)
+        return loop_batch(batch, {"condition": batch.filled((self._columns,), lambda request: request.condition)})
 
     def _collect(self, requests: Sequence[SampleRequest], started: StartedBatch) -> list[Volume]:
         with self._loop.device.current():
-            made = self._loop.volumes.collect(started)
+            made = self._loop.work.collect(started)
 
         def finished(request: SampleRequest) -> Volume:
             slot = request.number % self.options.batch_size
             finite = not made.failed[slot]
             return finish_volume(request, made.images[slot], made.labels[slot], made.statistics[slot], finite)
 
-        return list(self._finishers.map(finished, requests))
+        with marked("small components"):
+            return list(self._finishers.map(finished, requests))

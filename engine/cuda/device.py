@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels.calls import KernelCall
-from ..errors import SbldmError
+from ..errors import BackendUnavailableError
 
 
-class GraphError(SbldmError):
+class GraphError(BackendUnavailableError):
     """The device does not take work as a graph; the same work can be queued piece by piece."""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import BackendUnavailableError, DeviceMemoryError
 from ..memory_errors import says_out_of_memory
 from ..onnx_sessions import run_errors
-from .device import Buffer, Launching
+from .device import Buffer, GraphError, Launching
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -49,7 +49,8 @@ class OnnxRuntimeNetwork:
     def enqueue(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], stream: Any) -> None:
         """Binds and runs; inputs that the graph does not have are left out.
 
-        DeviceMemoryError where there is no room for the run, BackendUnavailableError where ONNX Runtime refuses it.
+        DeviceMemoryError where there is no room for the run, BackendUnavailableError where ONNX Runtime refuses it;
+        GraphError where the run was to be captured or replayed.
         """
         key = tuple((buffer.address, buffer.shape) for buffer in (*inputs.values(), *outputs.values()))
         if key not in self._runs:
@@ -61,6 +62,10 @@ class OnnxRuntimeNetwork:
         except DeviceMemoryError as error:
             self._require_shortage(error)
             raise
+        except BackendUnavailableError as error:
+            if self.launching.kind != "graphs":
+                raise
+            raise GraphError(str(error)) from error
 
     def _bound(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer]) -> tuple[Any, onnxruntime.RunOptions]:
         import onnxruntime
@@ -117,8 +122,8 @@ class TensorRtNetwork:
             if name in self._known and not self._context.set_input_shape(name, buffer.shape):
                 raise BackendUnavailableError(f"TensorRT: {name} {buffer.shape} is not the shape of the engine")
         for name, buffer in {**inputs, **outputs}.items():
-            if name in self._known:
-                self._context.set_tensor_address(name, buffer.address)
+            if name in self._known and not self._context.set_tensor_address(name, buffer.address):
+                raise BackendUnavailableError(f"TensorRT: {name} cannot lie at {buffer.address:#x}")
         if not self._context.execute_async_v3(int(stream.handle)):
             said = "; ".join(self._problems[-3:]) or "it gives no reason"
             kind = DeviceMemoryError if says_out_of_memory(said) else BackendUnavailableError

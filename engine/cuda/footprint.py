@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -11,11 +12,15 @@ from ...kernels.calls import statistics_blocks_count
 from ...kernels.statistics import COLUMNS
 from ..bundle.load import Bundle
 from ..errors import DeviceMemoryError
-from .networks import SAMPLED, decoder_latent_shape, decoder_rows
+from .loop import LoopShape
+from .shapes import SAMPLED, decoder_latent_shape, decoder_rows, stage_shapes
 from .volumes import BUFFERS
 
 MOST_SAMPLES = 32
 """Of a batch by default: a GPU is full before."""
+
+MOST_STAGED = 8
+"""Of a batch by default in the mask-first form: the host solves and paints between its stages."""
 
 _FLOAT, _WORD = 4, 4
 _LIVE_LATENTS = 64  # estimate of a denoiser's activations, in latents a row: 16 times the channels, four tensors alive
@@ -42,19 +47,35 @@ class Footprint:
 
 
 def footprint(bundle: Bundle, samples: int, guided: bool, precision: str = "fp32") -> Footprint:
-    """Of a loop over batches of `samples` samples, `guided` or not, `BUFFERS` of them in flight."""
+    """Of a loop over batches of `samples` samples, `guided` or not."""
+    manifest = bundle.manifest
+    shapes = stage_shapes(manifest, samples, guided)
+    loops = {name: _loop_buffers(shape) for name, shape in shapes.items()}
+    if manifest.mask_first is None:
+        buffers = _volume_buffers(bundle, samples, loops["denoiser"])
+    else:
+        buffers = {f"{stage}: {name}": size for stage, loop in loops.items() for name, size in loop.items()}
+    return Footprint(buffers, _networks(bundle, shapes, precision))
+
+
+def _loop_buffers(shape: LoopShape) -> dict[str, int]:
+    """Of one `SamplingLoop`."""
+    rows, latent = shape.rows, prod(shape.latent)
+    told = sum(prod(tail) for tail in shape.told.values())
+    return {
+        "denoiser input": rows * latent * _FLOAT,
+        "prediction": rows * latent * _FLOAT,
+        "state": shape.samples * latent * _FLOAT,
+        "previous x0": shape.samples * latent * _FLOAT,
+        "conditions, slots, flags": rows * (told + 2) * _FLOAT + shape.samples * 5 * _WORD + 2 * _WORD,
+    }
+
+
+def _volume_buffers(bundle: Bundle, samples: int, loop: dict[str, int]) -> dict[str, int]:
+    """Of a `VolumeGenerator`, `BUFFERS` batches in flight."""
     manifest = bundle.manifest
     x, y, depth = manifest.grid.shape
     modalities, classes, voxels = len(manifest.modalities), len(manifest.labels), x * y * depth
-    rows, latent = 2 * samples if guided else samples, prod(manifest.latent.shape)
-    columns = len(manifest.condition_columns)
-    loop = {
-        "denoiser input": rows * latent * _FLOAT,
-        "prediction": rows * latent * _FLOAT,
-        "state": samples * latent * _FLOAT,
-        "previous x0": samples * latent * _FLOAT,
-        "conditions, slots, flags": rows * (columns + 2) * _FLOAT + samples * 5 * _WORD + 2 * _WORD,
-    }
     finished = {
         "images": samples * modalities * voxels * np.dtype(np.int16).itemsize,
         "labels": samples * voxels,
@@ -70,26 +91,34 @@ def footprint(bundle: Bundle, samples: int, guided: bool, precision: str = "fp32
     if bundle.has("refiner"):
         decoder |= {"one-hot labels": classes * voxels * _FLOAT, "refined image": modalities * voxels * _FLOAT}
     twice = {f"{BUFFERS} x {name}": BUFFERS * size for name, size in {**loop, **finished}.items()}
-    return Footprint({**twice, **decoder}, _networks(bundle, rows, precision))
+    return {**twice, **decoder}
 
 
-def _networks(bundle: Bundle, rows: int, precision: str) -> dict[str, int]:
+def _networks(bundle: Bundle, shapes: Mapping[str, LoopShape], precision: str) -> dict[str, int]:
     manifest = bundle.manifest
-    names = [name for name in SAMPLED if bundle.has(name)]
-    weights = sum(manifest.files[bundle.component_file(name, precision)].bytes for name in names)
+    names = [name for name in SAMPLED if bundle.has(name)] if manifest.mask_first is None else manifest.components
+    weights = sum(_weight_bytes(bundle, name, precision) for name in names)
     width = _FLOAT if precision in ("fp32", "tf32") else 2
     x, y, _ = manifest.grid.shape
-    slices = (len(manifest.modalities) + len(manifest.labels)) * x * y * decoder_rows(manifest)
-    return {
-        "weights": weights,
-        "denoiser activations (estimate)": _LIVE_LATENTS * rows * prod(manifest.latent.shape) * width,
-        "decoder activations (estimate)": _LIVE_SLICES * slices * width,
+    slab = 1 if manifest.mask_first is None else manifest.mask_first.slab_slices
+    slices = (len(manifest.modalities) + len(manifest.labels)) * x * y * slab * decoder_rows(manifest)
+    activations = {
+        f"{name} activations (estimate)": _LIVE_LATENTS * shape.rows * prod(shape.latent) * width
+        for name, shape in shapes.items()
     }
+    return {"weights": weights, **activations, "decoder activations (estimate)": _LIVE_SLICES * slices * width}
+
+
+def _weight_bytes(bundle: Bundle, component: str, precision: str) -> int:
+    """Of a component, at most: a graph in 16 bits may read all of its weights from the plain one."""
+    plain, file = bundle.manifest.components[component].file, bundle.component_file(component, precision)
+    own = bundle.manifest.files[file].bytes
+    return own if file == plain else own + bundle.manifest.files[plain].bytes
 
 
 def default_samples(bundle: Bundle, guided: bool, total_bytes: int, precision: str = "fp32") -> int:
     """Samples of a batch on a card of so much memory, in use or not, so that equal cards agree: a power of two."""
-    samples = MOST_SAMPLES
+    samples = MOST_SAMPLES if bundle.manifest.mask_first is None else MOST_STAGED
     while samples > 1 and footprint(bundle, samples, guided, precision).total > _SHARE * total_bytes:
         samples //= 2
     return samples

@@ -5,7 +5,7 @@ assembled, looked over and copied out through pinned memory.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -24,7 +24,8 @@ from ...kernels.calls import (
 from ...kernels.statistics import COLUMNS
 from ..sampling.plan import SamplingPlan
 from .device import Buffer, Device, DeviceNetwork
-from .loop import LoopBatch, LoopShape, SamplingLoop
+from .loop import LoopBatch, LoopShape, SamplingLoop, blank_batch
+from .marks import marked
 
 BUFFERS = 2
 """Batches that may be on the device at a time."""
@@ -32,7 +33,7 @@ BUFFERS = 2
 
 @dataclass(frozen=True)
 class VolumeBatch:
-    """A finished batch in host memory of its own."""
+    """A finished batch in host memory of its own; what stands in slots that are padding means nothing."""
 
     batch: LoopBatch
     images: NDArray[np.int16]  # (N, M, X, Y, Z)
@@ -68,24 +69,26 @@ class VolumeDecoder:
         self._slices = device.allocate((1, depth, *shape.slice_latent), "float32")
         self._image = device.allocate((depth, v.modalities, x, y), "float32")
         self._logits = device.allocate((depth, v.classes, x, y), "float32")
-        self._position = device.allocate((depth,), "int64")
+        # each an allocation of its own: TensorRT takes addresses that are multiples of 256 bytes
+        self._positions = [device.allocate((shape.at_once,), "int64") for _ in range(0, depth, shape.at_once)]
         self._partial = device.allocate((v.modalities, statistics_blocks_count(v.voxels), len(COLUMNS)), "int32")
         if "refiner" in components:
             self._one_hot = device.allocate(self._logits.shape, "float32")
             self._refined = device.allocate(self._image.shape, "float32")
-        self._positions = device.pinned((depth,), "int64")
-        self._positions[:] = np.arange(depth)
+        self._counted = device.pinned((depth,), "int64")
+        self._counted[:] = np.arange(depth)
 
     def start(self, stream: Any) -> None:
         """Uploads the constants; once, before `decode`."""
-        self._device.upload(self._position, self._positions, stream)
+        for buffer, values in zip(self._positions, np.split(self._counted, len(self._positions)), strict=True):
+            self._device.upload(buffer, values, stream)
 
-    def decode(self, latent: Buffer, outputs: Mapping[str, Buffer], stream: Any) -> None:
-        """Queues the decoding of every sample of `latent` (N, ...) into the buffers of a batch, each (N, ...).
+    def decode(self, latent: Buffer, outputs: Mapping[str, Buffer], slots: Iterable[int], stream: Any) -> None:
+        """Queues the decoding of samples `slots` of `latent` (N, ...) into the buffers of a batch, each (N, ...).
 
         `failed` (N,) becomes 1 where a decoded value is not finite.
         """
-        for n in range(latent.shape[0]):
+        for n in slots:
             rows = {name: buffer.rows(n, n + 1) for name, buffer in outputs.items()}
             self._decode_one(latent.rows(n, n + 1), rows, stream)
 
@@ -93,9 +96,9 @@ class VolumeDecoder:
         v = self._shape.volume
         self._components["aggregator"].enqueue({"latent": latent}, {"slices": self._slices}, stream)
         slices = self._slices.reshaped(v.shape[2], *self._shape.slice_latent)
-        for start in range(0, v.shape[2], self._shape.at_once):
+        for start, position in zip(range(0, v.shape[2], self._shape.at_once), self._positions, strict=True):
             part = (start, start + self._shape.at_once)
-            told = {"latent": slices.rows(*part), "position": self._position.rows(*part)}
+            told = {"latent": slices.rows(*part), "position": position}
             made = {"image": self._image.rows(*part), "label_logits": self._logits.rows(*part)}
             self._components["decoder"].enqueue(told, made, stream)
         image = self._refine(stream) if "refiner" in self._components else self._image
@@ -171,6 +174,11 @@ class VolumeGenerator:
         self._sampling, self._decoding = streams
         self._decoder.start(self._decoding)
 
+    def try_out(self, plan: SamplingPlan) -> None:
+        """Makes batches of nothing with all buffers: networks are warm then, and graphs captured."""
+        for _ in range(BUFFERS):
+            self.collect(self.start(blank_batch(self.shape), plan))
+
     def start(self, batch: LoopBatch, plan: SamplingPlan) -> StartedBatch:
         """Queues a batch, from noise to copies in pinned memory; errors of `SamplingLoop.sample`.
 
@@ -181,11 +189,14 @@ class VolumeGenerator:
         if buffers.started is not None:
             self._device.synchronize(buffers.started.done)
             buffers.started = None
-        buffers.loop.sample(batch, plan, self._sampling)
-        self._device.wait(self._decoding, self._device.record(self._sampling))
-        self._decoder.decode(buffers.loop.latent, buffers.outputs, self._decoding)
-        for name, buffer in buffers.outputs.items():
-            self._device.download(buffer, buffers.host[name], self._decoding)
+        with marked("sampling queued"):
+            buffers.loop.sample(batch, plan, self._sampling)
+        with marked("decoding queued"):
+            self._device.wait(self._decoding, self._device.record(self._sampling))
+            slots = np.flatnonzero(batch.condition_mask).tolist()
+            self._decoder.decode(buffers.loop.latent, buffers.outputs, slots, self._decoding)
+            for name, buffer in buffers.outputs.items():
+                self._device.download(buffer, buffers.host[name], self._decoding)
         buffers.started = StartedBatch(batch, buffers, self._device.record(self._decoding))
         return buffers.started
 
@@ -202,7 +213,8 @@ class VolumeGenerator:
         buffers = started.buffers
         if buffers.started is not started:
             raise ValueError("this batch was collected, or another one took its place")
-        self._device.synchronize(started.done)
+        with marked("waiting for a batch"):
+            self._device.synchronize(started.done)
         buffers.started = None
         host = {name: values.copy() for name, values in buffers.host.items()}
         return VolumeBatch(started.batch, host["images"], host["labels"], host["statistics"], host["failed"] != 0)

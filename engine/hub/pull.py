@@ -25,7 +25,8 @@ from ..locked_files import LockedFile
 from ..locks import LockHeldError
 from ..screen import size_text
 from .index import RemoteModel, require_name, require_sha256
-from .remote import Remote, open_remote, read_whole
+from .open_remote import open_remote
+from .remote import Remote, read_whole
 
 _GATHERED = 8 << 20  # bytes that are made lasting at once
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..bundle.load import Bundle, load_bundle
 from ..errors import UsageError
 from .index import require_name
-from .remote import open_remote
+from .open_remote import open_remote
 
 
 def push(

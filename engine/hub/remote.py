@@ -1,15 +1,14 @@
-"""Where models come from and go to: a directory, an HTTP index, a Hugging Face repository."""
+"""A place where models come from and go to, whatever it is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from ..bundle.load import Bundle
-from ..errors import InvalidInputError, UsageError
+from ..errors import InvalidInputError
 from .index import Offer
 
 HUGGING_FACE = "hf://"
@@ -45,27 +44,6 @@ class Remote(Protocol):
             UsageError: the remote takes none, or has another model of that name.
         """
         ...
-
-
-def open_remote(text: str) -> Remote:
-    """The remote of `hf://OWNER/REPOSITORY[@REVISION]`, `https://HOST/PATH` or a directory.
-
-    Raises:
-        UsageError: an address of another kind, or one that must not be used.
-    """
-    if not text:
-        raise UsageError("--from, --to: is empty; give a directory, https://HOST/PATH or hf://OWNER/REPOSITORY")
-    if text.startswith(HUGGING_FACE):
-        from .hugging_face import HuggingFaceRemote
-
-        return HuggingFaceRemote.of(text)
-    if "://" in text:
-        from .http import HttpRemote
-
-        return HttpRemote(text)
-    from .directory import DirectoryRemote
-
-    return DirectoryRemote(Path(text))
 
 
 def read_whole(remote: Remote, path: str, most: int) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from ..dicom.about import CaseAbout
+from ..processor import available_threads
 from .layouts import Layout
 
 Box = tuple[slice, slice, slice]
@@ -33,24 +35,39 @@ class ScanFile:
     slope: float
     intercept: float
 
-    def values(self) -> NDArray[np.float32]:
-        """The image (x, y, z), scaled as the header says."""
-        stored = np.frombuffer(self.plain, self.kind, int(np.prod(self.shape)), self.offset)
-        values = stored.reshape(self.shape, order="F").astype(np.float32)
+    def stored(self) -> NDArray:
+        """The values (x, y, z) as they are stored; read-only."""
+        return np.frombuffer(self.plain, self.kind, int(np.prod(self.shape)), self.offset).reshape(
+            self.shape, order="F"
+        )
+
+    def array(self) -> NDArray:
+        """The image (x, y, z), scaled as the header says: of the stored type where nothing is scaled; read-only."""
+        stored = self.stored()
+        return stored if (self.slope, self.intercept) == (1.0, 0.0) else stored * self.slope + self.intercept
+
+    def values(self, box: Box | None = None) -> NDArray[np.float32]:
+        """`array` in single precision, of a box alone where one is given."""
+        stored = self.stored()
+        values = (stored if box is None else stored[box]).astype(np.float32)
         return values if (self.slope, self.intercept) == (1.0, 0.0) else values * self.slope + self.intercept
 
-    def with_voxels(self, box: Box, changed: NDArray[np.bool_], values: NDArray[np.float32], text: str) -> bytes:
-        """Bytes of the `.nii.gz` whose voxels of a box are replaced where `changed`, in the file's own scale.
+    def replaced(self, box: Box, changed: NDArray[np.bool_], values: NDArray[np.float32]) -> ScanFile:
+        """The file whose voxels of a box are replaced where `changed`, from the image's scale to the stored one's.
 
         Args:
             box: of the file's voxels.
             changed, values: of the box.
-            text: ASCII, becomes the header's description.
         """
         data = bytearray(self.plain)
         voxels = np.frombuffer(data, self.kind, int(np.prod(self.shape)), self.offset).reshape(self.shape, order="F")
         part = voxels[box]
         part[changed] = self._stored(values[changed])
+        return replace(self, plain=bytes(data))
+
+    def compressed(self, text: str) -> bytes:
+        """Bytes of the `.nii.gz`; `text`, ASCII, becomes the header's description."""
+        data = bytearray(self.plain)
         _describe(data, text)
         return igzip.compress(bytes(data), _LEVEL, mtime=0)
 
@@ -84,18 +101,20 @@ class Patch:
     values: tuple[NDArray[np.float32], ...]  # of the box, one a modality
     label: NDArray[np.uint8]  # (x, y, z) of the whole scan, 0..classes-1
 
+    def applied(self, files: Sequence[ScanFile]) -> list[ScanFile]:
+        """The files of the scan's modalities with it."""
+        return [file.replaced(self.box, self.changed, one) for file, one in zip(files, self.values, strict=True)]
 
-def patched_files(
-    files: Sequence[ScanFile], mask: ScanFile, patch: Patch, layout: Layout, about: CaseAbout
+
+def scan_files(
+    images: Sequence[ScanFile], mask: ScanFile, label: NDArray[np.uint8], layout: Layout, about: CaseAbout, number: int
 ) -> list[tuple[str, bytes]]:
-    """Path and bytes of each file of a sample; `mask` lends its header to that of the labels."""
-    text = about.description
-    images = [
-        (layout.path(about.sample, modality), file.with_voxels(patch.box, patch.changed, values, text))
-        for modality, file, values in zip(layout.modalities, files, patch.values, strict=True)
-    ]
-    label = mask.of_labels(layout.file_labels(patch.label), text)
-    return [*images, (layout.path(about.sample, layout.roles[-1]), label)]
+    """Path and bytes of each file of a sample; `mask` lends its header to that of the label, `number` its name."""
+    text, paths = about.description, [layout.path(number, role) for role in layout.roles]
+    with ThreadPoolExecutor(available_threads(), "compress") as pool:
+        made = [pool.submit(file.compressed, text) for file in images]
+        made.append(pool.submit(mask.of_labels, layout.file_labels(label), text))
+        return [(path, one.result()) for path, one in zip(paths, made, strict=True)]
 
 
 def _header_bytes(plain: bytes | bytearray) -> int:

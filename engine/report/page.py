@@ -28,14 +28,14 @@ from .cohort import Compared
 from .command import Recipe
 from .facts import MAX_LISTED, RunFacts
 from .plots import MAX_POINTS, scatter
+from .viewer import NIIVUE, NIIVUE_VERSION, asset
 from .volumes import MAX_CASE_BYTES, CaseVolumes, embed_case
 from .words import Quantity, modality_name, tissue_names
 
-NIIVUE_VERSION = "0.69.0"
 MAX_ROWS = 1000
 """Of the table of samples; manifest.csv has all."""
 _HERE = Path(__file__).parent
-_SCRIPTS = (f"niivue-{NIIVUE_VERSION}.umd.js", "viewer.js", "report.js")
+_SCRIPTS = (NIIVUE, "viewer.js", "report.js")
 _STYLE, _LICENCES = "report.css", "niivue-LICENSES.txt"
 
 
@@ -110,12 +110,6 @@ def policy() -> str:
         f"default-src 'none'; script-src {scripts}; style-src {_digest(asset(_STYLE))}; img-src data: blob:; "
         "connect-src 'none'; base-uri 'none'; form-action 'none'"
     )
-
-
-@cache
-def asset(name: str) -> str:
-    """Text of a file that comes with the page."""
-    return (_HERE / "assets" / name).read_text("utf-8")
 
 
 def _digest(text: str) -> str:

@@ -19,6 +19,7 @@ class Quantity:
     factor: float = 1.0
     offset: float = 0.0
     digits: int = 1
+    short: str = ""  # name where there is little room, beside others of its kind
 
     def shown(self, value: float) -> float:
         """A value of the condition table in the unit shown."""
@@ -34,7 +35,8 @@ class Quantity:
         """Measured less requested as text, in the unit shown."""
         if measured is None or measured != measured or requested != requested:
             return "–"
-        return f"{(measured - requested) * self.factor:+.{self.digits}f}"
+        text = f"{(measured - requested) * self.factor:+.{self.digits}f}"
+        return text if float(text) else text[1:]
 
 
 def quantities(columns: Sequence[str], grid: Grid) -> tuple[Quantity, ...]:
@@ -44,12 +46,12 @@ def quantities(columns: Sequence[str], grid: Grid) -> tuple[Quantity, ...]:
         "volume_ml": Quantity("volume_ml", "volume", "ml"),
         "surface_cm2": Quantity("surface_cm2", "surface", "cm²"),
         "sphericity": Quantity("sphericity", "sphericity", "", digits=2),
-        "x": Quantity("x", "centre to the right", "mm", x, -x / 2),
-        "y": Quantity("y", "centre to the front", "mm", y, -y / 2),
-        "z": Quantity("z", "centre to the top", "mm", z, -z / 2),
-        "w": Quantity("w", "width (right–left)", "mm", x),
-        "h": Quantity("h", "depth (front–back)", "mm", y),
-        "d": Quantity("d", "height (top–bottom)", "mm", z),
+        "x": Quantity("x", "centre to the right", "mm", x, -x / 2, short="to the right"),
+        "y": Quantity("y", "centre to the front", "mm", y, -y / 2, short="to the front"),
+        "z": Quantity("z", "centre to the top", "mm", z, -z / 2, short="to the top"),
+        "w": Quantity("w", "width (right–left)", "mm", x, short="width"),
+        "h": Quantity("h", "depth (front–back)", "mm", y, short="depth"),
+        "d": Quantity("d", "height (top–bottom)", "mm", z, short="height"),
         "ncr_share": Quantity("ncr_share", "necrotic core", "%", 100.0),
         "ed_share": Quantity("ed_share", "oedema", "%", 100.0),
         "et_share": Quantity("et_share", "enhancing tumour", "%", 100.0),

@@ -5,8 +5,8 @@ Here alone is chosen between the host and a device; what drives a GPU is importe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..backends.choose import choose_backend
 from ..bundle.load import Bundle
@@ -24,8 +24,6 @@ from .request import Source
 
 if TYPE_CHECKING:
     from ..cuda.loops import DeviceLoops
-
-_ONE_BY_ONE = 4  # samples of a batch on a GPU whose networks this process drives
 
 T = TypeVar("T")
 
@@ -63,16 +61,17 @@ def reopen_loop(bundle: Bundle, run: RunDescription, device: str, source: Source
 def open_loop(
     bundle: Bundle, backend: Backend, options: RunOptions, batch_size: int, source: Source | None = None
 ) -> RunLoop:
-    """A loop on a backend that is at hand: wholly on the device where the backend has it there.
+    """A loop on a backend that is at hand: its steps on the device where the backend has them there.
 
     UsageError, DeviceMemoryError and BackendUnavailableError as `HostLoop` and `CudaLoop` raise them.
     """
     settings = sampling_options(options, batch_size)
     loops = device_loops(backend)
-    if source is None and loops is not None:
-        from ..cuda.batch_loop import CudaLoop
+    if loops is not None and (source is None or isinstance(source, GivenMasks)):
+        from ..cuda.forms import open_device_loop
 
-        return CudaLoop(bundle, loops, settings)
+        loop = open_device_loop(bundle, backend.run, loops, settings)
+        return MaskedLoop(loop, source) if isinstance(loop, HostLoop) and source is not None else loop
     reason = f"{backend.name} on {backend.device}, one network after the other"
     loop = HostLoop(model_of(bundle.manifest), backend.run, settings, reason)
     if isinstance(source, GivenMasks):
@@ -82,11 +81,8 @@ def open_loop(
     return loop if source is None else AugmentLoop(loop, source)
 
 
-def device_loops(backend: Backend) -> DeviceLoops | None:
-    """The loops of a backend that runs them wholly on its device; None on a CPU, where nothing of CUDA is imported.
-
-    None too for a model whose masks are solved on the host: there the backend computes one network after the other.
-    """
+def device_loops(backend: Backend) -> DeviceLoops[Any] | None:
+    """The loops of a backend that has them on its device; None on a CPU, where nothing of CUDA is imported."""
     if backend.device == "cpu":
         return None
     from ..cuda.loops import OnDevice
@@ -99,10 +95,15 @@ def load_networks(bundle: Bundle, backend: Backend, batch_size: int) -> None:
 
     InvalidInputError and BackendUnavailableError as the backend's first runs would raise them.
     """
-    if device_loops(backend) is not None or not isinstance(backend, Preloads):
+    if not isinstance(backend, Preloads):
         return
+    loaded: Collection[str] = ()
+    if device_loops(backend) is not None:
+        from ..cuda.shapes import device_rows
+
+        loaded = device_rows(bundle.manifest, batch_size, guided=False)
     for component, rows in model_of(bundle.manifest).rows(batch_size).items():
-        for count in sorted(rows):
+        for count in sorted(rows) if component not in loaded else ():
             backend.load(component, count)
 
 
@@ -126,7 +127,5 @@ def default_batch_size(backend: Backend, options: RunOptions) -> int:
 
     So that shards and workers on equal machines agree.
     """
-    if backend.device == "cpu":
-        return 1
     loops = device_loops(backend)
-    return _ONE_BY_ONE if loops is None else loops.default_samples(guided=options.guidance != 1.0)
+    return 1 if loops is None else loops.default_samples(guided=options.guidance != 1.0)

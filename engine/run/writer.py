@@ -18,7 +18,7 @@ from ..dicom.about import CaseAbout
 from ..folder import Folder
 from ..output.case_files import case_files
 from ..output.measure import TumourMeasurement, measure_tumour
-from ..output.scan_files import patched_files
+from ..output.scan_files import scan_files
 from ..sampling.insert import InsertedVolume
 from ..sampling.insert_case import InsertCase
 from ..sampling.sdedit import SourceCase
@@ -132,7 +132,8 @@ class Finisher:
             self.study,
         )
         if self._scan is not None and isinstance(volume, InsertedVolume):
-            return patched_files(self._scan.files, self._scan.mask_file, volume.patch, self.layout, about)
+            images, patch = volume.patch.applied(self._scan.files), volume.patch
+            return scan_files(images, self._scan.mask_file, patch.label, self.layout, about, task.sample)
         return case_files(volume.image, volume.label, self.bundle.grid, self.layout, about, run.file_grid())
 
     def _requested(self, task: SampleTask) -> dict[str, float]:

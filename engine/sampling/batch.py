@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,25 @@ class Batch:
         """Standard normals (size,) of a draw index of one request."""
         return standard_normal(self.seed, request.number, draw + DRAWS_PER_ATTEMPT * request.attempt, size)
 
+    def sampled(
+        self,
+        run: RunComponent,
+        component: str,
+        shape: Sequence[int],
+        told: Mapping[str, NDArray[np.float32]],
+        plan: SamplingPlan,
+        on_step: OnStep | None = None,
+        *,
+        base_draw: int = 0,
+    ) -> Latent:
+        """Clean states (size, *shape) of noise of draw `base_draw`: `run` takes the steps by itself where it can.
+
+        Arguments as of `denoised`.
+        """
+        if isinstance(run, TakesSteps):
+            return run.take_steps(component, self, told, plan, base_draw)
+        return self.denoised(run, component, self.noise(shape, base_draw), told, plan, on_step, base_draw=base_draw)
+
     def denoised(
         self,
         run: RunComponent,
@@ -77,3 +97,19 @@ class Batch:
             return conditional, unconditional
 
         return SAMPLERS[plan.sampler](predict, state, plan, lambda draw: self.noise(state.shape[1:], base_draw + draw))
+
+
+@runtime_checkable
+class TakesSteps(Protocol):
+    """A `RunComponent` that has the sampling loop of a denoiser where it runs it."""
+
+    def take_steps(
+        self,
+        component: str,
+        batch: Batch,
+        told: Mapping[str, NDArray[np.float32]],
+        plan: SamplingPlan,
+        base_draw: int,
+    ) -> Latent:
+        """`Batch.sampled`, its noise drawn where it runs."""
+        ...

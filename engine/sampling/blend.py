@@ -3,10 +3,14 @@
 The difference between what the decoder makes of the new and of the old latent is added with a weight that falls from 1
 at the lesion to 0 at the margin, so no voxel beyond it changes and none jumps at it. What of the scan the decoder
 cannot show (its residual: noise, folds) stays where the tissue does, partly under oedema, not in a core; where a lesion
-was taken out it is that of the other side of the brain.
+was taken out it is that of the other side of the brain. What is then short of the scan's noise is drawn (`scan_noise`).
 """
 
 from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +19,13 @@ from scipy import ndimage
 from ..anatomy.mass_effect import pushed_places, taken_from
 from ..bundle.manifest import Grid
 from ..output.scan_files import Box, Patch
+from ..processor import available_threads
 from .insert_case import InsertCase, Label
+from .scan_noise import ScanNoise
 
 KEPT_IN_OEDEMA = 0.5  # of the residual
 RIM_MM = 3.0  # around a lesion that is taken out; the decoder's picture of it reaches so far
+_WHOLE = 0.99  # share of the residual from which a voxel's own is said to stay
 _EDGE_MM = 1.5  # deviation of the passage between keeping it and not
 _FIT_MM = 12.0  # least deviation of the means that brightness is fitted by
 
@@ -48,50 +55,94 @@ def fitted(made: FloatArray, before: FloatArray, ring: Mask, region: Mask, spaci
     weight = ring[box].astype(np.float32)
     total = ndimage.gaussian_filter(weight, sigma) + np.float32(1e-4)
     result = made.copy()
-    for number, (new, old) in enumerate(zip(made, before, strict=True)):
-        result[number][box] += ndimage.gaussian_filter((old - new)[box] * weight, sigma) / total
-    return np.clip(result, 0, 1).astype(np.float32)
+
+    def fit(number: int) -> None:
+        apart = (before[number][box] - made[number][box]) * weight
+        result[number][box] = np.clip(made[number][box] + ndimage.gaussian_filter(apart, sigma) / total, 0, 1)
+
+    with ThreadPoolExecutor(available_threads(), "fit") as pool:
+        list(pool.map(fit, range(len(made))))
+    return result
 
 
-def blended(case: InsertCase, grid: Grid, new: Label, made: FloatArray, before: FloatArray, flip: int) -> Patch:
+@dataclass(frozen=True)
+class Place:
+    """The part of a scan that changes."""
+
+    label: Label  # (x, y, z) of the whole scan, as it becomes
+    removed: Mask  # (x, y, z) of the whole scan: the lesion that is filled
+    box: Box  # around what changes
+    distance: FloatArray  # (x, y, z) of the box: mm from the lesion, new or filled
+
+    @staticmethod
+    def of(case: InsertCase, new: Label) -> Place:
+        """Of a scan and the tumour (x, y, z) on its voxels."""
+        own = case.own.scan.label()
+        removed = (own > 0) & case.removes
+        region = (new > 0) | removed
+        box = _box(region, case.margin_mm, case.spacing_mm)
+        label = np.where(new > 0, new, np.where(removed, np.uint8(0), own))
+        return Place(label, removed, box, distance_mm(region[box], case.spacing_mm))
+
+    def planes(self, case: InsertCase, grid: Grid) -> range:
+        """The planes across z of the grid that its voxels are interpolated from."""
+        matrix, offset = case.voxels.to_grid(grid)
+        corners = np.array(list(product(*[(side.start, side.stop - 1) for side in self.box])))
+        at = corners @ matrix[2] + offset[2]
+        size = grid.shape[2]
+        return range(min(max(0, int(np.floor(at.min()))), size - 1), min(max(0, int(np.ceil(at.max()))), size - 1) + 1)
+
+
+def blended(
+    case: InsertCase, grid: Grid, place: Place, new: Label, made: FloatArray, before: FloatArray, flip: int,
+    normals: FloatArray,
+) -> Patch:  # fmt: skip
     """The scan's voxels within the margin.
 
     Args:
         case: the scan.
         grid: of the model.
+        place: what changes.
         new: (x, y, z) the tumour on the scan's voxels.
         made, before: (M, x, y, z) on the grid, 0..1: the decoder's of the new and of the scan's latent.
         flip: `heal.symmetry` of the brain on the grid.
+        normals: (M, `scan_noise.NUMBERS`).
     """
-    own = case.own.scan.label()
-    removed = (own > 0) & case.removes
-    label = np.where(new > 0, new, np.where(removed, np.uint8(0), own))
-    region = (new > 0) | removed
-    box = _box(region, case.margin_mm, case.spacing_mm)
-    distance = distance_mm(region[box], case.spacing_mm)
-    scan = [file.values() for file in case.files]
+    box, distance = place.box, place.distance
+    scan = [file.values(None if case.removes else box) for file in case.files]
     inside = np.logical_or.reduce([values != 0 for values in scan])
-    brain = inside[box]
+    own = [values[box] for values in scan] if case.removes else scan
+    brain = inside[box] if case.removes else inside
     changed = brain & (distance < case.margin_mm)
-    parts, places = np.stack([values[box] for values in scan]), None
+    places = None
     if case.has_mass_effect:
         places = pushed_places(core_of(new[box]), distance, case.spacing_mm, case.margin_mm)
-        parts = taken_from(parts, places)
     rest = np.clip(1 - distance / np.float32(case.margin_mm), 0, 1)
     weight = rest * rest * (3 - 2 * rest)
-    gone = np.zeros_like(removed)
-    gone[box] = distance_mm(removed[box], case.spacing_mm) <= RIM_MM
-    kept, lent = _kept(new[box], gone[box], case.spacing_mm), gone & (new == 0)
-    side = _OtherSide(case, grid, flip, box, inside & ~gone) if removed.any() else None
-    values = []
-    for number, (part, whole, scale) in enumerate(zip(parts, scan, case.scales, strict=True)):
-        shown, was = (_in_box(volume[number], grid, case, box) * np.float32(scale) for volume in (made, before))
-        mixed = shown + kept * (part - was)
+    gone = distance_mm(place.removed[box], case.spacing_mm) <= RIM_MM
+    kept, lent = _kept(new[box], gone, case.spacing_mm), gone & (new[box] == 0)
+    around = brain & (distance > 0) & (kept > _WHOLE)
+    side, borrowed = None, np.zeros_like(kept)
+    if place.removed.any():
+        known = inside.copy()
+        known[box] &= ~gone
+        side = _OtherSide(case, grid, flip, box, known)
+        borrowed = np.where(lent & side.known, 1 - kept, np.float32(0))
+    smooth = np.sqrt(np.maximum(1 - kept**2 - borrowed**2, 0))
+
+    def modality(number: int) -> FloatArray:
+        scale = np.float32(case.scales[number])
+        part = own[number] if places is None else taken_from(own[number][None], places)[0]
+        shown, was = (_in_box(scale * volume[number], grid, case, box) for volume in (made, before))
+        noise = ScanNoise.of(part - was, was, around)
+        mixed = shown + kept * (part - was) + smooth * noise.drawn(normals[number], box)
         if side is not None:
-            mixed += lent[box] * (1 - kept) * side.residual(whole, before[number] * np.float32(scale))
-        low = np.float32(_darkest(whole[box][brain]))
-        values.append(np.maximum(part + weight * (mixed - part), low).astype(np.float32))
-    return Patch(box, changed, tuple(values), label)
+            mixed += borrowed * side.residual(scan[number], before[number] * scale)
+        low = np.float32(_darkest(own[number][brain]))
+        return np.maximum(part + weight * (mixed - part), low).astype(np.float32)
+
+    with ThreadPoolExecutor(available_threads(), "blend") as pool:
+        return Patch(box, changed, tuple(pool.map(modality, range(len(scan)))), place.label)
 
 
 def distance_mm(region: Mask, spacing_mm: Sides) -> FloatArray:
@@ -119,17 +170,17 @@ class _OtherSide:
         self._offset = back @ (turn @ offset + moved - offset) + self._matrix @ np.array([s.start for s in box])
         self._case, self._grid = case, grid
         self._shape = tuple(side.stop - side.start for side in box)
-        self._known = self._taken(known.astype(np.float32)) > 0.99
+        self.known: Mask = self._taken(known.astype(np.float32)) > 0.99
 
     def residual(self, scan: FloatArray, before: FloatArray) -> FloatArray:
-        """What the decoder does not show of a modality (x, y, z); 0 where the other side is not known."""
+        """What the decoder does not show of a modality (x, y, z), where the other side is known."""
         matrix, offset = self._case.voxels.to_grid(self._grid)
         on_grid = self._matrix.copy(), self._offset
         shown = np.empty(self._shape, np.float32)
         ndimage.affine_transform(
             before, matrix @ on_grid[0], (matrix @ on_grid[1] + offset).tolist(), output=shown, order=1, mode="nearest"
         )
-        return np.where(self._known, self._taken(scan) - shown, np.float32(0))
+        return self._taken(scan) - shown
 
     def _taken(self, scan: FloatArray) -> FloatArray:
         made = np.empty(self._shape, np.float32)

@@ -65,10 +65,10 @@ class MaskedLoop:
     """Samples around given masks; drives the networks as `HostLoop` does, on any backend."""
 
     in_flight = 1
-    kind: LoopKind = "host"
 
     def __init__(self, loop: HostLoop, masks: GivenMasks) -> None:
         self._loop, self._masks = loop, masks
+        self.kind: LoopKind = loop.kind
         self.reason = loop.reason
         self.options: SamplingOptions = loop.options
 

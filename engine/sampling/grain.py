@@ -1,7 +1,8 @@
-"""Grain: the fine noise of scans, which a compressing autoencoder leaves out and a decoded volume would lack.
+"""Grain: the fine noise of scans, which networks that are trained to be right on average leave out.
 
-Normals, smoothed until neighbours are as alike as in scans on such a grid, with a deviation that goes linearly from a
-dark voxel to a bright one. How strong it is was measured on the training cohort; how strong in one volume is drawn too.
+Normals, smoothed until neighbours are as alike as the noise of scans on such a grid, with a deviation that goes
+linearly from a dark voxel to a bright one. How strong it is was measured on the training cohort (`train/grain.py`); how
+strong in one volume is drawn too.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from scipy.ndimage import convolve1d
 
 FloatArray = NDArray[np.float32]
 
-KERNELS = ((1.0, 2.0, 1.0), (1.0, 2.0, 1.0), (1.0, 4.0, 1.0))
-"""Weights along x, y and z: what the autoencoder leaves out of scans is correlated about .5 in plane, less along z."""
+KERNELS = ((1.0, 3.0, 1.0), (1.0, 2.0, 1.0), (1.0, 3.0, 1.0))
+"""Weights along x, y and z. Neighbours in flat white matter of seventeen scans correlate by .42, .57 and .51 below 1.5
+pixels; these give .43, .55 and .47."""
 
 STRENGTH_DEVIATION = 0.15
 """Of the logarithm of a volume's strength: scanners differ."""

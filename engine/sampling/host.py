@@ -19,24 +19,42 @@ class HostLoop:
         run: computes its components.
         options: of the sampler.
         reason: on what it runs, in words for run.json.
+        kind: who drives the steps, where `run` takes them by itself.
 
     Raises:
         UsageError: options that the model's schedule or the sampler cannot follow.
     """
 
     in_flight = 1
-    kind: LoopKind = "host"
 
-    def __init__(self, model: VolumeModel, run: RunComponent, options: SamplingOptions, reason: str = "") -> None:
+    def __init__(
+        self,
+        model: VolumeModel,
+        run: RunComponent,
+        options: SamplingOptions,
+        reason: str = "",
+        kind: LoopKind = "host",
+    ) -> None:
         self.model, self.run, self.options, self.reason = model, run, options, reason
+        self.kind: LoopKind = kind
         self.plan = sampling_plan(model.schedule, options)
 
     def start(self, requests: Sequence[SampleRequest], on_step: OnStep | None = None) -> Callable[[], list[Volume]]:
         """Denoise up to `batch_size` requests whose slots differ; what is returned decodes them, in their order."""
         batch = self.batch(requests)
-        told = self.model.tell(self.run, batch, on_step)
-        latents = self.denoise(batch, told, batch.noise(self.model.latent_shape, 0), self.plan, on_step)
+        told, latents = self._sampled(batch, on_step)
         return lambda: self.model.decode(self.run, batch, told, latents)
+
+    def latents(self, requests: Sequence[SampleRequest]) -> Latent:
+        """The clean latents (N, ...) of the requests, in their order."""
+        batch = self.batch(requests)
+        _, latents = self._sampled(batch, None)
+        return latents[[batch.slot(request) for request in requests]]
+
+    def _sampled(self, batch: Batch, on_step: OnStep | None) -> tuple[Told, Latent]:
+        told = self.model.tell(self.run, batch, on_step)
+        shape = self.model.latent_shape
+        return told, batch.sampled(self.run, "denoiser", shape, told.feeds, self.plan, on_step)
 
     def batch(self, requests: Sequence[SampleRequest]) -> Batch:
         """The requests in their slots."""

@@ -8,12 +8,14 @@ becomes the scan's voxels: `blend.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..anatomy.draft import painted
 from ..anatomy.heal import healed, symmetry
 from ..anatomy.mass_effect import pushed_places, taken_from
 from ..bundle.manifest import INT16_SCALE, Grid
@@ -22,13 +24,14 @@ from ..masks.growth import grown
 from ..masks.place import nearest_place
 from ..output.scan_files import Patch
 from .batch import Batch
-from .blend import blended, core_of, distance_mm, fitted
+from .blend import Place, blended, core_of, distance_mm, fitted
 from .decoding import NOT_FINITE
 from .host import HostLoop
 from .insert_case import InsertCase, Label, scan_label
-from .mask_first import MaskFirstModel
+from .mask_first import GRAIN_DRAW, MaskFirstModel
 from .plan import SamplingPlan
-from .slabs import DARKEST, decode_slabs
+from .scan_noise import NUMBERS
+from .slabs import DARKEST, Decoded
 from .types import LoopKind, OnStep, RunComponent, SampleRequest, SamplingOptions, Volume
 
 KNOWN_DRAW = 2**30
@@ -55,7 +58,7 @@ class _Seen:
 
     unit: FloatArray  # (M, x, y, z) on the grid, 0..1
     clean: FloatArray  # (C, slab, h, w) its latent
-    decoded: FloatArray  # (M, x, y, z) of that latent, 0..1
+    decoded: Decoded  # of that latent
     shares: FloatArray  # (3, x, y, z) of its healthy tissues, the removed lesion filled
 
 
@@ -67,7 +70,9 @@ class _Sampled:
     new: Label  # on the grid
     scan: Label  # the same on the scan's voxels
     seen: _Seen
+    batch: Batch
     latent: FloatArray  # (C, slab, h, w)
+    draft: FloatArray  # (z, M, x, y) that it was made on
 
 
 class InsertLoop:
@@ -86,9 +91,11 @@ class InsertLoop:
         self._removed: Mask = (self._own > 0) & case.removes
         self._left = np.where(self._removed, np.uint8(0), self._own)
         unit = case.image.astype(np.float32) / np.float32(INT16_SCALE)
-        shares = self._model.healthy(case.image, self._own)
-        self._flip = symmetry(shares, self._removed, self._grid.spacing_mm) if case.removes else 0
-        self._seen = self._as_seen(unit, healed(shares, self._removed, self._grid.spacing_mm, self._flip))
+        with ThreadPoolExecutor(1, "tissues") as pool:  # beside the networks
+            found = pool.submit(self._healthy)
+            clean = self._encoded(unit)
+            own, shares, self._flip = found.result()
+        self._seen = _Seen(unit, clean, self._decoded(clean, self._drafted(own)), shares)
         self._series: tuple[int, int, list[Label]] | None = None  # number, attempt and masks of the last one
 
     @property
@@ -117,7 +124,8 @@ class InsertLoop:
         run = _keeping(self._loop.run, self._loop.plan, self._model, batch, seen.clean, free)
         start = batch.noise(self._model.latent_shape, 0)
         latent = batch.denoised(run, "denoiser", start, told.feeds, self._loop.plan, on_step)[0]
-        return _Sampled(request, new, scan, seen, np.where(free, latent, seen.clean))
+        assert told.drafts is not None
+        return _Sampled(request, new, scan, seen, batch, np.where(free, latent, seen.clean), told.drafts[0])
 
     def _lesion(
         self, request: SampleRequest, drawn: SampleRequest, on_step: OnStep | None
@@ -156,32 +164,46 @@ class InsertLoop:
                 return NO_ROOM
         return grown(label, room, grid.spacing_mm, case.volumes_ml) if case.volumes_ml else [label]
 
-    def _as_seen(self, unit: FloatArray, shares: FloatArray) -> _Seen:
-        image = np.ascontiguousarray(np.moveaxis(unit, -1, 0)) * np.float32(2) - np.float32(1)
-        clean = self._model.encode(self._loop.run, image)
-        return _Seen(unit, clean, self._decoded(clean), shares)
+    def _healthy(self) -> tuple[FloatArray, FloatArray, int]:
+        """Shares of the healthy tissues, the same with the removed lesion filled, and the brain's `symmetry`."""
+        shares, spacing = self._model.healthy(self._case.image, self._own), self._grid.spacing_mm
+        flip = symmetry(shares, self._removed, spacing) if self._case.removes else 0
+        return shares, healed(shares, self._removed, spacing, flip), flip
 
-    def _decoded(self, latent: FloatArray) -> FloatArray:
-        """(M, x, y, z), 0..1 in the brain."""
+    def _drafted(self, shares: FloatArray) -> FloatArray:
+        """The draft (z, M, x, y) of the scan with its own lesion."""
+        return painted(shares, self._own, self._model.form.draft_levels)
+
+    def _encoded(self, unit: FloatArray) -> FloatArray:
+        """The latent of an image (M, x, y, z), 0..1."""
+        image = np.ascontiguousarray(np.moveaxis(unit, -1, 0)) * np.float32(2) - np.float32(1)
+        return self._model.encode(self._loop.run, image)
+
+    def _decoded(self, latent: FloatArray, draft: FloatArray) -> Decoded:
         features = self._loop.run("aggregator", {"latent": latent[None]})["features"][0]
-        image, _ = decode_slabs(self._loop.run, features, len(self._model.modalities))
-        return np.clip((image.transpose(1, 2, 3, 0) + 1) / 2, 0, 1).astype(np.float32)
+        shape = (len(self._model.modalities), *self._grid.shape)
+        return Decoded(self._loop.run, features, shape, draft if self._model.refined else None)
 
     def _pushed(self, new: Label, distance: FloatArray) -> _Seen:
         places = pushed_places(core_of(new), distance, self._grid.spacing_mm, self._case.margin_mm)
         brain = self._brain[None]
-        return self._as_seen(taken_from(self._seen.unit, places) * brain, taken_from(self._seen.shares, places) * brain)
+        unit, shares = (taken_from(one, places) * brain for one in (self._seen.unit, self._seen.shares))
+        clean = self._encoded(unit)
+        return _Seen(unit, clean, self._decoded(clean, self._drafted(shares)), shares)
 
     def _volume(self, made: _Sampled) -> Volume:
         request, case, grid = made.request, self._case, self._grid
-        decoded = self._decoded(made.latent)
-        finite = bool(np.isfinite(made.latent).all() and np.isfinite(decoded).all())
         region = (made.new > 0) | self._removed
         near = (distance_mm(region, grid.spacing_mm) < case.margin_mm) & self._brain
-        decoded = fitted(np.nan_to_num(decoded), made.seen.decoded, near & ~region, region, grid.spacing_mm)
+        place = Place.of(case, made.scan)
+        planes = [*place.planes(case, grid), *np.flatnonzero(near.any(axis=(0, 1)))]
+        decoded, before = (one.over(planes) for one in (self._decoded(made.latent, made.draft), made.seen.decoded))
+        finite = bool(np.isfinite(made.latent).all() and np.isfinite(decoded).all())
+        decoded = fitted(np.nan_to_num(decoded), before, near & ~region, region, grid.spacing_mm)
         levels = np.clip(np.rint(decoded * INT16_SCALE), DARKEST, INT16_SCALE).astype(np.int16)
         image = np.where(near, levels, case.image)
-        patch = blended(case, grid, made.scan, decoded, made.seen.decoded, self._flip)
+        normals = made.batch.noise((len(case.files), NUMBERS), GRAIN_DRAW)[0]
+        patch = blended(case, grid, place, made.scan, decoded, before, self._flip, normals)
         fault = None if finite else NOT_FINITE
         return InsertedVolume(request.number, request.attempt, image, made.new, fault, patch)
 

@@ -6,7 +6,7 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,10 +132,15 @@ def scan_label(label: Label, grid: Grid, voxels: ScanVoxels) -> Label:
     Whole tumour, core and necrosis are brought there linearly, each within the one before, so that masks which contain
     each other do so on the scan too.
     """
+    made = np.zeros(voxels.shape, np.uint8)
+    if not label.any():
+        return made
     matrix, offset = voxels.to_grid(grid)
+    box = _on_scan(ndimage.find_objects((label > 0).astype(np.uint8))[0], matrix, offset, voxels.shape)
+    offset = offset + matrix @ np.array([side.start for side in box])
 
     def holds(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        share = np.empty(voxels.shape, np.float32)
+        share = np.empty([side.stop - side.start for side in box], np.float32)
         source = region.astype(np.float32)
         ndimage.affine_transform(source, matrix, offset.tolist(), output=share, order=1, mode="constant")
         return share > 0.5
@@ -143,4 +148,17 @@ def scan_label(label: Label, grid: Grid, voxels: ScanVoxels) -> Label:
     whole = holds(label > 0)
     core = whole & holds((label == 1) | (label == 3))
     necrosis = core & holds(label == 1)
-    return np.select([necrosis, core, whole], [1, 3, 2], 0).astype(np.uint8)
+    made[box] = np.select([necrosis, core, whole], [1, 3, 2], 0)
+    return made
+
+
+def _on_scan(
+    box: Sequence[slice], matrix: NDArray[np.float64], offset: NDArray[np.float64], shape: Sequence[int]
+) -> tuple[slice, slice, slice]:
+    """The voxels of a scan that lie in a box of the grid, or within a voxel of it."""
+    corners = np.array(list(product(*[(side.start - 1, side.stop) for side in box])))
+    places = np.linalg.solve(matrix, (corners - offset).T).T
+    low = np.floor(places.min(axis=0)).astype(int).tolist()
+    high = np.ceil(places.max(axis=0)).astype(int).tolist()
+    x, y, z = (slice(min(max(0, a), n), min(max(0, b + 1), n)) for a, b, n in zip(low, high, shape, strict=True))
+    return x, y, z

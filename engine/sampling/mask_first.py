@@ -1,4 +1,7 @@
-"""The form that makes the mask first: conditions -> distance maps -> label -> a drafted brain around it -> image."""
+"""The form that makes the mask first: conditions -> distance maps -> label -> a drafted brain around it -> image.
+
+The draft is told twice: encoded, to the denoiser, and as it is to the refiner, if there is one, after the decoder.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ from ..processor import available_threads
 from .batch import Batch
 from .decoding import NOT_FINITE
 from .grain import grain_numbers, with_grain
-from .plan import sampling_plan
+from .plan import SamplingPlan, sampling_plan
 from .samplers import Latent
-from .slabs import SLABS_AT_ONCE, decode_slabs, encode_slabs, masked_volume, unit_image
+from .slabs import SLABS_AT_ONCE, decode_slabs, encode_slabs, masked_volume, refine_slices, unit_image
 from .types import LATENTS_AT_ONCE, OnStep, RunComponent, SampleRequest, SamplingOptions, Told, Volume
 
 MASK_DRAW = 2**31
@@ -50,6 +53,7 @@ class MaskFirstModel:
     tissues: int
     condition_columns: int
     form: MaskFirst
+    refined: bool  # whether a refiner follows the decoder
 
     @classmethod
     def of(cls, manifest: BundleManifest, form: MaskFirst) -> MaskFirstModel:
@@ -62,12 +66,18 @@ class MaskFirstModel:
             len(manifest.labels) - 1,
             len(manifest.condition_columns),
             form,
+            "refiner" in manifest.components,
         )
 
     @property
+    def mask_plan(self) -> SamplingPlan:
+        """The steps of the mask stage."""
+        return sampling_plan(self.schedule, SamplingOptions.default(self.form.mask_sampling))
+
+    @property
     def working_bytes(self) -> int:
-        """See `VolumeModel`: states, the tissues, draft and shares, the decoded slabs as numbers and their grain."""
-        volumes = self.tissues + 4 * len(self.modalities) + len(HEALTHY) + 1
+        """See `VolumeModel`: states, tissues, draft and shares, the image decoded, refined, as numbers, its grain."""
+        volumes = self.tissues + (4 + self.refined) * len(self.modalities) + len(HEALTHY) + 1
         states = LATENTS_AT_ONCE * max(prod(self.latent_shape), prod(self.form.mask_maps.shape))
         return _FLOAT * (states + volumes * prod(self.grid.shape))
 
@@ -82,13 +92,15 @@ class MaskFirstModel:
             "denoiser": {batch_size},
             "aggregator": {batch_size},
             "decoder": at_once,
+            **({"refiner": {1}} if self.refined else {}),
         }
 
     def tell(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> Told:
         """The tissues of masks that are drawn here or given, drafts of the brains around them, and of what source."""
         x, y, z = self.grid.shape
         labels = np.zeros((batch.size, x, y, z), np.uint8)
-        drafts = np.zeros((batch.size, *self.latent_shape), np.float32)
+        encoded = np.zeros((batch.size, *self.latent_shape), np.float32)
+        drafts = np.zeros((batch.size, z, len(self.modalities), x, y), np.float32)
         failed = np.zeros(batch.size, np.bool_)
         for request, label in zip(batch.requests, self.labels(run, batch, on_step), strict=True):
             slot = batch.slot(request)
@@ -98,13 +110,14 @@ class MaskFirstModel:
         with ThreadPoolExecutor(min(len(batch.requests), available_threads()), "drafts") as pool:
             drawn = pool.map(lambda one: self._painted(batch, one, labels[batch.slot(one)]), batch.requests)
             for request, draft in zip(batch.requests, drawn, strict=True):
-                drafts[batch.slot(request)] = self.encode(run, draft)
+                drafts[batch.slot(request)] = draft
+                encoded[batch.slot(request)] = self.encode(run, draft)
         feeds = {
             "tissues": _tissues(labels, self.tissues),
-            "draft": drafts,
+            "draft": encoded,
             "source": np.full(batch.size, self.form.source, np.float32),
         }
-        return Told(feeds, labels, failed)
+        return Told(feeds, labels, failed, drafts)
 
     def told_of(self, batch: Batch, label: NDArray[np.uint8]) -> Told:
         """See `VolumeModel`: the mask of every slot."""
@@ -120,6 +133,8 @@ class MaskFirstModel:
             slot = batch.slot(request)
             finite = not told.failed[slot] and bool(np.isfinite(latents[slot]).all())
             planes, brain = decode_slabs(run, features[slot], len(self.modalities))
+            if self.refined and told.drafts is not None:
+                planes = refine_slices(run, planes, told.drafts[slot])
             image = self._grained(batch, request, unit_image(planes))
             volumes.append(masked_volume(request, image, brain, told.labels[slot], None if finite else NOT_FINITE))
         return volumes
@@ -136,11 +151,9 @@ class MaskFirstModel:
 
     def maps(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> NDArray[np.float32]:
         """Distance maps (batch size, map, z, x, y) in mm, from which the masks are made."""
-        chosen, maps = self.form.mask_sampling, self.form.mask_maps
-        plan = sampling_plan(self.schedule, SamplingOptions.default(chosen, batch.seed, batch.size))
+        maps = self.form.mask_maps
         told = {"condition": batch.filled((self.condition_columns,), lambda request: request.condition)}
-        start = batch.noise(maps.shape, MASK_DRAW)
-        clean = batch.denoised(run, "mask_denoiser", start, told, plan, on_step, base_draw=MASK_DRAW)
+        clean = batch.sampled(run, "mask_denoiser", maps.shape, told, self.mask_plan, on_step, base_draw=MASK_DRAW)
         mean, std = (np.array(values, np.float32)[:, None, None, None] for values in (maps.mean, maps.std))
         return clean * std + mean
 

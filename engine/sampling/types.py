@@ -81,6 +81,7 @@ class Told:
     feeds: dict[str, NDArray[np.float32]]  # by input, each (batch size, ...)
     labels: NDArray[np.uint8] | None = None  # (batch size, x, y, z), where the mask is made first
     failed: NDArray[np.bool_] | None = None  # (batch size,), where no mask came out
+    drafts: NDArray[np.float32] | None = None  # (batch size, z, modality, x, y) in -1..1, where brains are drafted
 
 
 class BatchLoop(Protocol):

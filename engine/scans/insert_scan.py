@@ -1,144 +1,140 @@
-"""A scan, with a mask or healthy, as `augment --insert` and `--remove` start from it; and the masks given for it."""
+"""What is to be done with a scan's lesion: masks given for it, rows of tumours, a series; held to the scan."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
-from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from ..bundle.load import Bundle
-from ..bundle.manifest import INT16_SCALE
 from ..conditions.columns import ConditionRows, Conditions, id_of_use
 from ..conditions.faults import Faults
+from ..conditions.table import ConditionsLike, read_table
 from ..errors import InvalidInputError, UsageError
 from ..output.measure import measure_tumour
-from ..output.scan_files import ScanFile
-from ..output.scan_voxels import ScanVoxels
-from ..sampling.insert_case import InsertCase, Lesion, PackedLabel, check_insert, check_volumes
-from .bounded import Inflating, UnusableFileError, read_regular
-from .case import LoadedCase, file_name
+from ..sampling.insert_case import DEFAULT_MARGIN_MM, InsertCase, Lesion, PackedLabel, check_insert, check_volumes
 from .cases import CaseFiles
 from .discover import discover_cases
-from .header import HeaderFault, ScanHeader, corners
 from .measure import of_each_case
-from .one_case import faults_of, one_case
 from .options import ReadOptions
-from .placement import Cloud, RasGrid, place
-from .plausible import judge
-from .prepare import LABELS, LEVELS, prepare_case
-from .read import AFFINE_TOLERANCE_MM, CaseError, Mask, RawCase, decode, our_labels
-from .resample import GridSampler
+from .prepare import LABELS
+from .read import CaseError, our_labels
+from .scan import OpenedScan, apart, read_part
 
 INSIDE = 0.95  # share of a given mask that must lie in the scan's brain
-_MOST_BYTES = 2**31  # of a file, decompressed
+
+MasksLike = Path | Sequence[NDArray[np.integer]]
 
 
 @dataclass(frozen=True)
 class InsertWishes:
-    """What is to be done with a scan, as it was typed."""
+    """What is to be done with a scan.
+
+    Raises:
+        UsageError: wishes that do not go together.
+    """
 
     inserts: bool
     removes: bool
-    masks: Path | None  # folder of label files on the scan's voxels
-    volumes_ml: tuple[float, ...]
-    margin_mm: float
-    has_mass_effect: bool
+    conditions: ConditionsLike = None  # tumours to be inserted
+    masks: MasksLike | None = None  # in their place: folder of label files, or arrays, on the scan's voxels
+    volumes_ml: tuple[float, ...] = ()  # of a series of each
+    margin_mm: float = DEFAULT_MARGIN_MM
+    has_mass_effect: bool = False
+    count: int | None = None  # samples, or series
+    seed: int = 0  # of what rows of a series leave open
 
-    def require(self) -> None:
-        """UsageError for wishes that do not go together."""
-        if self.masks is not None and not self.inserts:
-            raise UsageError("--masks: belongs to --insert")
-        if self.has_mass_effect and not self.inserts:
-            raise UsageError("--mass-effect: belongs to --insert")
+    def __post_init__(self) -> None:
+        self._require_types()
+        if self.masks is not None and self.conditions is not None:
+            raise UsageError("--masks: go without --conditions, or edit them first by generate --masks or masks vary")
+        asked = {
+            "--conditions": self.conditions is not None, "--masks": self.masks is not None,
+            "--mass-effect": self.has_mass_effect, "--volumes": bool(self.volumes_ml),
+        }  # fmt: skip
+        for name, is_asked in asked.items():
+            if is_asked and not self.inserts:
+                raise UsageError(f"{name}: belongs to --insert")
         if self.volumes_ml:
             check_volumes(self.volumes_ml)
-            if not self.inserts:
-                raise UsageError("--volumes: belongs to --insert")
+
+    def _require_types(self) -> None:
+        for name, value in (("--remove", self.removes), ("--mass-effect", self.has_mass_effect)):
+            if not isinstance(value, bool):
+                raise UsageError(f"{name} {value!r}: must be True or False")
+        for name, value in (("--margin", self.margin_mm), *(("--volumes", volume) for volume in self.volumes_ml)):
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise UsageError(f"{name} {value!r}: must be a number")
+        if not (self.masks is None or isinstance(self.masks, Path | list | tuple)):
+            raise UsageError("--masks: must be a folder of label files, or a list of arrays on the scan's voxels")
 
 
 @dataclass(frozen=True)
-class _Scan:
-    """A scan that was read."""
+class InsertPlan:
+    """The parts of a request that change a scan's lesion."""
 
-    files: CaseFiles
-    plain: tuple[ScanFile, ...]
-    mask_file: ScanFile
-    loaded: LoadedCase
-    sampler: GridSampler
-    label: NDArray[np.uint8]  # (x, y, z) in the order of the files
+    case: InsertCase
+    conditions: ConditionsLike  # of the request; None where the case has its own
+    count: int | None  # of samples
 
 
-def read_insert(
-    folder: Path, bundle: Bundle, wishes: InsertWishes, rows: ConditionRows | None, options: ReadOptions
-) -> tuple[InsertCase, tuple[str, ...]]:
-    """The one scan of a folder and what is to be done with it, and what should be known of it.
+def plan_insert(scan: OpenedScan, bundle: Bundle, wishes: InsertWishes, options: ReadOptions) -> InsertPlan:
+    """What is to be done with a scan, checked.
 
     Args:
-        folder: of the scan; its mask may be missing, or empty, where nothing is removed.
+        scan: opened for this bundle.
         bundle: of the form mask-first.
         wishes: what is to be done.
-        rows: tumours that are asked for, as they were read; None where none are.
-        options: how files are read.
+        options: how the files of masks are read.
 
     Raises:
-        UsageError: wishes that do not go together, a bundle of another form.
-        InvalidInputError: no scan, several, a broken one, masks or rows that do not fit it; every fault is named.
+        UsageError: a bundle of another form, a margin out of range, neither rows, masks nor a count.
+        InvalidInputError: masks or rows that do not fit the scan or themselves, no lesion to be removed; all are named.
     """
-    wishes.require()
-    if wishes.masks is not None and rows is not None:
-        raise UsageError("--masks: go without --conditions, or edit them first by generate --masks or masks vary")
-    if not wishes.inserts and rows is not None:
-        raise UsageError("--conditions: belong to --insert")
-    scan, notes = _read(folder, bundle, options, healthy=not wishes.removes)
-    manifest, loaded = bundle.manifest, scan.loaded
-    grid, columns = manifest.grid, [column.name for column in manifest.condition_columns]
-    prepared = prepare_case(loaded, grid)
-    image = np.rint(prepared.image.astype(np.float32) * (INT16_SCALE / LEVELS)).astype(np.int16)
-    own = Lesion(PackedLabel.of(prepared.label), PackedLabel.of(scan.label))
-    centre = loaded.placement.centre_mm if loaded.placement.is_on_brain else loaded.grid.centre_mm
-    voxels = ScanVoxels.of(loaded.raw.label.shape, loaded.raw.affine, np.asarray(centre))
+    grid = bundle.manifest.grid
+    columns = [column.name for column in bundle.manifest.condition_columns]
     case = InsertCase(
-        scan.plain, scan.mask_file, prepared.scales, voxels, image, own, wishes.removes, wishes.inserts, (),
+        scan.files, scan.mask_file, scan.scales, scan.voxels, scan.image, scan.own, wishes.removes, wishes.inserts, (),
         wishes.volumes_ml, (), None, wishes.margin_mm, wishes.has_mass_effect,
     )  # fmt: skip
     check_insert(case, bundle)
+    if wishes.removes and not scan.own.scan.label().any():
+        raise InvalidInputError(f"{scan.name}: --remove: the scan has no lesion, its mask is missing or empty")
+    rows = None if wishes.conditions is None else read_table(wishes.conditions, columns, grid.fov_mm)
     if wishes.masks is not None:
         names, given = _given(wishes.masks, scan, options)
         measured = [measure_tumour(one.grid.label(), grid.spacing_mm).vector(columns) for one in given]
-        case = replace(case, given=tuple(given), conditions=_table(columns, names, measured, str(wishes.masks)))
+        source = str(wishes.masks) if isinstance(wishes.masks, Path) else "masks"
+        case = replace(case, given=tuple(given), conditions=_table(columns, names, measured, source))
     elif not wishes.inserts:
-        row = measure_tumour(prepared.label, grid.spacing_mm).vector(columns)
-        case = replace(case, conditions=_table(columns, [scan.files.name], [row], str(folder)))
+        row = measure_tumour(scan.own.grid.label(), grid.spacing_mm).vector(columns)
+        case = replace(case, conditions=_table(columns, [scan.name], [row], scan.name))
     elif rows is not None:
         _require_places(rows, columns, case)
-    return case, (*notes, *loaded.warnings)
+    case = _with_series(case, bundle, rows, wishes)
+    count = None if wishes.count is None else wishes.count * max(len(wishes.volumes_ml), 1)
+    return InsertPlan(case, wishes.conditions if case.conditions is None else None, count)
 
 
-def with_series(
-    case: InsertCase, bundle: Bundle, rows: ConditionRows | None, count: int | None, seed: int
-) -> InsertCase:
+def _with_series(case: InsertCase, bundle: Bundle, rows: ConditionRows | None, wishes: InsertWishes) -> InsertCase:
     """The case with a complete row for each volume of each tumour: what a row leaves open is drawn once a series.
 
     Surface and box follow the volume as those of bodies of one shape.
-
-    Raises:
-        InvalidInputError: rows with a volume or a size of their own.
-        UsageError: neither rows nor a count.
     """
     columns, volumes = [column.name for column in bundle.manifest.condition_columns], case.volumes_ml
     if not volumes:
         return case
     if case.conditions is not None:
-        names = list(case.conditions.ids)
+        names = [name or str(number) for number, name in enumerate(case.conditions.ids)]
         largest = [case.conditions.values[k].copy() for k in range(len(names))]
         base = [float(row[columns.index("volume_ml")]) for row in largest]
         series: tuple[tuple[float, ...], ...] = ()
     else:
-        names, largest = _completed(bundle, rows, columns, volumes[-1], count, seed)
+        names, largest = _completed(bundle, rows, columns, wishes)
         base = [volumes[-1]] * len(largest)
         series = tuple(tuple(float(value) for value in row) for row in largest)
     table, ids = list[NDArray[np.float64]](), list[str]()
@@ -151,12 +147,13 @@ def with_series(
 
 
 def _completed(
-    bundle: Bundle, rows: ConditionRows | None, columns: list[str], largest_ml: float, count: int | None, seed: int
+    bundle: Bundle, rows: ConditionRows | None, columns: list[str], wishes: InsertWishes
 ) -> tuple[list[str], list[NDArray[np.float64]]]:
+    """Names and complete rows of the series at their largest volume."""
     if rows is None:
-        if count is None:
+        if wishes.count is None:
             raise UsageError("give --count N, --conditions FILE or both")
-        given = [("", np.full(len(columns), np.nan)) for _ in range(count)]
+        given = [("", np.full(len(columns), np.nan)) for _ in range(wishes.count)]
     else:
         given = [rows.at(row) for row in range(len(rows))]
         faults = Faults(rows.source)
@@ -169,8 +166,8 @@ def _completed(
     names, made = list[str](), list[NDArray[np.float64]]()
     for number, (name, row) in enumerate(given):
         asked = row.copy()
-        asked[columns.index("volume_ml")] = largest_ml
-        made.append(bundle.manifest.cohort.complete_sample(asked, seed, number))
+        asked[columns.index("volume_ml")] = wishes.volumes_ml[-1]
+        made.append(bundle.manifest.cohort.complete_sample(asked, wishes.seed, number))
         names.append(name or id_of_use("", 0, number, rows.has_id if rows is not None else lambda _: False))
     return names, made
 
@@ -187,117 +184,62 @@ def _table(columns: Sequence[str], ids: Sequence[str], rows: Sequence[NDArray[np
     return Conditions(tuple(columns), tuple(ids), np.array(rows), tuple(range(1, len(ids) + 1)), source)
 
 
-def _read(folder: Path, bundle: Bundle, options: ReadOptions, *, healthy: bool) -> tuple[_Scan, tuple[str, ...]]:
-    files, notes = one_case(folder, bundle.manifest.modalities, options, "scan", needs_mask=not healthy)
-    with faults_of(folder):
-        return _decoded(files, bundle, options, healthy=healthy), notes
-
-
-def _decoded(files: CaseFiles, bundle: Bundle, options: ReadOptions, *, healthy: bool) -> _Scan:
-    modalities, view = bundle.manifest.modalities, bundle.manifest.grid.fov_mm
-    paths = {modality: files.images[modality].path for modality in modalities}
-    if any(files.images[modality].channel is not None for modality in modalities):
-        raise CaseError(["its modalities are channels of one file; --insert and --remove need a file a modality"])
-    read, faults = dict[str, tuple[ScanFile, ScanHeader, NDArray]](), list[str]()
-    wanted = {**paths, **({"seg": files.label} if files.label is not None else {})}
-    for role, path in wanted.items():
-        try:
-            read[role] = _file(path, options)
-        except (UnusableFileError, HeaderFault) as error:
-            faults += [f"{path.name}: {text}" for text in getattr(error, "faults", [str(error)])]
-    if faults:
-        raise CaseError(faults)
-    first = read[modalities[0]][1]
-    against = paths[modalities[0]].name
-    faults = [text for role in read if (text := _apart(wanted[role].name, read[role][1], against, first))]
-    if faults:
-        raise CaseError(faults)
-    images = {modality: read[modality][2] for modality in modalities}
-    judgement = judge(images, {modality: file_name(files, modality) for modality in modalities})
-    mask = _mask(files, read, first, options, healthy=healthy)
-    grid = RasGrid.of(first.affine, first.shape)
-    brain, label = grid.turn(judgement.brain), grid.turn(mask.label)
-    placement = place(grid, grid.turn(images[modalities[0]] != 0), Cloud(grid, label > 0), view)
-    if faults := [*judgement.faults, *placement.faults(view)]:
-        raise CaseError(faults)
-    loaded = LoadedCase(
-        RawCase(images, mask, first), grid, [grid.turn(image) for image in images.values()], label, brain,
-        [judgement.intensities[modality] for modality in modalities], placement,
-        (*mask.warnings, *placement.warnings(view)),
-    )  # fmt: skip
-    manifest = bundle.manifest
-    centre = placement.centre_mm if placement.is_on_brain else None
-    sampler = GridSampler(first.shape, first.affine, manifest.grid.shape, manifest.grid.spacing_mm, centre)
-    template = read["seg" if "seg" in read else modalities[0]][0]
-    return _Scan(files, tuple(read[m][0] for m in modalities), template, loaded, sampler, mask.label)
-
-
-def _file(path: Path, options: ReadOptions) -> tuple[ScanFile, ScanHeader, NDArray]:
-    plain = Inflating(read_regular(path)).take(_MOST_BYTES)
-    header, array = decode(plain, options)
-    if len(header.shape) != 3:
-        raise UnusableFileError("must be one 3-dimensional volume")
-    x, y, z = header.shape
-    file = ScanFile(plain, (x, y, z), header.dtype.str, header.offset, header.slope, header.intercept)
-    return file, header, array
-
-
-def _apart(name: str, header: ScanHeader, first_name: str, first: ScanHeader) -> str | None:
-    """Why two files are not on the same voxels in the same order; None where they are."""
-    if header.shape != first.shape:
-        return f"{name} has {header.shape} voxels, {first_name} {first.shape}; bring them to one grid"
-    apart = np.abs(corners(header.affine, header.shape) - corners(first.affine, first.shape)).max()
-    if apart <= AFFINE_TOLERANCE_MM:
-        return None
-    if not np.array_equal(io_orientation(header.affine), io_orientation(first.affine)):
-        return f"{name} has its axes in another order than {first_name} ({header.codes}, {first.codes})"
-    return f"{name} lies {apart:.3g} mm away from {first_name}; bring them to one grid"
-
-
-def _mask(
-    files: CaseFiles, read: dict[str, tuple[ScanFile, ScanHeader, NDArray]], first: ScanHeader, options: ReadOptions,
-    *, healthy: bool,
-) -> Mask:  # fmt: skip
-    """The scan's own mask; an empty one where it has none and needs none."""
-    if files.label is not None and (not healthy or read["seg"][2].any()):
-        if files.meaning.is_binary:
-            raise CaseError([f"{files.label.name}: has one label for the whole tumour; NCR, ED and ET are needed"])
-        return our_labels(read["seg"][2], files.label.name, files.meaning, options, first.voxel_ml)
-    nothing = slice(0, 1)
-    return Mask(np.zeros(first.shape, np.uint8), (), (0, 0, 0), 0, (nothing, nothing, nothing), ())
-
-
-def _given(folder: Path, scan: _Scan, options: ReadOptions) -> tuple[list[str], list[Lesion]]:
-    """The masks of a folder, all on the scan's voxels."""
-    found = discover_cases(folder, (), options)
-    masks, faults = of_each_case(found, lambda case: _lesion(case, scan, options), lambda done, total: None)
-    if faults:
-        told = [f"{folder}: {name}: {text}" for name, texts in sorted(faults.items()) for text in texts]
+def _given(masks: MasksLike, scan: OpenedScan, options: ReadOptions) -> tuple[list[str], list[Lesion]]:
+    """The masks of a folder, or of arrays, all on the scan's voxels."""
+    if isinstance(masks, Path):
+        found = discover_cases(masks, (), options)
+        read, faults = of_each_case(found, lambda case: _of_file(case, scan, options), lambda done, total: None)
+        told = [f"{masks}: {name}: {text}" for name, texts in sorted(faults.items()) for text in texts]
+        names, lesions = list(read), list(read.values())
+    else:
+        told, names, lesions = list[str](), [""] * len(masks), list[Lesion]()
+        for number, mask in enumerate(masks):
+            try:
+                lesions.append(_of_array(mask, f"masks[{number}]", scan))
+            except CaseError as error:
+                told += error.faults
+        if not names:
+            told = ["masks: there is none; give at least one"]
+    if told:
         raise InvalidInputError("\n".join(told))
-    return list(masks), list(masks.values())
+    return names, lesions
 
 
-def _lesion(case: CaseFiles, scan: _Scan, options: ReadOptions) -> Lesion:
+def _of_file(case: CaseFiles, scan: OpenedScan, options: ReadOptions) -> Lesion:
     assert case.label is not None
-    name, loaded = case.label.name, scan.loaded
-    try:
-        _, header, array = _file(case.label, options)
-    except (UnusableFileError, HeaderFault) as error:
-        raise CaseError([f"{name}: {text}" for text in getattr(error, "faults", [str(error)])]) from error
+    part = read_part(case.label, options)
     if case.meaning.is_binary:
-        raise CaseError([f"{name}: has one label for the whole tumour; the model's masks tell NCR, ED and ET apart"])
-    if apart := _apart(name, header, "the scan", loaded.raw.header):
-        raise CaseError([f"{apart}; a mask to be inserted must lie on the scan's voxels"])
-    label = our_labels(array, name, case.meaning, options, header.voxel_ml).label
-    turned, faults = loaded.grid.turn(label), list[str]()
-    outside = 1 - np.count_nonzero(loaded.brain & (turned > 0)) / np.count_nonzero(turned)
+        raise CaseError([
+            f"{part.name}: has one label for the whole tumour; the model's masks tell NCR, ED and ET apart"
+        ])  # fmt: skip
+    if text := apart(part, "the scan", scan.header):
+        raise CaseError([f"{text}; a mask to be inserted must lie on the scan's voxels"])
+    return _lesion(
+        our_labels(part.array, part.name, case.meaning, options, part.header.voxel_ml).label, part.name, scan
+    )
+
+
+def _of_array(mask: NDArray[np.integer], name: str, scan: OpenedScan) -> Lesion:
+    if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "iu" or mask.shape != scan.voxels.shape:
+        raise CaseError([f"{name}: must be an array of whole numbers on the scan's voxels, {scan.voxels.shape}"])
+    if mask.min() < 0 or mask.max() >= LABELS:
+        raise CaseError([f"{name}: holds {mask.min()} to {mask.max()}; allowed: 0, 1 (NCR), 2 (ED), 3 (ET)"])
+    if not mask.any():
+        raise CaseError([f"{name}: empty mask, no voxel of it is tumour"])
+    return _lesion(mask.astype(np.uint8), name, scan)
+
+
+def _lesion(label: NDArray[np.uint8], name: str, scan: OpenedScan) -> Lesion:
+    """A mask on the scan's voxels, held to the scan; CaseError with all that does not fit."""
+    turned, faults = scan.grid.turn(label), list[str]()
+    outside = 1 - np.count_nonzero(scan.brain & (turned > 0)) / np.count_nonzero(turned)
     if outside > 1 - INSIDE:
         faults.append(f"{name}: {100 * outside:.3g} % of the mask lies outside the scan's brain, at most "
                       f"{100 * (1 - INSIDE):.3g} % may")  # fmt: skip
     if np.count_nonzero(label[1:-1, 1:-1, 1:-1]) < np.count_nonzero(label):
         faults.append(f"{name}: the mask touches the border of the scan; at least one voxel must lie between")
     grid = scan.sampler.label(turned, LABELS)
-    held = np.count_nonzero(grid) * float(np.prod(scan.sampler.spacing_mm)) / (1000 * header.voxel_ml)
+    held = np.count_nonzero(grid) * float(np.prod(scan.sampler.spacing_mm)) / (1000 * scan.header.voxel_ml)
     if not grid.any() or held < 0.5 * np.count_nonzero(label):
         faults.append(f"{name}: the mask is too small for the model's voxels, or outside its field of view")
     if faults:

@@ -8,13 +8,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ..errors import InvalidInputError, SbldmError, UsageError
+from ..sample import FaultySampleError
 from ..service.guard import Guard
 from ..service.logs import Figures, Logs
 from ..service.problems import problem, refused_as_invalid, refused_by_http
 from ..service.settings import Listening
 from ..service.tokens import Tokens
 from .page import ASSETS, POLICY
-from .routes import MissingError, router
+from .routes import GoneError, MissingError, router
 from .studio import Studio
 
 OPEN = frozenset({"/", *(f"/assets/{name}" for name in ASSETS)})
@@ -28,6 +29,7 @@ def create_app(studio: Studio, settings: Listening, tokens: Tokens, logs: Logs) 
     app.include_router(router)
     app.add_exception_handler(SbldmError, _told)
     app.add_exception_handler(MissingError, _missing)
+    app.add_exception_handler(GoneError, _gone)
     app.add_exception_handler(HTTPException, refused_by_http)
     app.add_exception_handler(RequestValidationError, refused_as_invalid)
     app.add_exception_handler(OSError, _system)
@@ -39,11 +41,15 @@ def create_app(studio: Studio, settings: Listening, tokens: Tokens, logs: Logs) 
 
 async def _told(_: Request, error: Exception) -> JSONResponse:
     """What the command line would say."""
-    return problem(422 if isinstance(error, UsageError | InvalidInputError) else 500, str(error))
+    return problem(422 if isinstance(error, UsageError | InvalidInputError | FaultySampleError) else 500, str(error))
 
 
 async def _missing(_: Request, __: Exception) -> JSONResponse:
     return problem(404, "nothing lies there")
+
+
+async def _gone(_: Request, __: Exception) -> JSONResponse:
+    return problem(410, "the volume is not kept any more; ask for it again")
 
 
 async def _system(_: Request, error: Exception) -> JSONResponse:

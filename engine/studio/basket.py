@@ -1,4 +1,4 @@
-"""What was kept, as things to take along: a condition table, the commands, a Python snippet."""
+"""What was kept, as things to take along: condition tables, the commands, a Python snippet."""
 
 from __future__ import annotations
 
@@ -6,19 +6,33 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..bundle.load import Bundle, is_shipped
 from ..errors import InvalidInputError
 from ..sampling.types import Backend
-from .wish import Wish, parsed, table
+from .wish import Start, Wish, parsed, table
 
-TABLE, OUT, MASKS, CASE = "basket.csv", "basket", "MASKS", "CASE"
+TABLE, OUT, MASKS, SCAN = "basket.csv", "basket", "MASKS", "SCAN"
 MOST_ROWS = 1000
-Kind = Literal["drawn", "mask", "case"]
-GroupKey = tuple[Kind, str, float, int, int, float]
+
+
+class Reading(BaseModel):
+    """How a mask or scan was read, as the command line spells it; empty: as the files say."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    labels: str = Field("", max_length=200)
+    cavity: str = Field("", max_length=20)
+    orientation: str = Field("", max_length=10)
+    map: str = Field("", max_length=400)
+
+    def words(self) -> Iterator[str]:
+        """The options that are given."""
+        for name, value in self:
+            if value:
+                yield from (f"--{name}", value)
 
 
 class BasketRow(BaseModel):
@@ -29,7 +43,7 @@ class BasketRow(BaseModel):
     id: str = Field(max_length=64)
     wish: Wish
     given_name: str = Field("", max_length=100)
-    given_kind: Literal["", "mask", "case"] = ""
+    reading: Reading = Reading()  # type: ignore[call-arg]
     out: bool = False
 
 
@@ -42,110 +56,154 @@ class Basket(BaseModel):
 
 
 @dataclass(frozen=True)
-class Group:
-    """Rows that one run makes: all with the same start, seed and options."""
+class Run:
+    """What all rows share that one run makes."""
 
-    kind: Kind
+    start: Start
     name: str  # of the mask or scan
+    reading: Reading
     strength: float
     seed: int
     steps: int
     guidance: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one run."""
+
+    run: Run
+    number: int  # of the run, from 0
     samples: tuple[int, ...]
-    given: str | None  # of the page
+    wish: Wish  # of its first row: what the run starts from
+    table: str | None  # name of its condition table
+
+    @property
+    def out(self) -> str:
+        """Its directory."""
+        return OUT if self.number == 0 else f"{OUT}-{self.number + 1}"
 
 
 def groups(basket: Basket, bundle: Bundle) -> list[Group]:
     """The runs of a basket; InvalidInputError where it is empty, or a row does not stand in its place."""
-    defaults = bundle.manifest.defaults
-    found: dict[GroupKey, list[int]] = {}
-    given: dict[GroupKey, str | None] = {}
+    found: dict[Run, list[int]] = {}
     for number, row in enumerate(basket.rows):
         if row.wish.number != number:
             raise InvalidInputError(f"row {number} of the basket is sample {row.wish.number}; it must be {number}")
-        if row.out:
-            continue
-        kind: Kind = row.given_kind or "drawn"
-        strength = row.wish.strength if kind == "case" else 0.0
-        guidance = defaults.guidance if row.wish.guidance is None else row.wish.guidance
-        key = (kind, row.given_name, strength, row.wish.seed, row.wish.steps or defaults.steps, guidance)
-        found.setdefault(key, []).append(number)
-        given.setdefault(key, row.wish.given)
+        if not row.out:
+            found.setdefault(_run(row, bundle), []).append(number)
     if not found:
         raise InvalidInputError("the basket is empty; keep a volume first")
-    return [Group(*key, tuple(samples), given[key]) for key, samples in found.items()]
+    return [
+        Group(run, k, tuple(samples), basket.rows[samples[0]].wish, _table_name(run, k))
+        for k, (run, samples) in enumerate(found.items())
+    ]
 
 
-def basket_table(basket: Basket, bundle: Bundle) -> str:
-    """The condition table of all rows, checked as the command line will; InvalidInputError with all faults."""
+def _run(row: BasketRow, bundle: Bundle) -> Run:
+    wish, defaults = row.wish, bundle.manifest.defaults
+    guidance = defaults.guidance if wish.guidance is None else wish.guidance
+    strength = wish.strength if wish.start == "change" else 0.0
+    return Run(
+        wish.start, row.given_name, row.reading, strength, wish.seed, wish.steps or defaults.steps, guidance
+    )  # fmt: skip
+
+
+def _table_name(run: Run, number: int) -> str | None:
+    """Rows of a lesion are held to their scan, so they have a table of their own; masks have none."""
+    if run.start in ("mask", "remove"):
+        return None
+    if run.start in ("insert", "replace"):
+        return f"{OUT}-scan-{number + 1}.csv" if number else f"{OUT}-scan.csv"
+    return TABLE
+
+
+def tables(basket: Basket, found: Sequence[Group], bundle: Bundle) -> dict[str, str]:
+    """The condition tables by name, checked as the command line will; InvalidInputError with all faults.
+
+    All rows stand in each, in their order; those of other tables are empty.
+    """
     columns = [column.name for column in bundle.manifest.condition_columns]
-    rows = [(row.id, {} if row.out or row.given_kind == "mask" else row.wish.cells) for row in basket.rows]
-    text = table(rows, columns)
-    parsed(text, bundle)
-    return text
+    rows: dict[str, set[int]] = {}
+    for group in found:
+        if group.table is not None:
+            rows.setdefault(group.table, set()).update(group.samples)
+    made = {}
+    for name, own in (rows or {TABLE: set[int]()}).items():
+        cells = [(row.id, row.wish.cells if k in own else {}) for k, row in enumerate(basket.rows)]
+        made[name] = table(cells, columns)
+        parsed(made[name], bundle)
+    return made
 
 
 @dataclass(frozen=True)
 class Takeaway:
     """What the page offers for a basket."""
 
-    csv: str
+    tables: dict[str, str]
     commands: list[str]
     python: str
     notes: list[str]
 
 
 def takeaway(basket: Basket, bundle: Bundle, backend: Backend) -> Takeaway:
-    """Table, commands and snippet that make what was seen again, byte for byte on this machine."""
+    """Tables, commands and snippet that make what was seen again, byte for byte on this machine."""
     found = groups(basket, bundle)
-    outs = [OUT if k == 0 else f"{OUT}-{k + 1}" for k in range(len(found))]
-    commands = [
-        shlex.join(_words(group, bundle, backend, len(basket.rows), out))
-        for group, out in zip(found, outs, strict=True)
-    ]
+    commands = [shlex.join(_words(group, bundle, backend, len(basket.rows))) for group in found]
+    starts = {group.run.start for group in found}
     notes = []
-    if any(group.kind == "mask" for group in found):
+    if "mask" in starts:
         notes.append(f"{MASKS}: a folder that holds the mask alone, named CASE_seg.nii.gz")
-    if any(group.kind == "case" for group in found):
-        notes.append(f"{CASE}: the folder of the scan")
-    return Takeaway(basket_table(basket, bundle), commands, _snippet(found, outs, bundle, backend), notes)
+    if starts - {"mask", "drawn"}:
+        notes.append(f"{SCAN}: the folder of the scan")
+    return Takeaway(tables(basket, found, bundle), commands, _snippet(found, bundle, backend), notes)
 
 
-def _words(group: Group, bundle: Bundle, backend: Backend, rows: int, out: str) -> Iterator[str]:
+def _words(group: Group, bundle: Bundle, backend: Backend, rows: int) -> Iterator[str]:
+    run = group.run
     yield "sbldm-engine"
-    if group.kind == "case":
-        yield from ("augment", CASE, "--strength", repr(group.strength), "--conditions", TABLE)
-    elif group.kind == "mask":
-        yield from ("generate", "--masks", MASKS, "--count", str(rows))
+    if run.start == "mask":
+        yield from ("generate", "--masks", MASKS)
+    elif run.start == "drawn":
+        yield "generate"
     else:
-        yield from ("generate", "--conditions", TABLE)
+        yield from ("augment", SCAN)
+    if run.start == "change":
+        yield from ("--strength", repr(run.strength))
+    if run.start in ("insert", "replace"):
+        yield "--insert"
+    if run.start in ("replace", "remove"):
+        yield "--remove"
+    yield from ("--count", str(rows)) if group.table is None else ("--conditions", group.table)
     if len(group.samples) < rows:
         yield from ("--samples", ranges(group.samples))
-    yield from ("--bundle", bundle_word(bundle), "--seed", str(group.seed), "--steps", str(group.steps))
-    yield from ("--guidance", repr(group.guidance), "--backend", backend.name, "--device", backend.device)
+    yield from run.reading.words()
+    yield from ("--bundle", bundle_word(bundle), "--seed", str(run.seed), "--steps", str(run.steps))
+    yield from ("--guidance", repr(run.guidance), "--backend", backend.name, "--device", backend.device)
     yield from ("--precision", backend.precision, "--batch-size", "1", "--threads", str(backend.threads))
-    yield from ("--out", out)
+    yield from ("--out", group.out)
 
 
-def _snippet(found: Sequence[Group], outs: Sequence[str], bundle: Bundle, backend: Backend) -> str:
+def _snippet(found: Sequence[Group], bundle: Bundle, backend: Backend) -> str:
     machine = f'backend="{backend.name}", device="{backend.device}", precision="{backend.precision}"'
     lines = [
         "import sbldm",
         "",
         f"with sbldm.load({bundle_word(bundle)!r}, {machine}, threads={backend.threads}) as generator:",
     ]
-    for group, out in zip(found, outs, strict=True):
-        if group.kind != "drawn":
-            lines.append(f"    # samples {ranges(group.samples)} start from {group.name}: by the command")
+    for group in found:
+        run = group.run
+        if run.start != "drawn":
+            lines.append(f"    # samples {ranges(group.samples)} start from {run.name}: by the command")
             continue
-        options = f"seed={group.seed}, steps={group.steps}, guidance={group.guidance!r}"
+        options = f"seed={run.seed}, steps={run.steps}, guidance={run.guidance!r}"
         lines += [
             f"    for number in {group.samples!r}:",
-            f'        sample = generator.sample(number, conditions="{TABLE}", {options})',
-            f'        sample.save("{out}")',
+            f'        sample = generator.sample(number, conditions="{group.table}", {options})',
+            f'        sample.save("{group.out}")',
             "        print(sample)",
         ]
-    if all(group.kind != "drawn" for group in found):
+    if all(group.run.start != "drawn" for group in found):
         lines.append("    pass")
     return "\n".join(lines) + "\n"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import secrets
 import tempfile
 import threading
@@ -15,38 +13,71 @@ from pathlib import Path
 
 from ..bundle.load import Bundle
 from ..errors import InvalidInputError
+from ..run.request import Source
 from ..sampling.given_masks import GivenMasks, require_mask_first
 from ..sampling.sdedit import SourceCase
+from ..scans.insert_scan import InsertWishes, plan_insert
 from ..scans.masks import read_masks
+from ..scans.one_case import one_case
 from ..scans.options import ReadOptions
+from ..scans.scan import OpenedScan, open_scan
 from ..scans.source_case import read_case
+from .received import Received
+from .wish import Start, Wish
 
 MOST = 8  # that are held at once
-FORGOTTEN_S = 3600.0  # after the last word of their page
-MOST_FILES = 4096  # of one scan
-_MOST_LIST = 1 << 20  # bytes of the list of files
+MOST_BYTES = 200 * 10**6  # of them together; the newest is held, whatever it takes
+FORGOTTEN_S = 3600.0  # seconds after the last word of their page
 _IN_MEMORY = Path("/dev/shm")
-_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True)
-class Given:
-    """What was dropped, on the model's grid."""
+class Own:
+    """What was dropped, as it was read: a mask, a scan on its own voxels, a case on the model's grid."""
 
-    id: str
-    page: str
     name: str
-    source: GivenMasks | SourceCase
     warnings: tuple[str, ...]
+    mask: GivenMasks | None = None
+    scan: OpenedScan | None = None
+    case: SourceCase | None = None
 
     @property
-    def is_mask(self) -> bool:
-        """Whether images are to be made around it; else it is a scan that is to be changed."""
-        return isinstance(self.source, GivenMasks)
+    def starts(self) -> tuple[Start, ...]:
+        """What may be made from it; the first is what is usually wanted."""
+        if self.mask is not None:
+            return ("mask",)
+        has_lesion = self.scan is not None and bool(self.scan.own.grid.label().any())
+        inserts: tuple[Start, ...] = () if self.scan is None else ("insert", "replace", "remove")
+        return (*(inserts if has_lesion else inserts[:1]), *(("change",) if self.case is not None else ()))
 
-    def at(self, strength: float) -> GivenMasks | SourceCase:
-        """What sampling starts from."""
-        return self.source if isinstance(self.source, GivenMasks) else replace(self.source, strength=strength)
+    @property
+    def bytes(self) -> int:
+        """What it takes, about."""
+        arrays = [] if self.case is None else [self.case.image, self.case.label]
+        files = [] if self.scan is None else [*self.scan.files, self.scan.mask_file]
+        if self.scan is not None:
+            arrays += [self.scan.image, self.scan.brain]
+        packed = () if self.mask is None else self.mask.packed
+        once = {id(part): part for part in (*(file.plain for file in files), *packed)}
+        return sum(map(len, once.values())) + sum({id(array): array.nbytes for array in arrays}.values())
+
+    def source(self, wish: Wish, bundle: Bundle) -> Source:
+        """What the sampling of a wish starts from.
+
+        Raises:
+            InvalidInputError: it does not fit what was dropped: a place outside the scan's brain, another start.
+        """
+        if wish.start not in self.starts:
+            raise InvalidInputError(f"{self.name}: allowed is {', '.join(self.starts)}, not {wish.start}")
+        if self.mask is not None:
+            return self.mask
+        if wish.start == "change":
+            assert self.case is not None
+            return replace(self.case, strength=wish.strength)
+        assert self.scan is not None
+        inserts = wish.start != "remove"
+        wishes = InsertWishes(inserts, wish.start != "insert", [wish.numbers()] if inserts else None)
+        return plan_insert(self.scan, bundle, wishes, ReadOptions()).case
 
 
 class GivenStore:
@@ -54,103 +85,57 @@ class GivenStore:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: dict[str, Given] = {}
+        self._held: dict[str, tuple[str, Own]] = {}  # id -> page, what it dropped
         self._heard: dict[str, float] = {}  # of each page that holds something
 
-    def add(self, page: str, name: str, source: GivenMasks | SourceCase, warnings: tuple[str, ...]) -> Given:
-        """Hold it for a page."""
-        given = Given(secrets.token_hex(16), page, name, source, warnings)
+    def add(self, page: str, own: Own) -> str:
+        """Hold it for a page; its id."""
+        given = secrets.token_hex(16)
         with self._lock:
-            self._held[given.id] = given
+            self._held[given] = (page, own)
             self._heard[page] = time.monotonic()
-            while len(self._held) > MOST:
+            while len(self._held) > 1 and (len(self._held) > MOST or self._bytes() > MOST_BYTES):
                 del self._held[next(iter(self._held))]
         return given
 
-    def get(self, page: str, given_id: str) -> Given:
+    def get(self, page: str, given: str) -> Own:
         """What a page has dropped; InvalidInputError where it is held no more."""
         self.heard(page)
         with self._lock:
-            given = self._held.get(given_id)
-        if given is None or given.page != page:
+            owner, own = self._held.get(given, ("", None))
+        if own is None or owner != page:
             raise InvalidInputError("the dropped file is not held any more; drop it again")
-        return given
+        return own
+
+    def of(self, page: str) -> list[str]:
+        """The ids of what is held for a page."""
+        with self._lock:
+            return [given for given, (owner, _) in self._held.items() if owner == page]
 
     def heard(self, page: str) -> None:
-        """A page is still open; those that have been silent for long are forgotten."""
-        now = time.monotonic()
+        """A page is still open."""
         with self._lock:
             if page in self._heard:
-                self._heard[page] = now
-            silent = [one for one, heard in self._heard.items() if now - heard > FORGOTTEN_S]
-        for one in silent:
-            self.drop(one)
+                self._heard[page] = time.monotonic()
 
-    def drop(self, page: str) -> None:
-        """Forget what a page has dropped."""
+    def forget_silent(self) -> set[str]:
+        """Forget what silent pages have dropped; its ids."""
+        now = time.monotonic()
+        with self._lock:
+            silent = [page for page, heard in self._heard.items() if now - heard > FORGOTTEN_S]
+        return {given for page in silent for given in self.drop(page)}
+
+    def drop(self, page: str) -> set[str]:
+        """Forget what a page has dropped; its ids."""
         with self._lock:
             self._heard.pop(page, None)
-            self._held = {key: given for key, given in self._held.items() if given.page != page}
+            gone = {given for given, (owner, _) in self._held.items() if owner == page}
+            for given in gone:
+                del self._held[given]
+        return gone
 
-
-class Received:
-    """Files that come as one body: the length of a list in eight bytes, the list, the files one after another.
-
-    The list is JSON, [[name, bytes], ...]. They are written below a folder, each under the last part of its name.
-
-    Raises:
-        InvalidInputError: (of `take` and `names`) it is no such body.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._waiting = folder, bytearray()
-        self._left: list[tuple[str, int]] | None = None  # files that are still to come; None before the list
-        self._names: list[str] = []
-
-    def take(self, part: bytes) -> None:
-        """The next bytes."""
-        self._waiting += part
-        if self._left is None and not self._read_list():
-            return
-        assert self._left is not None
-        while self._left:
-            name, size = self._left[0]
-            piece = bytes(self._waiting[:size])
-            with (self._folder / name).open("ab") as handle:
-                handle.write(piece)
-            del self._waiting[: len(piece)]
-            self._left[0] = (name, size - len(piece))
-            if self._left[0][1]:
-                return
-            self._left.pop(0)
-
-    def names(self) -> list[str]:
-        """The names of the files, once all has come."""
-        if self._left is None or self._left or self._waiting:
-            raise InvalidInputError("the files came incomplete; drop them again")
-        return self._names
-
-    def _read_list(self) -> bool:
-        if len(self._waiting) < 8:
-            return False
-        length = int.from_bytes(self._waiting[:8], "big")
-        if length > _MOST_LIST:
-            raise InvalidInputError("the list of files is too long")
-        if len(self._waiting) < 8 + length:
-            return False
-        try:
-            listed = json.loads(bytes(self._waiting[8 : 8 + length]))
-            files = [(str(name), int(size)) for name, size in listed]
-        except (ValueError, TypeError, RecursionError) as error:
-            raise InvalidInputError("the list of files cannot be read") from error
-        if not 0 < len(files) <= MOST_FILES or any(size < 0 for _, size in files):
-            raise InvalidInputError(f"give 1 to {MOST_FILES} files")
-        del self._waiting[: 8 + length]
-        self._left = [(_plain(name, number), size) for number, (name, size) in enumerate(files)]
-        self._names = [name for name, _ in self._left]
-        if len({*self._names}) < len(self._names):
-            raise InvalidInputError("two of the files have the same name")
-        return True
+    def _bytes(self) -> int:
+        return sum(own.bytes for _, own in self._held.values())
 
 
 @contextmanager
@@ -161,41 +146,45 @@ def passing_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def read_given(
-    folder: Path, names: list[str], bundle: Bundle, options: ReadOptions
-) -> tuple[str, GivenMasks | SourceCase, tuple[str, ...]]:
-    """The mask, or the case, that these files of a folder are: its name, itself, what should be known of it.
+def read_own(folder: Path, received: Received, bundle: Bundle, options: ReadOptions) -> Own:
+    """The mask, scan or study that the received files of a folder are.
 
-    One NIfTI file is a mask, whatever its name; several files are a case: four modalities and a mask, or a DICOM study.
+    One NIfTI file is a mask, whatever its name; several files are a scan, with its mask or healthy, or a DICOM study.
 
     Raises:
         InvalidInputError, UsageError: they are neither, or not for this model; the folder is not named.
     """
+    names = received.names()
     try:
         if len(names) == 1 and names[0].endswith((".nii", ".nii.gz")):
-            require_mask_first(bundle)
-            name = names[0].removesuffix(".gz").removesuffix(".nii")
-            case, ending = name.removesuffix("_seg"), names[0].removeprefix(name)
-            (folder / names[0]).rename(folder / f"{case}_seg{ending}")
-            columns = [column.name for column in bundle.manifest.condition_columns]
-            masks, warnings = read_masks(folder, columns, bundle.manifest.grid, options)
-            return name, masks, warnings
-        case, warnings = read_case(folder, bundle, 0.5, options)
-        return _common(names), case, warnings
+            return _mask(folder, names[0], bundle, options)
+        return _scan(folder, received.title, bundle, options)
     except InvalidInputError as error:
         raise InvalidInputError(_without(folder, str(error))) from error
 
 
-def _plain(name: str, number: int) -> str:
-    """The last part of a name, of characters that any file system takes."""
-    last = re.split(r"[/\\]", name)[-1]
-    return _NAME.sub("_", last).lstrip(".")[-100:] or f"file-{number}"
+def _mask(folder: Path, file: str, bundle: Bundle, options: ReadOptions) -> Own:
+    require_mask_first(bundle)
+    name = file.removesuffix(".gz").removesuffix(".nii")
+    case, ending = name.removesuffix("_seg"), file.removeprefix(name)
+    (folder / file).rename(folder / f"{case}_seg{ending}")
+    columns = [column.name for column in bundle.manifest.condition_columns]
+    masks, warnings = read_masks(folder, columns, bundle.manifest.grid, options)
+    return Own(name, tuple(warnings), mask=masks)
 
 
-def _common(names: list[str]) -> str:
-    first, last = min(names), max(names)
-    same = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return first[:same].rstrip("._-") or "scan"
+def _scan(folder: Path, name: str, bundle: Bundle, options: ReadOptions) -> Own:
+    """A scan on its own voxels where the model can change a part of one, and its files take that."""
+    manifest = bundle.manifest
+    files, _ = one_case(folder, manifest.modalities, options, dicom=True, needs_mask=manifest.mask_first is None)
+    is_split = files.study is None and all(image.channel is None for image in files.images.values())
+    if manifest.mask_first is None or not is_split:
+        case, warnings = read_case(folder, bundle, 0.5, options)
+        return Own(name, tuple(warnings), case=case)
+    scan = open_scan(folder, bundle, options)
+    label = scan.own.grid.label()
+    case = SourceCase(scan.image, label, 0.5, scan.voxels) if label.any() else None
+    return Own(name, scan.warnings, scan=scan, case=case)
 
 
 def _without(folder: Path, text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from ..errors import SbldmError
@@ -78,6 +78,12 @@ class Maker:
         with self._lock:
             return self._kept.get(key)
 
+    def forget(self, given: Collection[str]) -> None:
+        """Drop volumes that were made from what pages dropped, by its ids."""
+        with self._lock:
+            for key in [key for key, made in self._kept.items() if made.given in given]:
+                self._bytes -= self._kept.pop(key).bytes
+
     def close(self) -> None:
         """End what is being made."""
         with self._lock:
@@ -106,7 +112,7 @@ class Maker:
             with self._lock:
                 if self._works.get(key) is work:
                     del self._works[key]
-                if work.made is not None:
+                if work.made is not None and not work.stop.is_set():  # else its page may be gone, and what it dropped
                     self._keep(key, work.made)
             work.done.set()
 

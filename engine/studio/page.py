@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from ..report import page as report
+from ..report.viewer import NIIVUE, asset
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -39,17 +39,17 @@ def _own(name: str) -> Asset:
 
 @cache
 def _report(name: str) -> Asset:
-    return _packed(name, report.asset(name).encode())
+    return _packed(name, asset(name).encode())
 
 
 def _packed(name: str, data: bytes) -> Asset:
     return Asset(f"{_KINDS[Path(name).suffix]}; charset=utf-8", gzip.compress(data, 6, mtime=0))
 
 
-VIEWER = (f"niivue-{report.NIIVUE_VERSION}.umd.js", "viewer.js", "report.css", "niivue-LICENSES.txt")
+VIEWER = (NIIVUE, "viewer.js", "report.css", "niivue-LICENSES.txt")
 """What the page shares with reports."""
 ASSETS: dict[str, Callable[[], Asset]] = {
     **{path.name: partial(_own, path.name) for path in sorted(_HERE.glob("*.*")) if path.suffix != ".html"},
-    **{("niivue.js" if name.endswith(".umd.js") else name): partial(_report, name) for name in VIEWER},
+    **{("niivue.js" if name == NIIVUE else name): partial(_report, name) for name in VIEWER},
 }
 """Name of an address below /assets -> what lies there."""

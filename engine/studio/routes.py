@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from ..errors import InvalidInputError
 from ..generator import Cancelled
 from ..scans.options import read_options
 from .basket import Basket
-from .given import Received, passing_folder
+from .given import passing_folder
 from .made import Made
 from .page import ASSETS, Asset, page
+from .received import Received
 from .studio import Studio
 from .wish import Wish
 
@@ -31,6 +31,10 @@ def _studio(request: Request) -> Studio:
 
 class MissingError(Exception):
     """Nothing lies there."""
+
+
+class GoneError(Exception):
+    """The volume was made, and is kept no more."""
 
 
 class AskedVolume(BaseModel):
@@ -55,6 +59,7 @@ Of = Annotated[Studio, Depends(_studio)]
 PageId = Annotated[str, Query(alias="page", pattern="^[0-9a-f]{32}$", description="Made up by the page.")]
 Key = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 GivenId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
+Where = Literal["grid", "own"]
 Role = Annotated[str, Path(pattern="^[a-z0-9_-]{1,32}$")]
 
 
@@ -75,15 +80,14 @@ async def asset(name: str) -> Response:
 @router.get("/api/model")
 def model(studio: Of, page_id: PageId) -> dict[str, Any]:
     """What can be asked of the model."""
-    studio.given.heard(page_id)
+    studio.here(page_id)
     return studio.facts()
 
 
 @router.get("/api/here")
-async def here(studio: Of, page_id: PageId) -> dict[str, bool]:
-    """A page says that it is still open."""
-    studio.given.heard(page_id)
-    return {"here": True}
+async def here(studio: Of, page_id: PageId) -> dict[str, list[str]]:
+    """A page says that it is still open; what is held for it."""
+    return {"held": studio.here(page_id)}
 
 
 @router.post("/api/leave")
@@ -116,19 +120,23 @@ def picture(key: Key, studio: Of) -> Response:
 
 @router.get("/api/volumes/{key}/{role}.nii.gz")
 async def volume_file(key: Key, role: Role, studio: Of) -> Response:
-    """A file of a made volume, the bytes of `generate`."""
-    return _file(_made(studio, key).files, role)
+    """A file of a made volume, the bytes of the command line."""
+    files = _made(studio, key).files
+    if role not in files:
+        raise MissingError
+    return Response(files[role], media_type=_IMAGE)
 
 
 @router.put("/api/given", openapi_extra={"requestBody": {"content": {"application/octet-stream": {}}}})
 async def give(
     request: Request, studio: Of, page_id: PageId,
     labels: Annotated[str, Query(max_length=200)] = "",
-    cavity: Annotated[str, Query(max_length=20)] = "refuse",
+    cavity: Annotated[str, Query(max_length=20)] = "",
     orientation: Annotated[str, Query(max_length=10)] = "",
+    series: Annotated[str, Query(alias="map", max_length=400)] = "",
 ) -> dict[str, Any]:  # fmt: skip
-    """Take a mask, or the files of a scan; see `given.Received`."""
-    options = read_options(labels or None, cavity, orientation or None)
+    """Take a mask, or the files of a scan; see `received.Received`."""
+    options = read_options(labels or None, cavity or "refuse", orientation or None, series or None)
     with passing_folder() as folder:
         received, gathered = Received(folder), bytearray()
         async for part in request.stream():
@@ -137,14 +145,26 @@ async def give(
                 await run_in_threadpool(received.take, bytes(gathered))
                 gathered.clear()
         await run_in_threadpool(received.take, bytes(gathered))
-        given = await run_in_threadpool(studio.take, page_id, folder, received.names(), options)
-    return studio.given_facts(given)
+        given = await run_in_threadpool(studio.take, page_id, folder, received, options)
+    return await run_in_threadpool(studio.given_facts, page_id, given)
 
 
-@router.get("/api/given/{given_id}/{role}.nii.gz")
-def given_file(given_id: GivenId, role: Role, studio: Of, page_id: PageId) -> Response:
-    """What was dropped, on the model's grid."""
-    return _file(studio.given_files(studio.given.get(page_id, given_id)), role)
+@router.get("/api/given/{given_id}/{where}/picture.png")
+def given_picture(given_id: GivenId, where: Where, studio: Of, page_id: PageId) -> Response:
+    """Sections of what was dropped."""
+    data = studio.given_picture(page_id, given_id, where)
+    if data is None:
+        raise MissingError
+    return Response(data, media_type="image/png")
+
+
+@router.get("/api/given/{given_id}/{where}/{role}.nii.gz")
+def given_file(given_id: GivenId, where: Where, role: Role, studio: Of, page_id: PageId) -> Response:
+    """What was dropped, on the model's voxels or its own."""
+    data = studio.given_file(page_id, given_id, where, role)
+    if data is None:
+        raise MissingError
+    return Response(data, media_type=_IMAGE)
 
 
 @router.post("/api/basket")
@@ -181,14 +201,8 @@ def stop(studio: Of, page_id: PageId) -> dict[str, Any]:
 def _made(studio: Studio, key: str) -> Made:
     made = studio.maker.get(key)
     if made is None:
-        raise InvalidInputError("the volume is not kept any more; ask for it again")
+        raise GoneError
     return made
-
-
-def _file(files: dict[str, bytes], role: str) -> Response:
-    if role not in files:
-        raise MissingError
-    return Response(files[role], media_type=_IMAGE)
 
 
 def _asset(asset: Asset) -> Response:

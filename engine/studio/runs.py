@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -32,6 +32,7 @@ class Part:
     """One run directory of a basket."""
 
     out: Path
+    table: Path | None  # of conditions
     samples: str | None  # of the table's rows; None: all
     count: int | None
     source: Source | None
@@ -43,7 +44,6 @@ class Setup:
     """All the process needs."""
 
     bundle: Path
-    table: Path
     parts: tuple[Part, ...]
 
 
@@ -72,10 +72,9 @@ def _make(setup: Setup, tell: Callable[[str, Any], None]) -> None:
     bundle = load_bundle(setup.bundle)
     jobs = []
     for part in setup.parts:
-        table = None if part.count is not None else setup.table
         request = GenerateRequest(
-            bundle=bundle, conditions=table, source=part.source, out=part.out, samples=part.samples, count=part.count,
-            **part.options,
+            bundle=bundle, conditions=part.table, source=part.source, out=part.out, samples=part.samples,
+            count=part.count, **part.options,
         )  # fmt: skip
         jobs.append(prepare(request))
     tell("total", sum(len(job.selection) for job in jobs))
@@ -97,17 +96,19 @@ class BasketRun:
     """A basket that is being made into run directories.
 
     Raises:
-        UsageError: the table cannot be written.
+        UsageError: a table cannot be written.
     """
 
-    def __init__(self, setup: Setup, text: str) -> None:
-        if setup.table.exists() and setup.table.read_bytes() != text.encode():
-            raise UsageError(f"{setup.table}: is there with other rows; give another directory")
-        try:
-            make_directory(setup.table.parent)
-            write_atomic(setup.table, text.encode())
-        except OSError as error:
-            raise UsageError(f"{setup.table}: cannot be written ({error.strerror}); give another directory") from error
+    def __init__(self, setup: Setup, tables: Mapping[Path, str]) -> None:
+        for table, text in tables.items():
+            if table.exists() and table.read_bytes() != text.encode():
+                raise UsageError(f"{table}: is there with other rows; give another directory")
+        for table, text in tables.items():
+            try:
+                make_directory(table.parent)
+                write_atomic(table, text.encode())
+            except OSError as error:
+                raise UsageError(f"{table}: cannot be written ({error.strerror}); give another directory") from error
         self.state: State = "running"
         self.total, self.done, self.words = 0, 0, ""
         self.outs = [str(part.out) for part in setup.parts]

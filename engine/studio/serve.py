@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from ..generator import Generator
 from ..service.logs import Level, Logs
 from ..service.server import run_app
 from ..service.settings import GIGABYTE, Listening
@@ -25,7 +24,7 @@ class _Faults(Logs):
             super().event(event, level, **fields)
 
 
-def run_studio(generator: Generator, port: int, opened: Callable[[str], None], log: EventLog) -> None:
+def run_studio(studio: Studio, port: int, opened: Callable[[str], None], log: EventLog) -> None:
     """Answer at 127.0.0.1 until a signal asks for the end; `opened` is told the page's address, its token included.
 
     Raises:
@@ -36,10 +35,8 @@ def run_studio(generator: Generator, port: int, opened: Callable[[str], None], l
     tokens = Tokens({LOCAL: hashlib.sha256(token.encode()).hexdigest()})
     logs = _Faults(log)
     try:
-        with Studio(generator) as studio:
-            studio.warm()
-            app = create_app(studio, settings, tokens, logs)
-            listening = lambda address, bound: opened(f"http://{address}:{bound}/#{token}")  # noqa: E731
-            run_app(app, settings, logs, listening, generator.close)
+        app = create_app(studio, settings, tokens, logs)
+        listening = lambda address, bound: opened(f"http://{address}:{bound}/#{token}")  # noqa: E731
+        run_app(app, settings, logs, listening, studio.generator.close)
     finally:
         logs.close()

@@ -9,34 +9,29 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..bundle.load import Bundle
 from ..bundle.manifest import SEGMENTATION
-from ..bundle.report import usual_range
-from ..conditions.rules import column_ranges
-from ..conditions.unusual import column_ranges as cohort_ranges
 from ..errors import InvalidInputError, SbldmError, UsageError
 from ..generator import Generator
-from ..output.layouts import make_layout
-from ..output.preview import TISSUE_COLOURS
-from ..report.words import modality_name, quantities, tissue_names
-from ..run.options import most_steps
-from ..run.request import GenerateRequest, Source
-from ..sampling.given_masks import GivenMasks
+from ..report.words import quantities
+from ..run.request import GenerateRequest
+from ..sampling.insert_case import InsertCase
 from ..sampling.types import Backend
 from ..scans.options import ReadOptions
-from ..versions import installed
-from .basket import Basket, Group, Takeaway, basket_table, groups, ranges, takeaway
-from .given import Given, GivenStore, read_given
-from .made import Made, made_of, view, viewed
+from .basket import OUT, Basket, Group, Takeaway, groups, ranges, tables, takeaway
+from .facts import model_facts
+from .given import GivenStore, Own, read_own
+from .made import CENTRE_MM, Files, Made, file_of_scan, file_on_grid, made_of, picture, view_of_case, view_of_scan
 from .maker import Maker
+from .received import Received
 from .runs import BasketRun, Part, Setup
 from .wish import Checked, Wish, check
 
 FIRST = Wish.model_validate({})
 """The wish that a page begins with: everything drawn."""
+MOST_RUNS = 16  # of pages, that are remembered
 _WARM = ("", "")  # the pane of what is made before a page asks
+LOOK_S = 30.0  # between two looks for pages that are silent
 
 
 class Studio:
@@ -46,6 +41,7 @@ class Studio:
         self.generator, self.maker, self.given = generator, Maker(), GivenStore()
         self._runs: dict[str, BasketRun] = {}  # the latest of each page
         self._lock = threading.Lock()
+        self._ended = threading.Event()
 
     @property
     def bundle(self) -> Bundle:
@@ -53,9 +49,11 @@ class Studio:
         return self.generator.bundle
 
     def __enter__(self) -> Studio:
+        threading.Thread(target=self._look_for_silent_pages, name="silent pages", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         self.maker.close()
         self.generator.close()
         for run in self._runs.values():
@@ -72,23 +70,7 @@ class Studio:
 
     def facts(self) -> dict[str, Any]:
         """What the page needs to know of the model."""
-        manifest, grid = self.bundle.manifest, self.bundle.manifest.grid
-        layout = make_layout("brats", manifest.modalities, manifest.labels)
-        colours = TISSUE_COLOURS[1:].astype(int).tolist()
-        tissues = [
-            {"name": name, "value": int(layout.label_values[k + 1]), "colour": colours[k % len(colours)]}
-            for k, name in enumerate(tissue_names(manifest.labels))
-        ]
-        return {
-            "model": manifest.id, "version": installed("sbldm-engine"), "form": manifest.form, "mask": SEGMENTATION,
-            "takes_masks": manifest.mask_first is not None, "cases": manifest.cohort.cases,
-            "data": manifest.provenance.data, "use": manifest.intended_use,
-            "modalities": [{"key": name, "name": modality_name(name)} for name in manifest.modalities],
-            "tissues": tissues, "columns": self._columns(), "fov_mm": list(grid.fov_mm),
-            "voxels": list(grid.shape), "defaults": vars(manifest.defaults), "most_steps": most_steps(manifest),
-            "backend": f"{self.generator.backend.name} on {self.generator.backend.device}",
-            "directory": str(Path.cwd()),
-        }  # fmt: skip
+        return model_facts(self.generator)
 
     def check(self, wish: Wish) -> Checked:
         """What is known of a wish before it is made."""
@@ -102,38 +84,59 @@ class Studio:
             UsageError: steps that the schedule does not have.
             Cancelled, FaultySampleError: there is no volume.
         """
-        given = None if wish.given is None else self.given.get(page, wish.given)
-        return self.maker.make(self.key(wish), (page, pane), lambda stop: self._made(wish, given, stop))
+        own = self._own(page, wish)
+        return self.maker.make(self.key(wish), (page, pane), lambda stop: self._made(wish, own, stop))
 
-    def take(self, page: str, folder: Path, names: list[str], options: ReadOptions) -> Given:
-        """Hold what was dropped; the folder may go afterwards. Errors as `read_given`."""
-        name, source, warnings = read_given(folder, names, self.bundle, options)
-        return self.given.add(page, name, source, warnings)
+    def here(self, page: str) -> list[str]:
+        """A page says that it is still open; ids of what is held for it."""
+        self.given.heard(page)
+        return self.given.of(page)
 
-    def given_facts(self, given: Given) -> dict[str, Any]:
-        """What the page shows of what was dropped."""
-        manifest, source = self.bundle.manifest, given.source
-        kinds = quantities([column.name for column in manifest.condition_columns], manifest.grid)
-        told: dict[str, Any] = {
-            "id": given.id, "name": given.name, "kind": "mask" if given.is_mask else "case", "warnings": given.warnings,
-        }  # fmt: skip
-        if isinstance(source, GivenMasks):
-            row = source.conditions.at(0)[1]
-            return told | {"measured": [
+    def take(self, page: str, folder: Path, received: Received, options: ReadOptions) -> str:
+        """Hold what was dropped, and give its id; the folder may go afterwards. Errors as `read_own`."""
+        return self.given.add(page, read_own(folder, received, self.bundle, options))
+
+    def given_facts(self, page: str, given: str) -> dict[str, Any]:
+        """What the page shows of what was dropped; `grid`, `own`: the view of it on the model's voxels and its own."""
+        own, manifest = self.given.get(page, given), self.bundle.manifest
+        told: dict[str, Any] = {"id": given, "name": own.name, "starts": own.starts, "warnings": own.warnings}
+        if own.mask is not None:
+            kinds = quantities([column.name for column in manifest.condition_columns], manifest.grid)
+            row = own.mask.conditions.at(0)[1]
+            told["measured"] = [
                 {"name": kind.name, "unit": kind.unit, "made": kind.text(float(value))}
                 for kind, value in zip(kinds, row, strict=True)
-            ]}  # fmt: skip
-        return told | view(source.image, source.label, manifest.grid, manifest.modalities)
+            ]
+        if own.case is not None:
+            told["grid"] = view_of_case(own.case, self.bundle)
+        if own.scan is not None:
+            told["own"] = view_of_scan(own.scan, self.bundle)
+        return told
 
-    def given_files(self, given: Given) -> dict[str, bytes]:
-        """What was dropped, on the model's grid, for the viewer."""
-        source = given.source
-        if isinstance(source, GivenMasks):
-            return viewed(np.zeros((0, *source.shape), np.int16), source.label(0), self.bundle)
-        return viewed(source.image, source.label, self.bundle)
+    def given_file(self, page: str, given: str, where: str, role: str) -> bytes | None:
+        """A file of what was dropped, for the viewer: on the model's voxels (`grid`) or its own (`own`)."""
+        own, manifest = self.given.get(page, given), self.bundle.manifest
+        if role not in (*manifest.modalities, SEGMENTATION):
+            return None
+        if where == "own":
+            return None if own.scan is None else file_of_scan(own.scan, role, self.bundle)
+        if own.case is None:
+            return None
+        volume = None if role == SEGMENTATION else own.case.image[manifest.modalities.index(role)]
+        return file_on_grid(volume, own.case.label, self.bundle)
+
+    def given_picture(self, page: str, given: str, where: str) -> bytes | None:
+        """Sections of it as a PNG."""
+        files: Files = {}
+        for role in (*self.bundle.manifest.modalities, SEGMENTATION):
+            data = self.given_file(page, given, where, role)
+            if data is None:
+                return None
+            files[role] = data
+        return picture(files, self.given.get(page, given).name, "from a real case", self.bundle)
 
     def takeaway(self, basket: Basket) -> Takeaway:
-        """Table, commands and snippet of a basket; InvalidInputError as `basket.groups`."""
+        """Tables, commands and snippet of a basket; InvalidInputError as `basket.groups`."""
         return takeaway(basket, self.bundle, self.generator.backend)
 
     def run(self, page: str, basket: Basket, out: str) -> BasketRun:
@@ -146,17 +149,18 @@ class Studio:
         if not out.strip():
             raise UsageError("name the directory that the run is to be written to")
         target = Path(out.strip()).expanduser().absolute()
-        text, found = basket_table(basket, self.bundle), groups(basket, self.bundle)
-        places = [target if k == 0 else target.with_name(f"{target.name}-{k + 1}") for k in range(len(found))]
-        parts = tuple(
-            self._part(page, group, place, len(basket.rows)) for group, place in zip(found, places, strict=True)
-        )
+        found = groups(basket, self.bundle)
+        texts = {_beside(target, name): text for name, text in tables(basket, found, self.bundle).items()}
+        parts = tuple(self._part(page, group, target, len(basket.rows)) for group in found)
         with self._lock:
             before = self._runs.get(page)
             if before is not None and before.state == "running":
                 raise UsageError("the run before is still being made; wait for it, or stop it")
-            setup = Setup(self.bundle.path.absolute(), target.with_name(f"{target.name}.csv"), parts)
-            self._runs[page] = BasketRun(setup, text)
+            self._runs.pop(page, None)
+            ended = [one for one, run in self._runs.items() if run.state != "running"]
+            for one in ended[: max(0, len(self._runs) - MOST_RUNS + 1)]:
+                del self._runs[one]
+            self._runs[page] = BasketRun(Setup(self.bundle.path.absolute(), parts), texts)
             return self._runs[page]
 
     def run_of(self, page: str) -> BasketRun | None:
@@ -164,47 +168,46 @@ class Studio:
         return self._runs.get(page)
 
     def leave(self, page: str) -> None:
-        """A page was closed: what it waits for and what it dropped is given up; its run goes on."""
+        """A page was closed: what it waits for, what it dropped and what came of that is given up; its run goes on."""
         self.maker.leave(page)
-        self.given.drop(page)
+        self.maker.forget(self.given.drop(page))
 
     def key(self, wish: Wish) -> str:
         """What the volume of a wish is kept under."""
         defaults = self.bundle.manifest.defaults
         guidance = defaults.guidance if wish.guidance is None else wish.guidance
-        cells = {name: text.strip() for name, text in wish.cells.items() if text.strip()}
+        cells = {name: text.strip() for name, text in wish.cells.items() if text.strip() and wish.has_row}
         filled = {"steps": wish.steps or defaults.steps, "guidance": guidance, "cells": dict(sorted(cells.items()))}
         plain = wish.model_copy(update=filled)
         return hashlib.sha256(plain.model_dump_json().encode()).hexdigest()
 
-    def _columns(self) -> list[dict[str, Any]]:
-        manifest = self.bundle.manifest
-        names = [column.name for column in manifest.condition_columns]
-        allowed = column_ranges(names, manifest.grid.fov_mm)
-        theirs = cohort_ranges(manifest.cohort)
-        usual = {column.name: usual_range(column) for column in manifest.condition_columns}
-        return [
-            {
-                "name": kind.column, "title": kind.name, "unit": kind.unit, "factor": kind.factor,
-                "offset": kind.offset, "allowed": str(allowed[kind.column]), "low": float(theirs[k, 0]),
-                "high": float(theirs[k, 1]), "usual": usual[kind.column],
-                "most": float(min(allowed[kind.column].high, 1e9)),
-            }
-            for k, kind in enumerate(quantities(names, manifest.grid))
-        ]  # fmt: skip
+    def _look_for_silent_pages(self) -> None:
+        while not self._ended.wait(LOOK_S):
+            self.maker.forget(self.given.forget_silent())
 
-    def _made(self, wish: Wish, given: Given | None, stop: threading.Event) -> Made:
+    def _own(self, page: str, wish: Wish) -> Own | None:
+        if wish.start == "drawn":
+            return None
+        if wish.given is None:
+            raise InvalidInputError("drop a mask or scan first")
+        return self.given.get(page, wish.given)
+
+    def _made(self, wish: Wish, own: Own | None, stop: threading.Event) -> Made:
         began = time.monotonic()
-        source = None if given is None else given.at(wish.strength)
-        checked = self._checked(wish) if not isinstance(source, GivenMasks) else None
+        checked = self._checked(wish) if wish.has_row else None
+        source = None if own is None else own.source(wish, self.bundle)
+        rows = None if checked is None else [wish.numbers()]
         options: dict[str, Any] = {"seed": wish.seed, "steps": wish.steps, "guidance": wish.guidance}
-        rows = None if checked is None else [_numbers(wish)]
+        is_scan = isinstance(source, InsertCase)
         request = GenerateRequest(
-            bundle=self.bundle, count=wish.number + 1, conditions=rows, source=source, **options
+            bundle=self.bundle, count=wish.number + 1, conditions=rows, source=source,
+            grid="source" if is_scan else "native", **options,
         )  # fmt: skip
-        sample = next(self.generator.samples(request, stop, wish.number))
+        made = self.generator.changed_scans if is_scan else self.generator.samples
+        centre = source.voxels.centre_mm if isinstance(source, InsertCase) else CENTRE_MM
+        sample = next(made(request, stop, wish.number))
         drawn = () if checked is None else checked.drawn
-        return made_of(self.key(wish), sample, drawn, time.monotonic() - began)
+        return made_of(self.key(wish), sample, wish, drawn, time.monotonic() - began, centre)
 
     def _checked(self, wish: Wish) -> Checked:
         checked = self.check(wish)
@@ -212,18 +215,20 @@ class Studio:
             raise InvalidInputError("\n".join(checked.faults))
         return checked
 
-    def _part(self, page: str, group: Group, out: Path, rows: int) -> Part:
+    def _part(self, page: str, group: Group, target: Path, rows: int) -> Part:
         backend: Backend = self.generator.backend
-        source: Source | None = None
-        if group.given is not None:
-            source = self.given.get(page, group.given).at(group.strength)
+        own, run = self._own(page, group.wish), group.run
+        source = None if own is None else own.source(group.wish, self.bundle)
         options = {
-            "seed": group.seed, "steps": group.steps, "guidance": group.guidance, "backend": backend.name,
+            "seed": run.seed, "steps": run.steps, "guidance": run.guidance, "backend": backend.name,
             "device": backend.device, "precision": backend.precision, "batch_size": 1, "threads": backend.threads,
+            "grid": "source" if isinstance(source, InsertCase) else "native",
         }  # fmt: skip
-        return Part(out, ranges(group.samples), rows if group.kind == "mask" else None, source, options)
+        table = None if group.table is None else _beside(target, group.table)
+        samples, count = ranges(group.samples), rows if table is None else None
+        return Part(_beside(target, group.out), table, samples, count, source, options)
 
 
-def _numbers(wish: Wish) -> dict[str, float | str]:
-    """The cells of a checked wish as numbers."""
-    return {name: float(text) for name, text in wish.cells.items() if text.strip()}
+def _beside(target: Path, name: str) -> Path:
+    """What a basket calls `basket...`, where its run directory is `target`."""
+    return target.with_name(target.name + name.removeprefix(OUT))

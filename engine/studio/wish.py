@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,9 @@ from ..errors import InvalidInputError
 TABLE = "wish.csv"
 """What messages about one wish call its table."""
 MOST_NUMBER = 9999
-_CELL = Field(max_length=40)
+Start = Literal["drawn", "mask", "insert", "replace", "remove", "change"]
+"""What a volume is made from: noise alone, around a mask; a scan with a lesion put in, put in the place of its own, or
+taken out; a scan changed as a whole."""
 
 
 class Wish(BaseModel):
@@ -33,8 +36,18 @@ class Wish(BaseModel):
     seed: int = Field(0, ge=0, le=2**53 - 1)  # what a page can hold exactly
     steps: int | None = Field(None, ge=1, le=65535)  # None: the bundle's
     guidance: float | None = Field(None, ge=0, le=100)  # None: the bundle's
-    given: str | None = Field(None, max_length=64)  # a mask or scan of the page's own
-    strength: float = Field(0.5, ge=0, le=1)  # of a scan
+    start: Start = "drawn"
+    given: str | None = Field(None, max_length=64)  # the mask or scan of the page's own that it starts from
+    strength: float = Field(0.5, ge=0, le=1)  # of a scan that is changed as a whole
+
+    @property
+    def has_row(self) -> bool:
+        """Whether its cells say what is made; else what was given does."""
+        return self.start not in ("mask", "remove")
+
+    def numbers(self) -> dict[str, float | str]:
+        """The cells of a checked wish as numbers."""
+        return {name: float(text) for name, text in self.cells.items() if text.strip()}
 
 
 @dataclass(frozen=True)

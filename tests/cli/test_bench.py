@@ -14,7 +14,9 @@ from sbldm.cli.main import main
 from sbldm.engine.backends.selection import stored_choice
 from sbldm.engine.bundle.load import Bundle, load_bundle
 
+from tests.support.host_device import HostDevice
 from tests.support.schemas import held_to
+from tests.support.toy import HostLoopBackend
 
 FAST = [
     "--steps",
@@ -89,6 +91,31 @@ def test_figures_tables_picture_and_choice(
     choice = stored_choice(tiny_bundle, 1)
     assert choice is not None
     assert choice.seconds["denoiser"].keys() == {"onnxruntime", "openvino:fp32"}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
+def test_a_gpu_is_held_to_the_cpu(
+    tiny_bundle: Bundle, kernel_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the CPU's stand-in for one."""
+    asked: list[tuple[object, ...]] = []
+
+    def choose(*given: object, **_: object) -> HostLoopBackend:
+        asked.append(given)
+        return HostLoopBackend(tiny_bundle, HostDevice(kernel_folder))
+
+    for module in ("benchmarks.plan", "engine.run.job"):
+        monkeypatch.setattr(f"sbldm.{module}.choose_backend", choose)
+    assert run(tiny_bundle.path, "--device", "cuda:0", "--backends", "onnxruntime", "--json") == 0
+    result = held_to("bench", capsys.readouterr().out)
+    assert asked[0][1:3] == ("onnxruntime", "cuda:0")
+    (gate,) = result["gates"]
+    assert gate["passed"]
+    assert "largest departure from onnxruntime" in gate["reason"]
+    assert result["plan"]["device"] == "cuda:0"
+    assert not any(figure["fma_share"] for figure in result["components"])
+    assert run(tiny_bundle.path, "--device", "cuda", "--select") == 2
+    assert "on a GPU no clock chooses" in capsys.readouterr().err
 
 
 def test_an_interrupted_benchmark_writes_what_it_has(

@@ -65,11 +65,59 @@ with device.current():
     assert "no room for 8 MiB (6 of 10 MiB free)" in said
 
 
+def test_what_goes_outside_of_its_context_or_in_another_thread_goes_back_too(kernel_folder: Path) -> None:
+    """The driver frees nothing without a context, and says so to nobody."""
+    said = run(
+        kernel_folder,
+        """
+import threading
+from sbldm.engine.cuda.gpu import CudaDevice
+device = CudaDevice()
+with device.current():
+    before = device.memory()
+    kept = [device.allocate((1024,), "float32") for _ in range(2)]
+kept.pop()
+thread = threading.Thread(target=kept.clear)
+thread.start()
+thread.join()
+with device.current():
+    print(before[0] - device.memory()[0])
+""",
+    )
+    assert said.strip() == "0"
+
+
+def test_who_waits_for_the_gpu_leaves_its_core_and_the_interpreter_to_others(kernel_folder: Path) -> None:
+    said = run(
+        kernel_folder,
+        """
+import threading, time
+from sbldm.engine.cuda.gpu import CudaDevice
+device, turns = CudaDevice(), 0
+with device.current():
+    event = device.record(device.stream())
+    waiting = threading.Thread(target=device.synchronize, args=(event,))
+    waiting.start()
+    while waiting.is_alive():
+        turns += 1
+        time.sleep(0.001)
+    try:
+        event.time_since(event)
+    except device._driver.Error as error:
+        print(error)
+assert turns > 20, turns
+""",
+        FAKE_CUDA_WAIT_MS="300",
+    )
+    assert "cuEventElapsedTime failed: CUDA_ERROR_INVALID_HANDLE" in said
+
+
 def test_a_capture_that_fails_ends_and_the_stream_goes_on(kernel_folder: Path) -> None:
     """Whatever raises: an error of ours, of the driver, or one that nobody expected."""
     said = run(
         kernel_folder,
         """
+import ctypes
 import numpy as np
 from sbldm.engine.cuda.device import GraphError
 from sbldm.engine.cuda.gpu import CudaDevice
@@ -93,6 +141,7 @@ with device.current():
             print(type(told).__name__, told)
     graph = device.capture(stream, clip)
     device.replay(graph, stream)
+    assert ctypes.CDLL("libcuda.so.1").fake_graphs() == 0
     found = device.pinned((8,), "float32")
     device.download(values, found, stream)
     device.synchronize(device.record(stream))
@@ -101,6 +150,57 @@ with device.current():
     )
     assert said.splitlines() == ["GraphError ours", "GraphError theirs", "DeviceMemoryError full", "KeyError 'odd'",
                                  "KeyboardInterrupt "]  # fmt: skip
+
+
+def test_a_kernel_that_failed_is_told_by_the_next_call_as_an_error_of_ours(kernel_folder: Path) -> None:
+    said = run(
+        kernel_folder,
+        """
+from sbldm.engine.cuda.gpu import CudaDevice
+from sbldm.engine.errors import BackendUnavailableError
+device = CudaDevice()
+with device.current():
+    try:
+        device.synchronize(device.record(device.stream()))
+    except BackendUnavailableError as error:
+        print(error.exit_code, error)
+""",
+        FAKE_CUDA_FAULT="1",
+    )
+    assert said.startswith("4 Fake GPU (sm_90) failed: cuEventSynchronize failed: CUDA_ERROR_ILLEGAL_ADDRESS; a run")
+
+
+def test_garbage_is_not_collected_in_the_midst_of_a_capture(kernel_folder: Path) -> None:
+    """Device memory in a cycle, given back while a stream is captured, would break the capture."""
+    run(
+        kernel_folder,
+        """
+import gc
+from sbldm.engine.cuda.gpu import CudaDevice
+from sbldm.kernels.calls import clip_image_call
+device = CudaDevice()
+gc.set_threshold(1)
+with device.current():
+    stream, values = device.stream(), device.allocate((8,), "float32")
+    before = device.memory()[0]
+    cycle = [device.allocate((1024,), "float32")]
+    cycle.append(cycle)
+    kept = [cycle]
+    del cycle
+
+    def work():
+        kept.clear()
+        made = [[] for _ in range(1000)]
+        assert device.memory()[0] < before
+        device.launch(clip_image_call(8, image=values.address), stream)
+
+    device.launch(clip_image_call(8, image=values.address), stream)
+    graph = device.capture(stream, work)
+    made = [[] for _ in range(1000)]
+    gc.collect()
+    assert device.memory()[0] == before
+""",
+    )
 
 
 def test_without_a_driver_it_says_so() -> None:

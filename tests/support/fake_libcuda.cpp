@@ -10,11 +10,13 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 using Result = int;
 using Work = std::function<void()>;
-constexpr Result SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, UNSUPPORTED_IN_CAPTURE = 900;
+constexpr Result SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, INVALID_HANDLE = 400,
+                 NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, UNSUPPORTED_IN_CAPTURE = 900;
 
 namespace {
 struct Stream {
@@ -27,12 +29,14 @@ struct Kernel {
     unsigned size;  // of its struct
 };
 struct Event {
+    unsigned flags;
     std::chrono::steady_clock::time_point at;
 };
 const uint64_t total = std::getenv("FAKE_CUDA_MEMORY") ? std::strtoull(std::getenv("FAKE_CUDA_MEMORY"), nullptr, 10) : 1ull << 30;
 uint64_t used = 0;
 std::map<uint64_t, size_t> allocations;
-std::vector<void*> contexts;
+thread_local std::vector<void*> contexts;
+int graphs = 0, captures = 0;  // graphs that were not destroyed, streams in capture
 int context;
 
 Stream& stream_of(void* handle) {
@@ -78,6 +82,8 @@ Result cuMemAlloc(uint64_t* address, size_t size) {
     return used += size, SUCCESS;
 }
 Result cuMemFree(uint64_t address) {
+    if (contexts.empty()) return INVALID_CONTEXT;
+    if (captures) return UNSUPPORTED_IN_CAPTURE;
     auto found = allocations.find(address);
     if (found == allocations.end()) return INVALID_VALUE;
     used -= found->second;
@@ -91,13 +97,20 @@ Result cuStreamCreate(void** made, unsigned flags) { return *made = new Stream, 
 Result cuStreamDestroy(void* stream) { return delete static_cast<Stream*>(stream), SUCCESS; }
 Result cuStreamWaitEvent(void*, void*, unsigned) { return SUCCESS; }
 Result cuStreamSynchronize(void* stream) { return stream_of(stream).capturing ? UNSUPPORTED_IN_CAPTURE : SUCCESS; }
-Result cuEventCreate(void** made, unsigned) { return *made = new Event, SUCCESS; }
+Result cuEventCreate(void** made, unsigned flags) { return *made = new Event{flags, {}}, SUCCESS; }
 Result cuEventDestroy(void* event) { return delete static_cast<Event*>(event), SUCCESS; }
 Result cuEventRecord(void* event, void* stream) {
     return put(stream, [=] { static_cast<Event*>(event)->at = std::chrono::steady_clock::now(); });
 }
-Result cuEventSynchronize(void*) { return SUCCESS; }
+Result cuEventSynchronize(void*) {
+    if (std::getenv("FAKE_CUDA_FAULT")) return ILLEGAL_ADDRESS;
+    const char* wait = std::getenv("FAKE_CUDA_WAIT_MS");
+    if (wait) std::this_thread::sleep_for(std::chrono::milliseconds(std::atoi(wait)));
+    return SUCCESS;
+}
 Result cuEventElapsedTime(float* ms, void* start, void* stop) {
+    constexpr unsigned without_time = 2;
+    if ((static_cast<Event*>(start)->flags | static_cast<Event*>(stop)->flags) & without_time) return INVALID_HANDLE;
     *ms = std::chrono::duration<float, std::milli>(static_cast<Event*>(stop)->at - static_cast<Event*>(start)->at).count();
     return SUCCESS;
 }
@@ -138,11 +151,13 @@ Result cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, uns
 Result cuStreamBeginCapture(void* stream, int) {
     if (stream_of(stream).capturing) return UNSUPPORTED_IN_CAPTURE;
     stream_of(stream).recorded.clear();
+    ++captures;
     return stream_of(stream).capturing = true, SUCCESS;
 }
 Result cuStreamEndCapture(void* stream, void** graph) {
     if (!stream_of(stream).capturing) return INVALID_VALUE;
     stream_of(stream).capturing = false;
+    --captures, ++graphs;
     return *graph = new std::vector<Work>(stream_of(stream).recorded), SUCCESS;
 }
 Result cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
@@ -153,8 +168,9 @@ Result cuGraphLaunch(void* executable, void* stream) {
     for (Work& work : *static_cast<std::vector<Work>*>(executable)) work();
     return SUCCESS;
 }
-Result cuGraphDestroy(void* graph) { return delete static_cast<std::vector<Work>*>(graph), SUCCESS; }
+Result cuGraphDestroy(void* graph) { return --graphs, delete static_cast<std::vector<Work>*>(graph), SUCCESS; }
 Result cuGraphExecDestroy(void* graph) { return delete static_cast<std::vector<Work>*>(graph), SUCCESS; }
+int fake_graphs() { return graphs; }
 Result cuGetErrorName(Result, const char** text) { return *text = "FAKE_ERROR", SUCCESS; }
 Result cuGetErrorString(Result, const char** text) { return *text = "an error of the fake driver", SUCCESS; }
 

@@ -12,6 +12,7 @@ from sbldm.train.config import (
     CropConfig,
     MaskFirstConfig,
     PlanarConfig,
+    RefinerConfig,
     SlabAutoencoderConfig,
     load_preset,
 )
@@ -34,6 +35,7 @@ def tiny_mask_first(steps: int = 2) -> MaskFirstConfig:
         mask_grid=(16, 16, 16),
         mask_denoiser=PlanarConfig((8, 16), 1, 16, 2),
         denoiser=PlanarConfig((8, 16), 1, 16, 2),
+        refiner=RefinerConfig(8, 1, 4),
         stages=stages,
     )
 

@@ -14,9 +14,8 @@ from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.bundle.manifest import SamplerName
 from sbldm.engine.cuda.device import DeviceNetwork
 from sbldm.engine.cuda.device_networks import OnnxRuntimeNetwork
-from sbldm.engine.cuda.loop import LoopBatch
-from sbldm.engine.cuda.loops import DeviceLoops
-from sbldm.engine.cuda.networks import SAMPLED
+from sbldm.engine.cuda.forms import loops_of
+from sbldm.engine.cuda.loop import LoopBatch, LoopShape
 from sbldm.engine.sampling.plan import SamplingPlan
 from sbldm.kernels.calls import VolumeShape
 from sbldm.kernels.ddim import ddim_coefficients
@@ -119,7 +118,12 @@ class Toy:
         """Samples from `first` on, at attempts 0, 1, 2."""
         samples = np.arange(first, first + count, dtype=np.uint64)
         condition = np.random.default_rng(first).standard_normal((count, self.columns)).astype(np.float32)
-        return LoopBatch(self.seed, samples, np.arange(count) % 3, condition, np.ones(count, np.float32))
+        told = {"condition": condition}
+        return LoopBatch(self.seed, samples, np.arange(count) % 3, told, np.ones(count, np.float32))
+
+    def shape(self, samples: int, guided: bool = False) -> LoopShape:
+        """Of a loop around the denoiser."""
+        return LoopShape(samples, self.latent, {"condition": (self.columns,)}, guided)
 
 
 class HostNetworks:
@@ -136,8 +140,8 @@ class HostNetworks:
     def refuse_graphs(self, reason: str) -> None:
         pass
 
-    def components(self, rows: int, device: Any, streams: tuple[Any, Any]) -> dict[str, DeviceNetwork]:
-        return {name: self.component(name) for name in SAMPLED if self.backend.bundle.has(name)}
+    def components(self, rows: Mapping[str, int], device: Any, streams: tuple[Any, Any]) -> dict[str, DeviceNetwork]:
+        return {name: self.component(name) for name in rows}
 
     def component(self, name: str) -> DeviceNetwork:
         return HostNetwork(self.device, name, OnnxRuntimeNetwork(self.backend.session(name), "cpu"))
@@ -151,7 +155,7 @@ class HostLoopBackend:
     def __init__(self, bundle: Bundle, device: HostDevice, networks: type[HostNetworks] = HostNetworks) -> None:
         self._backend = OnnxRuntimeBackend(bundle, "cpu", 1)
         self.version = self._backend.version
-        self.loops = DeviceLoops.of(bundle, networks(self._backend, device))
+        self.loops = loops_of(bundle, networks(self._backend, device))
 
     def run(self, component: str, inputs: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
         return self._backend.run(component, inputs)

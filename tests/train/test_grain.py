@@ -1,61 +1,76 @@
-"""How much fine noise a cohort has beyond what its autoencoder keeps."""
+"""How strong the fine noise of a cohort's scans is."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sbldm.engine.bundle.manifest import Grid
 from sbldm.engine.errors import InvalidInputError
+from sbldm.engine.sampling.grain import grain_numbers, with_grain
 from sbldm.train import grain
-from sbldm.train.config import MaskFirstConfig, load_preset
-from sbldm.train.data.cohort import prepare_cohort
+from sbldm.train.data.cohort import Cohort, prepare_cohort
 from sbldm.train.grain import load_grain, measured_grain, save_grain
-from sbldm.train.mask_first import make_slab_autoencoder
-from sbldm.train.networks.slab_autoencoder import SlabAutoencoder
 
 from tests.support.scans import arrays, write_case
 
-DEVIATIONS = np.array([[0.01, 0.05], [0.04, 0.02], [0.03, 0.03], [0.02, 0.06]])
+SHAPE = (48, 48, 32)
+DEVIATIONS = (0.01, 0.04, 0.03, 0.02)
 
 
-def autoencoder() -> SlabAutoencoder:
-    config = load_preset("glioma")
-    assert isinstance(config, MaskFirstConfig)
-    return make_slab_autoencoder(config)
-
-
-def test_the_line_of_the_noise_is_found_and_vessels_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_case(tmp_path / "data", "A", arrays(tumour=(32.0, 20.0, 10.0)))
-    cohort = prepare_cohort(tmp_path / "data", tmp_path / "cache", Grid((32, 32, 16), (6.0, 6.0, 9.6)))
-    rng = np.random.default_rng(0)
-    seen = rng.uniform(0.05, 0.95, (4, 32, 32, 16)).astype(np.float32)
-    dark, bright = DEVIATIONS.T[:, :, None, None, None]
-    scan = seen + (dark * (1 - seen) + bright * seen) * rng.standard_normal(seen.shape)
-    scan[:, ::5, ::5, ::5] += 0.9
-    monkeypatch.setattr(grain, "reconstructed", lambda *_: seen)
-    monkeypatch.setattr(grain, "case_image", lambda *_: scan)
-    found = measured_grain(autoencoder(), cohort, 4)
-    np.testing.assert_allclose(found, DEVIATIONS, atol=0.004)
-
-
-def test_scans_are_measured_and_phantoms_beside_them_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(name="cohort")
+def _cohort(tmp_path: Path) -> Cohort:
     for name in "AB":
         write_case(tmp_path / "data", name, arrays(tumour=(32.0, 20.0, 10.0)))
-    cohort = prepare_cohort(tmp_path / "data", tmp_path / "cache", Grid((32, 32, 16), (6.0, 6.0, 9.6)))
-    looked_at: list[int] = []
+    return prepare_cohort(tmp_path / "data", tmp_path / "cache", Grid((32, 32, 16), (6.0, 6.0, 9.6)))
 
-    def looked(_: Any, case: int) -> NDArray[np.float32]:
-        looked_at.append(case)
-        return np.zeros((4, 32, 32, 16), np.float32)
 
-    monkeypatch.setattr(grain, "case_image", looked)
+def show(monkeypatch: pytest.MonkeyPatch, images: list[NDArray[np.float32]], white: NDArray[np.float32]) -> list[int]:
+    """Cases of these images, all of these shares of white matter and with a bright tumour; those that are looked at."""
+    seen: list[int] = []
+    label = np.zeros(SHAPE, np.uint8)
+    label[:8] = 2
+
+    def image(_: Cohort, case: int) -> NDArray[np.float32]:
+        seen.append(case)
+        return images[case]
+
+    monkeypatch.setattr(grain, "case_image", image)
+    monkeypatch.setattr(grain, "case_label", lambda *_: label)
+    monkeypatch.setattr(grain, "case_shares", lambda *_: np.stack([white, 1 - white, np.zeros_like(white)]))
+    return seen
+
+
+def test_the_noise_of_flat_white_matter_is_found_among_all_that_varies_more(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    normals = np.random.default_rng(0).standard_normal(grain_numbers((4, *SHAPE)), np.float32)
+    normals[0] = 0
+    white = np.ones(SHAPE, np.float32)
+    white[:, 32:] = 0
+    scan = with_grain(np.full((4, *SHAPE), 0.5, np.float32), [(d, d) for d in DEVIATIONS], normals)
+    scan[:, :, 32:] += np.random.default_rng(1).normal(0, 0.3, (4, 48, 16, 32))  # cortex
+    scan[:, :8] += np.random.default_rng(2).normal(0, 0.3, (4, 8, 48, 32))  # the tumour
+    scan[:, 20:40:8, 4:28:8, ::4] += 0.4  # vessels
+    show(monkeypatch, [scan, scan], white)
+    found = np.array(measured_grain(cohort))
+    np.testing.assert_allclose(found, np.stack([DEVIATIONS] * 2, axis=1), rtol=0.12)
+
+
+def test_scans_are_measured_and_phantoms_beside_them_are_not(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    blank = np.zeros((4, *SHAPE), np.float32)
+    seen = show(monkeypatch, [blank, blank], np.ones(SHAPE, np.float32))
     monkeypatch.setattr(grain, "real_cases", lambda _: np.array([False, True]))
-    measured_grain(autoencoder(), cohort, 4)
-    assert looked_at == [1]
+    measured_grain(cohort)
+    assert seen == [1]
+
+
+def test_without_flat_white_matter_there_is_no_grain(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = np.random.default_rng(0).random((4, *SHAPE), np.float32)
+    show(monkeypatch, [noisy, noisy], np.zeros(SHAPE, np.float32))
+    assert measured_grain(cohort) == ((0.0, 0.0),) * 4
 
 
 def test_grain_comes_back_as_it_was_kept(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from tests.support.tiny_cohort import write_small_cohort
 from tests.support.tiny_mask_first import tiny_mask_first
 
-STAGES = ("autoencoder", "mask", "denoiser")
+STAGES = ("autoencoder", "mask", "denoiser", "refiner")
 SHAPE, SPACING = (64, 64, 32), (3.0, 3.0, 4.8)
 
 
@@ -84,7 +84,7 @@ def test_stages_train_in_order_by_the_command_line(
     assert latents.shape == (2, 2, 8, 4, 4, 4)
 
     networks = load_mask_first(out, config)
-    assert networks.keys() == {"encoder", "aggregator", "decoder", "denoiser", "mask_denoiser"}
+    assert networks.keys() == {"encoder", "aggregator", "decoder", "denoiser", "mask_denoiser", "refiner"}
     with torch.no_grad():
         normalised = (torch.from_numpy(latents) - networks["aggregator"].mean) / networks["aggregator"].scale
         image, brain = networks["decoder"](networks["aggregator"].decode(normalised[:1, 0])[0])
@@ -167,10 +167,10 @@ def test_the_preset_survives_json_and_plans_its_stages() -> None:
     assert config_from_json(json.loads(json.dumps(config_to_json(config))), "here") == config
     lines = plan(config, "all").splitlines()
     costs = {line.split()[0]: float(line.split()[4]) for line in lines if "GMAC a volume" in line}
-    assert costs.keys() == {"encoder", "aggregator", "decoder", "denoiser", "mask_denoiser"}
+    assert costs.keys() == {"encoder", "aggregator", "decoder", "denoiser", "mask_denoiser", "refiner"}
     assert costs["denoiser"] <= 12.5
     assert [line.split()[1][:-1] for line in lines if line.startswith("stage")] == list(STAGES)
-    assert sum("GiB in float32" in line for line in lines) == 3
+    assert sum("GiB in float32" in line for line in lines) == 4
 
 
 @pytest.mark.parametrize(

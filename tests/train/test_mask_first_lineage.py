@@ -19,7 +19,7 @@ from tests.support.tiny_cohort import write_preset, write_small_cohort
 from tests.support.tiny_mask_first import tiny_mask_first
 
 Run = Callable[..., int]
-STAGES = ("autoencoder", "mask", "denoiser", "distill")
+STAGES = ("autoencoder", "mask", "denoiser", "distill", "refiner")
 
 
 def masks_file(path: Path, size: int) -> Path:
@@ -68,8 +68,9 @@ def test_stages_behind_one_that_was_trained_on_are_made_again(run: Run, tmp_path
     assert lineage_faults(tmp_path / "out", config) == []
     longer = with_stage(config, "autoencoder", steps=2)
     assert run("--stage", "autoencoder", config=longer) == 0
-    stage, latents = lineage_faults(tmp_path / "out", longer)
-    assert stage.startswith("stage denoiser: was made from stage autoencoder ")
+    *stages, latents = lineage_faults(tmp_path / "out", longer)
+    for stage, told in zip(("denoiser", "refiner"), stages, strict=True):
+        assert told.startswith(f"stage {stage}: was made from stage autoencoder ")
     assert latents.startswith("latents: were made by stage autoencoder ")
     assert run(config=longer) == 0
     assert lineage_faults(tmp_path / "out", longer) == []
@@ -79,6 +80,9 @@ def test_stages_behind_one_that_was_trained_on_are_made_again(run: Run, tmp_path
     denoiser = read_record(tmp_path / "out", "denoiser")
     assert denoiser is not None
     assert denoiser.upstream == {"autoencoder": after["autoencoder"]}
+    refiner = read_record(tmp_path / "out", "refiner")
+    assert refiner is not None
+    assert refiner.upstream == {"autoencoder": after["autoencoder"], "denoiser": after["denoiser"]}
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from tests.support.scans import arrays, write_case
 from tests.support.tiny_cohort import write_preset
 from tests.support.tiny_mask_first import tiny_mask_first, write_tiny_mask_first
 
-STAGES = ("autoencoder", "mask", "denoiser", "distill")
+STAGES = ("autoencoder", "mask", "denoiser", "distill", "refiner")
 
 
 def distilled(steps: int = 2) -> MaskFirstConfig:

@@ -59,3 +59,13 @@ class Refiner(nn.Module):
         fine = F.silu(F.pixel_shuffle(self.shuffle(x.flatten(0, 1)), 2))
         residual = self.head(torch.cat([fine, flat], dim=1))
         return (flat + residual).reshape(image.shape)
+
+
+class DraftRefiner(Refiner):
+    """The refiner of the mask-first form: what it is told beside the image is a draft (N, D, M, X, Y) in [-1, 1]."""
+
+    def __init__(self, config: RefinerConfig, modalities: int) -> None:
+        super().__init__(config, modalities, modalities)
+
+    def forward(self, image: Tensor, draft: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().forward(image, draft)

@@ -12,9 +12,9 @@ from ...bundle.load import Bundle
 from ...bundle.manifest import ComponentSpec
 from ...cuda.device import Buffer, Device, DeviceNetwork
 from ...cuda.device_networks import TensorRtNetwork
+from ...cuda.forms import loops_of
 from ...cuda.gpu import CudaDevice
-from ...cuda.loops import DeviceLoops
-from ...cuda.networks import SAMPLED, rows_of
+from ...cuda.shapes import STAGES, rows_of
 from ...errors import InvalidInputError
 from .build import load_flavour
 from .engines import EngineSet, present_target
@@ -36,14 +36,13 @@ class TensorRtNetworks:
     def refuse_graphs(self, reason: str) -> None:
         """Nothing to do: engines are the same whether they are captured or not."""
 
-    def components(self, rows: int, device: Device, streams: tuple[Any, Any]) -> dict[str, DeviceNetwork]:
-        """Execution contexts for the denoiser's `rows`, a chunk of slices, one volume; built where needed."""
+    def components(self, rows: Mapping[str, int], device: Device, streams: tuple[Any, Any]) -> dict[str, DeviceNetwork]:
+        """Execution contexts by component, each for its number of rows; built where needed."""
         found: dict[str, DeviceNetwork] = {}
-        for name in SAMPLED:
-            if self._engines.bundle.has(name):
-                network, _ = self._engines.open(name, rows_of(name, rows, self._engines.bundle.manifest), device)
-                network.ask_capturable(streams[name != "denoiser"])
-                found[name] = network
+        for name, count in rows.items():
+            network, _ = self._engines.open(name, count, device)
+            network.ask_capturable(streams[name not in STAGES])
+            found[name] = network
         return found
 
 
@@ -70,7 +69,7 @@ class TensorRtBackend:
         self._buffers: dict[tuple[str, str], Buffer] = {}
         with device.current():
             self._stream = device.stream()
-        self.loops = DeviceLoops.of(bundle, TensorRtNetworks(engines, device))
+        self.loops = loops_of(bundle, TensorRtNetworks(engines, device))
         self.version = f"{engines.flavour.name} {engines.flavour.version}"
 
     def run(self, component: str, inputs: Inputs) -> Outputs:
@@ -96,9 +95,10 @@ class TensorRtBackend:
             tensor.name: self._buffer(component, tensor.name, tensor.dtype, tensor.shape[1:])
             for tensor in (*spec.inputs, *spec.outputs)
         }
-        for tensor in spec.inputs:
-            values = np.ascontiguousarray(inputs[tensor.name], np.dtype(tensor.dtype))
-            self._device.upload(buffers[tensor.name], values, self._stream)
+        kinds = {tensor.name: np.dtype(tensor.dtype) for tensor in spec.inputs}
+        given = {name: np.ascontiguousarray(inputs[name], kind) for name, kind in kinds.items()}
+        for name, values in given.items():  # which stay until the run is over
+            self._device.upload(buffers[name], values, self._stream)
         self._component(component).enqueue(
             {tensor.name: buffers[tensor.name] for tensor in spec.inputs},
             {tensor.name: buffers[tensor.name] for tensor in spec.outputs},

@@ -17,7 +17,7 @@ export class Basket {
     this.rows = [];
     this.taken = null; // table, commands and snippet of what is in it
     this.latest = 0;
-    find("save-csv").addEventListener("click", () => save("basket.csv", this.taken.csv));
+    find("save-csv").addEventListener("click", () => Object.entries(this.taken.tables).forEach(([name, text]) => save(name, text)));
     find("save-command").addEventListener("click", () => save("basket.sh", `#!/bin/sh\nset -e\n${this.taken.commands.join("\n")}\n`));
     find("save-python").addEventListener("click", () => save("basket.py", this.taken.python));
     find("run").addEventListener("click", () => this.run());
@@ -25,15 +25,14 @@ export class Basket {
   }
 
   allot() { // the place of a wish that is not kept yet
-    this.rows.push({ id: `free-${this.rows.length}`, wish: null, given: null, given_kind: "", given_name: "", out: true, text: "" });
+    this.rows.push({ id: `free-${this.rows.length}`, wish: null, given: null, given_name: "", out: true, text: "" });
     return this.rows.length - 1;
   }
 
   isFree(number) { return this.rows[number].out; }
 
   keep(number, wish, given, text) {
-    const told = { given_kind: given?.kind ?? "", given_name: given?.name ?? "" };
-    this.rows[number] = { ...told, given, id: `wish-${number + 1}`, wish: structuredClone({ ...wish, number }), out: false, text };
+    this.rows[number] = { given, given_name: given?.name ?? "", id: `wish-${number + 1}`, wish: structuredClone({ ...wish, number }), out: false, text };
     this.change();
   }
 
@@ -43,8 +42,8 @@ export class Basket {
 
   sent() { // rows up to the last that is kept
     const last = this.rows.findLastIndex((row) => !row.out);
-    return { rows: this.rows.slice(0, last + 1).map(({ id, wish, given_kind, given_name, out }, number) => (
-      { id, wish: wish ?? { number }, given_kind, given_name, out })) };
+    return { rows: this.rows.slice(0, last + 1).map(({ id, wish, given, given_name, out }, number) => (
+      { id, wish: wish ?? { number }, given_name, reading: given?.reading ?? {}, out })) };
   }
 
   async change() {
@@ -57,7 +56,7 @@ export class Basket {
       if (turn !== this.latest) return;
       this.taken = taken;
       find("command").textContent = taken.commands.join("\n\n");
-      find("csv").textContent = taken.csv;
+      find("csv").textContent = Object.entries(taken.tables).map(([name, text]) => `${name}\n${text}`).join("\n");
       find("python").textContent = taken.python;
       find("notes").replaceChildren(...taken.notes.map((note) => Object.assign(document.createElement("li"), { textContent: note })));
       find("basket").dataset.ready = kept;

@@ -24,9 +24,10 @@ class Condition {
     this.opener = this.field.querySelector(".open");
     const unit = column.unit ? ` (${column.unit})` : "";
     this.field.querySelector("label").textContent = `${column.title}${unit}`;
-    this.exact.setAttribute("aria-label", `${column.title}${unit}, exactly`);
-    this.opener.setAttribute("aria-label", `Leave ${column.title} open`);
-    this.exact.title = `${column.name}: ${column.allowed}`;
+    this.slider.setAttribute("aria-label", `${column.words}${unit}`);
+    this.exact.setAttribute("aria-label", `${column.words}${unit}, exactly`);
+    this.opener.setAttribute("aria-label", `Leave ${column.words} open`);
+    this.field.title = `${column.words}; column ${column.name}: ${column.allowed}`;
     this.slider.addEventListener("input", () => this.give(plain(this.fromSlider())));
     this.exact.addEventListener("input", () => this.give(this.exact.value === "" ? "" : plain(this.fromShown(Number(this.exact.value))), "exact"));
     this.opener.addEventListener("click", () => { this.give(""); this.slider.focus(); });

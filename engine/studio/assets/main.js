@@ -2,15 +2,16 @@
 import { get, leave, post } from "./api.js";
 import { Basket } from "./basket.js";
 import { Conditions } from "./conditions.js";
-import { listen as listenForFiles } from "./dropped.js";
+import { listen as listenForFiles, tell as tellOwn } from "./dropped.js";
+import { Own, hasCells, isScan, voxels } from "./own.js";
 import { Panes, chosen } from "./panes.js";
 import { Shares } from "./shares.js";
 
 const find = (id) => document.getElementById(id);
-const PAUSE_MS = 100, HERE_MS = 60_000;
+const PAUSE_MS = 60, HERE_MS = 60_000; // before a wish that moves is made; between two words to the program
 const SHARES = ["ncr_share", "ed_share", "et_share"], FIRST = ["volume_ml"], PLACE = ["x", "y", "z"];
 
-let facts, panes, conditions, shares, basket;
+let facts, panes, conditions, shares, basket, own;
 const sides = { a: null, b: null }; // of each: wish, what it starts from, the volume that is shown
 let side = "a", timer = null, checks = 0;
 
@@ -18,7 +19,12 @@ const current = () => sides[side];
 const gone = (error) => { if (error.status === 0 || error.status === 401) { find("gone").textContent = error.message; find("gone").hidden = false; } };
 
 function newSide() {
-  return { wish: { cells: {}, number: basket.allot(), seed: 0, steps: null, guidance: null, given: null, strength: 0.5 }, given: null, made: null, scan: null, isScan: false }; // a scan may be shown beside what is made of it
+  return {
+    wish: { cells: {}, number: basket.allot(), seed: 0, steps: null, guidance: null, start: "drawn", given: null, strength: 0.5 },
+    given: null, // the mask or scan that the wish starts from
+    made: null, // the volume of the wish
+    scan: null, // a scan that is shown in its place
+  };
 }
 
 function read() { // the controls into the wish of their side
@@ -40,29 +46,22 @@ function write() { // and back
   find("steps").value = wish.steps ?? "";
   find("guidance").value = wish.guidance ?? "";
   find("strength").value = wish.strength;
-  tellStart(given);
+  find("strength").nextElementSibling.textContent = wish.strength;
+  tellStart(wish.start, given);
 }
 
-function tellStart(given) {
-  const start = find("start"), isMask = given?.kind === "mask";
-  start.hidden = !given;
-  start.replaceChildren();
-  if (given) {
-    start.append(Object.assign(document.createElement("span"), { textContent: isMask ? `Around ${given.name}` : `From ${given.name}` }));
-    const away = Object.assign(document.createElement("button"), { type: "button", textContent: "Without it" });
-    away.addEventListener("click", () => startFrom(null));
-    start.append(away);
-  }
-  find("strength-field").hidden = !given || isMask;
-  conditions.disable(isMask);
-  for (const id of ["shares-field", "typical"]) find(id).classList.toggle("off", isMask);
-  for (const handle of shares?.handles ?? []) handle.disabled = isMask;
+function tellStart(start, given) {
+  own.show(start, given);
+  const isOff = !hasCells(start);
+  conditions.disable(isOff);
+  for (const id of ["shares-field", "typical"]) find(id).classList.toggle("off", isOff);
+  for (const handle of shares?.handles ?? []) handle.disabled = isOff;
 }
 
 async function check() { // what is wrong with the wish, how usual it is, what is drawn for it
-  const turn = ++checks, { wish, given } = current();
+  const turn = ++checks, { wish } = current();
   find("number-text").textContent = `This is case ${wish.number} of the run. Kept, the next wish is the next case, with noise of its own.`;
-  if (given?.kind === "mask") { tell([], []); return true; }
+  if (!hasCells(wish.start)) { tell([], []); return true; }
   const told = await post("/api/wish", wish);
   if (turn !== checks) return false;
   tell(told.faults, told.warnings);
@@ -85,15 +84,14 @@ function tell(faults, warnings) {
 
 function changed() { // by hand
   read();
-  const own = current();
-  own.isScan = false;
+  current().scan = null;
   clearTimeout(timer);
   panes.panes[side].tell("…", true);
   timer = setTimeout(() => make(side), PAUSE_MS);
 }
 
 async function make(which) {
-  const own = sides[which], pane = panes.panes[which], wish = structuredClone(own.wish);
+  const one = sides[which], pane = panes.panes[which], wish = structuredClone(one.wish);
   try {
     if (which === side && !await check()) {
       if (find("messages").querySelector(".fault")) pane.tell("This wish contradicts itself; see the messages.", false, true);
@@ -101,24 +99,32 @@ async function make(which) {
     }
     pane.tell(`Making case ${wish.number} …`, true);
     const made = await post("/api/volumes", { wish, pane: which });
-    if (made.given_up || JSON.stringify(wish) !== JSON.stringify(own.wish)) return; // a newer one is on its way
-    own.made = { ...made, wish };
+    if (made.given_up || JSON.stringify(wish) !== JSON.stringify(one.wish)) return; // a newer one is on its way
+    one.made = { ...made, wish };
     await show(which);
   } catch (error) {
-    pane.tell(error.message, false, true);
-    gone(error);
+    faulty(which, error);
   }
 }
 
+function faulty(which, error) { // a volume that cannot be made or shown
+  if (error.status === 410) return make(which); // it was dropped for newer ones
+  panes.panes[which].tell(error.message, false, true);
+  gone(error);
+}
+
 async function show(which) {
-  const own = sides[which], pane = panes.panes[which];
-  if (own.isScan) {
-    pane.tell(`${own.scan.name}, on the model’s grid`);
-    await panes.show(which, `/api/given/${own.scan.id}`, own.scan);
-  } else if (own.made) {
-    pane.tell(`Case ${own.made.number}, seed ${own.made.seed}: ${own.made.text}`);
-    pane.state.title = `made in ${own.made.seconds.toFixed(1)} s`;
-    await panes.show(which, `/api/volumes/${own.made.key}`, own.made);
+  const { scan, made } = sides[which], pane = panes.panes[which];
+  if (scan) {
+    const [where, seen] = voxels(scan, sides.b?.wish.start);
+    pane.tell(`${scan.name}, ${where === "own" ? "as it was given" : "on the model’s grid"}`);
+    await panes.show(which, `/api/given/${scan.id}/${where}`, seen);
+  } else if (made) {
+    const kept = made.changed_ml === undefined ? "" : ` ${made.changed_ml.toFixed(0)} ml of the scan are new, every other voxel is the scan’s own.`;
+    pane.tell(`Case ${made.number}, seed ${made.seed}: ${made.text}.${kept}`);
+    pane.state.title = `made in ${made.seconds.toFixed(1)} s`;
+    pane.element.dataset.seconds = made.seconds;
+    await panes.show(which, `/api/volumes/${made.key}`, made);
     if (panes.isDifference && which === "a" && panes.isCompared) panes.again("b");
   }
   tellMeasured();
@@ -126,15 +132,16 @@ async function show(which) {
 }
 
 function tellMeasured() {
-  const seen = Object.entries(sides).filter(([which, own]) => own?.made && !own.isScan && (which === "a" || panes.isCompared));
+  const seen = Object.entries(sides).filter(([which, one]) => one?.made && !one.scan && (which === "a" || panes.isCompared));
   if (!seen.length) return;
-  find("measured").replaceChildren(...seen.map(([which, { made }]) => {
+  find("measured").replaceChildren(...seen.filter(([, { made }]) => made.rows.length).map(([which, { made }]) => {
     const table = document.createElement("table");
     table.innerHTML = `<thead><tr><th scope="col"></th><th scope="col">asked</th><th scope="col">made</th><th scope="col">differs</th></tr></thead><tbody></tbody>`;
     if (panes.isCompared) table.createCaption().textContent = which.toUpperCase();
     for (const row of made.rows) {
       const line = table.tBodies[0].insertRow();
-      line.append(Object.assign(document.createElement("th"), { scope: "row", textContent: row.unit ? `${row.name} (${row.unit})` : row.name }));
+      const name = line.appendChild(Object.assign(document.createElement("th"), { scope: "row", textContent: `${row.name} ` }));
+      if (row.unit) name.append(Object.assign(document.createElement("small"), { textContent: row.unit }));
       for (const [text, kind] of [[row.wanted, row.drawn ? "drawn" : ""], [row.made, "made"], [row.difference, "differs"]]) {
         Object.assign(line.insertCell(), { textContent: text, className: kind });
       }
@@ -152,36 +159,64 @@ function choose(which) { // the side that the controls are for
   find("keep").disabled = find("vary").disabled = !current().made;
 }
 
-function compare(isOn) {
+function compare(isOn, makes = true) {
   panes.compare(isOn);
   find("sides").hidden = !isOn;
   if (isOn && !sides.b) {
     sides.b = newSide();
-    const { cells, seed, steps, guidance } = sides.a.wish;
-    Object.assign(sides.b.wish, structuredClone({ cells, seed, steps, guidance }));
+    const { number } = sides.b.wish;
+    Object.assign(sides.b, { wish: { ...structuredClone(sides.a.wish), number }, given: sides.a.given });
+  }
+  if (!isOn && sides.a.scan) { // what came of the scan is looked at alone
+    Object.assign(sides, { a: sides.b, b: null });
+    show("a").catch((error) => faulty("a", error));
   }
   choose(isOn ? "b" : "a");
-  if (isOn && !sides.b.made) make("b");
+  if (isOn && makes && !sides.b.made) make("b");
   tellMeasured();
 }
 
-function startFrom(given) { // a mask or scan that was dropped, or nothing
-  if (given?.kind === "case") {
-    Object.assign(sides.a, { scan: given, isScan: true });
+function startFrom(given, start = given?.starts[0] ?? "drawn") { // a mask or scan that was dropped, or nothing
+  find("lost").hidden = true;
+  if (isScan(given)) {
+    sides.a.scan = given;
     sides.b ??= newSide();
-    if (!panes.isCompared) compare(true);
+    if (!panes.isCompared) compare(true, false);
     choose("b");
-    show("a");
   }
-  const own = current();
-  Object.assign(own, { given, isScan: false });
-  own.wish.given = given?.id ?? null;
-  tellStart(given);
+  const one = current();
+  one.given = given;
+  Object.assign(one.wish, { start, given: given?.id ?? null });
+  tellStart(start, given);
+  if (sides.a.scan) show("a").catch((error) => faulty("a", error));
   changed();
 }
 
+function lost(given) { // the program holds it no more
+  const text = `${given.name} is not held any more: this page was silent for an hour, or newer files came. Drop it again.`;
+  tellOwn(text, true);
+  find("lost").textContent = text;
+  find("lost").hidden = false;
+  for (const one of Object.values(sides)) {
+    if (one?.given?.id !== given.id) continue;
+    one.given = null;
+    Object.assign(one.wish, { start: "drawn", given: null });
+  }
+  write();
+}
+
+async function here() { // a word to the program, and what it holds
+  try {
+    const { held } = await get("/api/here");
+    find("gone").hidden = true;
+    for (const one of Object.values(sides)) if (one?.given && !held.includes(one.given.id)) lost(one.given);
+  } catch (error) {
+    gone(error);
+  }
+}
+
 function takePlace(mm) {
-  if (!mm || current().given?.kind === "mask") return;
+  if (!mm || !hasCells(current().wish.start)) return;
   const cells = { ...conditions.cells() };
   PLACE.forEach((name, k) => { cells[name] = String(Number(((mm[k] + facts.fov_mm[k] / 2) / facts.fov_mm[k]).toFixed(4))); });
   conditions.set(cells);
@@ -207,9 +242,9 @@ function listen() {
   });
   find("take-crosshair").addEventListener("click", () => takePlace(panes.crosshair(side) ?? panes.crosshair("a")));
   for (const which of ["a", "b"]) {
-    const { canvas } = panes.panes[which];
-    canvas.addEventListener("keydown", (event) => { if (event.key === "Enter") takePlace(panes.crosshair(which)); });
-    canvas.addEventListener("pointerup", (event) => {
+    const { element } = panes.panes[which];
+    element.addEventListener("keydown", (event) => { if (event.key === "Enter") takePlace(panes.crosshair(which)); });
+    element.addEventListener("pointerup", (event) => {
       if (document.body.classList.contains("placing") && panes.isSection(which, event)) takePlace(panes.crosshair(which));
     });
   }
@@ -217,7 +252,10 @@ function listen() {
   find("vary").addEventListener("click", () => basket.vary(current().wish, current().given, Number(find("times").value)));
   listenForFiles(startFrom);
   addEventListener("pagehide", leave);
-  setInterval(() => get("/api/here").then(() => { find("gone").hidden = true; }, gone), HERE_MS);
+  setInterval(here, HERE_MS);
+  addEventListener("pageshow", here); // back from the history, from sleep, from behind other pages
+  document.addEventListener("resume", here);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) here(); });
 }
 
 function build() {
@@ -246,12 +284,13 @@ async function open() {
     return;
   }
   basket = new Basket((number) => {
-    const row = basket.rows[number], own = current();
-    Object.assign(own, { wish: structuredClone(row.wish), given: row.given, isScan: false });
+    const row = basket.rows[number], one = current();
+    Object.assign(one, { wish: structuredClone(row.wish), given: row.given, scan: null });
     write();
-    make(side).then(() => { row.text = own.made?.text ?? row.text; basket.draw(); });
+    make(side).then(() => { row.text = one.made?.text ?? row.text; basket.draw(); });
   });
-  panes = new Panes(facts);
+  panes = new Panes(facts, faulty);
+  own = new Own((start) => startFrom(current().given, start), () => startFrom(null));
   sides.a = newSide();
   build();
   write();

@@ -4,6 +4,8 @@ import { bytes } from "./api.js";
 const find = (id) => document.getElementById(id);
 export const chosen = (name) => document.querySelector(`input[name="${name}"]:checked`).value;
 
+const fromCentre = (mm, { centre_mm }) => centre_mm.map((middle, k) => mm[k] - middle);
+
 class Pane {
   constructor(side) {
     this.side = side;
@@ -26,8 +28,9 @@ class Pane {
 }
 
 export class Panes {
-  constructor(facts) {
+  constructor(facts, onFault) { // `onFault` is told the side and the error where a volume cannot be shown
     this.facts = facts;
+    this.onFault = onFault;
     this.is3D = sbldmViewer.isPossible();
     this.panes = { a: new Pane("a"), b: new Pane("b") };
     this.isCompared = this.isDifference = false;
@@ -47,14 +50,25 @@ export class Panes {
   async open(side) { // NiiVue, where it is not there yet
     const pane = this.panes[side];
     if (!this.is3D || pane.nv) return;
+    pane.canvas.addEventListener("webglcontextlost", () => this.anew(side), { once: true });
     pane.nv = await sbldmViewer.open(pane.canvas, (place) => this.tellPlace(pane, place));
     pane.nv.setSliceType(sbldmViewer.VIEWS[chosen("view")]);
     this.turn();
+  }
+
+  anew(side) { // the graphics were lost: a machine that slept, a driver that was started again
+    const pane = this.panes[side], fresh = pane.canvas.cloneNode();
+    pane.canvas.replaceWith(fresh);
+    Object.assign(pane, { canvas: fresh, nv: null });
+    return this.again(side);
+  }
+
+  link() { // one crosshair for both, where they lie in one space
     const { a, b } = this.panes;
-    if (a.nv && b.nv) { // one crosshair for both
-      a.nv.broadcastTo([b.nv], { "2d": true, "3d": true });
-      b.nv.broadcastTo([a.nv], { "2d": true, "3d": true });
-    }
+    if (!a.nv || !b.nv) return;
+    const isOne = String(a.shown?.facts.centre_mm) === String(b.shown?.facts.centre_mm);
+    a.nv.broadcastTo(isOne ? [b.nv] : [], { "2d": true, "3d": true });
+    b.nv.broadcastTo(isOne ? [a.nv] : [], { "2d": true, "3d": true });
   }
 
   async show(side, base, facts) { // the volume that lies below an address
@@ -63,26 +77,27 @@ export class Panes {
     if (isNew) pane.shown = { base, facts, files: {} };
     if (!this.is3D) return this.showPicture(pane, turn);
     await this.open(side);
-    const modality = facts.windows && Object.keys(facts.windows).length ? chosen("modality") : null;
-    const [image, mask] = await Promise.all([modality ? this.image(pane, modality) : null, this.image(pane, this.facts.mask)]);
+    const modality = chosen("modality");
+    const volumes = await Promise.all([this.image(pane, modality), this.image(pane, this.facts.mask)]);
     if (turn !== pane.latest) return;
-    mask.opacity = modality ? find("opacity").value / 100 : 1;
-    const first = pane.nv.volumes.length === 0, volumes = modality ? [image, mask] : [mask];
+    volumes[1].opacity = find("opacity").value / 100;
+    const first = pane.nv.volumes.length === 0;
     if (this.isDifference && side === "b") await this.addDifference(pane, volumes, modality);
     if (turn !== pane.latest) return;
     const before = first ? null : pane.nv.frac2mm(pane.nv.scene.crosshairPos);
     pane.nv.volumes = volumes;
     pane.nv.setVolume(volumes[0], 0);
-    if (isNew && facts.tumour_mm) {
+    this.link();
+    if (isNew) {
       pane.nv.scene.crosshairPos = pane.nv.mm2frac(facts.tumour_mm);
-      if (side === "a") find("turn").value = sbldmViewer.facing(facts.tumour_mm);
+      if (side === "a") find("turn").value = sbldmViewer.facing(fromCentre(facts.tumour_mm, facts));
       this.turn();
     } else if (before) pane.nv.scene.crosshairPos = pane.nv.mm2frac([...before].slice(0, 3));
     pane.nv.createOnLocationChange();
     if (first) await sbldmViewer.sectionsThen3D(pane.nv);
     await sbldmViewer.drawn(pane.nv);
     pane.canvas.setAttribute("aria-label", `Sections and a 3D view: ${facts.text ?? "the dropped scan"}`);
-    pane.element.dataset.drawn = `${base} ${modality ?? ""}`;
+    pane.element.dataset.drawn = `${base} ${modality}`;
   }
 
   async image(pane, role) { // of what the pane shows, decoded once
@@ -95,13 +110,13 @@ export class Panes {
       });
       if (isMask) image.setColormapLabel(sbldmViewer.colours(this.facts.tissues));
       return image;
-    });
+    }).catch((error) => { delete files[role]; throw error; });
     return files[role];
   }
 
   async addDifference(pane, volumes, modality) { // how far B lies from A, voxel by voxel
     const other = this.panes.a;
-    if (!other.shown || !modality || !(modality in (other.shown.facts.windows ?? {}))) return;
+    if (!other.shown) return;
     const [from, to] = [await this.image(other, modality), volumes[0]];
     if (from.img.length !== to.img.length) return;
     const apart = to.clone();
@@ -112,7 +127,6 @@ export class Panes {
   }
 
   async showPicture(pane, turn) {
-    if (!pane.shown.base.startsWith("/api/volumes")) return;
     const data = await bytes(`${pane.shown.base}/picture.png`);
     if (turn !== pane.latest) return;
     URL.revokeObjectURL(pane.picture.src);
@@ -121,14 +135,18 @@ export class Panes {
     pane.element.dataset.drawn = `${pane.shown.base} picture`;
   }
 
-  again(side) { // with what is chosen now
+  async again(side) { // with what is chosen now
     const { shown } = this.panes[side];
-    return shown ? this.show(side, shown.base, shown.facts) : null;
+    try {
+      if (shown) await this.show(side, shown.base, shown.facts);
+    } catch (error) {
+      this.onFault(side, error);
+    }
   }
 
-  crosshair(side) { // mm, RAS; null without a volume
-    const { nv } = this.panes[side];
-    return nv && nv.volumes.length ? [...nv.frac2mm(nv.scene.crosshairPos)].slice(0, 3) : null;
+  crosshair(side) { // mm from the middle of the model's field of view, RAS; null without a volume
+    const { nv, shown } = this.panes[side];
+    return nv && nv.volumes.length ? fromCentre([...nv.frac2mm(nv.scene.crosshairPos)].slice(0, 3), shown.facts) : null;
   }
 
   isSection(side, event) { // whether a click lies in a section, not in the 3D view
@@ -152,8 +170,8 @@ export class Panes {
     const label = mask ? Math.round(mask.value) : 0;
     const tissue = this.facts.tissues.find(({ value }) => value === label);
     const modality = this.facts.modalities.find(({ key }) => key === chosen("modality"));
-    const image = values[0] === mask ? "" : `  ·  ${modality.name} ${Math.round(values[0].value)}`;
-    pane.where.textContent = `${sbldmViewer.placeText(mm)}${image}  ·  ${tissue ? tissue.name : "no tumour"}`;
+    const place = sbldmViewer.placeText(fromCentre([...mm], pane.shown.facts));
+    pane.where.textContent = `${place}  ·  ${modality.name} ${Math.round(values[0].value)}  ·  ${tissue ? tissue.name : "no tumour"}`;
   }
 
   turn() {
@@ -170,6 +188,7 @@ export class Panes {
     find("look").addEventListener("submit", (event) => event.preventDefault());
     document.querySelectorAll('input[name="modality"]').forEach((input) => input.addEventListener("change", () => { this.again("a"); this.again("b"); }));
     document.querySelectorAll('input[name="view"]').forEach((input) => input.addEventListener("change", () => {
+      document.body.classList.toggle("flat", !["all", "render"].includes(chosen("view")));
       for (const { nv } of Object.values(this.panes)) nv?.setSliceType(sbldmViewer.VIEWS[chosen("view")]);
     }));
     find("opacity").addEventListener("input", () => {

@@ -90,8 +90,9 @@ class StandInContext:
         self.shapes[name] = shape
         return shape[0] == self.batch
 
-    def set_tensor_address(self, name: str, address: int) -> None:
+    def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
+        return True
 
     def execute_async_v3(self, _stream: int) -> bool:
         inputs: dict[str, NDArray[Any]] = {}
@@ -210,7 +211,7 @@ def test_generation_runs_its_loop_on_the_engines(
     device = HostDevice(kernel_folder)
     monkeypatch.setattr(HostStream, "handle", 0, raising=False)
     monkeypatch.setattr(TensorRtNetwork, "enqueue", on_queue(device, TensorRtNetwork.enqueue))
-    monkeypatch.setattr("sbldm.engine.cuda.networks.DECODER_SLICES", 4)
+    monkeypatch.setattr("sbldm.engine.cuda.shapes.DECODER_SLICES", 4)
     backend = open_backend(tiny_bundle, tmp_path, monkeypatch, device)
     assert (backend.device, backend.precision) == ("cuda:1", "fp32")
     options = GenerateRequest(bundle=tiny_bundle, count=2, steps=2, guidance=2.0).options()

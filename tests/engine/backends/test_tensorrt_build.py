@@ -16,7 +16,7 @@ from sbldm.engine.backends.tensorrt.build import BuildRequest, Flavour, build_en
 from sbldm.engine.backends.tensorrt.cache import EngineCache, read_engine
 from sbldm.engine.backends.tensorrt.engines import EngineSet, Target, foreign_target, present_target
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.cuda.networks import rows_of
+from sbldm.engine.cuda.shapes import rows_of
 from sbldm.engine.errors import BackendUnavailableError, InvalidInputError
 
 BATCH = 2

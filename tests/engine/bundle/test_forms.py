@@ -54,7 +54,7 @@ def test_a_mask_first_bundle_says_how_its_masks_are_made(tiny_mask_first_bundle:
     expected = MaskFirst(4, maps, sampling, 1.0, made.draft_levels, anatomies_sha256(), made.grain)
     assert (manifest.form, made) == ("mask-first", expected)
     assert list(manifest.components["denoiser"].inputs[2].shape) == ["batch", 3, 16, 32, 32]
-    assert "refiner" not in manifest.components
+    assert [spec.name for spec in manifest.components["refiner"].inputs] == ["image", "draft"]
 
 
 def changed(data: Data, *path: str | int, to: object) -> None:
@@ -91,6 +91,7 @@ def changed(data: Data, *path: str | int, to: object) -> None:
         (("components", "decoder", "outputs", 1, "shape"), ["batch", 1, 32, 32], "components.decoder.outputs"),
         (("components", "encoder", "inputs", 0, "dtype"), "float16", "components.encoder.inputs"),
         (("components", "decoder", "inputs"), [], "features float32 .*must be"),
+        (("components", "refiner", "inputs", 1, "name"), "label", "components.refiner.inputs"),
     ],
 )
 def test_what_contradicts_the_form_is_refused(
@@ -108,6 +109,12 @@ def test_every_component_is_needed(tiny_mask_first_bundle: Bundle, name: str) ->
     del data["components"][name]
     with pytest.raises(InvalidInputError, match=rf"components: missing \['{name}'\]"):
         parsed(data)
+
+
+def test_a_refiner_may_be_missing(tiny_mask_first_bundle: Bundle) -> None:
+    data = data_of(tiny_mask_first_bundle)
+    del data["components"]["refiner"]
+    assert "refiner" not in parsed(data).components
 
 
 def test_slices_have_no_mask_stage(tiny_bundle: Bundle, tiny_mask_first_bundle: Bundle) -> None:

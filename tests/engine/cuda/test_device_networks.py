@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from sbldm.engine.cuda.device import Buffer, Launching
+from sbldm.engine.cuda.device import Buffer, GraphError, Launching
 from sbldm.engine.cuda.device_networks import OnnxRuntimeNetwork, TensorRtNetwork
 from sbldm.engine.errors import BackendUnavailableError, DeviceMemoryError
 from sbldm.engine.memory_errors import says_out_of_memory
@@ -36,8 +36,9 @@ class FakeContext:
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         return self.fits
 
-    def set_tensor_address(self, name: str, address: int) -> None:
+    def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
+        return address % 16 == 0
 
     def execute_async_v3(self, handle: int) -> bool:
         return self.runs
@@ -55,6 +56,9 @@ def test_tensorrt_component_binds_what_the_engine_knows() -> None:
     assert context.addresses == {"sample": 16, "prediction": 48}
     with pytest.raises(BackendUnavailableError, match=r"sample \(2, 3\) is not the shape of the engine"):
         TensorRtNetwork(FakeContext(fits=False), []).enqueue(buffers, outputs, FakeStream())
+    astray = {"sample": Buffer(24, (2, 3), "float32")}
+    with pytest.raises(BackendUnavailableError, match="sample cannot lie at 0x18"):
+        TensorRtNetwork(FakeContext(), []).enqueue(astray, outputs, FakeStream())
     problems = ["[cask] a layer has no kernel"]
     stuck = TensorRtNetwork(FakeContext(runs=False), problems)
     with pytest.raises(BackendUnavailableError, match=r"refused to queue a run: .* no kernel") as refused:
@@ -166,6 +170,20 @@ def test_each_set_of_buffers_has_a_graph_of_its_own() -> None:
         for inputs in buffers:
             network.enqueue(inputs, {}, None)
         assert session.ids == ids
+
+
+def test_a_graph_of_onnx_runtime_that_fails_is_no_lack_of_the_backend() -> None:
+    """The same runs are launched without it then (`DeviceLoops.open`)."""
+
+    class Refusing(Recorder):
+        def run_with_iobinding(self, _binding: Binding, options: object) -> None:
+            raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing")
+
+    for kind, error in (("graphs", GraphError), ("launches", BackendUnavailableError)):
+        network = OnnxRuntimeNetwork(Refusing(), "cpu", launching=Launching(kind, ""))  # pyright: ignore
+        with pytest.raises(BackendUnavailableError, match="not permitted when stream is capturing") as told:
+            network.enqueue({}, {}, None)
+        assert type(told.value) is error
 
 
 def test_no_gpu_is_an_unavailable_backend(monkeypatch: pytest.MonkeyPatch) -> None:

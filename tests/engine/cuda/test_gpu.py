@@ -36,6 +36,9 @@ class OutOfMemory(Exception):
 
 
 class Event:
+    def __init__(self, flags: int = 0) -> None:
+        pass
+
     def record(self, stream: Any) -> Event:
         return self
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sbldm.engine.cuda.loop import MAX_GRAPHS, LoopBatch, LoopShape, SamplingLoop
+from sbldm.engine.cuda.loop import MAX_GRAPHS, LoopBatch, SamplingLoop
 from sbldm.engine.sampling.plan import SamplingPlan
 from sbldm.kernels.ddim import ddim_step
 from sbldm.kernels.dpmpp import dpmpp_2m_step
@@ -20,9 +20,9 @@ from tests.support.host_device import HostDevice
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
 
 
-def reference_latent(toy: Any, request: LoopBatch, steps: SamplingPlan) -> np.ndarray:
+def reference_latent(toy: Any, request: LoopBatch, steps: SamplingPlan, base_draw: int = 0) -> np.ndarray:
     """The same loop in NumPy with the reference steps."""
-    draws = [int(attempt) * DRAWS_PER_ATTEMPT for attempt in request.attempts]
+    draws = [base_draw + int(attempt) * DRAWS_PER_ATTEMPT for attempt in request.attempts]
 
     def noise(step: int) -> np.ndarray:
         rows = [
@@ -36,7 +36,7 @@ def reference_latent(toy: Any, request: LoopBatch, steps: SamplingPlan) -> np.nd
         time = np.full(len(x), timestep, np.float32)
 
         def predict(mask: np.ndarray, x: np.ndarray = x, time: np.ndarray = time) -> np.ndarray:
-            inputs = {"sample": x, "timestep": time, "condition": request.condition, "condition_mask": mask}
+            inputs = {"sample": x, "timestep": time, "condition": request.told["condition"], "condition_mask": mask}
             return toy.run("denoiser", **inputs)[0]
 
         conditional = predict(request.condition_mask)
@@ -54,7 +54,7 @@ def sampled(
     """(latents, failure flags, what the device did) of batches through one loop."""
     device = HostDevice(kernel_folder)
     stream = device.stream()
-    shape = LoopShape(batches[0].samples.size, toy.latent, toy.columns, steps.guidance is not None)
+    shape = toy.shape(batches[0].samples.size, steps.guidance is not None)
     loop = SamplingLoop(device, toy.components(device)["denoiser"], shape, use_graphs)
     latents, flags = [], []
     for request in batches:
@@ -96,6 +96,17 @@ def test_graph_replays_give_the_bytes_of_plain_launches(
     assert "replay" not in plain_log
 
 
+def test_a_stage_has_draws_of_its_own(toy: Any, kernel_folder: Path) -> None:
+    """Of the initial noise and of each step; a graph is of one stage."""
+    device, steps, request = HostDevice(kernel_folder), toy.plan("ddim", None, eta=1.0), toy.batch(5)
+    stream, loop = device.stream(), SamplingLoop(device, toy.components(device)["denoiser"], toy.shape(2), True)
+    for base_draw in (0, 2**31):
+        loop.sample(request, steps, stream, base_draw)
+        latent = np.empty(loop.latent.shape, np.float32)
+        device.download(loop.latent, latent, stream)
+        np.testing.assert_allclose(latent, reference_latent(toy, request, steps, base_draw), atol=3e-5)
+
+
 def test_the_order_of_launches(toy: Any, kernel_folder: Path) -> None:
     _, _, log = sampled(toy, kernel_folder, False, toy.plan(), toy.batch(0))
     uploads = ["upload"] * 4
@@ -105,7 +116,7 @@ def test_the_order_of_launches(toy: Any, kernel_folder: Path) -> None:
 def test_graphs_are_kept_by_steps_guidance_and_sampler(toy: Any, kernel_folder: Path) -> None:
     device = HostDevice(kernel_folder)
     stream = device.stream()
-    loop = SamplingLoop(device, toy.components(device)["denoiser"], LoopShape(2, toy.latent, toy.columns, True), True)
+    loop = SamplingLoop(device, toy.components(device)["denoiser"], toy.shape(2, guided=True), True)
     plans = [toy.plan("ddim", 2.0), toy.plan("ddim", 3.0), toy.plan("dpmpp-2m", 2.0), toy.plan("ddim", 2.0, eta=0.0)]
     short = SamplingPlan("ddim", toy.timesteps[:2], plans[0].coefficients[:2], 2.0)
     for expected, steps in enumerate([*plans, short], start=1):
@@ -130,7 +141,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(toy: Any, kernel_folder: Pat
 
 def test_nan_marks_only_its_sample(toy: Any, kernel_folder: Path) -> None:
     request = toy.batch(0, 3)
-    request.condition[1, 0] = np.nan
+    request.told["condition"][1, 0] = np.nan
     latents, flags, _ = sampled(toy, kernel_folder, True, toy.plan(), request, toy.batch(0, 3))
     assert [failed.tolist() for failed in flags] == [[0, 1, 0], [0, 0, 0]]
     assert np.isfinite(latents[0][[0, 2]]).all()
@@ -139,10 +150,10 @@ def test_nan_marks_only_its_sample(toy: Any, kernel_folder: Path) -> None:
 
 def test_what_does_not_fit_the_loop_is_refused(toy: Any, kernel_folder: Path) -> None:
     device = HostDevice(kernel_folder)
-    loop = SamplingLoop(device, toy.components(device)["denoiser"], LoopShape(2, toy.latent, toy.columns, False), True)
+    loop = SamplingLoop(device, toy.components(device)["denoiser"], toy.shape(2), True)
     with pytest.raises(ValueError, match=r"guidance 2\.0 does not fit"):
         loop.sample(toy.batch(0), toy.plan(guidance=2.0), device.stream())
-    with pytest.raises(ValueError, match="takes 2 samples with 2 condition columns"):
+    with pytest.raises(ValueError, match=r"takes 2 samples told {'condition': \(2, 2\)}, not 3 told"):
         loop.sample(toy.batch(0, 3), toy.plan(), device.stream())
     with pytest.raises(ValueError, match="one timestep and one row"):
         SamplingPlan("ddim", (1.0,), ())

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sbldm.engine.cuda.loop import LoopShape, SamplingLoop
+from sbldm.engine.cuda.loop import SamplingLoop
 from sbldm.engine.cuda.volumes import DecodingShape, VolumeDecoder, VolumeGenerator
 from sbldm.engine.errors import DeviceMemoryError
 from sbldm.kernels.assemble import assemble, one_hot
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not 
 
 def generator(toy: Any, folder: Path, samples: int, memory: int = 2**31) -> tuple[VolumeGenerator, HostDevice]:
     device = HostDevice(folder, memory)
-    loop = LoopShape(samples, toy.latent, toy.columns, False)
+    loop = toy.shape(samples)
     decoding, streams = DecodingShape(toy.volume, (4, 2, 2), 0.3, at_once=1), (device.stream(), device.stream())
     return VolumeGenerator(device, toy.components(device), loop, decoding, streams, True), device
 
@@ -29,7 +29,7 @@ def generator(toy: Any, folder: Path, samples: int, memory: int = 2**31) -> tupl
 def latent_of(toy: Any, folder: Path, request: Any) -> np.ndarray:
     device = HostDevice(folder)
     stream = device.stream()
-    shape = LoopShape(request.samples.size, toy.latent, toy.columns, False)
+    shape = toy.shape(request.samples.size)
     loop = SamplingLoop(device, toy.components(device)["denoiser"], shape, False)
     loop.sample(request, toy.plan(), stream)
     latent = np.empty(loop.latent.shape, np.float32)
@@ -71,6 +71,42 @@ def test_two_batches_are_under_way_and_a_third_takes_the_place_of_the_first(toy:
     for lost in (first, second):
         with pytest.raises(ValueError, match="was collected"):
             volumes.collect(lost)
+
+
+def test_slots_that_are_padding_are_not_decoded(toy: Any, kernel_folder: Path) -> None:
+    volumes, device = generator(toy, kernel_folder, 2)
+    whole = volumes.collect(volumes.start(toy.batch(0), toy.plan()))
+    device.log.clear()
+    part = toy.batch(0)
+    part.condition_mask[0] = 0.0
+    made = volumes.collect(volumes.start(part, toy.plan()))
+    assert device.log.count("assemble") == 1
+    np.testing.assert_array_equal(made.images[1], whole.images[1])
+    np.testing.assert_array_equal(made.failed, [False, False])
+
+
+def test_positions_of_each_chunk_begin_an_allocation(toy: Any, kernel_folder: Path) -> None:
+    """TensorRT takes addresses that are multiples of 256 bytes, which sixteen positions of 8 bytes are not."""
+
+    class Noted:
+        def __init__(self, network: Any) -> None:
+            self.network, self.seen = network, list[tuple[int, list[int]]]()
+
+        def enqueue(self, inputs: Any, outputs: Any, stream: Any) -> None:
+            position = inputs["position"]
+            self.seen.append((position.address - position.owner.ctypes.data, position.owner.tolist()))
+            self.network.enqueue(inputs, outputs, stream)
+
+    device = HostDevice(kernel_folder)
+    parts, stream = toy.components(device), device.stream()
+    noted = parts["decoder"] = Noted(parts["decoder"])
+    decoder = VolumeDecoder(device, parts, DecodingShape(toy.volume, (4, 2, 2), 0.3, at_once=1))
+    decoder.start(stream)
+    shapes = {"images": ((1, 2, 4, 4, 3), "int16"), "labels": ((1, 4, 4, 3), "uint8"), "failed": ((1,), "uint32")}
+    outputs = {name: device.allocate(*shape) for name, shape in shapes.items()}
+    outputs["statistics"] = device.allocate((1, 2, 4), "int32")
+    decoder.decode(device.allocate((1, *toy.latent), "float32"), outputs, [0], stream)
+    assert noted.seen == [(0, [0]), (0, [1]), (0, [2])]
 
 
 def test_a_refiner_is_optional_and_the_others_are_not(toy: Any, kernel_folder: Path) -> None:

@@ -16,7 +16,7 @@ from sbldm.engine.bundle.load import Bundle, load_bundle
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.engine.hub.http import require_address
 from sbldm.engine.hub.index import RemoteModel, index_bytes, parse_index
-from sbldm.engine.hub.remote import open_remote
+from sbldm.engine.hub.open_remote import open_remote
 from sbldm.engine.locks import lock_file
 
 from tests.support.keys import write_pair

@@ -40,7 +40,7 @@ def test_nothing_but_the_changed_voxels_and_the_description_differs(kind, slope,
     values, changed = file.values(), np.zeros((3, 3, 2), bool)
     changed[0, 1, 1] = changed[2, 2, 0] = True
     wanted = np.full((3, 3, 2), 77.0, np.float32)
-    made = gzip.decompress(file.with_voxels(BOX, changed, wanted, "SYNTHETIC"))
+    made = gzip.decompress(file.replaced(BOX, changed, wanted).compressed("SYNTHETIC"))
     again = ScanFile(made, file.shape, file.kind, file.offset, file.slope, file.intercept).values()
     differ = values != again
     assert set(map(tuple, np.argwhere(differ).tolist())) <= {(1, 1, 3), (3, 2, 2)}
@@ -69,7 +69,7 @@ def test_values_beyond_the_type_are_held_at_its_ends() -> None:
     changed = np.ones((3, 3, 2), bool)
     values = np.full((3, 3, 2), 1e6, np.float32)
     values[0] = -5
-    made = gzip.decompress(file.with_voxels(BOX, changed, values, ""))
+    made = gzip.decompress(file.replaced(BOX, changed, values).compressed(""))
     again = ScanFile(made, file.shape, file.kind, file.offset, 1.0, 0.0).values()[BOX]
     assert (again[0] == 0).all()
     assert (again[1:] == 255).all()

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sbldm.benchmarks.chromium import Chromium, find_chromium
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.output.nifti import nifti_bytes
 from sbldm.engine.run.description import read_description
 
 from tests.support import scans
-from tests.support.chromium import Chromium, find_chromium
 
 pytestmark = [
     pytest.mark.slow,

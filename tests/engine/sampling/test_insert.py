@@ -16,8 +16,9 @@ from sbldm.engine.sampling.insert import KNOWN_DRAW, InsertedVolume, InsertLoop
 from sbldm.engine.sampling.insert_case import InsertCase, check_volumes, scan_label
 from sbldm.engine.sampling.model import model_of
 from sbldm.engine.sampling.types import SampleRequest, SamplingOptions
-from sbldm.engine.scans.insert_scan import InsertWishes, read_insert
+from sbldm.engine.scans.insert_scan import InsertWishes, plan_insert
 from sbldm.engine.scans.options import ReadOptions
+from sbldm.engine.scans.scan import open_scan
 from sbldm.kernels.noise import standard_normal
 
 from tests.support.scans import arrays, save, write_case
@@ -30,8 +31,9 @@ def case(tiny_mask_first_bundle: Bundle, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("insert")
     scan = write_case(folder, "P1")
     save(folder / "masks" / "M" / "M_seg.nii.gz", arrays(tumour=(-30.0, 5.0, 5.0))["seg"])
-    wishes = InsertWishes(True, False, folder / "masks", (), 10.0, False)
-    return read_insert(scan, tiny_mask_first_bundle, wishes, None, ReadOptions())[0]
+    wishes = InsertWishes(True, False, masks=folder / "masks", margin_mm=10.0)
+    opened = open_scan(scan, tiny_mask_first_bundle, ReadOptions())
+    return plan_insert(opened, tiny_mask_first_bundle, wishes, ReadOptions()).case
 
 
 class Spied:

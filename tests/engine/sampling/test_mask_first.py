@@ -18,6 +18,7 @@ from sbldm.engine.mask_solver import noise_size, solve_mask
 from sbldm.engine.sampling import mask_first
 from sbldm.engine.sampling.decoding import NOT_FINITE
 from sbldm.engine.sampling.host import HostLoop
+from sbldm.engine.sampling.mask_first import MaskFirstModel
 from sbldm.engine.sampling.model import model_of
 from sbldm.engine.sampling.sdedit import AugmentLoop, SourceCase
 from sbldm.engine.sampling.slabs import brain_of, decode_slabs, masked_volume, unit_image
@@ -104,15 +105,17 @@ def written_out(
     grid = bundle.manifest.grid
     surface = standard_normal(SEED, NUMBER, 2**31 + 32768 + 65536 * ATTEMPT, noise_size(grid.shape))
     label = solved(maps.astype(np.float32), row.wanted, grid.shape, grid.spacing_mm, surface)
+    draft = draft_written_out(bundle, label)
     told = {
         "tissues": np.stack([label.transpose(2, 0, 1) == k for k in (1, 2, 3)])[None].astype(np.float32),
-        "draft": draft_written_out(bundle, backend, label),
+        "draft": encoded(bundle, backend, draft),
         "source": np.full(1, form.source, np.float32),
     }
     latent = ddim("denoiser", bundle.manifest.latent.shape, told, 0, STEPS, 1.0, GUIDANCE).astype(np.float32)
     made = backend.run("decoder", {"features": backend.run("aggregator", {"latent": latent})["features"][0]})
     x, y, z = grid.shape
-    image = made["image"].reshape(z // 4, 4, 4, x, y).transpose(2, 3, 4, 0, 1).reshape(4, x, y, z)
+    coarse = made["image"].reshape(z, 4, x, y).clip(-1, 1)
+    image = backend.run("refiner", {"image": coarse[None], "draft": draft[None]})["refined"][0].transpose(1, 2, 3, 0)
     brain = made["brain"].reshape(z, x, y).transpose(1, 2, 0)
     pieces, _ = ndimage.label((brain > 0) | (label > 0))  # pyright: ignore[reportGeneralTypeIssues]
     largest = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
@@ -124,7 +127,7 @@ def grain_written_out(form: MaskFirst, image: NDArray[np.float32]) -> NDArray[np
     """What is added to an image in -1..1: smoothed normals whose deviation goes with the signal, 0..1."""
     normals = standard_normal(SEED, NUMBER, 2**31 + 32770 + 65536 * ATTEMPT, 1 + image.size).astype(np.float64)
     noise = normals[1:].reshape(image.shape)
-    for axis, middle in ((1, 2), (2, 2), (3, 4)):
+    for axis, middle in ((1, 3), (2, 2), (3, 3)):
         around = np.roll(noise, 1, axis) + middle * noise + np.roll(noise, -1, axis)
         noise = around / np.sqrt(middle**2 + 2)
     signal = ((image + 1) / 2).clip(0, 1)
@@ -132,17 +135,35 @@ def grain_written_out(form: MaskFirst, image: NDArray[np.float32]) -> NDArray[np
     return np.exp(0.15 * normals[0]) * (dark * (1 - signal) + bright * signal) * noise
 
 
-def draft_written_out(bundle: Bundle, backend: Backend, label: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Its latent (1, C, S, h, w): a brain drawn around the label, each tissue in its level."""
+def draft_written_out(bundle: Bundle, label: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(z, M, x, y): a brain drawn around the label, each tissue in its level."""
     form, grid = bundle.manifest.mask_first, bundle.manifest.grid
     assert form is not None
     field = Field(grid.shape, grid.spacing_mm)
     normals = standard_normal(SEED, NUMBER, 2**31 + 32769 + 65536 * ATTEMPT, field.numbers)
     shares = [share * (label == 0) for share in drawn_shares(normals, label, field)] + [label == k for k in (1, 2, 3)]
     image = np.round(255 * np.einsum("sxyz,sm->zmxy", np.stack(shares), np.array(form.draft_levels))) / 127.5 - 1
-    slabs = image.reshape(grid.shape[2] // 4, -1, *grid.shape[:2]).astype(np.float32)
+    return image.astype(np.float32)
+
+
+def encoded(bundle: Bundle, backend: Backend, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The latent (1, C, S, h, w) of an image (z, M, x, y)."""
+    slabs = image.reshape(len(image) // 4, -1, *image.shape[2:])
     features = backend.run("encoder", {"image": slabs})["features"]
     return backend.run("aggregator_encode", {"features": features[None]})["latent"]
+
+
+def test_without_a_refiner_the_decoders_image_is_finished(tiny_mask_first_bundle: Bundle, backend: Backend) -> None:
+    model = model_of(tiny_mask_first_bundle.manifest)
+    assert isinstance(model, MaskFirstModel)
+    assert model.rows(1)["refiner"] == {1}
+    plain = replace(model, refined=False)
+    assert "refiner" not in plain.rows(1)
+    asked = request(tiny_mask_first_bundle, label=np.pad(np.ones((8, 8, 4), np.uint8), ((10, 14), (12, 12), (6, 6))))
+    spy = Spy(backend)
+    images = [HostLoop(one, spy.run, options()).start([asked])()[0].image for one in (model, plain)]
+    assert spy.names().count("refiner") == 1
+    assert np.abs(images[0].astype(int) - images[1]).max() > 20
 
 
 def test_a_volume_is_what_its_steps_written_out_give(

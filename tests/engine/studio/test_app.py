@@ -137,7 +137,7 @@ def test_a_basket_makes_what_was_seen_byte_for_byte(client: TestClient, tmp_path
     assert len(taken["commands"]) == 2  # another seed is another run
     assert "--samples 1,3" in taken["commands"][0]
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "basket.csv").write_text(taken["csv"])
+    (tmp_path / "basket.csv").write_text(taken["tables"]["basket.csv"])
     for command in taken["commands"]:
         assert main([*shlex.split(command)[1:], "--quiet"]) == 0
     for number, out in ((1, "basket"), (3, "basket"), (2, "basket-2")):
@@ -192,7 +192,7 @@ def test_what_is_kept_is_bounded(client: TestClient, studio: Studio, monkeypatch
     first = made(client, wish(seed=30))["key"]
     monkeypatch.setattr(studio.maker, "_most", 1)
     second = made(client, wish(seed=31))["key"]
-    assert client.get(f"/api/volumes/{first}/t1.nii.gz").status_code == 422
+    assert client.get(f"/api/volumes/{first}/t1.nii.gz").status_code == 410
     assert client.get(f"/api/volumes/{second}/t1.nii.gz").status_code == 200
 
 
@@ -202,28 +202,32 @@ def test_a_picture_for_browsers_without_webgl(client: TestClient) -> None:
 
 
 def test_a_dropped_mask_comes_back_voxel_for_voxel_and_leaves_nothing(
-    client: TestClient, tmp_path: Path, monkeypatch
+    client: TestClient, studio: Studio, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("sbldm.engine.studio.given._IN_MEMORY", tmp_path / "none")
     given = give(client, {"../../my mask.nii.gz": mask_file()}).json()
-    assert (given["kind"], given["name"]) == ("mask", "my_mask")
+    assert (given["starts"], given["name"]) == (["mask"], "my_mask")
     assert list(tmp_path.iterdir()) == []
-    asked = wish(given=given["id"], cells={})
+    asked = wish(start="mask", given=given["id"], cells={})
     seg = files(client, made(client, asked)["key"])["seg"]
-    shown = client.get(f"/api/given/{given['id']}/seg.nii.gz?page={PAGE}").content
-    assert np.array_equal(voxels(seg), voxels(shown))
+    held = studio.given.get(PAGE, given["id"]).mask
+    assert held is not None
+    assert np.array_equal(voxels(seg) > 0, held.label(0) > 0)
     assert voxels(seg).any()
     taken = client.post("/api/basket", json={"rows": [row(asked, given)]}).json()
     assert taken["commands"][0].startswith("sbldm-engine generate --masks MASKS --count 1")
-    assert client.get(f"/api/given/{given['id']}/seg.nii.gz?page={OTHER}").status_code == 422  # of another page
+    again = {"wish": wish(start="mask", given=given["id"], seed=99), "pane": "a"}
+    gone = {"error": "the dropped file is not held any more; drop it again"}
+    assert client.post(f"/api/volumes?page={OTHER}", json=again).json() == gone  # of another page
+    key = made(client, asked)["key"]
     assert client.post(f"/api/leave?page={PAGE}").status_code == 204
-    answer = client.post(f"/api/volumes?page={PAGE}", json={"wish": wish(given=given["id"], seed=99), "pane": "a"})
-    assert answer.json() == {"error": "the dropped file is not held any more; drop it again"}
+    assert client.post(f"/api/volumes?page={PAGE}", json=again).json() == gone
+    assert client.get(f"/api/volumes/{key}/t1.nii.gz").status_code == 410  # nor what came of it
 
 
 def row(asked: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    return {"id": "own", "wish": asked, "given_kind": given["kind"], "given_name": given["name"]}
+    return {"id": "own", "wish": asked, "given_name": given["name"]}
 
 
 def voxels(data: bytes) -> np.ndarray:
@@ -235,19 +239,96 @@ def test_a_dropped_scan_is_changed_as_the_command_changes_it(
 ) -> None:
     case = scans.write_case(tmp_path, "scan")
     given = give(client, {path.name: path.read_bytes() for path in sorted(case.iterdir())}).json()
-    assert (given["kind"], given["name"]) == ("case", "scan")
-    assert set(given["windows"]) == {"t1", "t1ce", "t2", "flair"}
-    asked = wish(given=given["id"], strength=0.5, steps=2)
+    assert (given["starts"], given["name"]) == (["insert", "replace", "remove", "change"], "scan")
+    assert set(given["grid"]["windows"]) == {"t1", "t1ce", "t2", "flair"}
+    asked = wish(start="change", given=given["id"], strength=0.5, steps=2)
     key = made(client, asked)["key"]
     seen, kept = files(client, key), studio.maker.get(key)
     assert kept is not None
     assert kept.origin == "from a real case"  # which its picture says
     taken = client.post("/api/basket", json={"rows": [row(asked, given)]}).json()
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "basket.csv").write_text(taken["csv"])
-    words = shlex.split(taken["commands"][0].replace("CASE", str(case)))
+    (tmp_path / "basket.csv").write_text(taken["tables"]["basket.csv"])
+    words = shlex.split(taken["commands"][0].replace("SCAN", str(case)))
     assert main([*words[1:], "--quiet"]) == 0
     assert (tmp_path / "basket/sbldm-000000/sbldm-000000_flair.nii.gz").read_bytes() == seen["flair"]
+
+
+@pytest.mark.parametrize("start", ["insert", "replace", "remove"])
+def test_a_lesion_in_a_scan_is_the_commands_on_the_scans_voxels(
+    client: TestClient, studio: Studio, tmp_path: Path, monkeypatch, start: str
+) -> None:
+    """Beside a drawn row whose place lies outside of the scan's brain: it is no row of the scan's table."""
+    case = scans.write_case(tmp_path, "scan")
+    given = give(client, {f"scan/{path.name}": path.read_bytes() for path in sorted(case.iterdir())}).json()
+    cells = {"volume_ml": "9", "x": "0.35", "y": "0.45", "z": "0.5"}
+    far = wish(cells={"volume_ml": "9", "x": "0.03", "y": "0.03", "z": "0.03"})
+    asked = wish(start=start, given=given["id"], steps=2, number=1, cells=cells)
+    facts = made(client, asked)
+    seen = files(client, facts["key"])
+    for role in ("t1", "flair"):
+        before, after = voxels((case / f"scan_{role}.nii.gz").read_bytes()), voxels(seen[role])
+        assert before.shape == after.shape
+        changed = np.count_nonzero(before != after)
+        assert 0 < changed * 4 * 4 * 4.8 / 1000 <= facts["changed_ml"] + 1e-6 < 1000
+    shown = client.get(f"/api/given/{given['id']}/own/t1.nii.gz?page={PAGE}").content
+    assert np.array_equal(voxels(shown), voxels((case / "scan_t1.nii.gz").read_bytes()))
+    assert client.get(f"/api/volumes/{facts['key']}/picture.png").content.startswith(b"\x89PNG")
+
+    taken = client.post("/api/basket", json={"rows": [{"id": "free", "wish": far}, row(asked, given)]}).json()
+    monkeypatch.chdir(tmp_path)
+    for name, text in taken["tables"].items():
+        (tmp_path / name).write_text(text)
+    command = next(line for line in taken["commands"] if " augment " in line)
+    assert main([*shlex.split(command.replace("SCAN", str(case)))[1:], "--quiet"]) == 0
+    out = Path(shlex.split(command)[-1]) / "sbldm-000001"
+    for role, data in seen.items():
+        assert (tmp_path / out / f"sbldm-000001_{role}.nii.gz").read_bytes() == data, role
+
+
+def test_a_healthy_scan_takes_a_lesion_and_a_place_outside_of_it_is_told(client: TestClient, tmp_path: Path) -> None:
+    case = scans.write_case(tmp_path, "healthy", {k: v for k, v in scans.arrays().items() if k != "seg"})
+    given = give(client, {path.name: path.read_bytes() for path in sorted(case.iterdir())}).json()
+    assert given["starts"] == ["insert"]
+    cells = {"volume_ml": "9", "x": "0.03", "y": "0.03", "z": "0.03"}
+    asked = {"wish": wish(start="insert", given=given["id"], cells=cells), "pane": "a"}
+    answer = client.post(f"/api/volumes?page={PAGE}", json=asked)
+    assert answer.status_code == 422
+    assert "inside the scan's brain" in answer.json()["error"]
+    asked["wish"]["start"] = "remove"
+    assert "allowed is insert" in client.post(f"/api/volumes?page={PAGE}", json=asked).json()["error"]
+
+
+def test_folders_of_one_name_a_series_keep_them_apart(client: TestClient, studio: Studio, tmp_path: Path) -> None:
+    """A study as archives export it: every series in a folder of its own, its files called alike."""
+    pytest.importorskip("highdicom")
+    from tests.support import dicom_study
+
+    study = dicom_study.write_study(tmp_path / "study")
+    parts = {"DOE/SEG/IM1": (study / "SEG").read_bytes()}
+    for modality in dicom_study.MODALITIES:
+        for number, path in enumerate(dicom_study.files_of(study, modality)):
+            parts[f"DOE/{modality}/IM{number}"] = path.read_bytes()
+    given = give(client, parts).json()
+    assert (given["name"], given["starts"]) == ("DOE", ["change"])
+    facts = made(client, wish(start="change", given=given["id"], strength=0.4, steps=2, cells={}))
+    assert facts["measured_ml"] > 0
+    assert client.get(f"/api/given/{given['id']}/grid/picture.png?page={PAGE}").content.startswith(b"\x89PNG")
+    assert client.get(f"/api/given/{given['id']}/own/t1.nii.gz?page={PAGE}").status_code == 404
+
+
+def test_what_silent_pages_dropped_is_forgotten_and_all_of_them_hold_a_bounded_part(
+    client: TestClient, studio: Studio, monkeypatch
+) -> None:
+    page = "d" * 32
+    first = give(client, {"m.nii.gz": mask_file()}, page).json()["id"]
+    monkeypatch.setattr("sbldm.engine.studio.given.MOST_BYTES", 1)
+    second = give(client, {"m.nii.gz": mask_file()}, page).json()["id"]
+    assert client.get(f"/api/here?page={page}").json() == {"held": [second]}
+    assert first != second
+    monkeypatch.setattr("sbldm.engine.studio.given.FORGOTTEN_S", 0.0)
+    assert studio.given.forget_silent() >= {second}
+    assert client.get(f"/api/here?page={page}").json() == {"held": []}
 
 
 @pytest.mark.parametrize(
@@ -257,8 +338,10 @@ def test_a_dropped_scan_is_changed_as_the_command_changes_it(
         ({"a.txt": b"x", "b.txt": b"y"}, "no case found"),
         ({"m.nii.gz": mask_file(0)}, "empty"),
         ({"a_t1.nii.gz": mask_file(), "a_seg.nii.gz": mask_file()}, "missing modality t1ce, t2, flair"),
+        ({"a/x": b"x", "a": b"y"}, "same name"),
+        ({"x/IM1": b"x", "y/im1": b"y"}, "no case found"),
     ],
-    ids=["text", "texts", "empty-mask", "two-of-five"],
+    ids=["text", "texts", "empty-mask", "two-of-five", "file-and-folder", "folders"],
 )  # fmt: skip
 def test_what_is_no_scan_is_told_and_nothing_is_held(client: TestClient, studio: Studio, parts, told: str) -> None:
     page = "c" * 32
@@ -267,7 +350,7 @@ def test_what_is_no_scan_is_told_and_nothing_is_held(client: TestClient, studio:
     assert told in answer.json()["error"]
     assert "/tmp" not in answer.json()["error"]
     assert "sbldm-studio-" not in answer.json()["error"]
-    assert page not in {given.page for given in studio.given._held.values()}
+    assert studio.here(page) == []
 
 
 @pytest.mark.parametrize(

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import shlex
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import uvicorn
+from sbldm.benchmarks.chromium import Chromium, find_chromium
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.generator import Generator
+from sbldm.engine.service.logs import Logs
+from sbldm.engine.service.settings import Listening
+from sbldm.engine.service.tokens import LOCAL, Tokens
+from sbldm.engine.studio.app import create_app
+from sbldm.engine.studio.studio import Studio
+from sbldm.engine.telemetry import EventLog
 
-from tests.support.chromium import Chromium, find_chromium
+from tests.support import scans
 
 from .test_app import mask_file
 
@@ -150,7 +161,7 @@ def test_the_whole_round(browser: Chromium, folder: Path, tiny_mask_first_bundle
 
     drop(browser, "mine.nii.gz", mask_file())
     newly_drawn(browser, drawn)
-    assert browser.run("document.getElementById('start').textContent").startswith("Around mine")
+    assert browser.run("document.getElementById('start').textContent").strip().startswith("Around mine")
     masked = cell(browser, "volume_ml", 2)
     assert cell(browser, "volume_ml", 1) == pytest.approx(masked, abs=0.1)
     browser.run("document.getElementById('keep').click()")
@@ -182,7 +193,7 @@ def test_the_whole_round(browser: Chromium, folder: Path, tiny_mask_first_bundle
                 == (folder / "downloads" / f"{run}_{role}.nii.gz").read_bytes()
             )
     assert (folder / "downloads/basket-2/sbldm-000003/sbldm-000003_t1.nii.gz").exists()  # what was varied
-    browser.run("document.querySelector('#start button').click()")
+    browser.run("document.getElementById('without').click()")
     newly_drawn(browser, browser.run(DRAWN))
 
 
@@ -199,7 +210,7 @@ def test_the_page_is_small(browser: Chromium, address: str) -> None:
     sizes = browser.run(
         "performance.getEntriesByType('resource').filter(e => e.name.includes('/assets/')).map(e => e.encodedBodySize)"
     )
-    assert len(sizes) == 11
+    assert len(sizes) == 12
     assert sum(sizes) < 2_000_000
 
 
@@ -219,29 +230,75 @@ def test_a_contradiction_is_told_and_shares_sum_to_one(browser: Chromium) -> Non
     browser.until(f"{STATE}.startsWith('Case')")
 
 
-def test_keyboard_alone(browser: Chromium) -> None:
-    """Tab reaches what is needed; keys set a volume, a place, a tissue, keep it and save it."""
+def test_keyboard_alone(browser: Chromium, folder: Path) -> None:
+    """Keys set a volume, a tissue, a place; choose a scan, show the difference, keep what was made and save it."""
     browser.run("document.activeElement.blur(); document.querySelector('.skip').focus()")
-    reached = set()
-    for _ in range(60):
-        browser.press("Tab")
-        reached.add(browser.run("document.activeElement.id || document.activeElement.className"))
-    assert reached >= {
-        "condition-volume_ml", "condition-volume_ml-exact", "handle", "seed", "files", "folder", "canvas-a", "compare",
-        "opacity", "keep", "vary", "save-csv", "save-command",
-    }  # fmt: skip
-    browser.run("document.getElementById('condition-volume_ml').focus()")
     drawn = browser.run(DRAWN)
-    browser.press("PageUp")
+    browser.tab_to("#condition-volume_ml")
+    browser.press("Home")
     drawn = newly_drawn(browser, drawn)
-    browser.run("document.getElementById('canvas-a').focus()")
+    browser.tab_to("#shares .handle")
+    browser.press("ArrowLeft")
+    drawn = newly_drawn(browser, drawn)
+    browser.tab_to("#canvas-a")
     browser.press("ArrowRight")
     browser.press("Enter")
-    drawn = newly_drawn(browser, drawn)
-    ready = int(browser.run("document.getElementById('basket').dataset.ready"))
-    browser.run("document.getElementById('keep').focus()")
+    newly_drawn(browser, drawn)
+
+    case = scans.write_case(folder, "chosen")
+    browser.tab_to("#folder")
     browser.press("Enter")
-    browser.until(f"document.getElementById('basket').dataset.ready === '{ready + 1}'")
+    browser.choose(case)
+    browser.until("document.getElementById('pane-b').dataset.drawn?.startsWith('/api/volumes')")
+    assert browser.run("document.getElementById('start-name').textContent") == "From chosen"
+    assert "every other voxel is the scan’s own" in browser.run("document.querySelector('#pane-b .state').textContent")
+    browser.tab_to("#difference")
+    browser.press("Space")
+    browser.tab_to("#keep")
+    before = browser.run("document.getElementById('basket').dataset.ready ?? '0'")
+    browser.press("Enter")
+    browser.until(f"document.getElementById('basket').dataset.ready === '{int(before) + 1}'")
+    (folder / "downloads" / "basket-scan.csv").unlink(missing_ok=True)
+    saved = "basket-scan" if before == "0" else "basket-scan-3"
+    browser.tab_to("#save-csv")
+    browser.press("Enter")
+    assert len(downloaded(folder, f"{saved}.csv").splitlines()) > 1
+    browser.run("document.activeElement.blur(); document.querySelector('.skip').focus()")
+    browser.tab_to("#without")
+    browser.press("Enter")
+    browser.until("document.getElementById('start').hidden")
+    browser.tab_to("#difference")
+    browser.press("Space")
+    browser.press("Tab", shift=True)
+    browser.press("Enter")
+    browser.until("document.getElementById('pane-b').hidden")
+    browser.until(f"{STATE}.startsWith('Case')")
+
+
+def test_a_dicom_folder_dropped_on_the_page(browser: Chromium, tmp_path: Path) -> None:
+    """A real folder, its series in folders of their own; what comes of it stands beside it, the difference is shown."""
+    pytest.importorskip("highdicom")
+    from tests.support import dicom_study
+
+    flat, study = dicom_study.write_study(tmp_path / "flat"), tmp_path / "DOE"
+    for modality in dicom_study.MODALITIES:
+        (study / modality).mkdir(parents=True)
+        for number, path in enumerate(dicom_study.files_of(flat, modality)):
+            path.rename(study / modality / f"IM{number}")
+    (flat / "SEG").rename(study / "SEG")
+    browser.drop(study)
+    browser.until("document.getElementById('start-name').textContent === 'From DOE'")
+    browser.until("document.getElementById('pane-a').dataset.drawn.startsWith('/api/given')")
+    browser.until("document.getElementById('pane-b').dataset.drawn?.startsWith('/api/volumes')")
+    assert browser.run("[...document.getElementById('use').options].map((one) => one.value)") == ["change"]
+    plain = browser.picture("#canvas-b")
+    browser.run("document.getElementById('difference').click()")
+    end = time.monotonic() + 60
+    while browser.picture("#canvas-b") == plain:
+        assert time.monotonic() < end, "no difference is shown"
+    browser.run("document.getElementById('difference').click(); document.getElementById('without').click()")
+    browser.run("document.getElementById('compare').click()")
+    browser.until(f"{STATE}.startsWith('Case')")
 
 
 def test_side_by_side_with_one_crosshair(browser: Chromium) -> None:
@@ -280,3 +337,60 @@ def test_without_webgl_pictures_and_without_a_token_a_word(address: str, tmp_pat
         assert browser.run("getComputedStyle(document.getElementById('no-3d')).display") != "none"
         assert browser.run("document.getElementById('canvas-a').getClientRects().length") == 0
         assert "tumour of" in browser.run("document.querySelector('#pane-a img').alt")
+
+
+def test_a_page_left_open_over_night(
+    tiny_mask_first_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen, as browsers freeze pages in the back: what it dropped is let go, it says so, and makes volumes again."""
+    monkeypatch.setattr("sbldm.engine.studio.given.FORGOTTEN_S", 0.5)
+    monkeypatch.setattr("sbldm.engine.studio.studio.LOOK_S", 0.1)
+    with (
+        Studio(Generator.load(tiny_mask_first_bundle.path, threads=1)) as night,
+        listening(night) as (address, end),
+        Chromium(tmp_path / "profile") as browser,
+    ):
+        browser.visit(address)
+        drawn = browser.until(DRAWN)
+        (tmp_path / "mine.nii.gz").write_bytes(mask_file())
+        browser.drop(tmp_path / "mine.nii.gz")
+        browser.until(f"{STATE}.includes('Case')")
+        drawn = newly_drawn(browser, drawn)
+        of_mask = drawn.split()[0].rpartition("/")[2]
+        browser.call("Page.setWebLifecycleState", state="frozen")
+        end_of_night = time.monotonic() + 60
+        while night.given._held or night.maker.get(of_mask):
+            assert time.monotonic() < end_of_night, "it is held all night"
+            time.sleep(0.05)
+        browser.call("Page.setWebLifecycleState", state="active")
+        assert "mine is not held any more" in browser.until("document.getElementById('lost').textContent")
+        assert browser.run("document.getElementById('start').hidden")
+        set_to(browser, "#condition-volume_ml", 200)
+        newly_drawn(browser, drawn)
+        assert browser.console == []
+        end()
+        set_to(browser, "#condition-volume_ml", 250)
+        assert "does not answer any more" in browser.until("document.getElementById('gone').textContent")
+
+
+@contextmanager
+def listening(opened: Studio) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The address of a studio's page, and what ends its server."""
+    logs, token = Logs(EventLog("json")), "n" * 43
+    tokens = Tokens({LOCAL: hashlib.sha256(token.encode()).hexdigest()})
+    app = create_app(opened, Listening(rate=1000, burst=10_000), tokens, logs)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+
+    def end() -> None:
+        server.should_exit = True
+        thread.join(30)
+
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/#{token}", end
+    finally:
+        end()
+        logs.close()

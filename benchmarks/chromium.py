@@ -58,10 +58,12 @@ class Chromium:
         self._rest, self._number, self._session = b"", 0, ""
         self.console: list[str] = []  # errors and warnings of the page
         self.requests: list[str] = []  # URLs that the page asked for
+        self.chooser: int | None = None  # the file input whose dialogue was opened last
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
+        self.call("Page.setInterceptFileChooserDialog", enabled=True)
 
     def __enter__(self) -> Chromium:
         return self
@@ -126,6 +128,30 @@ class Chromium:
         self.call("Input.dispatchKeyEvent", **down, **common)
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
+    def tab_to(self, selector: str, most: int = 150) -> None:
+        """Press Tab until an element has the focus."""
+        for _ in range(most):
+            self.press("Tab")
+            if self.run(f"document.activeElement.matches({json.dumps(selector)})"):
+                return
+        raise PageError(f"Tab does not reach {selector}")
+
+    def choose(self, *paths: Path) -> None:
+        """Answer the dialogue that a file input has opened."""
+        end = time.monotonic() + PATIENCE_S
+        while self.chooser is None:
+            assert time.monotonic() < end, "no dialogue was opened"
+            self.run("0")
+        node, self.chooser = self.chooser, None
+        self.call("DOM.setFileInputFiles", files=[str(path) for path in paths], backendNodeId=node)
+
+    def drop(self, *paths: Path) -> None:
+        """Files or folders of the disk, dropped in the middle of the window."""
+        x, y = self.run("[innerWidth / 2, innerHeight / 2]")
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
     def picture(self, selector: str | None = None) -> Image.Image:
         """What the window shows, or of it the part of an element, which is scrolled into view; RGB."""
         box = None
@@ -137,12 +163,14 @@ class Chromium:
             )
         data = self.call("Page.captureScreenshot", format="png")["data"]
         picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
-        return picture if box is None else picture.crop([round(side) for side in box])
+        return picture if box is None else picture.crop((round(box[0]), round(box[1]), round(box[2]), round(box[3])))
 
     def _event(self, message: dict[str, Any]) -> None:
         method, told = message.get("method"), message.get("params", {})
         if method == "Network.requestWillBeSent":
             self.requests.append(told["request"]["url"])
+        elif method == "Page.fileChooserOpened":
+            self.chooser = told["backendNodeId"]
         elif method == "Runtime.consoleAPICalled":
             texts = [str(part.get("value", part.get("description"))) for part in told["args"]]
             self.console.append(f"{told['type']}: {' '.join(texts)}")
