@@ -15,6 +15,7 @@ from ..errors import InvalidInputError, SbldmError, UsageError
 from ..generator import Generator
 from ..report.words import quantities
 from ..run.request import GenerateRequest
+from ..sample import FaultySampleError
 from ..sampling.insert_case import InsertCase
 from ..sampling.types import Backend
 from ..scans.options import ReadOptions
@@ -206,6 +207,8 @@ class Studio:
         made = self.generator.changed_scans if is_scan else self.generator.samples
         centre = source.voxels.centre_mm if isinstance(source, InsertCase) else CENTRE_MM
         sample = next(made(request, stop, wish.number))
+        if sample.fault is not None:
+            raise FaultySampleError(f"There is no volume of this wish: {sample.fault}")
         drawn = () if checked is None else checked.drawn
         return made_of(self.key(wish), sample, wish, drawn, time.monotonic() - began, centre)
 

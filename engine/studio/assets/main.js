@@ -179,9 +179,10 @@ function compare(isOn, makes = true) {
 function startFrom(given, start = given?.starts[0] ?? "drawn") { // a mask or scan that was dropped, or nothing
   find("lost").hidden = true;
   if (isScan(given)) {
+    const { cells, seed, steps, guidance } = structuredClone(current().wish); // the wish that is seen goes into the scan
     sides.a.scan = given;
-    sides.b ??= newSide();
     if (!panes.isCompared) compare(true, false);
+    Object.assign(sides.b.wish, { cells, seed, steps, guidance });
     choose("b");
   }
   const one = current();

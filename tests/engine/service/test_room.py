@@ -11,9 +11,8 @@ ROOT = Path(sbldm.engine.__file__).resolve().parents[1]
 WEB = {"fastapi", "starlette", "uvicorn", "pydantic", "h11", "anyio"}
 ALLOWED = {
     "engine/service/app.py", "engine/service/asked.py", "engine/service/guard.py", "engine/service/problems.py",
-    "engine/service/routes.py",    "engine/service/server.py", "cli/serve.py",
+    "engine/service/routes.py", "engine/service/server.py", "cli/serve.py",
     "engine/studio/app.py", "engine/studio/basket.py", "engine/studio/routes.py", "engine/studio/wish.py",
-    "cli/studio.py",
 }  # fmt: skip
 
 

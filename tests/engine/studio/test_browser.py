@@ -245,12 +245,23 @@ def test_keyboard_alone(browser: Chromium, folder: Path) -> None:
     browser.press("Enter")
     newly_drawn(browser, drawn)
 
-    case = scans.write_case(folder, "chosen")
+    case = scans.write_case(folder, "chosen")  # whose brain the drawn case's place may lie outside of
+    browser.run("document.activeElement.blur(); document.querySelector('.skip').focus()")
+    browser.tab_to("#all-open")
+    browser.press("Enter")
+    browser.tab_to("#condition-volume_ml-exact")
+    browser.call("Input.insertText", text="10")
+    browser.tab_to("#shape summary")
+    browser.press("Enter")
+    for column, millimetres in (("w", "32.6"), ("h", "32.6"), ("d", "38.4")):
+        browser.tab_to(f"#condition-{column}-exact")
+        browser.call("Input.insertText", text=millimetres)
     browser.tab_to("#folder")
     browser.press("Enter")
     browser.choose(case)
     browser.until("document.getElementById('pane-b').dataset.drawn?.startsWith('/api/volumes')")
     assert browser.run("document.getElementById('start-name').textContent") == "From chosen"
+    assert cell(browser, "volume_ml", 1) == pytest.approx(10, abs=0.01)  # the wish goes into the scan
     assert "every other voxel is the scan’s own" in browser.run("document.querySelector('#pane-b .state').textContent")
     browser.tab_to("#difference")
     browser.press("Space")
