@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from .gpu_proof import (
     prove_loop,
     prove_repeats,
 )
+from .gpu_rates import denoiser_rate, matrix_tflops
 from .gpu_timing import (
     bandwidth_of_assemble,
     bandwidth_of_copy,
@@ -56,6 +58,12 @@ from .kernel_checks import all_checks
 
 BATCHES = (1, 8, 32)
 """Batch sizes that the loop is timed at; in the mask-first form of those up to `MOST_STAGED`."""
+
+DENOISER_BATCH = 32
+"""Samples at which the denoiser's share of the matrix rate is told."""
+
+MATRIX_TARGET = 0.35
+"""Share of the measured matrix rate that the denoiser should reach in 16 bits."""
 
 BANDWIDTH_TARGET = 0.8
 """Share of a device copy's bandwidth that `ddim_step` and `assemble` should reach."""
@@ -107,17 +115,25 @@ def kernels_against_references(options: Options) -> dict[str, Any]:
 def sanitizer(options: Options, tool: str) -> dict[str, Any]:
     """The kernel checks under compute-sanitizer."""
     _gpu(options)
-    if shutil.which("compute-sanitizer") is None:
-        raise Skip("compute-sanitizer is not on PATH (it comes with the CUDA toolkit)")
-    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-    command += [
-        "--report-api-errors",
-        "no",
-    ]  # our code looks at each call's status; bindings ask for calls of later drivers
+    program = sanitizer_program()
+    if program is None:
+        raise Skip('compute-sanitizer is not here: pip install "sbldm-engine[gpu-check]"')
+    # our code looks at each call's status; bindings ask for calls of later drivers
+    command = [program, "--tool", tool, "--error-exitcode", "9", "--report-api-errors", "no"]
     command += [sys.executable, "-m", "sbldm.benchmarks.gpu_check", "--item", "kernels", "--gpu", str(options.gpu)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{tool}: {(done.stdout + done.stderr)[-2000:]}"
+    said = f"{tool}: {(done.stdout + done.stderr)[-2000:]}"
+    assert done.returncode == 0, said
+    assert '"figures"' in done.stdout, said  # a process that sees no GPU ends well, too
     return {"tool": tool}
+
+
+def sanitizer_program() -> str | None:
+    """compute-sanitizer of the CUDA toolkit, or of its wheel; None without."""
+    found, spec = shutil.which("compute-sanitizer"), find_spec("nvidia")
+    folders = [] if found or spec is None else list(spec.submodule_search_locations or ())
+    in_wheels = (str(path) for folder in folders for path in Path(folder).glob("cu*/bin/compute-sanitizer"))
+    return found or next(in_wheels, None)
 
 
 def bandwidth(options: Options) -> dict[str, Any]:
@@ -196,6 +212,22 @@ def loop_time(options: Options, name: str, precision: str) -> dict[str, Any]:
     return figures
 
 
+def share_of_peak(options: Options, name: str, precision: str) -> dict[str, Any]:
+    """10^12 operations a second of the denoiser, and their share of what cuBLAS reaches."""
+    device, bundle = _gpu(options), _bundle(options)
+    loops = device_loops(_backend(options, bundle, name, precision))
+    assert loops is not None
+    samples = DENOISER_BATCH if bundle.manifest.mask_first is None else MOST_STAGED
+    try:
+        ms, rate = denoiser_rate(device, bundle, loops, samples)
+        matrix = matrix_tflops(device, precision)
+    except BackendUnavailableError as error:
+        raise Skip(str(error)) from error
+    share = rate / matrix
+    figures = {"batch": samples, "ms": round(ms, 3), "tflop_s": round(rate, 1), "matrix_tflop_s": round(matrix, 1)}
+    return {**figures, "share": round(share, 3), "target_met": share >= MATRIX_TARGET}
+
+
 def torch_time(options: Options, compiled: bool, precision: str) -> dict[str, Any]:
     """Milliseconds of the same number of denoiser calls in PyTorch (random weights), eager or compiled with graphs.
 
@@ -263,6 +295,7 @@ def measurements(bundle: Bundle) -> dict[str, Item]:
     for precision in held_precisions(bundle):
         for name in BACKENDS:
             found[f"loop-{name}-{precision}"] = partial(loop_time, name=name, precision=precision)
+            found[f"share-{name}-{precision}"] = partial(share_of_peak, name=name, precision=precision)
         found[f"torch-eager-{precision}"] = partial(torch_time, compiled=False, precision=precision)
         found[f"torch-compile-{precision}"] = partial(torch_time, compiled=True, precision=precision)
     best = held_precisions(bundle)[-1]

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .backends.choose import choose_backend
+from .backends.choose import choose_backend, gpu_precision
 from .backends.selection import stored_choice
 from .bundle.load import Bundle
 from .cuda.readiness import Part, gpu_parts
@@ -196,4 +196,4 @@ def _tensorrt(bundle: Bundle) -> str:
     load_flavour()
     present_target()
     engines = "engines are built at their first use, or by `sbldm-engine build`"
-    return f"{bundle.manifest.precision} on {CudaDevice().name}; {engines}"
+    return f"{gpu_precision(bundle, 'auto', 'tensorrt')} on {CudaDevice().name}; {engines}"

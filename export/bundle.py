@@ -58,7 +58,7 @@ from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
 from .parity import Figure
 from .plausibility import decodable_latents, latent_faults
 from .reconstruction import reconstruction_faults
-from .rewrite.conv3d import write_fast_graph
+from .rewrite.conv3d import save_beside, write_fast_graph
 from .rewrite.group_norm import write_out_group_norm
 from .rewrite.precision import PRECISIONS, Precision, reduce_precision, store_weights_as_fp16
 from .rounding import round_weights_to_fp16, rounding_figures
@@ -134,7 +134,8 @@ def export_bundle(
     with staged_directory(out) as staging:
         _write_graphs(staging, manifest, models)
         for name, model in reduced.items():
-            save(model, staging / reduced_graph_name(manifest.components[name].file, options.precision))
+            plain = staging / manifest.components[name].file
+            save_beside(model, plain.with_name(reduced_graph_name(plain.name, options.precision)), plain)
         save_file(_checks(components, manifest), staging / CHECKS_NAME)
         made = _record_files(staging, manifest)
         engine = _engine(made)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -99,7 +100,8 @@ def cached_cubin(source: str, architecture: int, cache: Path | None = None) -> b
     if path.is_file():
         return path.read_bytes()
     code = compile_cubin(source_path(source), architecture).code
-    write_whole(path, code)
+    with suppress(OSError):  # only costs time at the next start
+        write_whole(path, code)
     return code
 
 

@@ -59,6 +59,14 @@ class Bundle:
         reduced = reduced_graph_name(plain, precision)
         return reduced if reduced in self.manifest.files else plain
 
+    def component_sha256(self, component: str, precision: str = "fp32") -> str:
+        """Of all that a component's graph is made of: a graph in 16 bits reads weights from the plain one beside it."""
+        plain, file = self.manifest.components[component].file, self.component_file(component, precision)
+        own = self.manifest.files[file].sha256
+        if file == plain:
+            return own
+        return hashlib.sha256(f"{own} {self.manifest.files[plain].sha256}".encode()).hexdigest()
+
     @property
     def precisions(self) -> tuple[str, ...]:
         """What its graphs compute in: the plain ones, then those in 16 bits beside them that every component has."""

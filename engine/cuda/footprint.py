@@ -97,7 +97,7 @@ def _volume_buffers(bundle: Bundle, samples: int, loop: dict[str, int]) -> dict[
 def _networks(bundle: Bundle, shapes: Mapping[str, LoopShape], precision: str) -> dict[str, int]:
     manifest = bundle.manifest
     names = [name for name in SAMPLED if bundle.has(name)] if manifest.mask_first is None else manifest.components
-    weights = sum(manifest.files[bundle.component_file(name, precision)].bytes for name in names)
+    weights = sum(_weight_bytes(bundle, name, precision) for name in names)
     width = _FLOAT if precision in ("fp32", "tf32") else 2
     x, y, _ = manifest.grid.shape
     slab = 1 if manifest.mask_first is None else manifest.mask_first.slab_slices
@@ -107,6 +107,13 @@ def _networks(bundle: Bundle, shapes: Mapping[str, LoopShape], precision: str) -
         for name, shape in shapes.items()
     }
     return {"weights": weights, **activations, "decoder activations (estimate)": _LIVE_SLICES * slices * width}
+
+
+def _weight_bytes(bundle: Bundle, component: str, precision: str) -> int:
+    """Of a component, at most: a graph in 16 bits may read all of its weights from the plain one."""
+    plain, file = bundle.manifest.components[component].file, bundle.component_file(component, precision)
+    own = bundle.manifest.files[file].bytes
+    return own if file == plain else own + bundle.manifest.files[plain].bytes
 
 
 def default_samples(bundle: Bundle, guided: bool, total_bytes: int, precision: str = "fp32") -> int:

@@ -70,11 +70,24 @@ class CudaDevice:
     @contextmanager
     def current(self) -> Iterator[None]:
         """The GPU's context on the calling thread; PyCUDA ends a process that leaves one behind."""
-        self._context.push()
+        with self._driver_errors():
+            self._context.push()
         try:
             yield
         finally:
             self._context.pop()
+
+    @contextmanager
+    def _driver_errors(self) -> Iterator[None]:
+        """What the driver refuses, or says late of a kernel that failed, as an error of ours."""
+        try:
+            yield
+        except self._driver.MemoryError as error:
+            raise DeviceMemoryError(f"{self.name} has no memory left: {error}") from error
+        except self._driver.Error as error:
+            raise BackendUnavailableError(
+                f"{self.name} failed: {error}; a run goes on with --resume, `dmesg` may say more of the GPU"
+            ) from error
 
     def allocate(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         buffer = Buffer(0, shape, dtype)
@@ -89,7 +102,8 @@ class CudaDevice:
         return Buffer(int(memory), shape, dtype, memory)
 
     def memory(self) -> tuple[int, int]:
-        return self._driver.mem_get_info()
+        with self._driver_errors():
+            return self._driver.mem_get_info()
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         try:
@@ -98,29 +112,36 @@ class CudaDevice:
             raise DeviceMemoryError(f"no pinned host memory for an array {shape} of {dtype}") from error
 
     def stream(self) -> Any:
-        return self._driver.Stream(_NON_BLOCKING)
+        with self._driver_errors():
+            return self._driver.Stream(_NON_BLOCKING)
 
     def upload(self, buffer: Buffer, values: NDArray[Any], stream: Any) -> None:
-        self._driver.memcpy_htod_async(buffer.address, values, stream)
+        with self._driver_errors():
+            self._driver.memcpy_htod_async(buffer.address, values, stream)
 
     def download(self, buffer: Buffer, values: NDArray[Any], stream: Any) -> None:
-        self._driver.memcpy_dtoh_async(values, buffer.address, stream)
+        with self._driver_errors():
+            self._driver.memcpy_dtoh_async(values, buffer.address, stream)
 
     def launch(self, call: KernelCall, stream: Any) -> None:
         """Queues a kernel; BackendUnavailableError, with the compiler's message, where it does not compile or load."""
         try:
-            self._launcher.launch(call, stream)
+            with self._driver_errors():
+                self._launcher.launch(call, stream)
         except (KernelCompileError, GpuUnavailableError) as error:
             raise BackendUnavailableError(str(error)) from error
 
     def record(self, stream: Any) -> Any:
-        return self._driver.Event(_ASLEEP).record(stream)
+        with self._driver_errors():
+            return self._driver.Event(_ASLEEP).record(stream)
 
     def wait(self, stream: Any, event: Any) -> None:
-        stream.wait_for_event(event)
+        with self._driver_errors():
+            stream.wait_for_event(event)
 
     def synchronize(self, event: Any) -> None:
-        event.synchronize()
+        with self._driver_errors():
+            event.synchronize()
 
     def capture(self, stream: Any, work: Callable[[], None]) -> Any:
         """The executable graph of what `work` queues; GraphError names the call that failed."""

@@ -48,7 +48,7 @@ class LoopBatch:
     samples: NDArray[np.uint64]  # (N,)
     attempts: NDArray[np.integer]  # (N,)
     told: Mapping[str, NDArray[np.float32]]  # (N, ...) by input of the denoiser
-    condition_mask: NDArray[np.float32]  # (N,)
+    condition_mask: NDArray[np.float32]  # (N,): 0 in slots that are padding, else 1
 
 
 def blank_batch(shape: LoopShape) -> LoopBatch:

@@ -70,7 +70,7 @@ class DeviceLoops(ABC, Generic[W]):
     """Opens the loop for a batch size and guidance; keeps the last one with its memory and its graphs."""
 
     def __init__(self, bundle: Bundle, networks: Networks) -> None:
-        self._bundle, self._networks = bundle, networks
+        self._bundle, self.networks = bundle, networks
         self._device: Device | None = None
         self._loop: DeviceLoop[W] | None = None
         self._tried: set[SamplingPlan] = set()
@@ -91,19 +91,19 @@ class DeviceLoops(ABC, Generic[W]):
     def device(self) -> Device:
         """The device, opened at the first call."""
         if self._device is None:
-            self._device = self._networks.open_device()
+            self._device = self.networks.open_device()
         return self._device
 
     def default_samples(self, guided: bool) -> int:
         """Samples of a batch where none are asked for: by the model and the card's memory."""
         with self.device().current():
             _, total = self.device().memory()
-        return default_samples(self._bundle, guided, total, self._networks.precision)
+        return default_samples(self._bundle, guided, total, self.networks.precision)
 
     def refuse_graphs(self, reason: str) -> None:
         """Launch without graphs, as another process of the same run found that it must."""
         self._refusal = reason
-        self._networks.refuse_graphs(reason)
+        self.networks.refuse_graphs(reason)
         self._loop = None
         self._tried.clear()
 
@@ -142,9 +142,9 @@ class DeviceLoops(ABC, Generic[W]):
 
     def _build(self, batch: int, guided: bool) -> DeviceLoop[W]:
         device = self.device()
-        require_room(self._bundle, batch, guided, *device.memory(), self._networks.precision)
+        require_room(self._bundle, batch, guided, *device.memory(), self.networks.precision)
         streams = (device.stream(), device.stream())
-        components = self._networks.components(device_rows(self._bundle.manifest, batch, guided), device, streams)
+        components = self.networks.components(device_rows(self._bundle.manifest, batch, guided), device, streams)
         launching = _launching(components) if self._refusal is None else Launching("launches", self._refusal)
         whole = launching.kind == "graph"
         work = self._work(batch, guided, device, components, streams, use_graphs=whole)

@@ -5,7 +5,7 @@ assembled, looked over and copied out through pinned memory.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -33,7 +33,7 @@ BUFFERS = 2
 
 @dataclass(frozen=True)
 class VolumeBatch:
-    """A finished batch in host memory of its own."""
+    """A finished batch in host memory of its own; what stands in slots that are padding means nothing."""
 
     batch: LoopBatch
     images: NDArray[np.int16]  # (N, M, X, Y, Z)
@@ -83,12 +83,12 @@ class VolumeDecoder:
         for buffer, values in zip(self._positions, np.split(self._counted, len(self._positions)), strict=True):
             self._device.upload(buffer, values, stream)
 
-    def decode(self, latent: Buffer, outputs: Mapping[str, Buffer], stream: Any) -> None:
-        """Queues the decoding of every sample of `latent` (N, ...) into the buffers of a batch, each (N, ...).
+    def decode(self, latent: Buffer, outputs: Mapping[str, Buffer], slots: Iterable[int], stream: Any) -> None:
+        """Queues the decoding of samples `slots` of `latent` (N, ...) into the buffers of a batch, each (N, ...).
 
         `failed` (N,) becomes 1 where a decoded value is not finite.
         """
-        for n in range(latent.shape[0]):
+        for n in slots:
             rows = {name: buffer.rows(n, n + 1) for name, buffer in outputs.items()}
             self._decode_one(latent.rows(n, n + 1), rows, stream)
 
@@ -193,7 +193,8 @@ class VolumeGenerator:
             buffers.loop.sample(batch, plan, self._sampling)
         with marked("decoding queued"):
             self._device.wait(self._decoding, self._device.record(self._sampling))
-            self._decoder.decode(buffers.loop.latent, buffers.outputs, self._decoding)
+            slots = np.flatnonzero(batch.condition_mask).tolist()
+            self._decoder.decode(buffers.loop.latent, buffers.outputs, slots, self._decoding)
             for name, buffer in buffers.outputs.items():
                 self._device.download(buffer, buffers.host[name], self._decoding)
         buffers.started = StartedBatch(batch, buffers, self._device.record(self._decoding))

@@ -11,13 +11,17 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 from sbldm.engine.backends.choose import choose_backend, gpu_precision
+from sbldm.engine.backends.tensorrt.build import BuildRequest, build_engine, load_flavour
 from sbldm.engine.bundle.checks import CHECKS_NAME, check_faults, check_inputs, reference_elements
 from sbldm.engine.bundle.load import Bundle, load_bundle
+from sbldm.engine.bundle.onnx_scan import check_onnx_file
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.export.bundle import ExportOptions, export_bundle
+from sbldm.export.onnx_graph import save
 from sbldm.export.parity import check_component
+from sbldm.export.rewrite.conv3d import save_beside
 from sbldm.export.rewrite.group_norm import write_out_group_norm
-from sbldm.export.rewrite.precision import reduce_precision
+from sbldm.export.rewrite.precision import Precision, reduce_precision, store_weights_as_fp16
 from sbldm.export.runners import OnnxRunner, emulate_reduced
 
 from tests.conftest import TRACED_OPSET
@@ -122,6 +126,53 @@ def test_a_graph_that_overflows_inside_is_refused_though_onnx_runtime_on_a_cpu_s
     assert np.isinf(values).mean() > 0.5
     plain = ort.InferenceSession(bad.SerializeToString(), providers=CPU).run(None, inputs)[0]
     assert np.isfinite(plain).all()  # why the gate may not ask it
+
+
+@pytest.mark.parametrize("exported", ["phantom"], indirect=True)
+@pytest.mark.parametrize(("precision", "largest"), [("fp16", 0.6), ("bf16", 0.95)])
+def test_weights_lie_once_where_both_graphs_have_the_same(
+    exported: ExportedPreset, tmp_path: Path, precision: Precision, largest: float
+) -> None:
+    """All of fp16 beside weights that are stored so; of bf16 those that stay in fp32. TensorRT finds them, too."""
+    plain = onnx.ModelProto()
+    plain.CopyFrom(write_out_group_norm(exported.models["denoiser"]))
+    if precision == "fp16":
+        for tensor in plain.graph.initializer:
+            values = numpy_helper.to_array(tensor)
+            if values.dtype == np.float32:
+                tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16).astype(np.float32), tensor.name))
+    low, stored = reduce_precision(plain, precision), plain if precision == "bf16" else store_weights_as_fp16(plain)
+    save(stored, tmp_path / "denoiser.onnx")
+    save(low, tmp_path / "alone.onnx")
+    beside = tmp_path / f"denoiser.{precision}.onnx"
+    save_beside(low, beside, tmp_path / "denoiser.onnx")
+    check_onnx_file(beside)
+    assert beside.stat().st_size < largest * (tmp_path / "alone.onnx").stat().st_size
+    read = [onnx.load(tmp_path / name) for name in ("alone.onnx", beside.name)]
+    for mine, shared in zip(*(model.graph.initializer for model in read), strict=True):
+        assert (mine.name, mine.raw_data) == (shared.name, shared.raw_data)
+    if precision == "fp16":
+        pytest.importorskip("tensorrt_rtx")
+        flavour = load_flavour("tensorrt_rtx")
+        alone, shared = (
+            build_engine(flavour, BuildRequest(tmp_path / name, 1, "89"))[0] for name in ("alone.onnx", beside.name)
+        )
+        assert len(alone) == len(shared)
+
+
+def test_an_engine_is_of_the_weights_too_that_its_graph_reads_from_another(tiny_bundle: Bundle) -> None:
+    import dataclasses
+
+    files = dict(tiny_bundle.manifest.files)
+    files["denoiser.fp16.onnx"] = files["decoder.onnx"]
+
+    def sha256(plain: str, precision: str) -> str:
+        changed = files | {"denoiser.onnx": dataclasses.replace(files["denoiser.onnx"], sha256=plain)}
+        manifest = dataclasses.replace(tiny_bundle.manifest, files=changed)
+        return dataclasses.replace(tiny_bundle, manifest=manifest).component_sha256("denoiser", precision)
+
+    assert sha256("a" * 64, "fp32") == "a" * 64
+    assert len({sha256("a" * 64, "fp16"), sha256("b" * 64, "fp16"), files["decoder.onnx"].sha256}) == 3
 
 
 @pytest.mark.parametrize(("opset", "made_of"), [(21, "InstanceNormalization"), (22, "ReduceMean")])

@@ -69,6 +69,12 @@ def test_the_cache_compiles_once_and_again_for_changed_sources(tmp_path: Path, m
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(kernel_compile, "compile_cubin", lambda *_: kernel_compile.Cubin(b"code", ""))
+    assert kernel_compile.cached_cubin("noise", 90, tmp_path / "file" / "below") == b"code"
+
+
 def test_cubins_built_ahead_are_found_by_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = kernel_compile.Cubin(b"built ahead", "")
     monkeypatch.setattr(kernel_compile, "compile_cubin", lambda *_: built)

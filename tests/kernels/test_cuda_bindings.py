@@ -152,6 +152,24 @@ with device.current():
                                  "KeyboardInterrupt "]  # fmt: skip
 
 
+def test_a_kernel_that_failed_is_told_by_the_next_call_as_an_error_of_ours(kernel_folder: Path) -> None:
+    said = run(
+        kernel_folder,
+        """
+from sbldm.engine.cuda.gpu import CudaDevice
+from sbldm.engine.errors import BackendUnavailableError
+device = CudaDevice()
+with device.current():
+    try:
+        device.synchronize(device.record(device.stream()))
+    except BackendUnavailableError as error:
+        print(error.exit_code, error)
+""",
+        FAKE_CUDA_FAULT="1",
+    )
+    assert said.startswith("4 Fake GPU (sm_90) failed: cuEventSynchronize failed: CUDA_ERROR_ILLEGAL_ADDRESS; a run")
+
+
 def test_garbage_is_not_collected_in_the_midst_of_a_capture(kernel_folder: Path) -> None:
     """Device memory in a cycle, given back while a stream is captured, would break the capture."""
     run(

@@ -16,7 +16,7 @@
 using Result = int;
 using Work = std::function<void()>;
 constexpr Result SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, INVALID_HANDLE = 400,
-                 NOT_FOUND = 500, UNSUPPORTED_IN_CAPTURE = 900;
+                 NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, UNSUPPORTED_IN_CAPTURE = 900;
 
 namespace {
 struct Stream {
@@ -103,6 +103,7 @@ Result cuEventRecord(void* event, void* stream) {
     return put(stream, [=] { static_cast<Event*>(event)->at = std::chrono::steady_clock::now(); });
 }
 Result cuEventSynchronize(void*) {
+    if (std::getenv("FAKE_CUDA_FAULT")) return ILLEGAL_ADDRESS;
     const char* wait = std::getenv("FAKE_CUDA_WAIT_MS");
     if (wait) std::this_thread::sleep_for(std::chrono::milliseconds(std::atoi(wait)));
     return SUCCESS;

@@ -108,7 +108,7 @@ class EngineSet:
         for_model = not self.flavour.cross_builds  # TensorRT-RTX compiles for the model when the engine is loaded
         return EngineKey(
             component=component,
-            onnx_sha256=self.bundle.manifest.files[self.bundle.component_file(component, self.precision)].sha256,
+            onnx_sha256=self.bundle.component_sha256(component, self.precision),
             flavour=self.flavour.name,
             flavour_version=self.flavour.version,
             cuda_driver=self.target.cuda_driver,

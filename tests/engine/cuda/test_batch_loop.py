@@ -125,6 +125,22 @@ def test_a_batch_that_does_not_fit_is_halved_recorded_and_resumed(
     assert "batch size 1 does not fit" in capsys.readouterr().err
 
 
+def test_shards_on_equal_cards_agree(
+    tiny_bundle: Bundle, tmp_path: Path, kernel_folder: Path, on_device: Callable[..., None]
+) -> None:
+    """On the batch size, which they choose by themselves, and so on the bytes of a run that is not sharded."""
+    room = footprint(tiny_bundle, 4, guided=False).total * 2
+    on_device(lambda: HostDevice(kernel_folder, memory=room))
+    asked = ("--device", "cuda", "--steps", 1)
+    parts = [tmp_path / f"{k}" for k in range(2)]
+    for k, part in enumerate(parts):
+        assert generate(tiny_bundle, part, *asked, "--shard", f"{k}/2") == 0
+    assert {read_description(part).resolved.batch_size for part in parts} == {4}
+    assert main(["merge", *map(str, parts), "--out", str(tmp_path / "merged")]) == 0
+    assert generate(tiny_bundle, tmp_path / "whole", *asked) == 0
+    assert files(tmp_path / "merged") == files(tmp_path / "whole")
+
+
 def test_nan_fails_its_sample_and_the_run_goes_on(
     tiny_bundle: Bundle, tmp_path: Path, kernel_folder: Path, on_device: Callable[..., None], host_networks: Any
 ) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sbldm.benchmarks import gpu_check, gpu_items
+from sbldm.benchmarks import gpu_check, gpu_items, gpu_rates
 from sbldm.benchmarks.gpu_check import Result, verdict
 from sbldm.benchmarks.gpu_items import prove, providers
 from sbldm.benchmarks.gpu_proof import (
@@ -26,7 +28,9 @@ from sbldm.benchmarks.gpu_proof import (
     prove_repeats,
     prove_volumes,
 )
+from sbldm.benchmarks.work import count_macs
 from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
+from sbldm.engine.bundle.checks import check_inputs
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.run.open_loop import open_loop
 from sbldm.engine.run.request import GenerateRequest
@@ -224,6 +228,69 @@ def test_the_profile_of_onnx_runtime_tells_where_nodes_ran(tiny_bundle: Bundle, 
     found = providers(Path(session.end_profiling()))
     assert list(found) == ["CPUExecutionProvider"]
     assert found["CPUExecutionProvider"] > 10
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
+def test_the_share_of_the_matrix_rate_is_of_counted_operations(
+    tiny_bundle: Bundle, kernel_folder: Path, host_backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = HostDevice(kernel_folder)
+    runs: list[str] = []
+
+    def milliseconds(_device: Any, _stream: Any, work: Callable[[], None]) -> float:
+        device.log.clear()
+        work()
+        runs.extend(device.log)
+        return 2.0
+
+    monkeypatch.setattr(gpu_items, "_gpu", lambda _options: device)
+    monkeypatch.setattr(gpu_items, "_backend", lambda *_: host_backend(tiny_bundle, device))
+    monkeypatch.setattr(gpu_items, "matrix_tflops", lambda *_: 1e-3)
+    monkeypatch.setattr(gpu_rates, "milliseconds", milliseconds)
+    monkeypatch.setattr(gpu_items, "DENOISER_BATCH", 3)
+    options = gpu_items.Options(0, str(tiny_bundle.path), 1)
+    figures = gpu_items.share_of_peak(options, "onnxruntime", "fp32")
+    inputs = check_inputs(tiny_bundle.manifest.components["denoiser"], 3)
+    macs = count_macs(tiny_bundle.component_path("denoiser"), inputs)
+    assert macs is not None
+    assert runs == ["denoiser"]
+    assert figures["share"] == pytest.approx(2 * macs / 2.0 / 1e9 / 1e-3, abs=1e-3)
+    assert figures["target_met"] == (figures["share"] >= 0.35)
+    monkeypatch.setattr(gpu_rates, "count_macs", lambda *_: None)
+    with pytest.raises(gpu_items.Skip, match="counted with onnx"):
+        gpu_items.share_of_peak(options, "onnxruntime", "fp32")
+
+
+def test_compute_sanitizer_is_found_in_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    program = tmp_path / "site" / "nvidia" / "cu13" / "bin" / "compute-sanitizer"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    assert gpu_items.sanitizer_program() == str(program)
+    program.unlink()
+    assert gpu_items.sanitizer_program() is None
+
+
+@pytest.mark.parametrize(
+    ("script", "passes"),
+    [
+        ("echo 'gpu_check result: {\"figures\": {}}'", True),
+        ('echo \'gpu_check result: {"skipped": "no GPU"}\'', False),
+        ("echo 'gpu_check result: {\"figures\": {}}'; exit 9", False),
+    ],
+)
+def test_what_compute_sanitizer_finds_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, passes: bool
+) -> None:
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(gpu_items, "_gpu", lambda _options: None)
+    monkeypatch.setattr(gpu_items, "sanitizer_program", lambda: str(program))
+    with nullcontext() if passes else pytest.raises(AssertionError, match="memcheck: gpu_check result"):
+        assert gpu_items.sanitizer(gpu_items.Options(0, None, 1), "memcheck") == {"tool": "memcheck"}
 
 
 def test_items_cover_every_backend_in_every_precision(tiny_bundle: Bundle) -> None:

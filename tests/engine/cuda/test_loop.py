@@ -20,9 +20,9 @@ from tests.support.host_device import HostDevice
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
 
 
-def reference_latent(toy: Any, request: LoopBatch, steps: SamplingPlan) -> np.ndarray:
+def reference_latent(toy: Any, request: LoopBatch, steps: SamplingPlan, base_draw: int = 0) -> np.ndarray:
     """The same loop in NumPy with the reference steps."""
-    draws = [int(attempt) * DRAWS_PER_ATTEMPT for attempt in request.attempts]
+    draws = [base_draw + int(attempt) * DRAWS_PER_ATTEMPT for attempt in request.attempts]
 
     def noise(step: int) -> np.ndarray:
         rows = [
@@ -94,6 +94,17 @@ def test_graph_replays_give_the_bytes_of_plain_launches(
     assert (log.count("capture"), log.count("replay")) == (1, 3)
     assert "capture" not in plain_log
     assert "replay" not in plain_log
+
+
+def test_a_stage_has_draws_of_its_own(toy: Any, kernel_folder: Path) -> None:
+    """Of the initial noise and of each step; a graph is of one stage."""
+    device, steps, request = HostDevice(kernel_folder), toy.plan("ddim", None, eta=1.0), toy.batch(5)
+    stream, loop = device.stream(), SamplingLoop(device, toy.components(device)["denoiser"], toy.shape(2), True)
+    for base_draw in (0, 2**31):
+        loop.sample(request, steps, stream, base_draw)
+        latent = np.empty(loop.latent.shape, np.float32)
+        device.download(loop.latent, latent, stream)
+        np.testing.assert_allclose(latent, reference_latent(toy, request, steps, base_draw), atol=3e-5)
 
 
 def test_the_order_of_launches(toy: Any, kernel_folder: Path) -> None:

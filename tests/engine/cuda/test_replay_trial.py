@@ -42,7 +42,7 @@ def test_a_replay_must_give_the_bytes_of_its_launches(
     tiny_bundle: Bundle, kernel_folder: Path, host_backend: Any, replaying: Any, reason: str | None
 ) -> None:
     here = HostDevice(kernel_folder)
-    denoiser = host_backend(tiny_bundle, here).loops._networks.component("denoiser")
+    denoiser = host_backend(tiny_bundle, here).loops.networks.component("denoiser")
     found = trial(here, [denoiser, replaying(denoiser)], tiny_bundle, here.stream())
     assert found is None if reason is None else reason in str(found)
 

@@ -103,7 +103,7 @@ def test_a_trial_of_replaying_tells_the_denoiser_what_it_asks_for(
     tiny_mask_first_bundle: Bundle, kernel_folder: Path, host_backend: Any
 ) -> None:
     device = HostDevice(kernel_folder)
-    denoiser = host_backend(tiny_mask_first_bundle, device).loops._networks.component("denoiser")
+    denoiser = host_backend(tiny_mask_first_bundle, device).loops.networks.component("denoiser")
     assert trial(device, [denoiser, denoiser], tiny_mask_first_bundle, device.stream()) is None
 
 

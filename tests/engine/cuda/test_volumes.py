@@ -73,6 +73,18 @@ def test_two_batches_are_under_way_and_a_third_takes_the_place_of_the_first(toy:
             volumes.collect(lost)
 
 
+def test_slots_that_are_padding_are_not_decoded(toy: Any, kernel_folder: Path) -> None:
+    volumes, device = generator(toy, kernel_folder, 2)
+    whole = volumes.collect(volumes.start(toy.batch(0), toy.plan()))
+    device.log.clear()
+    part = toy.batch(0)
+    part.condition_mask[0] = 0.0
+    made = volumes.collect(volumes.start(part, toy.plan()))
+    assert device.log.count("assemble") == 1
+    np.testing.assert_array_equal(made.images[1], whole.images[1])
+    np.testing.assert_array_equal(made.failed, [False, False])
+
+
 def test_positions_of_each_chunk_begin_an_allocation(toy: Any, kernel_folder: Path) -> None:
     """TensorRT takes addresses that are multiples of 256 bytes, which sixteen positions of 8 bytes are not."""
 
@@ -93,7 +105,7 @@ def test_positions_of_each_chunk_begin_an_allocation(toy: Any, kernel_folder: Pa
     shapes = {"images": ((1, 2, 4, 4, 3), "int16"), "labels": ((1, 4, 4, 3), "uint8"), "failed": ((1,), "uint32")}
     outputs = {name: device.allocate(*shape) for name, shape in shapes.items()}
     outputs["statistics"] = device.allocate((1, 2, 4), "int32")
-    decoder.decode(device.allocate((1, *toy.latent), "float32"), outputs, stream)
+    decoder.decode(device.allocate((1, *toy.latent), "float32"), outputs, [0], stream)
     assert noted.seen == [(0, [0]), (0, [1]), (0, [2])]
 
 
