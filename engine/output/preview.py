@@ -102,12 +102,12 @@ def row_titles(modalities: Sequence[str]) -> list[str]:
     return [*(MODALITY_NAMES.get(m, m) for m in modalities), "tissues", "coronal", "sagittal"]
 
 
-def widest_cuts(label: NDArray[np.uint8]) -> list[int]:
+def widest_cuts(label: NDArray[np.uint8] | NDArray[np.bool_]) -> list[int]:
     """Index along x, y and z of the sections with most tumour; the middle where there is none."""
     return [_widest_cut(label, axis) for axis in range(3)]
 
 
-def _widest_cut(label: NDArray[np.uint8], axis: int) -> int:
+def _widest_cut(label: NDArray[np.uint8] | NDArray[np.bool_], axis: int) -> int:
     area = np.count_nonzero(label, axis=tuple(a for a in range(3) if a != axis))
     return int(area.argmax()) if area.any() else label.shape[axis] // 2
 

@@ -88,7 +88,7 @@ def made_of(
     else:
         voxel_ml = abs(float(np.linalg.det(made.affine[:3, :3]))) / 1000
         facts["changed_ml"] = float(np.count_nonzero(made.changed)) * voxel_ml
-        facts |= view(made.images, made.label, made.affine, centre_mm)
+        facts |= view(made.images, made.changed, made.affine, centre_mm)
     return Made(key, files, facts, sample.origin, wish.given)
 
 
@@ -107,7 +107,7 @@ def rows(sample: Sample, drawn: tuple[str, ...]) -> list[dict[str, object]]:
 
 def view(
     images: Mapping[str, NDArray],
-    label: NDArray[np.uint8],
+    place: NDArray[np.uint8] | NDArray[np.bool_],
     affine: NDArray[np.float64],
     centre_mm: ArrayLike = CENTRE_MM,
 ) -> dict[str, object]:
@@ -115,20 +115,20 @@ def view(
 
     Args:
         images: (x, y, z) by modality, background 0.
-        label: (x, y, z).
+        place: (x, y, z), not 0 where there is something to look at: the tumour, or what was changed.
         affine: voxel index -> RAS mm.
         centre_mm: the middle of the model's field of view, from which places count.
 
     Returns:
-        the value shown white of each modality, the middle of the tumour and that of the field of view in mm.
+        the value shown white of each modality, the place to look at and the middle of the field of view in mm.
     """
     windows = {}
     for name, volume in images.items():
         foreground = volume[volume > 0]
         foreground = foreground[:: max(1, foreground.size // _MOST_COUNTED)]
         windows[name] = float(np.percentile(foreground, _WINDOW_PERCENTILE)) if foreground.size else 1.0
-    tumour = affine @ [*widest_cuts(label), 1]
-    return {"windows": windows, "tumour_mm": _millimetres(tumour[:3]), "centre_mm": _millimetres(centre_mm)}
+    seen = affine @ [*widest_cuts(place), 1]
+    return {"windows": windows, "place_mm": _millimetres(seen[:3]), "centre_mm": _millimetres(centre_mm)}
 
 
 def view_of_case(case: SourceCase, bundle: Bundle) -> dict[str, object]:

@@ -23,6 +23,7 @@ class _Work:
     """A volume that is being made, and the panes that wait for it."""
 
     panes: set[Pane]
+    given: str | None  # id of what it is made from, where a page dropped that
     stop: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
     made: Made | None = None
@@ -38,7 +39,7 @@ class Maker:
         self._kept: OrderedDict[str, Made] = OrderedDict()
         self._bytes, self._most = 0, cache_bytes
 
-    def make(self, key: str, pane: Pane, make: Make) -> Made:
+    def make(self, key: str, pane: Pane, make: Make, given: str | None = None) -> Made:
         """The volume of a key, made by `make` unless it is there or on its way.
 
         What the pane waited for before is given up; where no other pane waits for it, it ends at its next step.
@@ -55,7 +56,7 @@ class Maker:
             work = self._works.get(key)
             is_new = work is None or work.stop.is_set()
             if work is None or is_new:
-                work = self._works[key] = _Work({pane})
+                work = self._works[key] = _Work({pane}, given)
             work.panes.add(pane)
         if is_new:
             self._work(key, work, make)
@@ -79,8 +80,11 @@ class Maker:
             return self._kept.get(key)
 
     def forget(self, given: Collection[str]) -> None:
-        """Drop volumes that were made from what pages dropped, by its ids."""
+        """Drop volumes that were made from what pages dropped, by its ids, and end what is being made of it."""
         with self._lock:
+            for work in self._works.values():
+                if work.given in given:
+                    work.stop.set()
             for key in [key for key, made in self._kept.items() if made.given in given]:
                 self._bytes -= self._kept.pop(key).bytes
 

@@ -85,7 +85,7 @@ class Studio:
             Cancelled, FaultySampleError: there is no volume.
         """
         own = self._own(page, wish)
-        return self.maker.make(self.key(wish), (page, pane), lambda stop: self._made(wish, own, stop))
+        return self.maker.make(self.key(wish), (page, pane), lambda stop: self._made(wish, own, stop), wish.given)
 
     def here(self, page: str) -> list[str]:
         """A page says that it is still open; ids of what is held for it."""

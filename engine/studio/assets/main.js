@@ -223,10 +223,12 @@ function takePlace(mm) {
   changed();
 }
 
+const short = ({ rows, text, measured_ml }) => (rows.length ? `${measured_ml.toFixed(1)} ml` : text);
+
 function keep() {
   const { wish, given, made } = current();
   if (!made || JSON.stringify(made.wish) !== JSON.stringify(wish)) return;
-  basket.keep(wish.number, wish, given, made.text);
+  basket.keep(wish.number, wish, given, short(made));
 }
 
 function listen() {
@@ -287,7 +289,7 @@ async function open() {
     const row = basket.rows[number], one = current();
     Object.assign(one, { wish: structuredClone(row.wish), given: row.given, scan: null });
     write();
-    make(side).then(() => { row.text = one.made?.text ?? row.text; basket.draw(); });
+    make(side).then(() => { row.text = one.made ? short(one.made) : row.text; basket.draw(); });
   });
   panes = new Panes(facts, faulty);
   own = new Own((start) => startFrom(current().given, start), () => startFrom(null));

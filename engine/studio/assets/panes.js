@@ -66,9 +66,21 @@ export class Panes {
   link() { // one crosshair for both, where they lie in one space
     const { a, b } = this.panes;
     if (!a.nv || !b.nv) return;
-    const isOne = String(a.shown?.facts.centre_mm) === String(b.shown?.facts.centre_mm);
-    a.nv.broadcastTo(isOne ? [b.nv] : [], { "2d": true, "3d": true });
-    b.nv.broadcastTo(isOne ? [a.nv] : [], { "2d": true, "3d": true });
+    a.nv.broadcastTo(this.isOneSpace() ? [b.nv] : [], { "2d": true, "3d": true });
+    b.nv.broadcastTo(this.isOneSpace() ? [a.nv] : [], { "2d": true, "3d": true });
+  }
+
+  isOneSpace() {
+    const { a, b } = this.panes;
+    return String(a.shown?.facts.centre_mm) === String(b.shown?.facts.centre_mm);
+  }
+
+  follow(side) { // the other crosshair goes where this one was put
+    const from = this.panes[side], other = this.panes[side === "a" ? "b" : "a"];
+    if (!this.isCompared || !other.nv?.volumes.length || !this.isOneSpace()) return;
+    other.nv.scene.crosshairPos = other.nv.mm2frac(from.shown.facts.place_mm);
+    other.nv.createOnLocationChange();
+    other.nv.drawScene();
   }
 
   async show(side, base, facts) { // the volume that lies below an address
@@ -89,9 +101,10 @@ export class Panes {
     pane.nv.setVolume(volumes[0], 0);
     this.link();
     if (isNew) {
-      pane.nv.scene.crosshairPos = pane.nv.mm2frac(facts.tumour_mm);
-      if (side === "a") find("turn").value = sbldmViewer.facing(fromCentre(facts.tumour_mm, facts));
+      pane.nv.scene.crosshairPos = pane.nv.mm2frac(facts.place_mm);
+      if (side === "a" || facts.changed_ml) find("turn").value = sbldmViewer.facing(fromCentre(facts.place_mm, facts));
       this.turn();
+      this.follow(side);
     } else if (before) pane.nv.scene.crosshairPos = pane.nv.mm2frac([...before].slice(0, 3));
     pane.nv.createOnLocationChange();
     if (first) await sbldmViewer.sectionsThen3D(pane.nv);

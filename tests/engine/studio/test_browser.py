@@ -343,7 +343,6 @@ def test_a_page_left_open_over_night(
     tiny_mask_first_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Frozen, as browsers freeze pages in the back: what it dropped is let go, it says so, and makes volumes again."""
-    monkeypatch.setattr("sbldm.engine.studio.given.FORGOTTEN_S", 0.5)
     monkeypatch.setattr("sbldm.engine.studio.studio.LOOK_S", 0.1)
     with (
         Studio(Generator.load(tiny_mask_first_bundle.path, threads=1)) as night,
@@ -355,18 +354,21 @@ def test_a_page_left_open_over_night(
         (tmp_path / "mine.nii.gz").write_bytes(mask_file())
         browser.drop(tmp_path / "mine.nii.gz")
         browser.until(f"{STATE}.includes('Case')")
-        drawn = newly_drawn(browser, drawn)
-        of_mask = drawn.split()[0].rpartition("/")[2]
+        of_mask = newly_drawn(browser, drawn).split()[0].rpartition("/")[2]
         browser.call("Page.setWebLifecycleState", state="frozen")
+        monkeypatch.setattr("sbldm.engine.studio.given.FORGOTTEN_S", 0.0)
         end_of_night = time.monotonic() + 60
         while night.given._held or night.maker.get(of_mask):
             assert time.monotonic() < end_of_night, "it is held all night"
             time.sleep(0.05)
+        monkeypatch.setattr("sbldm.engine.studio.given.FORGOTTEN_S", 3600.0)
         browser.call("Page.setWebLifecycleState", state="active")
+        browser.call("Page.bringToFront")
         assert "mine is not held any more" in browser.until("document.getElementById('lost').textContent")
         assert browser.run("document.getElementById('start').hidden")
+        said = browser.run(STATE)
         set_to(browser, "#condition-volume_ml", 200)
-        newly_drawn(browser, drawn)
+        browser.until(f"{STATE}.startsWith('Case') && {STATE} !== {said!r}")
         assert browser.console == []
         end()
         set_to(browser, "#condition-volume_ml", 250)
