@@ -40,14 +40,17 @@ class DatasetFacts:
     bundle_sha256: str
     version: str  # of sbldm-engine
     origin: str  # what the volumes were made from, "" for noise alone
+    is_scan: bool = False  # a scan with a part of it made anew
 
     @property
     def note(self) -> bytes:
         """The text of a README."""
+        scale = "are int16, 0..1000 standing for\nthe model's intensity range, background exactly 0"
+        if self.is_scan:
+            scale = "have the type and\nthe scale of the scan, but for a margin around the lesion its own voxels"
         return (
-            f"Synthetic volumes: each {shown(self.origin)}. Not for diagnosis. Images are int16, 0..1000 standing for\n"
-            "the model's intensity range, background exactly 0. Which tumour was asked for and which was measured:\n"
-            "manifest.csv.\n"
+            f"Synthetic volumes: each {shown(self.origin)}. Not for diagnosis. Images {scale}. "
+            "Which tumour was asked for and which was measured:\nmanifest.csv.\n"
         ).encode()
 
 
@@ -179,7 +182,8 @@ class BidsLayout(Layout):
                 {
                     "Name": "sbldm-engine",
                     "Version": facts.version,
-                    "Description": f"SYNTHETIC volumes of bundle {facts.bundle_id} (sha256 {facts.bundle_sha256})",
+                    "Description": f"SYNTHETIC volumes of bundle {facts.bundle_id} (sha256 {facts.bundle_sha256}), "
+                    f"each {shown(facts.origin)}",
                 }
             ],
         }

@@ -39,7 +39,7 @@ SCHEMA_VERSION = 3
 MAX_RUN_BYTES = 64 * 2**20
 CHECKSUM = "sha256"  # key of run.json: of all the rest of it, in canonical form
 NOTICE = "SYNTHETIC sbldm-engine: these volumes show no patient"
-NOTICE_MASKS = "SYNTHETIC sbldm-engine: images of no patient around given masks, to be protected as those masks are"
+NOTICE_MASKS = "SYNTHETIC sbldm-engine: images made around given masks, to be protected as those masks are"
 NOTICE_INSERTED = (
     "SYNTHETIC sbldm-engine: the scan of a case with a part of it made anew, to be protected as that scan is"
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..conditions.csv import format_number
 from ..folder import Folder
 from ..output.layouts import DatasetFacts
-from .description import RunDescription
+from .description import InsertDigest, RunDescription
 from .ledger import QUALITY, LedgerIndex, SampleRecord
 
 MANIFEST_CSV = "manifest.csv"
@@ -72,7 +72,8 @@ def read_manifest(path: Path) -> Iterator[dict[str, str]]:
 
 def dataset_files(run: RunDescription, samples: tuple[int, ...]) -> dict[str, bytes]:
     """Content by name of what the run's layout has beside these samples."""
-    facts = DatasetFacts(samples, run.bundle.id, run.bundle.sha256, run.versions.get("sbldm-engine", ""), run.origin)
+    version, is_scan = run.versions.get("sbldm-engine", ""), isinstance(run.source, InsertDigest)
+    facts = DatasetFacts(samples, run.bundle.id, run.bundle.sha256, version, run.origin, is_scan)
     return run.layout().dataset_files(facts)
 
 

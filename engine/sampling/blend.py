@@ -3,7 +3,7 @@
 The difference between what the decoder makes of the new and of the old latent is added with a weight that falls from 1
 at the lesion to 0 at the margin, so no voxel beyond it changes and none jumps at it. What of the scan the decoder
 cannot show (its residual: noise, folds) stays where the tissue does, partly under oedema, not in a core; where a lesion
-was taken out it is that of the other side of the brain.
+was taken out it is that of the other side of the brain. What is then short of the scan's noise is drawn (`scan_noise`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from ..bundle.manifest import Grid
 from ..output.scan_files import Box, Patch
 from ..processor import available_threads
 from .insert_case import InsertCase, Label
+from .scan_noise import ScanNoise
 
 KEPT_IN_OEDEMA = 0.5  # of the residual
 RIM_MM = 3.0  # around a lesion that is taken out; the decoder's picture of it reaches so far
+_WHOLE = 0.99  # share of the residual from which a voxel's own is said to stay
 _EDGE_MM = 1.5  # deviation of the passage between keeping it and not
 _FIT_MM = 12.0  # least deviation of the means that brightness is fitted by
 
@@ -92,8 +94,9 @@ class Place:
 
 
 def blended(
-    case: InsertCase, grid: Grid, place: Place, new: Label, made: FloatArray, before: FloatArray, flip: int
-) -> Patch:
+    case: InsertCase, grid: Grid, place: Place, new: Label, made: FloatArray, before: FloatArray, flip: int,
+    normals: FloatArray,
+) -> Patch:  # fmt: skip
     """The scan's voxels within the margin.
 
     Args:
@@ -103,6 +106,7 @@ def blended(
         new: (x, y, z) the tumour on the scan's voxels.
         made, before: (M, x, y, z) on the grid, 0..1: the decoder's of the new and of the scan's latent.
         flip: `heal.symmetry` of the brain on the grid.
+        normals: (M, `scan_noise.NUMBERS`).
     """
     box, distance = place.box, place.distance
     scan = [file.values(None if case.removes else box) for file in case.files]
@@ -117,19 +121,23 @@ def blended(
     weight = rest * rest * (3 - 2 * rest)
     gone = distance_mm(place.removed[box], case.spacing_mm) <= RIM_MM
     kept, lent = _kept(new[box], gone, case.spacing_mm), gone & (new[box] == 0)
-    side = None
+    around = brain & (distance > 0) & (kept > _WHOLE)
+    side, borrowed = None, np.zeros_like(kept)
     if place.removed.any():
         known = inside.copy()
         known[box] &= ~gone
         side = _OtherSide(case, grid, flip, box, known)
+        borrowed = np.where(lent & side.known, 1 - kept, np.float32(0))
+    smooth = np.sqrt(np.maximum(1 - kept**2 - borrowed**2, 0))
 
     def modality(number: int) -> FloatArray:
         scale = np.float32(case.scales[number])
         part = own[number] if places is None else taken_from(own[number][None], places)[0]
-        shown, was = (_in_box(volume[number], grid, case, box) * scale for volume in (made, before))
-        mixed = shown + kept * (part - was)
+        shown, was = (_in_box(scale * volume[number], grid, case, box) for volume in (made, before))
+        noise = ScanNoise.of(part - was, was, around)
+        mixed = shown + kept * (part - was) + smooth * noise.drawn(normals[number], box)
         if side is not None:
-            mixed += lent * (1 - kept) * side.residual(scan[number], before[number] * scale)
+            mixed += borrowed * side.residual(scan[number], before[number] * scale)
         low = np.float32(_darkest(own[number][brain]))
         return np.maximum(part + weight * (mixed - part), low).astype(np.float32)
 
@@ -162,17 +170,17 @@ class _OtherSide:
         self._offset = back @ (turn @ offset + moved - offset) + self._matrix @ np.array([s.start for s in box])
         self._case, self._grid = case, grid
         self._shape = tuple(side.stop - side.start for side in box)
-        self._known = self._taken(known.astype(np.float32)) > 0.99
+        self.known: Mask = self._taken(known.astype(np.float32)) > 0.99
 
     def residual(self, scan: FloatArray, before: FloatArray) -> FloatArray:
-        """What the decoder does not show of a modality (x, y, z); 0 where the other side is not known."""
+        """What the decoder does not show of a modality (x, y, z), where the other side is known."""
         matrix, offset = self._case.voxels.to_grid(self._grid)
         on_grid = self._matrix.copy(), self._offset
         shown = np.empty(self._shape, np.float32)
         ndimage.affine_transform(
             before, matrix @ on_grid[0], (matrix @ on_grid[1] + offset).tolist(), output=shown, order=1, mode="nearest"
         )
-        return np.where(self._known, self._taken(scan) - shown, np.float32(0))
+        return self._taken(scan) - shown
 
     def _taken(self, scan: FloatArray) -> FloatArray:
         made = np.empty(self._shape, np.float32)

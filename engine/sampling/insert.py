@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..anatomy.draft import painted
 from ..anatomy.heal import healed, symmetry
 from ..anatomy.mass_effect import pushed_places, taken_from
 from ..bundle.manifest import INT16_SCALE, Grid
@@ -27,8 +28,9 @@ from .blend import Place, blended, core_of, distance_mm, fitted
 from .decoding import NOT_FINITE
 from .host import HostLoop
 from .insert_case import InsertCase, Label, scan_label
-from .mask_first import MaskFirstModel
+from .mask_first import GRAIN_DRAW, MaskFirstModel
 from .plan import SamplingPlan
+from .scan_noise import NUMBERS
 from .slabs import DARKEST, Decoded
 from .types import LoopKind, OnStep, RunComponent, SampleRequest, SamplingOptions, Volume
 
@@ -68,7 +70,9 @@ class _Sampled:
     new: Label  # on the grid
     scan: Label  # the same on the scan's voxels
     seen: _Seen
+    batch: Batch
     latent: FloatArray  # (C, slab, h, w)
+    draft: FloatArray  # (z, M, x, y) that it was made on
 
 
 class InsertLoop:
@@ -89,9 +93,9 @@ class InsertLoop:
         unit = case.image.astype(np.float32) / np.float32(INT16_SCALE)
         with ThreadPoolExecutor(1, "tissues") as pool:  # beside the networks
             found = pool.submit(self._healthy)
-            clean, decoded = self._encoded(unit)
-            shares, self._flip = found.result()
-        self._seen = _Seen(unit, clean, decoded, shares)
+            clean = self._encoded(unit)
+            own, shares, self._flip = found.result()
+        self._seen = _Seen(unit, clean, self._decoded(clean, self._drafted(own)), shares)
         self._series: tuple[int, int, list[Label]] | None = None  # number, attempt and masks of the last one
 
     @property
@@ -120,7 +124,8 @@ class InsertLoop:
         run = _keeping(self._loop.run, self._loop.plan, self._model, batch, seen.clean, free)
         start = batch.noise(self._model.latent_shape, 0)
         latent = batch.denoised(run, "denoiser", start, told.feeds, self._loop.plan, on_step)[0]
-        return _Sampled(request, new, scan, seen, np.where(free, latent, seen.clean))
+        assert told.drafts is not None
+        return _Sampled(request, new, scan, seen, batch, np.where(free, latent, seen.clean), told.drafts[0])
 
     def _lesion(
         self, request: SampleRequest, drawn: SampleRequest, on_step: OnStep | None
@@ -159,27 +164,32 @@ class InsertLoop:
                 return NO_ROOM
         return grown(label, room, grid.spacing_mm, case.volumes_ml) if case.volumes_ml else [label]
 
-    def _healthy(self) -> tuple[FloatArray, int]:
-        """Shares of the healthy tissues, the removed lesion filled, and the brain's `symmetry`."""
+    def _healthy(self) -> tuple[FloatArray, FloatArray, int]:
+        """Shares of the healthy tissues, the same with the removed lesion filled, and the brain's `symmetry`."""
         shares, spacing = self._model.healthy(self._case.image, self._own), self._grid.spacing_mm
         flip = symmetry(shares, self._removed, spacing) if self._case.removes else 0
-        return healed(shares, self._removed, spacing, flip), flip
+        return shares, healed(shares, self._removed, spacing, flip), flip
 
-    def _encoded(self, unit: FloatArray) -> tuple[FloatArray, Decoded]:
-        """The latent of an image (M, x, y, z), 0..1, and what it decodes to."""
+    def _drafted(self, shares: FloatArray) -> FloatArray:
+        """The draft (z, M, x, y) of the scan with its own lesion."""
+        return painted(shares, self._own, self._model.form.draft_levels)
+
+    def _encoded(self, unit: FloatArray) -> FloatArray:
+        """The latent of an image (M, x, y, z), 0..1."""
         image = np.ascontiguousarray(np.moveaxis(unit, -1, 0)) * np.float32(2) - np.float32(1)
-        clean = self._model.encode(self._loop.run, image)
-        return clean, self._decoded(clean)
+        return self._model.encode(self._loop.run, image)
 
-    def _decoded(self, latent: FloatArray) -> Decoded:
+    def _decoded(self, latent: FloatArray, draft: FloatArray) -> Decoded:
         features = self._loop.run("aggregator", {"latent": latent[None]})["features"][0]
-        return Decoded(self._loop.run, features, (len(self._model.modalities), *self._grid.shape))
+        shape = (len(self._model.modalities), *self._grid.shape)
+        return Decoded(self._loop.run, features, shape, draft if self._model.refined else None)
 
     def _pushed(self, new: Label, distance: FloatArray) -> _Seen:
         places = pushed_places(core_of(new), distance, self._grid.spacing_mm, self._case.margin_mm)
         brain = self._brain[None]
-        unit = taken_from(self._seen.unit, places) * brain
-        return _Seen(unit, *self._encoded(unit), taken_from(self._seen.shares, places) * brain)
+        unit, shares = (taken_from(one, places) * brain for one in (self._seen.unit, self._seen.shares))
+        clean = self._encoded(unit)
+        return _Seen(unit, clean, self._decoded(clean, self._drafted(shares)), shares)
 
     def _volume(self, made: _Sampled) -> Volume:
         request, case, grid = made.request, self._case, self._grid
@@ -187,12 +197,13 @@ class InsertLoop:
         near = (distance_mm(region, grid.spacing_mm) < case.margin_mm) & self._brain
         place = Place.of(case, made.scan)
         planes = [*place.planes(case, grid), *np.flatnonzero(near.any(axis=(0, 1)))]
-        decoded, before = (one.over(planes) for one in (self._decoded(made.latent), made.seen.decoded))
+        decoded, before = (one.over(planes) for one in (self._decoded(made.latent, made.draft), made.seen.decoded))
         finite = bool(np.isfinite(made.latent).all() and np.isfinite(decoded).all())
         decoded = fitted(np.nan_to_num(decoded), before, near & ~region, region, grid.spacing_mm)
         levels = np.clip(np.rint(decoded * INT16_SCALE), DARKEST, INT16_SCALE).astype(np.int16)
         image = np.where(near, levels, case.image)
-        patch = blended(case, grid, place, made.scan, decoded, before, self._flip)
+        normals = made.batch.noise((len(case.files), NUMBERS), GRAIN_DRAW)[0]
+        patch = blended(case, grid, place, made.scan, decoded, before, self._flip, normals)
         fault = None if finite else NOT_FINITE
         return InsertedVolume(request.number, request.attempt, image, made.new, fault, patch)
 

@@ -6,6 +6,7 @@ A slab's channels are slice by slice its modalities: channel = slice in slab * m
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +38,23 @@ def refine_slices(run: RunComponent, planes: NDArray[np.float32], draft: NDArray
 
 
 class Decoded:
-    """The image of one volume, decoded where it is looked at: `SLABS_AT_ONCE` slabs a time."""
+    """The image of one volume, decoded where it is looked at: `SLABS_AT_ONCE` slabs a time, all where it is refined."""
 
-    def __init__(self, run: RunComponent, features: NDArray[np.float32], shape: tuple[int, ...]) -> None:
-        """Of features (S, F, h, w) and the image's shape (M, x, y, z)."""
-        self._run, self._features = run, features
+    def __init__(
+        self,
+        run: RunComponent,
+        features: NDArray[np.float32],
+        shape: tuple[int, ...],
+        draft: NDArray[np.float32] | None,
+    ) -> None:
+        """Of features (S, F, h, w), the image's shape (M, x, y, z) and the draft (D, M, x, y) that refines it."""
+        self._run, self._features, self._draft = run, features, draft
         self._image, self._done = np.zeros(shape, np.float32), set[int]()
 
     def over(self, planes: Iterable[int]) -> NDArray[np.float32]:
         """(M, x, y, z) in 0..1, decoded over at least these planes across z, 0 where it never was; read-only."""
+        if self._draft is not None:
+            return self._refined
         depth = self._image.shape[3] // len(self._features)  # of a slab
         for part in sorted({plane // (depth * SLABS_AT_ONCE) for plane in planes} - self._done):
             slabs = slice(part * SLABS_AT_ONCE, (part + 1) * SLABS_AT_ONCE)
@@ -54,6 +63,12 @@ class Decoded:
             self._image[..., at] = np.clip(unit_image(image), 0, 1)
             self._done.add(part)
         return self._image
+
+    @cached_property
+    def _refined(self) -> NDArray[np.float32]:
+        assert self._draft is not None
+        planes, _ = decode_slabs(self._run, self._features, len(self._image))
+        return np.clip(unit_image(refine_slices(self._run, planes, self._draft)), 0, 1)
 
 
 def encode_slabs(run: RunComponent, image: NDArray[np.float32], slices: int) -> NDArray[np.float32]:

@@ -58,7 +58,8 @@ def discover_cases(
     if not found.cases and not found.faults and (files := dicom_files(walk(data_dir)[0])):
         if not dicom:
             raise InvalidInputError(
-                f"{data_dir}: holds DICOM, which augment and conditions measure read; dcm2niix makes NIfTI of it"
+                f"{data_dir}: holds DICOM, which augment (without --insert and --remove) and conditions measure read; "
+                "dcm2niix makes NIfTI of it"
             )
         return discover_dicom(data_dir, files, modalities, options)
     if not found.cases and not found.faults:

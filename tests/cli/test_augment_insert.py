@@ -126,6 +126,7 @@ def test_a_removed_lesion_leaves_an_empty_mask(tiny_mask_first_bundle: Bundle, s
     told = [path.read_text() for path in (out / "README", out / "T2w.json", out / "report.html")]
     assert not any("shows no patient" in text or "show no patient" in text for text in told)
     assert "from a real case, protect it as that" in told[0]
+    assert "scale of the scan" in told[0]
 
 
 def test_a_healthy_scan_needs_no_mask_and_values_keep_their_type(
@@ -191,6 +192,26 @@ def outside(scan: Path, mask: Path) -> None:
     save(mask / "other" / "other_seg.nii.gz", np.roll(lesion(), 12, axis=0), LPS)
 
 
+def at_the_border(scan: Path, mask: Path) -> None:
+    touching = lesion()
+    touching[0, 20, 15] = 2
+    save(mask / "other" / "other_seg.nii.gz", touching, LPS)
+
+
+def four_dimensional(scan: Path, mask: Path) -> None:
+    save(scan / "P1_t2.nii.gz", np.stack([read(scan / "P1_t2.nii.gz")] * 2, axis=-1), LPS)
+
+
+def dicom(scan: Path, mask: Path) -> None:
+    for path in scan.glob("*.nii.gz"):
+        path.unlink()
+    (scan / "1.dcm").write_bytes(bytes(128) + b"DICM" + bytes(200))
+
+
+def turned(scan: Path, mask: Path) -> None:
+    save(scan / "P1_t2.nii.gz", read(scan / "P1_t2.nii.gz")[::-1], affine())
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -200,6 +221,10 @@ def outside(scan: Path, mask: Path) -> None:
         (foreign, "other: other_seg.nii.gz: unknown label 7"),
         (empty, "other: other_seg.nii.gz: empty mask"),
         (outside, "of the mask lies outside the scan's brain"),
+        (at_the_border, "other: other_seg.nii.gz: the mask touches the border of the scan"),
+        (four_dimensional, "P1_t2.nii.gz: 4-dimensional (48 x 48 x 32 x 2), must be one 3-dimensional volume"),
+        (dicom, "holds DICOM, which augment (without --insert and --remove)"),
+        (turned, "P1_t2.nii.gz has its axes in another order than P1_t1.nii.gz"),
     ],
 )
 def test_scans_and_masks_that_do_not_fit_are_refused(

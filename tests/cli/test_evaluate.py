@@ -11,7 +11,7 @@ from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle, load_bundle
 from sbldm.train.data.cohort import prepare_cohort
 from sbldm.train.data.samples import only_scans
-from sbldm.train.evaluation.phantom_segmenter import FILE, PhantomSegmenter
+from sbldm.train.evaluation.phantom_segmenter import PhantomSegmenter
 
 from tests.support.scans import as_sample
 from tests.support.schemas import held_to
@@ -84,7 +84,6 @@ def test_json_goes_to_stdout(folders: Path, tiny_bundle: Bundle, capsys: pytest.
     assert "holds no run.json" in figures["inputs"]["deviations"][0]
 
 
-@pytest.mark.skipif(not FILE.is_file(), reason="the segmenter was not made yet")
 def test_samples_alone_tell_what_needs_no_real_case(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = folders / "alone"
     arguments = ["--synthetic", str(folders / "run"), "--out", str(out), "--pairs", "1", "--workers", "1", "--quiet"]

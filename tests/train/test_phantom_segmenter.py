@@ -15,10 +15,7 @@ from sbldm.train.phantom import HELD_OUT, TRAINING
 
 LARGEST = 1_500_000  # bytes
 
-needs_file = pytest.mark.skipif(not FILE.is_file(), reason="the segmenter was not made yet")
 
-
-@needs_file
 def test_its_file_is_small_and_tells_what_it_was_made_of() -> None:
     assert FILE.stat().st_size <= LARGEST
     segmenter = PhantomSegmenter()
@@ -28,7 +25,6 @@ def test_its_file_is_small_and_tells_what_it_was_made_of() -> None:
     assert segmenter.dice[:, 0].mean() > 0.7
 
 
-@needs_file
 @pytest.mark.slow
 def test_it_finds_the_tumour_of_a_phantom_as_it_says(tmp_path: Path) -> None:
     """A phantom of its own test, made anew, scores what the file says."""

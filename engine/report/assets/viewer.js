@@ -32,7 +32,7 @@ const sbldmViewer = (() => {
     const draw = nv.drawScene.bind(nv);
     let waiting = null;
     nv.drawScene = () => {
-      waiting ??= nextFrame().then(() => { waiting = null; draw(); });
+      waiting ??= nextFrame().then(() => { waiting = null; if (nv.canvas.clientWidth) draw(); }); // not while it is hidden
     };
   }
 

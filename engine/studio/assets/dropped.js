@@ -49,9 +49,10 @@ export function listen(onGiven) {
   }
   let depth = 0;
   const mark = () => document.body.classList.toggle("dropping", depth > 0);
-  document.addEventListener("dragenter", () => { depth++; mark(); });
-  document.addEventListener("dragleave", () => { depth = Math.max(0, depth - 1); mark(); });
-  document.addEventListener("dragover", (event) => event.preventDefault());
+  const before = { capture: true }; // the picture stops these events
+  document.addEventListener("dragenter", () => { depth++; mark(); }, before);
+  document.addEventListener("dragleave", () => { depth = Math.max(0, depth - 1); mark(); }, before);
+  document.addEventListener("dragover", (event) => event.preventDefault(), before);
   document.addEventListener("drop", async (event) => {
     event.preventDefault();
     depth = 0;
@@ -63,5 +64,5 @@ export function listen(onGiven) {
     } catch (error) {
       tell(`The browser cannot read what was dropped (${error.message}); choose it by Files or Folder.`, true);
     }
-  });
+  }, before);
 }

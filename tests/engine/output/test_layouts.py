@@ -78,6 +78,13 @@ def test_files_beside_the_samples_say_what_these_are_made_from(name: str, origin
     assert (f"{origin}, protect it as that" in text) is (origin != "")
 
 
+def test_a_readme_tells_whose_scale_the_images_have() -> None:
+    layout = make_layout("bids", MODALITIES, LABELS)
+    for is_scan, told in ((False, b"are int16, 0..1000"), (True, b"scale of the scan")):
+        facts = DatasetFacts((0,), "tiny", "0" * 64, "0", "from a real case", is_scan)
+        assert told in layout.dataset_files(facts)["README"]
+
+
 def test_one_tumour_class_is_written_as_one() -> None:
     assert make_layout("brats", ("t1",), ("background", "tumour")).label_values == (0, 1)
 

@@ -267,8 +267,11 @@ def test_keyboard_alone(browser: Chromium, folder: Path) -> None:
     browser.tab_to("#without")
     browser.press("Enter")
     browser.until("document.getElementById('start').hidden")
-    browser.tab_to("#compare")
+    browser.tab_to("#difference")
+    browser.press("Space")
+    browser.press("Tab", shift=True)
     browser.press("Enter")
+    browser.until("document.getElementById('pane-b').hidden")
     browser.until(f"{STATE}.startsWith('Case')")
 
 
