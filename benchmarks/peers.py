@@ -73,7 +73,7 @@ def peers_of(bundle: Bundle, checkpoint: Path, steps: int) -> list[Peer]:
 
         return volume
 
-    engines = [choose_backend(bundle, name, "cpu") for name in default_backends()]
+    engines = [choose_backend(bundle, name, "cpu") for name in default_backends("cpu")]
     return [
         *(Peer(f"{backend.name} {backend.precision}", ours(backend.run, DECODER_SLICES)) for backend in engines),
         Peer("PyTorch eager fp32, all slices in one decoder call", ours(eager.run, depth)),
