@@ -13,7 +13,6 @@ ALLOWED = {
     "engine/service/app.py", "engine/service/asked.py", "engine/service/guard.py", "engine/service/problems.py",
     "engine/service/routes.py",    "engine/service/server.py", "cli/serve.py",
     "engine/studio/app.py", "engine/studio/basket.py", "engine/studio/routes.py", "engine/studio/wish.py",
-    "cli/studio.py",
 }  # fmt: skip
 
 
