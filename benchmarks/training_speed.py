@@ -92,7 +92,10 @@ def stage_rates(
     """Slices, crops or volumes a second of every stage, and of encoding the cohort in between; keys name the unit."""
     seconds = step_seconds(config, folder, steps, precision, autocast=autocast)
     batch = {name: stage.batch_size for name, stage in config.stages.items()}
-    crops = "crops" if isinstance(config, MaskFirstConfig) else "slices"
+    refined = batch.get("refiner", 0)
+    crops, refining = "slices", ("slices", refined * min(REFINER_SLICES, config.grid.shape[2]))
+    if isinstance(config, MaskFirstConfig):
+        crops, refining = "crops", ("crops", refined)
     made = {
         "autoencoder": (crops, batch["autoencoder"]),
         "mask": ("volumes", batch.get("mask", 0)),
@@ -100,7 +103,7 @@ def stage_rates(
         "aggregator": ("volumes", batch.get("aggregator", 0)),
         "denoiser": ("volumes", batch["denoiser"]),
         "distill": ("volumes", batch.get("distill", 0)),
-        "refiner": ("slices", batch.get("refiner", 0) * min(REFINER_SLICES, config.grid.shape[2])),
+        "refiner": refining,
     }
     return {
         f"{stage}_{made[stage][0]}_per_second": round(made[stage][1] / median, 3) for stage, median in seconds.items()

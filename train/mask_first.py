@@ -312,8 +312,6 @@ def save_random_mask_first(
     }
     if config.distillation is not None:
         modules["distill"] = modules["denoiser"]
-    if config.refiner is not None:
-        modules["refiner"] = make_volume_refiner(config)
     write_randomised(directory, modules)
     save_normalisation(directory, torch.randn(config.latent_shape), torch.rand(config.latent_shape[0]) + 0.5)
     save_map_scale(directory, MapScale((15.0, 17.0, 18.0), (9.0, 7.0, 5.0)))
@@ -321,3 +319,5 @@ def save_random_mask_first(
     levels = tuple(tuple(round(0.15 + 0.07 * row + 0.11 * column, 2) for column in modalities) for row in tissues)
     save_levels(directory / FOLDER, levels)
     save_grain(directory / FOLDER, tuple((0.03, 0.02 + 0.01 * column) for column in modalities))
+    if config.refiner is not None:
+        write_randomised(directory, {"refiner": make_volume_refiner(config)})

@@ -31,4 +31,4 @@ def open_device_loop(
         return CudaLoop(bundle, loops, options)
     model = model_of(bundle.manifest)
     loop = loops.open(options.batch_size, sampling_plan(model.schedule, options))
-    return HostLoop(model, StagedRun(run, loop), options, f"the steps of each stage {loop.reason}", loop.kind)
+    return HostLoop(model, StagedRun(run, loop), options, f"each stage: {loop.reason}", loop.kind)

@@ -43,7 +43,10 @@ def test_every_stage_of_the_mask_first_form_has_a_rate(tmp_path: Path, monkeypat
     monkeypatch.setattr(training_speed, "has_half_weights", lambda *_: True)
     monkeypatch.setattr(training_speed, "StageRun", lambda *a, **k: seen.append(k["half_weights"]) or StageRun(*a, **k))
     rates = training_speed.stage_rates(tiny_mask_first(), tmp_path / "half", 1, "bf16-mixed")
-    assert rates.keys() == {"autoencoder_crops_per_second", "mask_volumes_per_second", "denoiser_volumes_per_second"}
+    assert rates.keys() == {
+        "autoencoder_crops_per_second", "mask_volumes_per_second", "denoiser_volumes_per_second",
+        "refiner_crops_per_second",
+    }  # fmt: skip
     assert all(rate > 0 for rate in rates.values())
     training_speed.stage_rates(tiny_mask_first(), tmp_path / "autocast", 1, "bf16-mixed", autocast=True)
     assert seen == [True, False]

@@ -55,7 +55,7 @@ def test_each_stage_is_one_graph_that_computes_what_the_host_does(
 ) -> None:
     bundle, device = tiny_mask_first_bundle, HostDevice(kernel_folder)
     loop = opened(bundle, host_backend(bundle, device), 2, guidance)
-    assert (loop.kind, loop.reason) == ("graph", "the steps of each stage captured on host")
+    assert (loop.kind, loop.reason) == ("graph", "each stage: captured on host")
     on_host = opened(bundle, choose_backend(bundle, "onnxruntime", threads=1), 2, guidance)
     assert on_host.kind == "host"
     requests = [masked(bundle, number) for number in (3, 2)]

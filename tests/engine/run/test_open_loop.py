@@ -62,7 +62,7 @@ def test_no_clock_decides_a_batch_size(
         found.append(opening.default_batch_size(host_backend(tiny_bundle, device), options))
     assert found[0] == 32 > found[1] > found[2] == 1
     driven = host_backend(tiny_mask_first_bundle, HostDevice(kernel_folder))
-    assert opening.default_batch_size(driven, options) == 4
+    assert opening.default_batch_size(driven, options) == 8  # the host has the midst of it
 
 
 def test_auto_on_the_command_line_is_resolved_and_recorded(tiny_bundle: Bundle, tmp_path) -> None:
@@ -96,13 +96,12 @@ print([name for name in sys.modules if name.startswith("sbldm.engine.cuda")])
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_mask_first_bundle_on_a_gpu_runs_its_networks_one_by_one(
-    tiny_mask_first_bundle: Bundle, host_backend: Any, tmp_path: Path
+def test_a_mask_first_bundle_on_a_gpu_takes_each_stages_steps_there(
+    tiny_mask_first_bundle: Bundle, host_backend: Any, kernel_folder: Path
 ) -> None:
-    """Its masks are solved on the host, so that no loop is opened on the device; nothing of it is asked."""
-    backend = host_backend(tiny_mask_first_bundle, HostDevice(tmp_path))
+    """Its masks are solved on the host between them."""
+    backend = host_backend(tiny_mask_first_bundle, HostDevice(kernel_folder))
     options = GenerateRequest(bundle=tiny_mask_first_bundle, count=1, steps=1).options()
     loop = opening.open_loop(tiny_mask_first_bundle, backend, options, 1)
-    assert (loop.kind, loop.in_flight) == ("host", 1)
-    assert loop.reason == "onnxruntime on cuda:0, one network after the other"
-    assert opening.device_loops(backend) is None
+    assert (loop.kind, loop.in_flight) == ("graph", 1)
+    assert loop.reason.startswith("each stage: ")

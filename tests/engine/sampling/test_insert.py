@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 from sbldm.engine.backends.choose import choose_backend
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import UsageError
+from sbldm.engine.sampling.blend import Place, blended, core_of, distance_mm
 from sbldm.engine.sampling.host import HostLoop
 from sbldm.engine.sampling.insert import KNOWN_DRAW, InsertedVolume, InsertLoop
 from sbldm.engine.sampling.insert_case import InsertCase, check_volumes, scan_label
 from sbldm.engine.sampling.model import model_of
+from sbldm.engine.sampling.scan_noise import NUMBERS
 from sbldm.engine.sampling.types import SampleRequest, SamplingOptions
 from sbldm.engine.scans.insert_scan import InsertWishes, plan_insert
 from sbldm.engine.scans.options import ReadOptions
@@ -85,6 +88,29 @@ def test_a_sample_does_not_depend_on_its_neighbours(tiny_mask_first_bundle: Bund
     for one, other in zip(alone[0].patch.values, beside[1].patch.values, strict=True):
         assert np.array_equal(one, other)
     assert not np.array_equal(beside[0].patch.values[0], beside[1].patch.values[0])
+
+
+def test_a_picture_that_stays_leaves_the_scan_and_a_core_gets_its_noise(
+    tiny_mask_first_bundle: Bundle, case: InsertCase
+) -> None:
+    grid, case = tiny_mask_first_bundle.manifest.grid, replace(case, margin_mm=24.0)
+    new = case.given[0].scan.label()
+    flat = np.full((len(case.files), *grid.shape), 0.5, np.float32)
+    normals = np.random.default_rng(0).standard_normal((len(case.files), NUMBERS)).astype(np.float32)
+    place = Place.of(case, new)
+    patch = blended(case, grid, place, new, flat, flat, 0, normals)
+    core = core_of(new[place.box])
+    deep = distance_mm(~core, case.spacing_mm) > 6
+    for file, values in zip(case.files, patch.values, strict=True):
+        own = file.values(place.box)
+        outside = patch.changed & (place.distance > 8)
+        assert np.allclose(values[outside], own[outside], rtol=1e-3)
+        residual = own[patch.changed & (place.distance > 0)]
+        assert 0.5 < values[deep].std() / (1.4826 * np.median(np.abs(residual - np.median(residual)))) < 2
+    far = distance_mm(new > 0, case.spacing_mm)[place.box] >= case.margin_mm
+    assert far.any()
+    assert not (patch.changed & far).any()
+    assert np.array_equal(place.label == 0, (new == 0) & (case.own.scan.label() == 0))
 
 
 def test_labels_that_hold_each_other_do_so_on_the_scan(case: InsertCase, tiny_mask_first_bundle: Bundle) -> None:

@@ -228,7 +228,7 @@ def test_codes_say_what_segments_are_and_labels_where_there_is_no_code(study: Pa
 
 
 def test_training_says_where_dicom_is_read(whole: Path) -> None:
-    with pytest.raises(InvalidInputError, match="augment and conditions measure"):
+    with pytest.raises(InvalidInputError, match=r"augment \(without --insert and --remove\) and conditions measure"):
         discover_cases(whole, MODALITIES)
 
 
