@@ -5,8 +5,9 @@
 A headless Chromium (Debian's), which draws in software on the same cores, is open before `studio` starts; the first
 volume counts from the start of the program to the frame that shows it. A change counts in the page, from the event of
 the slider to the frame that shows the new volume, and is set against the same volumes made by `Generator` alone in
-this process. Memory is the peak of the program after all changes, less that of `generate`. The last line is one JSON
-object; `other_cores` above 0.1 means that something else was running, and times are too long.
+this process; beside it stands the whole command for one volume. Memory is the peak of the program after all changes,
+less that of `generate`. The last line is one JSON object; `other_cores` above 0.1 means that something else was
+running, and times are too long.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ def measure(bundle: str, starts: int, changes: int, threads: int | None) -> dict
                 cells.append(volume_ml)
             peak = high_water_bytes(process.pid)
         out = str(Path(name) / "out")
-        command = run_measured(["generate", "--bundle", bundle, "--count", "2", "--out", out, "--quiet", *options])
+        asked = ["generate", "--bundle", bundle, "--quiet", *options]
+        once = run_measured([*asked, "--count", "1", "--out", f"{out}-1"])
+        command = run_measured([*asked, "--count", "2", "--out", out])
     with Generator.load(bundle, threads=threads) as generator:
         for volume_ml in cells:
             began = time.perf_counter()
@@ -102,7 +105,8 @@ def measure(bundle: str, starts: int, changes: int, threads: int | None) -> dict
             made.append(time.perf_counter() - began)
     return {
         "first_volume_s": median(firsts), "change_s": median(whole), "of_it_sampling_s": median(sampled),
-        "generate_s": median(made), "change_less_generate_s": median(whole) - median(made), "page_bytes": size,
+        "generate_s": median(made), "change_less_generate_s": median(whole) - median(made),
+        "generate_command_s": once.seconds, "page_bytes": size,
         "studio_peak_mb": peak / 1e6, "generate_peak_mb": command.peak_bytes / 1e6,
         "studio_less_generate_mb": (peak - command.peak_bytes) / 1e6, "other_cores": load.cores(),
     }  # fmt: skip

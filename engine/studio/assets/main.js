@@ -8,7 +8,7 @@ import { Panes, chosen } from "./panes.js";
 import { Shares } from "./shares.js";
 
 const find = (id) => document.getElementById(id);
-const PAUSE_MS = 60, HERE_MS = 60_000; // before a wish that moves is made; between two words to the program
+const PAUSE_MS = 30, HERE_MS = 60_000; // before a wish that moves is made; between two words to the program
 const SHARES = ["ncr_share", "ed_share", "et_share"], FIRST = ["volume_ml"], PLACE = ["x", "y", "z"];
 
 let facts, panes, conditions, shares, basket, own;
@@ -161,6 +161,7 @@ function choose(which) { // the side that the controls are for
 
 function compare(isOn, makes = true) {
   panes.compare(isOn);
+  if (isOn) panes.open("b");
   find("sides").hidden = !isOn;
   if (isOn && !sides.b) {
     sides.b = newSide();
@@ -293,6 +294,7 @@ async function open() {
     make(side).then(() => { row.text = one.made ? short(one.made) : row.text; basket.draw(); });
   });
   panes = new Panes(facts, faulty);
+  panes.open("a");
   own = new Own((start) => startFrom(current().given, start), () => startFrom(null));
   sides.a = newSide();
   build();

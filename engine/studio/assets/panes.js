@@ -15,7 +15,7 @@ class Pane {
     this.state = this.element.querySelector(".state");
     this.making = this.element.querySelector(".making");
     this.picture = this.element.querySelector("img");
-    this.nv = null;
+    this.nv = this.opening = null;
     this.shown = null; // { base, facts, files }
     this.latest = 0;
   }
@@ -47,9 +47,13 @@ export class Panes {
     if (!this.is3D) this.without3D();
   }
 
-  async open(side) { // NiiVue, where it is not there yet
+  open(side) { // NiiVue, where it is not there yet; it takes a second, while the first volume is made
     const pane = this.panes[side];
-    if (!this.is3D || pane.nv) return;
+    if (this.is3D) pane.opening ??= this.attach(side, pane);
+    return pane.opening;
+  }
+
+  async attach(side, pane) {
     pane.canvas.addEventListener("webglcontextlost", () => this.anew(side), { once: true });
     pane.nv = await sbldmViewer.open(pane.canvas, (place) => this.tellPlace(pane, place));
     pane.nv.setSliceType(sbldmViewer.VIEWS[chosen("view")]);
@@ -59,7 +63,7 @@ export class Panes {
   anew(side) { // the graphics were lost: a machine that slept, a driver that was started again
     const pane = this.panes[side], fresh = pane.canvas.cloneNode();
     pane.canvas.replaceWith(fresh);
-    Object.assign(pane, { canvas: fresh, nv: null });
+    Object.assign(pane, { canvas: fresh, nv: null, opening: null });
     return this.again(side);
   }
 
@@ -107,10 +111,10 @@ export class Panes {
       this.follow(side);
     } else if (before) pane.nv.scene.crosshairPos = pane.nv.mm2frac([...before].slice(0, 3));
     pane.nv.createOnLocationChange();
-    if (first) await sbldmViewer.sectionsThen3D(pane.nv);
-    await sbldmViewer.drawn(pane.nv);
+    await (first ? sbldmViewer.sectionsThen3D(pane.nv) : sbldmViewer.drawn(pane.nv));
     pane.canvas.setAttribute("aria-label", `Sections and a 3D view: ${facts.text ?? "the dropped scan"}`);
     pane.element.dataset.drawn = `${base} ${modality}`;
+    if (first) await sbldmViewer.drawn(pane.nv);
   }
 
   async image(pane, role) { // of what the pane shows, decoded once
