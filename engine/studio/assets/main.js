@@ -115,6 +115,8 @@ function faulty(which, error) { // a volume that cannot be made or shown
 
 async function show(which) {
   const { scan, made } = sides[which], pane = panes.panes[which];
+  tellMeasured();
+  find("keep").disabled = find("vary").disabled = !current().made;
   if (scan) {
     const [where, seen] = voxels(scan, sides.b?.wish.start);
     pane.tell(`${scan.name}, ${where === "own" ? "as it was given" : "on the model’s grid"}`);
@@ -127,8 +129,6 @@ async function show(which) {
     await panes.show(which, `/api/volumes/${made.key}`, made);
     if (panes.isDifference && which === "a" && panes.isCompared) panes.again("b");
   }
-  tellMeasured();
-  find("keep").disabled = find("vary").disabled = !current().made;
 }
 
 function tellMeasured() {
