@@ -101,7 +101,8 @@ async function make(which) {
     const made = await post("/api/volumes", { wish, pane: which });
     if (made.given_up || JSON.stringify(wish) !== JSON.stringify(one.wish)) return; // a newer one is on its way
     one.made = { ...made, wish };
-    await show(which);
+    const now = ["a", "b"].find((name) => sides[name] === one); // B may have become A
+    if (now) await show(now);
   } catch (error) {
     faulty(which, error);
   }
@@ -168,11 +169,10 @@ function compare(isOn, makes = true) {
     const { number } = sides.b.wish;
     Object.assign(sides.b, { wish: { ...structuredClone(sides.a.wish), number }, given: sides.a.given });
   }
-  if (!isOn && sides.a.scan) { // what came of the scan is looked at alone
-    Object.assign(sides, { a: sides.b, b: null });
-    show("a").catch((error) => faulty("a", error));
-  }
+  const isAlone = !isOn && sides.a.scan; // what came of the scan is looked at alone
+  if (isAlone) Object.assign(sides, { a: sides.b, b: null });
   choose(isOn ? "b" : "a");
+  if (isAlone) show("a").catch((error) => faulty("a", error));
   if (isOn && makes && !sides.b.made) make("b");
   tellMeasured();
 }
