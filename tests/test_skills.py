@@ -95,8 +95,6 @@ def tiny(arguments: list[str], bundles: dict[str, Bundle]) -> list[str]:
         given += [] if "--bundle" in given else ["--bundle", str(bundles["phantom"].path)]
     if arguments[0] == "train":
         given += [] if "--dry-run" in given else ["--dry-run"]
-    if "--insert" in arguments:  # untrained networks draw tumours that a brain has no room for, of some seeds
-        given += ["--seed", "2"]
     if arguments[0] in ("generate", "augment"):
         given += ["--steps", "1", *(["--threads", "1"] if "--threads" not in given else [])]
     return given

@@ -35,7 +35,7 @@ from .objectives.slab_autoencoder import CropSampler, SlabAutoencoderObjective, 
 from .objectives.volume_refiner import VolumeRefinerObjective
 from .objectives.volumes import GuidedObjective, NoisyVolumes, VolumeObjective, Volumes
 from .stage import HeldOut, StageRun, StepLoss
-from .trained import begin_untrained, write_randomised
+from .trained import begin_untrained, final_denoiser, write_randomised
 from .trainer import Trainer
 from .volume_latents import (
     FOLDER,
@@ -260,11 +260,6 @@ class _Images:
     levels: DraftLevels
     training: ImageVolumes
     held_out: ImageVolumes | None
-
-
-def final_denoiser(config: MaskFirstConfig) -> str:
-    """The stage whose denoiser samples are made by."""
-    return "denoiser" if config.distillation is None else "distill"
 
 
 @torch.no_grad()

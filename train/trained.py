@@ -25,6 +25,11 @@ def load_refiner(config: SystemConfig, directory: Path) -> Refiner:
     return stage.refiner
 
 
+def final_denoiser(config: AnySystem) -> str:
+    """The stage whose denoiser samples are made by."""
+    return "denoiser" if config.distillation is None else "distill"
+
+
 def load_networks(directory: Path, config: SystemConfig) -> dict[str, nn.Module]:
     """The trained networks of a directory in evaluation mode, the refiner if there is one.
 
@@ -35,7 +40,7 @@ def load_networks(directory: Path, config: SystemConfig) -> dict[str, nn.Module]
     load_weights(vae, directory, "autoencoder")
     load_weights(aggregator, directory, "aggregator")
     denoiser = make_denoiser(config, load_conditions(directory)[0])
-    load_weights(denoiser, directory, "denoiser" if config.distillation is None else "distill")
+    load_weights(denoiser, directory, final_denoiser(config))
     networks: dict[str, nn.Module] = {
         "encoder": vae.encoder, "decoder": vae.decoder, "aggregator": aggregator, "denoiser": denoiser,
     }  # fmt: skip

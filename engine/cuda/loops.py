@@ -66,6 +66,16 @@ class DeviceLoop(Generic[W]):
     reason: str
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What a loop stands on."""
+
+    device: Device
+    components: Mapping[str, DeviceNetwork]
+    streams: tuple[Any, Any]  # the denoisers', and that of the other components
+    use_graphs: bool  # one a batch, captured here
+
+
 class DeviceLoops(ABC, Generic[W]):
     """Opens the loop for a batch size and guidance; keeps the last one with its memory and its graphs."""
 
@@ -77,16 +87,8 @@ class DeviceLoops(ABC, Generic[W]):
         self._refusal: str | None = None  # why no graph is captured
 
     @abstractmethod
-    def _work(
-        self,
-        batch: int,
-        guided: bool,
-        device: Device,
-        components: Mapping[str, DeviceNetwork],
-        streams: tuple[Any, Any],
-        use_graphs: bool,
-    ) -> W:
-        """Batches of `batch` samples on components; DeviceMemoryError where there is no room."""
+    def _work(self, batch: int, guided: bool, on: Ground) -> W:
+        """Batches of `batch` samples; DeviceMemoryError where there is no room."""
 
     def device(self) -> Device:
         """The device, opened at the first call."""
@@ -147,7 +149,7 @@ class DeviceLoops(ABC, Generic[W]):
         components = self.networks.components(device_rows(self._bundle.manifest, batch, guided), device, streams)
         launching = _launching(components) if self._refusal is None else Launching("launches", self._refusal)
         whole = launching.kind == "graph"
-        work = self._work(batch, guided, device, components, streams, use_graphs=whole)
+        work = self._work(batch, guided, Ground(device, components, streams, use_graphs=whole))
         reason = {
             "graph": f"captured on {device.name}",
             "graphs": f"each network a graph of its runtime on {device.name}",

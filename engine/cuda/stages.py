@@ -14,7 +14,7 @@ from ..sampling.plan import SamplingPlan
 from ..sampling.types import Arrays, RunComponent
 from .device import Device, DeviceNetwork
 from .loop import LoopBatch, LoopShape, SamplingLoop, blank_batch, loop_batch
-from .loops import DeviceLoop, DeviceLoops
+from .loops import DeviceLoop, DeviceLoops, Ground
 from .marks import marked
 from .shapes import stage_shapes
 
@@ -57,19 +57,11 @@ class StageSampler:
 class StageLoops(DeviceLoops[StageSampler]):
     """See `DeviceLoops`."""
 
-    def _work(
-        self,
-        batch: int,
-        guided: bool,
-        device: Device,
-        components: Mapping[str, DeviceNetwork],
-        streams: tuple[Any, Any],
-        use_graphs: bool,
-    ) -> StageSampler:
+    def _work(self, batch: int, guided: bool, on: Ground) -> StageSampler:
         manifest, form = self._bundle.manifest, self._bundle.manifest.mask_first
         assert form is not None
         shapes, plan = stage_shapes(manifest, batch, guided), MaskFirstModel.of(manifest, form).mask_plan
-        return StageSampler(device, components, shapes, plan, streams[0], use_graphs)
+        return StageSampler(on.device, on.components, shapes, plan, on.streams[0], on.use_graphs)
 
 
 class StagedRun:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ...kernels.calls import VolumeShape
-from .device import Device, DeviceNetwork
-from .loops import DeviceLoops
+from .loops import DeviceLoops, Ground
 from .shapes import decoder_latent_shape, decoder_rows, loop_shape
 from .volumes import DecodingShape, VolumeGenerator
 
@@ -15,19 +11,11 @@ from .volumes import DecodingShape, VolumeGenerator
 class VolumeLoops(DeviceLoops[VolumeGenerator]):
     """See `DeviceLoops`."""
 
-    def _work(
-        self,
-        batch: int,
-        guided: bool,
-        device: Device,
-        components: Mapping[str, DeviceNetwork],
-        streams: tuple[Any, Any],
-        use_graphs: bool,
-    ) -> VolumeGenerator:
+    def _work(self, batch: int, guided: bool, on: Ground) -> VolumeGenerator:
         manifest = self._bundle.manifest
         volume = VolumeShape(len(manifest.modalities), len(manifest.labels), manifest.grid.shape)
         decoding = DecodingShape(
             volume, decoder_latent_shape(self._bundle), manifest.background_threshold, decoder_rows(manifest)
         )
         shape = loop_shape(manifest, "denoiser", batch, guided)
-        return VolumeGenerator(device, components, shape, decoding, streams, use_graphs)
+        return VolumeGenerator(on.device, on.components, shape, decoding, on.streams, on.use_graphs)

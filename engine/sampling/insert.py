@@ -72,7 +72,7 @@ class _Sampled:
     seen: _Seen
     batch: Batch
     latent: FloatArray  # (C, slab, h, w)
-    draft: FloatArray  # (z, M, x, y) that it was made on
+    draft: FloatArray | None  # (z, M, x, y) that it was made on, where it is refined
 
 
 class InsertLoop:
@@ -124,8 +124,8 @@ class InsertLoop:
         run = _keeping(self._loop.run, self._loop.plan, self._model, batch, seen.clean, free)
         start = batch.noise(self._model.latent_shape, 0)
         latent = batch.denoised(run, "denoiser", start, told.feeds, self._loop.plan, on_step)[0]
-        assert told.drafts is not None
-        return _Sampled(request, new, scan, seen, batch, np.where(free, latent, seen.clean), told.drafts[0])
+        draft = told.drafts[0] if told.drafts is not None and self._model.refined else None
+        return _Sampled(request, new, scan, seen, batch, np.where(free, latent, seen.clean), draft)
 
     def _lesion(
         self, request: SampleRequest, drawn: SampleRequest, on_step: OnStep | None
@@ -170,19 +170,19 @@ class InsertLoop:
         flip = symmetry(shares, self._removed, spacing) if self._case.removes else 0
         return shares, healed(shares, self._removed, spacing, flip), flip
 
-    def _drafted(self, shares: FloatArray) -> FloatArray:
-        """The draft (z, M, x, y) of the scan with its own lesion."""
-        return painted(shares, self._own, self._model.form.draft_levels)
+    def _drafted(self, shares: FloatArray) -> FloatArray | None:
+        """The draft (z, M, x, y) of the scan with its own lesion, which a refiner is told."""
+        return painted(shares, self._own, self._model.form.draft_levels) if self._model.refined else None
 
     def _encoded(self, unit: FloatArray) -> FloatArray:
         """The latent of an image (M, x, y, z), 0..1."""
         image = np.ascontiguousarray(np.moveaxis(unit, -1, 0)) * np.float32(2) - np.float32(1)
         return self._model.encode(self._loop.run, image)
 
-    def _decoded(self, latent: FloatArray, draft: FloatArray) -> Decoded:
+    def _decoded(self, latent: FloatArray, draft: FloatArray | None) -> Decoded:
         features = self._loop.run("aggregator", {"latent": latent[None]})["features"][0]
         shape = (len(self._model.modalities), *self._grid.shape)
-        return Decoded(self._loop.run, features, shape, draft if self._model.refined else None)
+        return Decoded(self._loop.run, features, shape, draft)
 
     def _pushed(self, new: Label, distance: FloatArray) -> _Seen:
         places = pushed_places(core_of(new), distance, self._grid.spacing_mm, self._case.margin_mm)

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 import torch.nn.functional as F
+from monai.networks.layers.convutils import gaussian_1d
+from monai.networks.layers.simplelayers import separable_filtering
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -26,6 +28,7 @@ PLANE = 96  # pixels of a training crop along x and y, at most
 TUMOUR_SHARE = 0.4  # of the crops that lie about a tumour voxel
 OUTSIDE = 0.1  # weight of what lies outside the brain
 COARSE_PIXELS = 3.0  # deviation of the Gaussian that parts coarse from fine
+TRUNCATED = 2.7  # deviations after which Gaussians end
 EDGE_PIXELS = 1.0  # deviation of the Gaussian that the tumour's edge is softened with
 FAINT = -0.97  # where no modality of a sample is brighter, it has no brain
 
@@ -98,9 +101,4 @@ def smoothed_within(image: Tensor, mask: Tensor, pixels: float = COARSE_PIXELS) 
 
 
 def _gaussian(image: Tensor, pixels: float) -> Tensor:
-    reach = min(round(2.7 * pixels), *(side - 1 for side in image.shape[2:]))
-    taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=image.device) / pixels).square())
-    taps = (taps / taps.sum()).expand(image.shape[1], 1, 1, -1)
-    padded = F.pad(image, (reach,) * 4, mode="replicate")
-    along = F.conv2d(padded, taps, groups=image.shape[1])
-    return F.conv2d(along, taps.transpose(2, 3), groups=image.shape[1])
+    return separable_filtering(image, [gaussian_1d(torch.tensor(pixels), truncated=TRUNCATED)] * 2, mode="replicate")

@@ -49,10 +49,11 @@ def test_a_run_is_marked(
 
 
 def test_nvtx_takes_them_and_its_absence_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("nvtx")
-    with marks.marked("outer"), marks.marked("inner"):
-        pass
+    nvtx = pytest.importorskip("nvtx")
+    marks._annotate.cache_clear()
+    with marks.marked("outer") as outer, marks.marked("inner"):
+        assert isinstance(outer, nvtx.annotate)
     marks._annotate.cache_clear()
     monkeypatch.setitem(sys.modules, "nvtx", None)
-    with marks.marked("without"):
-        pass
+    with marks.marked("without") as nothing:
+        assert nothing is None

@@ -230,11 +230,8 @@ def test_a_contradiction_is_told_and_shares_sum_to_one(browser: Chromium) -> Non
     browser.until(f"{STATE}.startsWith('Case')")
 
 
-def test_keyboard_alone(browser: Chromium, folder: Path, address: str) -> None:
+def test_keyboard_alone(browser: Chromium, folder: Path) -> None:
     """Keys set a volume, a tissue, a place; choose a scan, show the difference, keep what was made and save it."""
-    browser.visit("about:blank")
-    browser.visit(address)  # with none of another test's wishes, of which an untrained network makes tumours too wide
-    browser.until(DRAWN)
     browser.run("document.activeElement.blur(); document.querySelector('.skip').focus()")
     drawn = browser.run(DRAWN)
     browser.tab_to("#condition-volume_ml")
