@@ -94,7 +94,7 @@ def is_shipped(bundle: Bundle) -> bool:
 
 
 def bundle_directory(name_or_path: str | os.PathLike[str]) -> Path:
-    """Directory of a bundle's name, shipped or pulled, or of a path.
+    """Directory of a bundle's name, shipped or pulled, or of a path; what is no `str` is never taken for a name.
 
     Raises:
         InvalidInputError: neither a directory nor the name of such a bundle.
@@ -102,7 +102,8 @@ def bundle_directory(name_or_path: str | os.PathLike[str]) -> Path:
     """
     if not os.fspath(name_or_path):
         raise UsageError(f"bundle: is empty; give a name ({_known()}) or the path of a bundle")
-    path = named_bundle(str(name_or_path)) or Path(name_or_path)
+    named = named_bundle(name_or_path) if isinstance(name_or_path, str) else None
+    path = named or Path(name_or_path)
     try:
         is_directory, exists = path.is_dir(), path.exists()
     except OSError as error:
@@ -124,7 +125,7 @@ def load_bundle(
     """Read and verify a bundle: schema, file list, sizes, hashes, signature, sound ONNX files; no model is loaded.
 
     Args:
-        name_or_path: a shipped bundle's name, or a directory.
+        name_or_path: a shipped or pulled bundle's name, or a directory; a `Path` is always a directory.
         require_signature: PEM file of the public key, or of the issuer's certificate, that it must be signed by.
 
     Raises:
