@@ -13,13 +13,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON,
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 
-def log_progress(quiet: bool) -> None:
-    """Show what the package logs on its way, warnings alone where it is to be quiet."""
-    import logging
-
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
-
-
 def tell(figures: dict[str, Any], table: str, as_json: bool) -> None:
     """Print the figures, as JSON or as their table."""
     import json

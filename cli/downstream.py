@@ -9,7 +9,7 @@ import typer
 
 from ._commands import RequireSignature, bundles, choices
 from ._extras import TrainExtra
-from ._results import AsJson, Cache, Quiet, log_progress, require_own, tell
+from ._results import AsJson, Cache, Quiet, require_own, tell
 from ._scans import Cavity, Labels, Orientation
 
 FIGURES_NAME, TABLES_NAME = "downstream.json", "downstream.md"
@@ -62,7 +62,6 @@ def downstream(
     from ..engine.files import write_atomic
     from ..engine.scans.options import read_options
 
-    log_progress(quiet)
     manifest = None if bundle is None else load_bundle(bundle, require_signature).manifest
     named = tuple(name.strip() for name in arms.split(","))
     options = DownstreamOptions(

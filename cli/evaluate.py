@@ -9,7 +9,7 @@ import typer
 
 from ._commands import RequireSignature, choices
 from ._extras import TrainExtra
-from ._results import AsJson, Cache, Quiet, log_progress, require_own, tell
+from ._results import AsJson, Cache, Quiet, require_own, tell
 from ._scans import Cavity, Labels, Orientation
 
 FIGURES_NAME, TABLES_NAME = "evaluation.json", "evaluation.md"
@@ -72,7 +72,6 @@ def evaluate(
 
     if card and bundle is None:
         raise UsageError("--card writes into a bundle: give --bundle PATH")
-    log_progress(quiet)
     loaded = None if bundle is None else load_bundle(bundle, require_signature)
     backend = None if loaded is None else choose_backend(loaded, device=device)
     options = EvaluationOptions(

@@ -86,7 +86,7 @@ def test_json_goes_to_stdout(folders: Path, tiny_bundle: Bundle, capsys: pytest.
 
 def test_samples_alone_tell_what_needs_no_real_case(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = folders / "alone"
-    arguments = ["--synthetic", str(folders / "run"), "--out", str(out), "--pairs", "1", "--workers", "1", "--quiet"]
+    arguments = ["--synthetic", str(folders / "run"), "--out", str(out), "--pairs", "1", "--workers", "1"]
     assert main(["evaluate", *arguments]) == 0
     figures = held_to("evaluate", (out / "evaluation.json").read_text())
     assert figures["inputs"]["real"] is None
@@ -100,7 +100,8 @@ def test_samples_alone_tell_what_needs_no_real_case(folders: Path, capsys: pytes
     assert figures["agreement"]["fitted"] == shipped.trained_on
     assert sum(group["dice"]["n"] for group in figures["consistency"]) == 2
     assert figures["not_measured"]["memorisation"] == "no --real DIR was given"
-    text = capsys.readouterr().out
+    text, progress = capsys.readouterr()
+    assert progress.count("agreement of image and mask") == 1
     assert "Image and mask, by a segmenter trained on phantoms" in text
     assert "## Congruence" not in text
     assert {path.stem for path in out.glob("*.png")} == {"samples", "agreement", "adherence"}
