@@ -8,7 +8,7 @@ from ..errors import InvalidInputError
 
 PINNED = {
     "glioma": "9ca8da9f7e191a066668cda86d7e2c6b14c1bd523c88279f40023cfa686b8fa4",
-    "phantom": "01ee85548cf59efbce9dd1ae20025a6b3bdbf93a683e382edeb20fa4e2d3b9c8",
+    "phantom": "9aece7f6d729bd15001b562cc055578abe066fd62a11203d361fb3c64987ab8a",
 }
 """Name of a shipped bundle -> sha256 of its bundle.json, which fixes every other file."""
 
