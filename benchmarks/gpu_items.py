@@ -121,6 +121,7 @@ def sanitizer(options: Options, tool: str) -> dict[str, Any]:
     # our code looks at each call's status; bindings ask for calls of later drivers
     command = [program, "--tool", tool, "--error-exitcode", "9", "--report-api-errors", "no"]
     command += [sys.executable, "-m", "sbldm.benchmarks.gpu_check", "--item", "kernels", "--gpu", str(options.gpu)]
+    command += ["--bundle", options.bundle] if options.bundle else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     said = f"{tool}: {(done.stdout + done.stderr)[-2000:]}"
     assert done.returncode == 0, said
@@ -231,7 +232,8 @@ def share_of_peak(options: Options, name: str, precision: str) -> dict[str, Any]
 def torch_time(options: Options, compiled: bool, precision: str) -> dict[str, Any]:
     """Milliseconds of the same number of denoiser calls in PyTorch (random weights), eager or compiled with graphs.
 
-    With TF32 where we have it and not elsewhere.
+    With TF32 where we have it and not elsewhere. Of the mask-first form a call of the image's denoiser, which stands
+    beside that of `share_of_peak`.
     """
     try:
         import torch
@@ -243,14 +245,11 @@ def torch_time(options: Options, compiled: bool, precision: str) -> dict[str, An
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     bundle = _bundle(options)
-    if bundle.manifest.mask_first is not None:
-        raise Skip("one network is not the loop of a mask-first bundle")
-    calls = bundle.manifest.defaults.steps
+    staged = bundle.manifest.mask_first is not None
+    calls, sizes = (1, (MOST_STAGED,)) if staged else (bundle.manifest.defaults.steps, BATCHES)
     rows = 2 if bundle.manifest.defaults.guidance != 1.0 else 1
-    return {
-        f"batch_{size}_ms": round(calls * torch_call_ms(bundle.manifest.preset, size * rows, precision, compiled), 3)
-        for size in BATCHES
-    }
+    times = {size: calls * torch_call_ms(bundle, size * rows, precision, compiled) for size in sizes}
+    return {f"batch_{size}_{'call_' if staged else ''}ms": round(ms, 3) for size, ms in times.items()}
 
 
 def volumes_to_disk(options: Options, name: str, precision: str) -> dict[str, Any]:
