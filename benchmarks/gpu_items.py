@@ -203,11 +203,10 @@ def loop_time(options: Options, name: str, precision: str) -> dict[str, Any]:
     bundle = _bundle(options)
     backend = _backend(options, bundle, name, precision)
     figures: dict[str, Any] = {"steps": bundle.manifest.defaults.steps}
-    for size in BATCHES:
+    staged = bundle.manifest.mask_first is not None
+    for size in (size for size in BATCHES if size <= MOST_STAGED or not staged):
         settings = SamplingOptions.default(bundle.manifest.defaults, batch_size=size)
         loop = _loop(bundle, backend, settings)
-        if bundle.manifest.mask_first is not None and size > MOST_STAGED:
-            break
         ms = wall_milliseconds(partial(_two_in_flight, loop, bundle)) / loop.in_flight
         figures |= {f"batch_{size}_ms": round(ms, 3), f"batch_{size}_volumes_s": round(1000 * size / ms, 2)}
     return figures
