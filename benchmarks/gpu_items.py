@@ -177,19 +177,23 @@ def prove(bundle: Bundle, backend: Backend, reference: Reference, options: Sampl
     precision = backend.precision
     loop = _loop(bundle, backend, options)
     figures: dict[str, Any] = {"loop": loop.kind, "reason": loop.reason, "version": backend.version}
+    requests = on_masks_of(reference) if bundle.manifest.mask_first is not None else reference.requests
+
+    def repeats() -> dict[str, Any]:
+        runs = [(name, loop.start(reference.requests)()) for name in ("first", "second")]
+        runs.append(("each alone", [loop.start([request])()[0] for request in reference.requests]))
+        loops = device_loops(backend)
+        if loops is not None and loop.kind != "launches":
+            loops.refuse_graphs("compared with a graph")
+            runs.append(("plain launches", _loop(bundle, backend, options).start(reference.requests)()))
+        return prove_repeats(runs)
+
     parts: list[Callable[[], dict[str, Any]]] = [
         lambda: prove_components(bundle, backend.run, precision),
+        lambda: prove_latents(loop.latents(requests), reference.latents, precision),
         lambda: prove_loop(bundle, reference, loop, precision),
+        repeats,
     ]
-    requests = on_masks_of(reference) if bundle.manifest.mask_first is not None else reference.requests
-    parts.append(lambda: prove_latents(loop.latents(requests), reference.latents, precision))
-    runs = [(name, loop.start(reference.requests)()) for name in ("first", "second")]
-    runs.append(("each alone", [loop.start([request])()[0] for request in reference.requests]))
-    loops = device_loops(backend)
-    if loops is not None and loop.kind != "launches":
-        loops.refuse_graphs("compared with a graph")
-        runs.append(("plain launches", _loop(bundle, backend, options).start(reference.requests)()))
-    parts.append(lambda: prove_repeats(runs))
     try:
         return figures | prove_all(parts)
     except Failed as failed:

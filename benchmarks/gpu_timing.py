@@ -106,7 +106,7 @@ def torch_call_ms(bundle: Bundle, rows: int, precision: str, compiled: bool) -> 
     """Median milliseconds of one call of a bundle's denoiser (random weights) in PyTorch on the current CUDA device."""
     import torch
 
-    denoiser: Any = _torch_denoiser(bundle.manifest.preset).cuda().eval()
+    denoiser: Any = torch_denoiser(bundle.manifest.preset).cuda().eval()
     if compiled:
         denoiser = torch.compile(denoiser, mode="reduce-overhead", fullgraph=True)
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
@@ -125,7 +125,7 @@ def torch_call_ms(bundle: Bundle, rows: int, precision: str, compiled: bool) -> 
     return float(np.median(times))
 
 
-def _torch_denoiser(preset: str) -> Any:
+def torch_denoiser(preset: str) -> Any:
     """The denoiser of a preset of either form, with random weights."""
     from ..train.config import MaskFirstConfig, load_preset
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sbldm.benchmarks import gpu_check, gpu_items, gpu_rates
+from sbldm.benchmarks import gpu_check, gpu_items, gpu_rates, gpu_timing
 from sbldm.benchmarks.gpu_check import Result, verdict
 from sbldm.benchmarks.gpu_items import prove, providers
 from sbldm.benchmarks.gpu_proof import (
@@ -31,7 +32,7 @@ from sbldm.benchmarks.gpu_proof import (
 from sbldm.benchmarks.work import count_macs
 from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
 from sbldm.engine.bundle.checks import check_inputs
-from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.bundle.load import Bundle, load_bundle
 from sbldm.engine.run.open_loop import open_loop
 from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.sampling.types import Volume
@@ -259,6 +260,37 @@ def test_the_share_of_the_matrix_rate_is_of_counted_operations(
     monkeypatch.setattr(gpu_rates, "count_macs", lambda *_: None)
     with pytest.raises(gpu_items.Skip, match="counted with onnx"):
         gpu_items.share_of_peak(options, "onnxruntime", "fp32")
+
+
+@pytest.mark.parametrize("name", ["phantom", "glioma"])
+def test_pytorch_is_timed_on_the_inputs_of_the_bundle(name: str) -> None:
+    """With random weights, in either form, by the names that the graph has."""
+    manifest = load_bundle(name).manifest
+    denoiser = gpu_timing.torch_denoiser(manifest.preset)
+    asked = set(inspect.signature(denoiser.forward).parameters)
+    assert asked == {tensor.name for tensor in manifest.components["denoiser"].inputs}
+
+
+def test_no_loop_is_opened_for_a_batch_that_is_not_timed(
+    tiny_mask_first_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    class Loop:
+        in_flight = 1
+
+    def loop(_bundle: Bundle, _backend: Any, settings: Any) -> Loop:
+        opened.append(settings.batch_size)
+        return Loop()
+
+    monkeypatch.setattr(gpu_items, "_gpu", lambda _options: None)
+    monkeypatch.setattr(gpu_items, "_backend", lambda *_: None)
+    monkeypatch.setattr(gpu_items, "_loop", loop)
+    monkeypatch.setattr(gpu_items, "wall_milliseconds", lambda _work: 4.0)
+    options = gpu_items.Options(0, str(tiny_mask_first_bundle.path), 1)
+    figures = gpu_items.loop_time(options, "onnxruntime", "fp32")
+    assert opened == [1, 8]
+    assert figures["batch_8_volumes_s"] == 2000.0
 
 
 def test_compute_sanitizer_is_found_in_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
