@@ -128,7 +128,8 @@ def reference_of(bundle: Bundle) -> Reference:
     batch = loop.batch(requests)
     told = loop.model.tell(loop.run, batch, None)
     latents = loop.denoise(batch, told, batch.noise(loop.model.latent_shape, 0), loop.plan)
-    return Reference(requests, loop.model.decode(loop.run, batch, told, latents), latents)
+    maps = None if bundle.manifest.mask_first is None else loop.model.maps(loop.run, batch, None)
+    return Reference(requests, loop.model.decode(loop.run, batch, told, latents), latents, maps)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
