@@ -13,6 +13,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _LOW_32 = np.uint64(0xFFFFFFFF)
 _SHIFT_32 = np.uint64(32)
+_BLOCKS = 16384  # computed at once: what lies between words and normals stays in the core's cache
 
 CONDITION_DRAW = 2**32 - 1
 """The draw that conditions are drawn with."""
@@ -39,12 +40,9 @@ def standard_normal(seed: int, sample: int, draw: int, size: int) -> NDArray[np.
     in float64 and rounded, so that one CPU's mathematics library gives the float32 values of another's.
     """
     words = random_words(seed, sample, draw, size)
-    u1 = ((words[:, 0::2] >> np.uint32(8)) + np.uint32(1)) * 2.0**-24
-    angle = (words[:, 1::2] >> np.uint32(8)) * (2.0 * np.pi * 2.0**-24)
-    radius = np.sqrt(-2.0 * np.log(u1)).astype(np.float32)
-    normals = np.empty((words.shape[0], 4), np.float32)
-    np.multiply(radius, np.cos(angle).astype(np.float32), out=normals[:, 0::2])
-    np.multiply(radius, np.sin(angle).astype(np.float32), out=normals[:, 1::2])
+    normals = np.empty(words.shape, np.float32)
+    for at in range(0, len(words), _BLOCKS):
+        _box_muller(words[at : at + _BLOCKS], normals[at : at + _BLOCKS])
     return normals.reshape(-1)[:size]
 
 
@@ -59,15 +57,26 @@ def random_words(seed: int, sample: int, draw: int, size: int) -> NDArray[np.uin
     for name, value, bits in (("seed", seed, 64), ("sample", sample, 64), ("draw", draw, 32), ("size", size, 34)):
         if not 0 <= value < 2**bits:
             raise ValueError(f"{name} {value} is not in 0..2^{bits} - 1")
-    blocks = np.arange((size + 3) // 4, dtype=np.uint64)
-    fixed = (np.full_like(blocks, word) for word in (draw, sample & 0xFFFFFFFF, sample >> 32))
-    words = _rounds(blocks, *fixed, key=split_words(seed))
-    return np.stack(words, axis=-1).astype(np.uint32)
+    words = np.empty(((size + 3) // 4, 4), np.uint32)
+    for at in range(0, len(words), _BLOCKS):
+        blocks = np.arange(at, min(at + _BLOCKS, len(words)), dtype=np.uint64)
+        fixed = (np.full_like(blocks, word) for word in (draw, sample & 0xFFFFFFFF, sample >> 32))
+        np.stack(_rounds(blocks, *fixed, key=split_words(seed)), axis=-1, out=words[at : at + _BLOCKS], casting="unsafe")
+    return words
 
 
 def split_words(value: int) -> NDArray[np.uint32]:
     """A 64-bit number as its (low, high) 32-bit words."""
     return np.array([value & 0xFFFFFFFF, value >> 32], np.uint32)
+
+
+def _box_muller(words: NDArray[np.uint32], normals: NDArray[np.float32]) -> None:
+    """Words (blocks, 4) to normals of the same shape."""
+    u1 = ((words[:, 0::2] >> np.uint32(8)) + np.uint32(1)) * 2.0**-24
+    angle = (words[:, 1::2] >> np.uint32(8)) * (2.0 * np.pi * 2.0**-24)
+    radius = np.sqrt(-2.0 * np.log(u1)).astype(np.float32)
+    np.multiply(radius, np.cos(angle).astype(np.float32), out=normals[:, 0::2])
+    np.multiply(radius, np.sin(angle).astype(np.float32), out=normals[:, 1::2])
 
 
 def _rounds(
