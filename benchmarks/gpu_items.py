@@ -121,6 +121,7 @@ def sanitizer(options: Options, tool: str) -> dict[str, Any]:
     # our code looks at each call's status; bindings ask for calls of later drivers
     command = [program, "--tool", tool, "--error-exitcode", "9", "--report-api-errors", "no"]
     command += [sys.executable, "-m", "sbldm.benchmarks.gpu_check", "--item", "kernels", "--gpu", str(options.gpu)]
+    command += ["--bundle", options.bundle] if options.bundle else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     said = f"{tool}: {(done.stdout + done.stderr)[-2000:]}"
     assert done.returncode == 0, said
@@ -176,19 +177,23 @@ def prove(bundle: Bundle, backend: Backend, reference: Reference, options: Sampl
     precision = backend.precision
     loop = _loop(bundle, backend, options)
     figures: dict[str, Any] = {"loop": loop.kind, "reason": loop.reason, "version": backend.version}
+    requests = on_masks_of(reference) if bundle.manifest.mask_first is not None else reference.requests
+
+    def repeats() -> dict[str, Any]:
+        runs = [(name, loop.start(reference.requests)()) for name in ("first", "second")]
+        runs.append(("each alone", [loop.start([request])()[0] for request in reference.requests]))
+        loops = device_loops(backend)
+        if loops is not None and loop.kind != "launches":
+            loops.refuse_graphs("compared with a graph")
+            runs.append(("plain launches", _loop(bundle, backend, options).start(reference.requests)()))
+        return prove_repeats(runs)
+
     parts: list[Callable[[], dict[str, Any]]] = [
         lambda: prove_components(bundle, backend.run, precision),
+        lambda: prove_latents(loop.latents(requests), reference.latents, precision),
         lambda: prove_loop(bundle, reference, loop, precision),
+        repeats,
     ]
-    requests = on_masks_of(reference) if bundle.manifest.mask_first is not None else reference.requests
-    parts.append(lambda: prove_latents(loop.latents(requests), reference.latents, precision))
-    runs = [(name, loop.start(reference.requests)()) for name in ("first", "second")]
-    runs.append(("each alone", [loop.start([request])()[0] for request in reference.requests]))
-    loops = device_loops(backend)
-    if loops is not None and loop.kind != "launches":
-        loops.refuse_graphs("compared with a graph")
-        runs.append(("plain launches", _loop(bundle, backend, options).start(reference.requests)()))
-    parts.append(lambda: prove_repeats(runs))
     try:
         return figures | prove_all(parts)
     except Failed as failed:
@@ -202,11 +207,10 @@ def loop_time(options: Options, name: str, precision: str) -> dict[str, Any]:
     bundle = _bundle(options)
     backend = _backend(options, bundle, name, precision)
     figures: dict[str, Any] = {"steps": bundle.manifest.defaults.steps}
-    for size in BATCHES:
+    staged = bundle.manifest.mask_first is not None
+    for size in (size for size in BATCHES if size <= MOST_STAGED or not staged):
         settings = SamplingOptions.default(bundle.manifest.defaults, batch_size=size)
         loop = _loop(bundle, backend, settings)
-        if bundle.manifest.mask_first is not None and size > MOST_STAGED:
-            break
         ms = wall_milliseconds(partial(_two_in_flight, loop, bundle)) / loop.in_flight
         figures |= {f"batch_{size}_ms": round(ms, 3), f"batch_{size}_volumes_s": round(1000 * size / ms, 2)}
     return figures
@@ -231,7 +235,8 @@ def share_of_peak(options: Options, name: str, precision: str) -> dict[str, Any]
 def torch_time(options: Options, compiled: bool, precision: str) -> dict[str, Any]:
     """Milliseconds of the same number of denoiser calls in PyTorch (random weights), eager or compiled with graphs.
 
-    With TF32 where we have it and not elsewhere.
+    With TF32 where we have it and not elsewhere. Of the mask-first form a call of the image's denoiser, which stands
+    beside that of `share_of_peak`.
     """
     try:
         import torch
@@ -243,14 +248,11 @@ def torch_time(options: Options, compiled: bool, precision: str) -> dict[str, An
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     bundle = _bundle(options)
-    if bundle.manifest.mask_first is not None:
-        raise Skip("one network is not the loop of a mask-first bundle")
-    calls = bundle.manifest.defaults.steps
+    staged = bundle.manifest.mask_first is not None
+    calls, sizes = (1, (MOST_STAGED,)) if staged else (bundle.manifest.defaults.steps, BATCHES)
     rows = 2 if bundle.manifest.defaults.guidance != 1.0 else 1
-    return {
-        f"batch_{size}_ms": round(calls * torch_call_ms(bundle.manifest.preset, size * rows, precision, compiled), 3)
-        for size in BATCHES
-    }
+    times = {size: calls * torch_call_ms(bundle, size * rows, precision, compiled) for size in sizes}
+    return {f"batch_{size}_{'call_' if staged else ''}ms": round(ms, 3) for size, ms in times.items()}
 
 
 def volumes_to_disk(options: Options, name: str, precision: str) -> dict[str, Any]:

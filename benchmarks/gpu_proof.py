@@ -6,6 +6,9 @@ another model, of other samples, with modalities in another order or without its
 
 from __future__ import annotations
 
+import json
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,12 +18,13 @@ from numpy.typing import NDArray
 
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.bundle.checks import RMS_LIMIT, check_faults, check_inputs, reference_elements
-from ..engine.bundle.load import Bundle
+from ..engine.bundle.load import Bundle, component_precision
 from ..engine.bundle.manifest import INT16_SCALE
 from ..engine.conditions.columns import blank
 from ..engine.processor import available_threads
 from ..engine.run.requests import Requests, sample_requests
 from ..engine.sampling.host import HostLoop
+from ..engine.sampling.mask_first import MaskFirstModel
 from ..engine.sampling.model import model_of
 from ..engine.sampling.types import BatchLoop, RunComponent, SampleRequest, SamplingOptions, Volume
 
@@ -60,6 +64,7 @@ class Reference:
     requests: list[SampleRequest]
     volumes: list[Volume]
     latents: NDArray[np.float32]
+    maps: NDArray[np.float32] | None = None  # of the mask-first form: what the masks are cut out of
 
 
 def proof_options(bundle: Bundle, batch: int = SAMPLES, steps: int | None = None) -> SamplingOptions:
@@ -89,7 +94,8 @@ def make_reference(bundle: Bundle, options: SamplingOptions) -> Reference:
     faults += [f"the reference's sample {v.number} has no tumour" for v in volumes if not v.label.any()]
     if faults:
         raise Failed(faults, {})
-    return Reference(requests, volumes, latents)
+    maps = loop.model.maps(run, batch, None) if isinstance(loop.model, MaskFirstModel) else None
+    return Reference(requests, volumes, latents, maps)
 
 
 def prove_components(bundle: Bundle, run: RunComponent, precision: str) -> dict[str, Any]:
@@ -98,7 +104,8 @@ def prove_components(bundle: Bundle, run: RunComponent, precision: str) -> dict[
     faults: list[str] = []
     for name, spec in bundle.manifest.components.items():
         inputs = check_inputs(spec, SAMPLES)
-        worst, found = check_faults(run(name, inputs), reference_elements(bundle, name), RMS_LIMIT[precision])
+        limit = RMS_LIMIT[component_precision(name, precision)]
+        worst, found = check_faults(run(name, inputs), reference_elements(bundle, name), limit)
         figures[f"{name}_rms"] = float(f"{worst:.3g}")
         faults += [f"{name}.{fault}" for fault in found]
     if faults:
@@ -172,22 +179,36 @@ def prove_repeats(runs: Sequence[tuple[str, list[Volume]]]) -> dict[str, Any]:
 
 
 def prove_all(parts: Sequence[Callable[[], dict[str, Any]]]) -> dict[str, Any]:
-    """The figures of every part; Failed, with the faults of all, where one failed."""
+    """The figures of every part; Failed, with the faults of all, where one failed.
+
+    Each part's are told on stderr at once, for who has no time for the others.
+    """
     figures: dict[str, Any] = {}
     faults: list[str] = []
     for part in parts:
+        start = time.perf_counter()
         try:
-            figures |= part()
+            found = part()
         except Failed as failed:
-            figures |= failed.figures
+            found = failed.figures
             faults.append(str(failed))
+        figures |= found
+        print(
+            f"after {time.perf_counter() - start:.1f} s: {json.dumps(found)} {'; '.join(faults)}",
+            file=sys.stderr,
+            flush=True,
+        )
     if faults:
         raise Failed(faults, figures)
     return figures
 
 
 def prove_loop(bundle: Bundle, reference: Reference, loop: BatchLoop, precision: str) -> dict[str, Any]:
-    """Volumes of a loop against the reference; images of a mask-first bundle are compared on the reference's masks."""
+    """Volumes of a loop against the reference.
+
+    Images of a mask-first bundle are compared on the reference's masks; its own masks, and the maps that they are cut
+    out of, are held to the limits of fp32 in every precision (`FP32_COMPONENTS`).
+    """
     labels = bundle.manifest.labels
     made = loop.start(reference.requests)()
     if bundle.manifest.mask_first is None:
@@ -196,10 +217,30 @@ def prove_loop(bundle: Bundle, reference: Reference, loop: BatchLoop, precision:
     drawn = [replace(volume, image=theirs.image) for volume, theirs in zip(made, reference.volumes, strict=True)]
     return prove_all(
         [
-            lambda: prove_volumes(drawn, reference.volumes, labels, precision),
+            lambda: _named(lambda: _prove_maps(loop, reference), "latent_rms", "maps_rms"),
+            lambda: _named(lambda: prove_volumes(drawn, reference.volumes, labels, "fp32"), "dice", "drawn_dice"),
             lambda: prove_volumes(loop.start(given)(), reference.volumes, labels, precision),
         ]
     )
+
+
+def _prove_maps(loop: BatchLoop, reference: Reference) -> dict[str, Any]:
+    """RMS error of the distance maps that the masks are cut out of, standardised, as `prove_latents` has it."""
+    assert isinstance(loop, HostLoop)
+    assert isinstance(loop.model, MaskFirstModel)
+    assert reference.maps is not None
+    scale = loop.model.form.mask_maps
+    mean, std = (np.array(values, np.float32)[:, None, None, None] for values in (scale.mean, scale.std))
+    made = loop.model.maps(loop.run, loop.batch(reference.requests), None)
+    return prove_latents((made - mean) / std, (reference.maps - mean) / std, "fp32")
+
+
+def _named(part: Callable[[], dict[str, Any]], figure: str, name: str) -> dict[str, Any]:
+    """One figure of a part, under another name."""
+    try:
+        return {name: part()[figure]}
+    except Failed as failed:
+        raise Failed([f"{name}: {failed}"], {name: failed.figures.get(figure)}) from failed
 
 
 def on_masks_of(reference: Reference) -> list[SampleRequest]:

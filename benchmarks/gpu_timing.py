@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.bundle.checks import check_inputs
+from ..engine.bundle.load import Bundle
 from ..engine.cuda.device import Buffer
 from ..engine.cuda.gpu import CudaDevice
 from ..kernels.calls import LoopMemory, VolumeShape, assemble_call, ddim_step_call, slot_rows
@@ -100,34 +102,43 @@ def bandwidth_of_assemble(device: CudaDevice) -> float:
     return sum(buffer.nbytes for buffer in (image, logits, images, labels)) / ms / 1e6
 
 
-def torch_call_ms(preset: str, rows: int, precision: str, compiled: bool) -> float:
-    """Median milliseconds of one denoiser call of a preset (random weights) in PyTorch on the current CUDA device."""
+def torch_call_ms(bundle: Bundle, rows: int, precision: str, compiled: bool) -> float:
+    """Median milliseconds of one call of a bundle's denoiser (random weights) in PyTorch on the current CUDA device."""
     import torch
 
-    from ..train.build import system_latent_shape
-    from ..train.config import load_preset, slice_form
-    from ..train.latents import condition_names
-    from ..train.networks.denoiser import Denoiser
-
-    config = slice_form(load_preset(preset), preset)
-    shape, names = system_latent_shape(config), condition_names(config)
-    denoiser: Any = Denoiser(config.denoiser, shape, names).cuda().eval()
+    denoiser: Any = torch_denoiser(bundle.manifest.preset).cuda().eval()
     if compiled:
         denoiser = torch.compile(denoiser, mode="reduce-overhead", fullgraph=True)
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
-    inputs = (torch.randn(rows, *shape), torch.full((rows,), 500.0), torch.zeros(rows, len(names)), torch.ones(rows))
-    inputs = tuple(tensor.cuda() for tensor in inputs)
+    given = check_inputs(bundle.manifest.components["denoiser"], rows)
+    inputs = {name: torch.from_numpy(np.ascontiguousarray(values)).cuda() for name, values in given.items()}
     times = []
     with torch.inference_mode(), torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
         for index in range(WARM_UP + REPEATS):
             start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             start.record()
-            denoiser(*inputs)
+            denoiser(**inputs)
             stop.record()
             stop.synchronize()
             if index >= WARM_UP:
                 times.append(start.elapsed_time(stop))
     return float(np.median(times))
+
+
+def torch_denoiser(preset: str) -> Any:
+    """The denoiser of a preset of either form, with random weights."""
+    from ..train.config import MaskFirstConfig, load_preset
+
+    config = load_preset(preset)
+    if isinstance(config, MaskFirstConfig):
+        from ..train.networks.planar import ImageDenoiser
+
+        return ImageDenoiser(config.denoiser, config.latent_shape, len(config.tissues), config.autoencoder.slices)
+    from ..train.build import system_latent_shape
+    from ..train.latents import condition_names
+    from ..train.networks.denoiser import Denoiser
+
+    return Denoiser(config.denoiser, system_latent_shape(config), condition_names(config))
 
 
 def _zeros(device: CudaDevice, shape: tuple[int, ...], dtype: str, stream: Any) -> Buffer:

@@ -21,7 +21,14 @@ from torch import nn
 from ..engine.anatomy.anatomies import anatomies_sha256
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.bundle.checks import CHECKS_NAME, ROWS, check_inputs, elements
-from ..engine.bundle.load import Bundle, load_bundle, provenance_date, record_files, reduced_graph_name
+from ..engine.bundle.load import (
+    FP32_COMPONENTS,
+    Bundle,
+    load_bundle,
+    provenance_date,
+    record_files,
+    reduced_graph_name,
+)
 from ..engine.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
@@ -127,7 +134,7 @@ def export_bundle(
         progress(f"exporting {name}")
         plain = export_graph(component, config.grid.shape[2], opset)
         models[name] = store_weights_as_fp16(plain) if options.store == "fp16" else plain
-        if options.precision != "fp32":
+        if options.precision != "fp32" and name not in FP32_COMPONENTS:
             reduced[name] = reduce_precision(write_out_group_norm(plain), options.precision)
     manifest = bundle_manifest(checkpoint, config, components, networks, options, opset)
     inputs = GateInputs(config, manifest, decodable_latents(checkpoint, config, 1))
@@ -145,7 +152,7 @@ def export_bundle(
         if reduced:
             progress(f"the gate in {options.precision}")
             parity = dataclasses.replace(
-                parity, reduced=run_gate(components, reduced, inputs, options.precision, progress)
+                parity, reduced=run_gate(components, models | reduced, inputs, options.precision, progress)
             )
             require_passed(parity)
         if was_trained(checkpoint):

@@ -61,7 +61,9 @@ def random_words(seed: int, sample: int, draw: int, size: int) -> NDArray[np.uin
     for at in range(0, len(words), _BLOCKS):
         blocks = np.arange(at, min(at + _BLOCKS, len(words)), dtype=np.uint64)
         fixed = (np.full_like(blocks, word) for word in (draw, sample & 0xFFFFFFFF, sample >> 32))
-        np.stack(_rounds(blocks, *fixed, key=split_words(seed)), axis=-1, out=words[at : at + _BLOCKS], casting="unsafe")
+        np.stack(
+            _rounds(blocks, *fixed, key=split_words(seed)), axis=-1, out=words[at : at + _BLOCKS], casting="unsafe"
+        )
     return words
 
 

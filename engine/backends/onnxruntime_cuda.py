@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..bundle.load import Bundle
+from ..bundle.load import Bundle, component_precision
 from ..cuda.forms import loops_of
 from ..cuda.onnx_networks import OnnxRuntimeNetworks
 from ..cuda_sessions import open_cuda_session, require_cuda
@@ -43,5 +43,6 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         key = (component, rows)
         if key not in self._by_rows:
             path = self.bundle.component_path(component, self.precision)
-            self._by_rows[key] = open_cuda_session(path, self._index, rows, self.precision)
+            precision = component_precision(component, self.precision)
+            self._by_rows[key] = open_cuda_session(path, self._index, rows, precision)
         return self._by_rows[key]

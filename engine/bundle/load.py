@@ -28,6 +28,10 @@ DEFAULT_BUNDLE = "phantom"
 REDUCED_PRECISIONS = ("fp16", "bf16")
 """Of graphs that a bundle may hold beside its fp32 ones, the more exact first."""
 
+FP32_COMPONENTS = frozenset({"mask_denoiser"})
+"""Computed in fp32 in every precision of a GPU: the masks are cut out of its maps at a level that is solved for, which
+makes whole layers of voxels of a rounding error. It is small."""
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -56,7 +60,7 @@ class Bundle:
     def component_file(self, component: str, precision: str = "fp32") -> str:
         """Name of that file, as the manifest lists it."""
         plain = self.manifest.components[component].file
-        reduced = reduced_graph_name(plain, precision)
+        reduced = reduced_graph_name(plain, component_precision(component, precision))
         return reduced if reduced in self.manifest.files else plain
 
     def component_sha256(self, component: str, precision: str = "fp32") -> str:
@@ -69,8 +73,8 @@ class Bundle:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """What its graphs compute in: the plain ones, then those in 16 bits beside them that every component has."""
-        files = [spec.file for spec in self.manifest.components.values()]
+        """What its graphs compute in: the plain ones, then 16 bits that all have beside them but `FP32_COMPONENTS`."""
+        files = [spec.file for name, spec in self.manifest.components.items() if name not in FP32_COMPONENTS]
         beside = (
             precision
             for precision in REDUCED_PRECISIONS
@@ -81,6 +85,11 @@ class Bundle:
     def has(self, component: str) -> bool:
         """Whether the preset has this component."""
         return component in self.manifest.components
+
+
+def component_precision(component: str, precision: str) -> str:
+    """What a component computes in on a GPU, in a run of this precision."""
+    return "fp32" if component in FP32_COMPONENTS else precision
 
 
 def reduced_graph_name(file: str, precision: str) -> str:

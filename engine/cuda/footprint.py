@@ -10,7 +10,7 @@ import numpy as np
 
 from ...kernels.calls import statistics_blocks_count
 from ...kernels.statistics import COLUMNS
-from ..bundle.load import Bundle
+from ..bundle.load import Bundle, component_precision
 from ..errors import DeviceMemoryError
 from .loop import LoopShape
 from .shapes import SAMPLED, decoder_latent_shape, decoder_rows, stage_shapes
@@ -98,15 +98,20 @@ def _networks(bundle: Bundle, shapes: Mapping[str, LoopShape], precision: str) -
     manifest = bundle.manifest
     names = [name for name in SAMPLED if bundle.has(name)] if manifest.mask_first is None else manifest.components
     weights = sum(_weight_bytes(bundle, name, precision) for name in names)
-    width = _FLOAT if precision in ("fp32", "tf32") else 2
     x, y, _ = manifest.grid.shape
     slab = 1 if manifest.mask_first is None else manifest.mask_first.slab_slices
     slices = (len(manifest.modalities) + len(manifest.labels)) * x * y * slab * decoder_rows(manifest)
     activations = {
-        f"{name} activations (estimate)": _LIVE_LATENTS * shape.rows * prod(shape.latent) * width
+        f"{name} activations (estimate)": _LIVE_LATENTS * shape.rows * prod(shape.latent) * _width(name, precision)
         for name, shape in shapes.items()
     }
-    return {"weights": weights, **activations, "decoder activations (estimate)": _LIVE_SLICES * slices * width}
+    decoder = _LIVE_SLICES * slices * _width("decoder", precision)
+    return {"weights": weights, **activations, "decoder activations (estimate)": decoder}
+
+
+def _width(component: str, precision: str) -> int:
+    """Bytes of a number between a component's layers."""
+    return _FLOAT if component_precision(component, precision) in ("fp32", "tf32") else 2
 
 
 def _weight_bytes(bundle: Bundle, component: str, precision: str) -> int:

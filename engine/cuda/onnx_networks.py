@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..bundle.load import Bundle
+from ..bundle.load import Bundle, component_precision
 from ..cuda_sessions import open_cuda_session
 from .device import Device, DeviceNetwork, Launching
 from .device_networks import OnnxRuntimeNetwork
@@ -48,6 +48,6 @@ class OnnxRuntimeNetworks:
         # each sample's latent is at another address: a graph for each would cost more than it saves
         launching = self._launching if name != "aggregator" else Launching("launches", "")
         path = self._bundle.component_path(name, self.precision)
-        replays = launching.kind == "graphs"
-        session = open_cuda_session(path, self._index, rows, self.precision, stream.handle, replays=replays)
+        precision, replays = component_precision(name, self.precision), launching.kind == "graphs"
+        session = open_cuda_session(path, self._index, rows, precision, stream.handle, replays=replays)
         return OnnxRuntimeNetwork(session, "cuda", self._index, launching, lambda: device.memory()[0])

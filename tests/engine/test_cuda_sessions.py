@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from sbldm.engine.backends import onnxruntime_cuda
 from sbldm.engine.bundle.checks import check_inputs
 from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.cuda import onnx_networks
+from sbldm.engine.cuda.onnx_networks import OnnxRuntimeNetworks
 from sbldm.engine.cuda_sessions import cuda_options, frozen_graph, open_cuda_session, session_without_host
 from sbldm.engine.errors import BackendUnavailableError
 
@@ -90,3 +95,25 @@ def test_tf32_and_graphs_only_where_they_are_asked_for() -> None:
     assert "user_compute_stream" not in plain
     asked = cuda_options(0, tf32=True, stream_handle=77, replays=True)
     assert (asked["use_tf32"], asked["enable_cuda_graph"], asked["user_compute_stream"]) == ("1", "1", "77")
+
+
+def test_the_mask_denoiser_is_opened_in_fp32_in_every_precision(
+    tiny_mask_first_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, str]] = []
+
+    def opens(path: Path, _index: int, _rows: int, precision: str, *_: Any, **__: Any) -> None:
+        opened.append((path.name, precision))
+
+    for module in (onnx_networks, onnxruntime_cuda):
+        monkeypatch.setattr(module, "open_cuda_session", opens)
+    monkeypatch.setattr(onnx_networks, "OnnxRuntimeNetwork", lambda *_: None)
+    monkeypatch.setattr(onnxruntime_cuda, "require_cuda", lambda _device: None)
+    networks = OnnxRuntimeNetworks(tiny_mask_first_bundle, 0, "tf32", replays=True)
+    stream: Any = SimpleNamespace(handle=0)
+    backend = onnxruntime_cuda.OnnxRuntimeCudaBackend(tiny_mask_first_bundle, 0, 1, "tf32")
+    for name in ("mask_denoiser", "denoiser"):
+        networks.component(name, 2, stream, stream)
+        backend.load(name, 2)
+    masks, images = ("mask_denoiser.onnx", "fp32"), ("denoiser.onnx", "tf32")
+    assert opened == [masks, masks, images, images]

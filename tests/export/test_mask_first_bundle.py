@@ -16,6 +16,7 @@ from sbldm.engine.bundle.load import Bundle, load_bundle
 from sbldm.engine.bundle.report import report_text
 from sbldm.engine.errors import InvalidInputError
 from sbldm.export import bundle as bundle_module
+from sbldm.export import parity as parity_module
 from sbldm.export.bundle import ExportOptions, export_bundle
 from sbldm.export.mask_first_cases import ball_label
 from sbldm.export.plausibility import decodable_latents, latent_faults
@@ -170,3 +171,21 @@ def test_triton_batches_slabs(tiny_mask_first_bundle: Bundle, tmp_path: Path) ->
     assert "max_batch_size: 16" in texts["decoder"]
     assert "max_batch_size: 4" in texts["mask_denoiser"]
     assert 'name: "tissues"\n    data_type: TYPE_FP32\n    dims: [ 3, 16, 32, 32 ]' in texts["denoiser"]
+
+
+@pytest.mark.usefixtures("traced_once")
+def test_the_mask_denoiser_stays_in_fp32(
+    tiny_mask_first_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No graph of it in 16 bits is written, asked for, or missed."""
+    monkeypatch.setitem(parity_module.PSNR_LIMIT_DB, "fp16", 30.0)  # networks of random weights have 39.4
+    options = ExportOptions(precision="fp16", opset=TRACED_OPSET)
+    bundle = export_bundle(tiny_mask_first_checkpoint, tmp_path / "out", options)
+    assert bundle.precisions == ("fp32", "fp16")
+    beside = {name for name in bundle.manifest.components if bundle.component_file(name, "fp16").endswith(".fp16.onnx")}
+    assert beside == set(bundle.manifest.components) - {"mask_denoiser"}
+    assert not [name for name in bundle.manifest.files if name.startswith("mask_denoiser.") and "16" in name]
+    parity = json.loads((bundle.path / "parity.json").read_text())
+    rms = {figure["component"]: figure["rms_relative"] for figure in parity["reduced"]["fp16"]["components"]}
+    assert rms["mask_denoiser"] < 1e-5
+    assert rms["denoiser"] > 1e-4

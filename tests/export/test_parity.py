@@ -18,7 +18,7 @@ from sbldm.engine.sampling.decoding import NOT_FINITE
 from sbldm.engine.sampling.types import SamplingOptions, Volume
 from sbldm.export.divergence import first_divergent_layer
 from sbldm.export.gate import GateInputs, fault_table, require_passed, run_gate
-from sbldm.export.parity import ParityReport, check_component, compare, compare_volumes, sample_volume
+from sbldm.export.parity import RMS_LIMIT, ParityReport, check_component, compare, compare_volumes, sample_volume
 from sbldm.export.runners import OnnxRunner
 
 from tests.export.conftest import ExportedPreset
@@ -76,7 +76,7 @@ def test_a_wrong_weight_is_found_and_located(exported: ExportedPreset, name: str
     weight.CopyFrom(onnx.numpy_helper.from_array(1.5 * onnx.numpy_helper.to_array(weight), weight.name))
     inputs = arrays(exported, name, 1)
     runner = OnnxRunner({name: bad})
-    figures = check_component(component, exported.networks.run, runner.run, {"random": inputs}, "fp32")
+    figures = check_component(component, exported.networks.run, runner.run, {"random": inputs}, RMS_LIMIT["fp32"])
     assert figures[0].fault is not None
     where = first_divergent_layer(component, bad, inputs, 1e-4)
     assert f"and {victim.name.rpartition('/')[0]} " in where

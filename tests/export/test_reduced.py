@@ -17,8 +17,9 @@ from sbldm.engine.bundle.load import Bundle, load_bundle
 from sbldm.engine.bundle.onnx_scan import check_onnx_file
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.export.bundle import ExportOptions, export_bundle
+from sbldm.export.gate import GateInputs, fault_table, run_gate
 from sbldm.export.onnx_graph import save
-from sbldm.export.parity import check_component
+from sbldm.export.parity import RMS_LIMIT, check_component
 from sbldm.export.rewrite.conv3d import save_beside
 from sbldm.export.rewrite.group_norm import write_out_group_norm
 from sbldm.export.rewrite.precision import Precision, reduce_precision, store_weights_as_fp16
@@ -114,9 +115,13 @@ def test_a_graph_that_overflows_inside_is_refused_though_onnx_runtime_on_a_cpu_s
     good = reduce_precision(exported.models["denoiser"], "fp16")
     bad, inputs = poisoned(good), arrays(exported, "denoiser", 1)
     cases = {"random": inputs}
-    (figure,) = check_component(component, exported.networks.run, OnnxRunner({"denoiser": good}).run, cases, "fp16")
+    (figure,) = check_component(
+        component, exported.networks.run, OnnxRunner({"denoiser": good}).run, cases, RMS_LIMIT["fp16"]
+    )
     assert figure.fault is None
-    (figure,) = check_component(component, exported.networks.run, OnnxRunner({"denoiser": bad}).run, cases, "fp16")
+    (figure,) = check_component(
+        component, exported.networks.run, OnnxRunner({"denoiser": bad}).run, cases, RMS_LIMIT["fp16"]
+    )
     assert figure.fault is not None
     assert "NaN" in figure.fault or "Inf" in figure.fault
     inside = next(node.output[0] for node in bad.graph.node if node.name.endswith("/1"))
@@ -196,3 +201,12 @@ def test_normalisations_are_written_out_and_give_the_same(exported: ExportedPres
         for a, b in zip(expected, got, strict=True):
             np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * max(1.0, float(np.abs(a).max())))
     assert seen > 3
+
+
+@pytest.mark.parametrize("exported", ["glioma"], indirect=True)
+def test_the_mask_denoiser_is_held_to_fp32_in_the_gate_of_16_bits(exported: ExportedPreset) -> None:
+    low = exported.models | {"mask_denoiser": reduce_precision(exported.models["mask_denoiser"], "fp16")}
+    inputs = GateInputs(exported.config, exported.manifest, None)
+    report = run_gate(exported.components, low, inputs, "fp16", lambda _message: None)
+    assert set(report.divergences) == {"mask_denoiser"}
+    assert "over 1e-04" in fault_table(report)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...bundle.checks import RMS_LIMIT, check_faults, check_inputs, reference_elements
-from ...bundle.load import Bundle
+from ...bundle.load import Bundle, component_precision
 from ...cuda.device import Buffer, Device
 from ...cuda.device_networks import TensorRtNetwork
 from ...errors import BackendUnavailableError, DeviceMemoryError
@@ -115,8 +115,8 @@ class EngineSet:
             gpu_model=self.target.gpu_model if for_model else ANY_MODEL,
             compute_capability=self.target.compute_capability,
             hardware_compatibility="none",
-            precision=self.precision,
-            tf32="on" if self._tf32 else "off",
+            precision=self._precision_of(component),
+            tf32="on" if self._tf32(component) else "off",
             workspace_mb=str(self.workspace_bytes >> 20),
             batch=str(batch),
         )
@@ -175,25 +175,28 @@ class EngineSet:
         if len(figures) < len(CHECK_FIGURES):
             expected = reference_elements(self.bundle, component)
             made = _run_once(self.bundle, component, batch, network, device)
-            worst, faults = check_faults(made, expected, RMS_LIMIT[self.precision])
-            figures = dict(zip(CHECK_FIGURES, (worst, RMS_LIMIT[self.precision], faults), strict=True))
+            limit = RMS_LIMIT[self._precision_of(component)]
+            worst, faults = check_faults(made, expected, limit)
+            figures = dict(zip(CHECK_FIGURES, (worst, limit, faults), strict=True))
             self.cache.update_figures(self.key(component, batch), figures)
         if figures["check_faults"]:
             raise BackendUnavailableError(
-                f"{engine.path}: computes {component} wrongly on this GPU in {self.precision}: "
+                f"{engine.path}: computes {component} wrongly on this GPU in {self._precision_of(component)}: "
                 f"{'; '.join(figures['check_faults'])}. Take another --precision or --backend onnxruntime, or try "
                 "`sbldm-engine build --rebuild`"
             )
         return figures
 
-    @property
-    def _tf32(self) -> bool:
-        return self.precision == "tf32"
+    def _precision_of(self, component: str) -> str:
+        return component_precision(component, self.precision)
+
+    def _tf32(self, component: str) -> bool:
+        return self._precision_of(component) == "tf32"
 
     def _request(self, component: str, batch: int) -> BuildRequest:
         capability = None if self.target.present else self.target.compute_capability
         path = self.bundle.component_path(component, self.precision)
-        return BuildRequest(path, batch, capability, self.workspace_bytes, self._tf32)
+        return BuildRequest(path, batch, capability, self.workspace_bytes, self._tf32(component))
 
     def _timing_path(self) -> Path:
         target = self.target

@@ -175,6 +175,13 @@ def test_stale_keys_are_never_loaded(rtx: Flavour, tiny_bundle: Bundle, tmp_path
     assert engines.prepare("decoder", 8, rebuild=True).built
 
 
+def test_the_mask_denoisers_engine_is_of_fp32_in_every_precision(rtx: Flavour, tiny_mask_first_bundle: Bundle) -> None:
+    target = Target("89", "13000", present=False)
+    engines = EngineSet(tiny_mask_first_bundle, rtx, target, precision="tf32")
+    keys = [engines.key(name, 2) for name in ("mask_denoiser", "denoiser")]
+    assert [(key.precision, key.tf32) for key in keys] == [("fp32", "off"), ("tf32", "on")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", ["80", "120"])
 def test_every_component_of_the_shipped_bundle_is_built(rtx: Flavour, tmp_path: Path, capability: str) -> None:

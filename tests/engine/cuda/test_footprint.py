@@ -16,6 +16,7 @@ from sbldm.engine.run.request import GenerateRequest
 from tests.support.host_device import HostDevice
 
 MIB = 2**20
+STAGE_SHARES = {"mask_denoiser": 1.0, "denoiser": 0.5, "decoder": 0.5}
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
@@ -62,3 +63,9 @@ def test_the_default_fits_into_half_of_a_card_and_shrinks_with_it(tiny_bundle: B
     for samples, memory in zip(found[1:4], (12 * MIB, 8 * MIB, 6 * MIB), strict=True):
         assert footprint(tiny_bundle, samples, False).total <= memory / 2
         assert footprint(tiny_bundle, 2 * samples, False).total > memory / 2
+
+
+def test_the_mask_denoiser_computes_in_fp32_in_16_bits_too(tiny_mask_first_bundle: Bundle) -> None:
+    plain, low = (footprint(tiny_mask_first_bundle, 2, False, name).networks for name in ("fp32", "fp16"))
+    shares = {name: low[name] / size for name, size in plain.items() if "activations" in name}
+    assert shares == {f"{name} activations (estimate)": share for name, share in STAGE_SHARES.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sbldm.benchmarks import gpu_check, gpu_items, gpu_rates
+from sbldm.benchmarks import gpu_check, gpu_items, gpu_rates, gpu_timing
 from sbldm.benchmarks.gpu_check import Result, verdict
 from sbldm.benchmarks.gpu_items import prove, providers
 from sbldm.benchmarks.gpu_proof import (
@@ -31,9 +32,11 @@ from sbldm.benchmarks.gpu_proof import (
 from sbldm.benchmarks.work import count_macs
 from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
 from sbldm.engine.bundle.checks import check_inputs
-from sbldm.engine.bundle.load import Bundle
+from sbldm.engine.bundle.load import Bundle, load_bundle
 from sbldm.engine.run.open_loop import open_loop
 from sbldm.engine.run.request import GenerateRequest
+from sbldm.engine.sampling.host import HostLoop
+from sbldm.engine.sampling.model import model_of
 from sbldm.engine.sampling.types import Volume
 from scipy.ndimage import gaussian_filter
 
@@ -127,7 +130,8 @@ def reference_of(bundle: Bundle) -> Reference:
     batch = loop.batch(requests)
     told = loop.model.tell(loop.run, batch, None)
     latents = loop.denoise(batch, told, batch.noise(loop.model.latent_shape, 0), loop.plan)
-    return Reference(requests, loop.model.decode(loop.run, batch, told, latents), latents)
+    maps = None if bundle.manifest.mask_first is None else loop.model.maps(loop.run, batch, None)
+    return Reference(requests, loop.model.decode(loop.run, batch, told, latents), latents, maps)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
@@ -168,10 +172,29 @@ def test_other_backends_of_the_cpu_pass_too(tiny_bundle: Bundle, tiny_mask_first
     asked = GenerateRequest(bundle=bundle, count=1, steps=2, eta=options.eta).options()
     assert prove_components(bundle, other.run, "fp32")
     loop = open_loop(bundle, other, asked, 2)
-    assert prove_loop(bundle, reference, loop, "tf32")
+    assert prove_loop(bundle, reference, loop, "tf32")["dice"] > 0.97
     broken = dict(reference.__dict__, requests=reference.requests[::-1])
     with pytest.raises(Failed):
         prove_loop(bundle, Reference(**broken), loop, "bf16")
+
+
+def test_masks_of_a_rounding_mask_denoiser_are_not_proven(tiny_mask_first_bundle: Bundle) -> None:
+    """Given masks hide it; the maps and the masks that are drawn do not, in any precision."""
+    reference, options = reference_of(tiny_mask_first_bundle), proof_options(tiny_mask_first_bundle, steps=2)
+    exact = OnnxRuntimeBackend(tiny_mask_first_bundle, "cpu", 1).run
+
+    def run(component: str, inputs: Any) -> Any:
+        made = exact(component, inputs)
+        if component != "mask_denoiser":
+            return made
+        return {name: value + np.float32(0.01) * np.roll(value, 1, axis=-1) for name, value in made.items()}
+
+    loop = HostLoop(model_of(tiny_mask_first_bundle.manifest), run, options)
+    with pytest.raises(Failed, match="maps_rms: latents: RMS error") as failed:
+        prove_loop(tiny_mask_first_bundle, reference, loop, "bf16")
+    assert failed.value.figures["psnr_db"] is None
+    assert failed.value.figures["dice"] == 1.0
+    assert 1e-3 < failed.value.figures["maps_rms"] < 1e-1
 
 
 def test_the_reference_must_show_something(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +282,37 @@ def test_the_share_of_the_matrix_rate_is_of_counted_operations(
     monkeypatch.setattr(gpu_rates, "count_macs", lambda *_: None)
     with pytest.raises(gpu_items.Skip, match="counted with onnx"):
         gpu_items.share_of_peak(options, "onnxruntime", "fp32")
+
+
+@pytest.mark.parametrize("name", ["phantom", "glioma"])
+def test_pytorch_is_timed_on_the_inputs_of_the_bundle(name: str) -> None:
+    """With random weights, in either form, by the names that the graph has."""
+    manifest = load_bundle(name).manifest
+    denoiser = gpu_timing.torch_denoiser(manifest.preset)
+    asked = set(inspect.signature(denoiser.forward).parameters)
+    assert asked == {tensor.name for tensor in manifest.components["denoiser"].inputs}
+
+
+def test_no_loop_is_opened_for_a_batch_that_is_not_timed(
+    tiny_mask_first_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    class Loop:
+        in_flight = 1
+
+    def loop(_bundle: Bundle, _backend: Any, settings: Any) -> Loop:
+        opened.append(settings.batch_size)
+        return Loop()
+
+    monkeypatch.setattr(gpu_items, "_gpu", lambda _options: None)
+    monkeypatch.setattr(gpu_items, "_backend", lambda *_: None)
+    monkeypatch.setattr(gpu_items, "_loop", loop)
+    monkeypatch.setattr(gpu_items, "wall_milliseconds", lambda _work: 4.0)
+    options = gpu_items.Options(0, str(tiny_mask_first_bundle.path), 1)
+    figures = gpu_items.loop_time(options, "onnxruntime", "fp32")
+    assert opened == [1, 8]
+    assert figures["batch_8_volumes_s"] == 2000.0
 
 
 def test_compute_sanitizer_is_found_in_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

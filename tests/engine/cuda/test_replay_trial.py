@@ -36,7 +36,7 @@ class Stale:
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
 @pytest.mark.parametrize(
-    ("replaying", "reason"), [(lambda network: network, None), (Stale, "other latents than its launches")]
+    ("replaying", "reason"), [(lambda network: network, None), (Stale, "other states than its launches")]
 )
 def test_a_replay_must_give_the_bytes_of_its_launches(
     tiny_bundle: Bundle, kernel_folder: Path, host_backend: Any, replaying: Any, reason: str | None

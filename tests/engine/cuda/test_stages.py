@@ -15,6 +15,7 @@ from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.cuda.device import GraphError
 from sbldm.engine.cuda.footprint import default_samples, footprint
 from sbldm.engine.cuda.replay_trial import trial
+from sbldm.engine.cuda.shapes import STAGES
 from sbldm.engine.run.description import read_description
 from sbldm.engine.run.open_loop import open_loop
 from sbldm.engine.run.preview import read_scan
@@ -103,8 +104,10 @@ def test_a_trial_of_replaying_tells_the_denoiser_what_it_asks_for(
     tiny_mask_first_bundle: Bundle, kernel_folder: Path, host_backend: Any
 ) -> None:
     device = HostDevice(kernel_folder)
-    denoiser = host_backend(tiny_mask_first_bundle, device).loops.networks.component("denoiser")
-    assert trial(device, [denoiser, denoiser], tiny_mask_first_bundle, device.stream()) is None
+    networks = host_backend(tiny_mask_first_bundle, device).loops.networks
+    for stage in STAGES:
+        denoiser = networks.component(stage)
+        assert trial(device, [denoiser, denoiser], tiny_mask_first_bundle, device.stream(), stage) is None
 
 
 def test_a_run_on_the_device_is_that_of_the_cpu(
