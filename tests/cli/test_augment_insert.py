@@ -249,9 +249,10 @@ def test_scans_and_masks_that_do_not_fit_are_refused(
         (("--remove", "--mass-effect"), None, 2, "--mass-effect: belongs to --insert"),
         (("--remove", "--strength", 0.4), None, 2, "--strength"),
         (("--remove", "--grid", "brats"), None, 2, "keep the scan's voxels"),
+        (("--insert", "--volumes", "5,9", "--count", 1, "--reject", 0.1), None, 2, "--reject: goes without --volumes"),
         (("--insert",), None, 2, "give --count N, --conditions FILE or both"),
     ],
-    ids=["place", "volume", "remove-rows", "equal", "text", "margin", "alone", "effect", "strength", "grid", "nothing"],
+    ids=["place", "volume", "rows", "equal", "text", "margin", "alone", "effect", "strength", "grid", "reject", "none"],
 )
 def test_wishes_that_do_not_go_together_are_refused(
     tiny_mask_first_bundle: Bundle, scan: Path, tmp_path: Path, capsys, arguments, rows, code: int, told: str
