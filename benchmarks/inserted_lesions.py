@@ -74,6 +74,7 @@ def inserted(generator: Generator, scans: Path, out: Path) -> Path:
             made.save(part, name_by="id")
             out.mkdir(exist_ok=True)
             (part / f"sbldm-{scan.name}").rename(out / f"sbldm-{scan.name}")
+        shutil.rmtree(part, ignore_errors=True)
         log.info("%s: %d of %s", out.name, number + 1, scans.name)
     return out
 
