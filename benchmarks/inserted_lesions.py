@@ -1,18 +1,20 @@
 """What inserted lesions are worth: does a segmenter find them, and does one learn from them.
 
 python -m sbldm.benchmarks.inserted_lesions --work DIR [--bundle glioma] [--cases 5,10,20] [--tests 12] [--seeds 2]
-    [--steps 80]
+    [--steps 80] [--scans DIR --judge DIR]
 
 Phantoms are made (those for tests on anatomies that training never sees); in each its lesion is taken out and a drawn
 one put in. Then, as Markdown and a JSON line:
 
 agreement    Dice of WT, TC, ET by a segmenter that is trained on the phantoms alone: of the test phantoms' own lesions,
-             of lesions put into the test phantoms, of samples of the bundle
+             of lesions put into the test phantoms, of samples of the bundle; with --scans the same of patients' scans
+             and of lesions put into them, by a segmenter trained on the cases of --judge
 downstream   mean Dice of WT, TC, ET of segmenters on the test phantoms, by the number of phantoms that they were
              trained on: phantoms alone, and half of all draws phantoms with an inserted lesion, made of the same
              phantoms; with 95 % intervals of the difference
 
-What is there from an earlier call is not made again; a training neither.
+Dice is that of the whole brain, so what is left of a lesion that was taken out counts against it. What is there from an
+earlier call is not made again, a training neither; DIR is for one bundle.
 """
 
 from __future__ import annotations
@@ -20,14 +22,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..engine.errors import SbldmError
+from ..engine.files import write_atomic
 from ..engine.generator import Generator
 from ..engine.scans.options import ReadOptions
 from ..train.data.cohort import Cohort, prepare_cohort
@@ -38,31 +43,57 @@ from ..train.evaluation.segmenter import REGIONS, SegmenterSettings, segment, tr
 from ..train.phantom import HELD_OUT, TRAINING, write_cohort
 
 SEED = 15
+JUDGE = 2  # times the steps, where a segmenter judges
+log = logging.getLogger(__name__)
 
 
-def phantoms(folder: Path, count: int, seed: int, anatomies: Sequence[int]) -> Path:
-    """A folder of phantoms, made where it is not there."""
+def made_whole(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills, made where it is not there, whole or not at all."""
     if not folder.is_dir():
-        write_cohort(folder, count, seed, 1, anatomies=anatomies)
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        make(part)
+        part.rename(folder)
     return folder
 
 
+def phantoms(folder: Path, count: int, seed: int, anatomies: Sequence[int]) -> Path:
+    """A folder of phantoms."""
+    return made_whole(folder, lambda part: write_cohort(part, count, seed, 1, anatomies=anatomies))
+
+
 def inserted(generator: Generator, scans: Path, out: Path) -> Path:
-    """A folder of the scans with another lesion each: `sbldm-CASE`."""
-    for number, scan in enumerate(sorted(scans.iterdir())):
-        if not (out / f"sbldm-{scan.name}").is_dir():
-            asked = [{"id": scan.name}]
-            for made in generator.insert(scan, conditions=asked, remove=True, seed=SEED + number, faulty="skip"):
-                made.save(out, name_by="id")
+    """A folder of the scans with another lesion each: `sbldm-CASE`; none of a scan without room for its tumour."""
+    for number, scan in enumerate(sorted(path for path in scans.iterdir() if path.is_dir())):
+        if (out / f"sbldm-{scan.name}").is_dir():
+            continue
+        part = out.with_name(f"{out.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        asked = [{"id": scan.name}]
+        for made in generator.insert(scan, conditions=asked, remove=True, seed=SEED + number, faulty="skip"):
+            made.save(part, name_by="id")
+            out.mkdir(exist_ok=True)
+            (part / f"sbldm-{scan.name}").rename(out / f"sbldm-{scan.name}")
+        shutil.rmtree(part, ignore_errors=True)
+        log.info("%s: %d of %s", out.name, number + 1, scans.name)
     return out
 
 
 def generated(generator: Generator, count: int, out: Path) -> Path:
     """A folder of samples of the bundle."""
-    if not out.is_dir():
+
+    def make(part: Path) -> None:
         for sample in generator.generate(count, seed=SEED, faulty="skip"):
-            sample.save(out)
-    return out
+            sample.save(part)
+
+    return made_whole(out, make)
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Figures of a JSON file, made where it is not there."""
+    if not path.is_file():
+        write_atomic(path, json.dumps(make()).encode())
+    return json.loads(path.read_text("utf-8"))
 
 
 def agreement(training: Cohort, judged: dict[str, Cohort], steps: int) -> dict[str, dict[str, float]]:
@@ -94,7 +125,7 @@ def learned(work: Path, cases: int, seeds: int, steps: int) -> dict[str, Any]:
         work / f"real-{cases}", work / f"made-{cases}", work / "tests", work / f"downstream-{cases}", work / "cache",
         ReadOptions(), arms=("real", "real+synthetic"), seeds=seeds, steps=steps, device="cpu", workers=1,
     )  # fmt: skip
-    figures = figures_of(compare(options, logging.getLogger(__name__).info))["figures"]
+    figures = figures_of(compare(options, log.info))["figures"]
     return {f"{row['arm']} {row['region']}": row for row in figures if row["metric"] == "dice"}
 
 
@@ -118,6 +149,25 @@ def table(agreed: dict[str, dict[str, float]], curves: dict[int, dict[str, Any]]
     return "\n".join(lines)
 
 
+def agreements_of(
+    given: argparse.Namespace, generator: Generator, sides: dict[str, tuple[Path, Path]]
+) -> dict[str, Any]:
+    """`agreement` of each side: what a segmenter is trained on, and the scans whose lesions it is to find."""
+    work, found = given.work, dict[str, Any]()
+    samples = generated(generator, given.tests, work / "samples")
+    for side, (training, scans) in sides.items():
+        judged = {
+            f"{side}s": scans,
+            f"lesions put into {side}s": inserted(generator, scans, work / f"inserted-{side}s"),
+            f"samples, judged by what is learned of {side}s": samples,
+        }
+        cohorts = {name: prepare_cohort(folder, work / "cache") for name, folder in judged.items()}
+        cases = prepare_cohort(training, work / "cache")
+        steps = given.steps * JUDGE
+        found |= kept(work / f"agreement-{side}s-{steps}.json", partial(agreement, cases, cohorts, steps))
+    return found
+
+
 def main() -> int:
     """See the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -126,22 +176,22 @@ def main() -> int:
     parser.add_argument("--cases", default="5,10,20")
     parser.add_argument("--tests", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=80, help="of each training; twice as many of those for agreement")
+    parser.add_argument("--scans", type=Path, help="folder of patients' scans with masks")
+    parser.add_argument("--judge", type=Path, help="folder of other patients' scans with masks")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     work, counts = given.work, [int(part) for part in given.cases.split(",")]
+    if (given.scans is None) != (given.judge is None):
+        parser.error("--scans and --judge go together")
     try:
         training = phantoms(work / "phantoms", max(counts), SEED, TRAINING)
-        tests = phantoms(work / "tests", given.tests, SEED + 1, HELD_OUT)
+        sides = {"phantom": (training, phantoms(work / "tests", given.tests, SEED + 1, HELD_OUT))}
+        if given.scans is not None:
+            sides["patient"] = given.judge, given.scans
         with Generator.load(given.bundle) as generator:
             inserted(generator, training, work / "inserted")
-            judged = {
-                "phantoms": tests,
-                "lesions put into phantoms": inserted(generator, tests, work / "inserted-tests"),
-                "samples": generated(generator, given.tests, work / "samples"),
-            }
-        cohorts = {name: prepare_cohort(folder, work / "cache") for name, folder in judged.items()}
-        agreed = agreement(prepare_cohort(training, work / "cache"), cohorts, given.steps * 2)
+            agreed = agreements_of(given, generator, sides)
         curves = {count: learned(work, count, given.seeds, given.steps) for count in counts}
     except SbldmError as error:
         print(f"error: {error}", file=sys.stderr)

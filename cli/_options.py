@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from ._commands import PRECISIONS, bundles, choices, signature_option
+from ._nibabel import settle_nibabel
 
 if TYPE_CHECKING:
     from ..engine.bundle.load import Bundle
@@ -161,6 +162,7 @@ def with_run_flags(command: Callable[..., int]) -> Callable[..., int]:
     ]
 
     def typed(**given: Any) -> int:
+        settle_nibabel()
         flags = RunFlags(**{f.name: given.pop(f.name) for f in fields(RunFlags)})
         return command(flags, **given)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 from scipy.special import ndtr
 
 from .anatomies import SPACING_MM, Tissue, load_anatomy
@@ -42,6 +41,8 @@ def scale_to(wanted_mm: Vector, size_mm: Vector) -> Vector:
 
 def matrix_of(scale: Vector, degrees: NDArray[Any], shears: Vector) -> Vector:
     """(3, 3) from mm to voxels of an anatomy that is scaled, turned about x, y, z, and sheared (xy, xz, yz)."""
+    from scipy.spatial.transform import Rotation  # slow to load, and needed only where a brain is drawn
+
     turn = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
     shear = np.eye(3)
     shear[np.triu_indices(3, 1)] = shears

@@ -77,7 +77,7 @@ def open_loop(
     if isinstance(source, GivenMasks):
         return MaskedLoop(loop, source)
     if isinstance(source, InsertCase):
-        return InsertLoop(loop, source, bundle.manifest.condition_columns)
+        return InsertLoop(loop, source, bundle.manifest.condition_columns, at_once=backend.device == "cpu")
     return loop if source is None else AugmentLoop(loop, source)
 
 

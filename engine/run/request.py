@@ -143,6 +143,7 @@ class GenerateRequest:
         yield ("dataset_grid",), self._dataset_grid_is_one
         yield ("grid", "layout", "source"), self._source_has_voxels
         yield ("layout", "source"), self._identity_can_be_kept
+        yield ("reject", "exclude_copies", "source"), self._series_have_one_noise
         yield ("steps",), self._steps_fit_the_schedule
         yield ("layout", "names", "rtstruct"), self._layout_is_one
         yield ("layout",), self._layout_can_be_written
@@ -190,6 +191,13 @@ class GenerateRequest:
         kept = isinstance(self.source, SourceCase) and self.source.study is not None
         if kept and (self.layout != "dicom" or self.grid != "source"):
             raise UsageError("--identity keep: needs --layout dicom and --grid source, where the source's space holds")
+
+    def _series_have_one_noise(self) -> None:
+        if not isinstance(self.source, InsertCase) or not self.source.volumes_ml:
+            return
+        for name, asked in (("--reject", self.reject), ("--exclude-copies", self.exclude_copies)):
+            if asked is not None:
+                raise UsageError(f"{name}: goes without --volumes, whose series has one noise: none of it is redrawn")
 
     def _steps_fit_the_schedule(self) -> None:
         most = most_steps(self.bundle.manifest)

@@ -28,6 +28,7 @@ RIM_MM = 3.0  # around a lesion that is taken out; the decoder's picture of it r
 _WHOLE = 0.99  # share of the residual from which a voxel's own is said to stay
 _EDGE_MM = 1.5  # deviation of the passage between keeping it and not
 _FIT_MM = 12.0  # least deviation of the means that brightness is fitted by
+_BEYOND_MM = 4.0  # around the ring: what its voxels are interpolated with
 
 FloatArray = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -49,16 +50,20 @@ def fitted(made: FloatArray, before: FloatArray, ring: Mask, region: Mask, spaci
     """
     if not ring.any():
         return made
-    reach = float(distance_mm(~region, spacing_mm).max()) if region.any() else 0.0
-    box = _box(ring | region, 4 * _FIT_MM, spacing_mm)
+    inner = region[_box(region, 0.0, spacing_mm)]
+    reach = float(distance_mm(~inner, spacing_mm).max()) if inner.any() else 0.0
+    box = _box(ring | region, _BEYOND_MM, spacing_mm)
     sigma = [max(_FIT_MM, 0.6 * reach) / mm for mm in spacing_mm]
-    weight = ring[box].astype(np.float32)
-    total = ndimage.gaussian_filter(weight, sigma) + np.float32(1e-4)
-    result = made.copy()
+    weight, result = ring[box].astype(np.float32), made.copy()
+
+    def smooth(values: FloatArray) -> FloatArray:
+        return np.asarray(ndimage.gaussian_filter(values, sigma, mode="constant"), np.float32)
+
+    total = smooth(weight) + np.float32(1e-4)
 
     def fit(number: int) -> None:
         apart = (before[number][box] - made[number][box]) * weight
-        result[number][box] = np.clip(made[number][box] + ndimage.gaussian_filter(apart, sigma) / total, 0, 1)
+        result[number][box] = np.clip(made[number][box] + smooth(apart) / total, 0, 1)
 
     with ThreadPoolExecutor(available_threads(), "fit") as pool:
         list(pool.map(fit, range(len(made))))

@@ -8,7 +8,7 @@ becomes the scan's voxels: `blend.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,6 +69,7 @@ class _Sampled:
     request: SampleRequest
     new: Label  # on the grid
     scan: Label  # the same on the scan's voxels
+    near: Mask  # (x, y, z) of the grid: the brain within the margin
     seen: _Seen
     batch: Batch
     latent: FloatArray  # (C, slab, h, w)
@@ -76,12 +77,22 @@ class _Sampled:
 
 
 class InsertLoop:
-    """Samples of one scan with other lesions; drives the networks as `HostLoop` does, a sample at a time."""
+    """Samples of one scan with other lesions; drives the networks as `HostLoop` does, a sample at a time.
+
+    Args:
+        loop: of a bundle of the form mask-first.
+        case: the scan.
+        columns: of conditions.
+        at_once: whether two networks may run at once. Then what the model sees of the scan is worked out in another
+            thread, beside the loading of networks and the mask stage.
+    """
 
     in_flight = 1
     kind: LoopKind = "host"
 
-    def __init__(self, loop: HostLoop, case: InsertCase, columns: Sequence[ConditionColumn]) -> None:
+    def __init__(
+        self, loop: HostLoop, case: InsertCase, columns: Sequence[ConditionColumn], *, at_once: bool = False
+    ) -> None:
         assert isinstance(loop.model, MaskFirstModel)
         self._loop, self._case, self._columns, self._model = loop, case, columns, loop.model
         self.reason = f"{loop.reason}, one sample at a time"
@@ -90,17 +101,32 @@ class InsertLoop:
         self._brain: Mask = np.asarray(case.image.any(axis=0))
         self._removed: Mask = (self._own > 0) & case.removes
         self._left = np.where(self._removed, np.uint8(0), self._own)
-        unit = case.image.astype(np.float32) / np.float32(INT16_SCALE)
-        with ThreadPoolExecutor(1, "tissues") as pool:  # beside the networks
-            found = pool.submit(self._healthy)
-            clean = self._encoded(unit)
-            own, shares, self._flip = found.result()
-        self._seen = _Seen(unit, clean, self._decoded(clean, self._drafted(own)), shares)
+        self._at_once, self._ahead = at_once, ThreadPoolExecutor(1, "scan")
+        self._tissues = self._ahead.submit(self._healthy)
+        self._seen: _Seen | Future[_Seen] = self._ahead.submit(self._looked_at) if at_once else self._looked_at()
         self._series: tuple[int, int, list[Label]] | None = None  # number, attempt and masks of the last one
 
     @property
     def _grid(self) -> Grid:
         return self._model.grid
+
+    def _looked_at(self) -> _Seen:
+        unit = self._case.image.astype(np.float32) / np.float32(INT16_SCALE)
+        clean = self._encoded(unit)
+        own, shares, _ = self._tissues.result()
+        return _Seen(unit, clean, self._decoded(clean, self._drafted(own)), shares)
+
+    def _scan(self) -> _Seen:
+        """What the model sees of the scan; worked out again where the other thread was ended over it."""
+        if isinstance(self._seen, Future):
+            ahead = self._seen
+            self._seen = self._looked_at() if ahead.done() and ahead.exception() is not None else ahead.result()
+        return self._seen
+
+    def _decode_ahead(self, seen: Callable[[], _Seen]) -> None:
+        """Have the other thread decode a scan, where all of it will be looked at."""
+        if self._at_once and self._model.refined:
+            self._ahead.submit(lambda: seen().decoded.over(()))
 
     def start(self, requests: Sequence[SampleRequest], on_step: OnStep | None = None) -> Callable[[], list[Volume]]:
         """As `HostLoop.start`."""
@@ -111,21 +137,25 @@ class InsertLoop:
         case, grid = self._case, self._grid
         number = request.number // max(len(case.volumes_ml), 1)  # samples of a series have one noise
         drawn = replace(request, number=number)
+        if isinstance(self._seen, Future) and not case.has_mass_effect:
+            self._decode_ahead(self._seen.result)
         lesion = self._lesion(request, drawn, on_step)
         if isinstance(lesion, str):
             return Volume(request.number, request.attempt, case.image, np.zeros_like(self._own), lesion)
         new, scan = lesion
         distance = distance_mm((new > 0) | self._removed, grid.spacing_mm)
-        seen = self._pushed(new, distance) if case.has_mass_effect else self._seen
+        seen = self._pushed(new, distance) if case.has_mass_effect else self._scan()
         shown = np.where(new > 0, new, self._left)
         batch = Batch([replace(drawn, label=shown, shares=seen.shares)], 1, self.options.seed)
         told = self._model.tell(self._loop.run, batch, on_step)
-        free = _cells(distance < case.margin_mm, self._model.latent_shape)
+        within = distance < case.margin_mm
+        free = _cells(within, self._model.latent_shape)
         run = _keeping(self._loop.run, self._loop.plan, self._model, batch, seen.clean, free)
         start = batch.noise(self._model.latent_shape, 0)
         latent = batch.denoised(run, "denoiser", start, told.feeds, self._loop.plan, on_step)[0]
         draft = told.drafts[0] if told.drafts is not None and self._model.refined else None
-        return _Sampled(request, new, scan, seen, batch, np.where(free, latent, seen.clean), draft)
+        latent = np.where(free, latent, seen.clean)
+        return _Sampled(request, new, scan, within & self._brain, seen, batch, latent, draft)
 
     def _lesion(
         self, request: SampleRequest, drawn: SampleRequest, on_step: OnStep | None
@@ -180,30 +210,29 @@ class InsertLoop:
         return self._model.encode(self._loop.run, image)
 
     def _decoded(self, latent: FloatArray, draft: FloatArray | None) -> Decoded:
-        features = self._loop.run("aggregator", {"latent": latent[None]})["features"][0]
-        shape = (len(self._model.modalities), *self._grid.shape)
-        return Decoded(self._loop.run, features, shape, draft)
+        return Decoded(self._loop.run, latent, (len(self._model.modalities), *self._grid.shape), draft)
 
     def _pushed(self, new: Label, distance: FloatArray) -> _Seen:
         places = pushed_places(core_of(new), distance, self._grid.spacing_mm, self._case.margin_mm)
         brain = self._brain[None]
-        unit, shares = (taken_from(one, places) * brain for one in (self._seen.unit, self._seen.shares))
+        unit, shares = (taken_from(one, places) * brain for one in (self._scan().unit, self._scan().shares))
         clean = self._encoded(unit)
-        return _Seen(unit, clean, self._decoded(clean, self._drafted(shares)), shares)
+        pushed = _Seen(unit, clean, self._decoded(clean, self._drafted(shares)), shares)
+        self._decode_ahead(lambda: pushed)
+        return pushed
 
     def _volume(self, made: _Sampled) -> Volume:
         request, case, grid = made.request, self._case, self._grid
-        region = (made.new > 0) | self._removed
-        near = (distance_mm(region, grid.spacing_mm) < case.margin_mm) & self._brain
+        region, near = (made.new > 0) | self._removed, made.near
         place = Place.of(case, made.scan)
         planes = [*place.planes(case, grid), *np.flatnonzero(near.any(axis=(0, 1)))]
-        decoded, before = (one.over(planes) for one in (self._decoded(made.latent, made.draft), made.seen.decoded))
+        before, decoded = (one.over(planes) for one in (made.seen.decoded, self._decoded(made.latent, made.draft)))
         finite = bool(np.isfinite(made.latent).all() and np.isfinite(decoded).all())
         decoded = fitted(np.nan_to_num(decoded), before, near & ~region, region, grid.spacing_mm)
         levels = np.clip(np.rint(decoded * INT16_SCALE), DARKEST, INT16_SCALE).astype(np.int16)
         image = np.where(near, levels, case.image)
         normals = made.batch.noise((len(case.files), NUMBERS), GRAIN_DRAW)[0]
-        patch = blended(case, grid, place, made.scan, decoded, before, self._flip, normals)
+        patch = blended(case, grid, place, made.scan, decoded, before, self._tissues.result()[2], normals)
         fault = None if finite else NOT_FINITE
         return InsertedVolume(request.number, request.attempt, image, made.new, fault, patch)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,31 +39,40 @@ def refine_slices(run: RunComponent, planes: NDArray[np.float32], draft: NDArray
 
 
 class Decoded:
-    """The image of one volume, decoded where it is looked at: `SLABS_AT_ONCE` slabs a time, all where it is refined."""
+    """The image of one latent, decoded where it is looked at: `SLABS_AT_ONCE` slabs a time, all where it is refined.
+
+    Threads may share it.
+    """
 
     def __init__(
         self,
         run: RunComponent,
-        features: NDArray[np.float32],
+        latent: NDArray[np.float32],
         shape: tuple[int, ...],
         draft: NDArray[np.float32] | None,
     ) -> None:
-        """Of features (S, F, h, w), the image's shape (M, x, y, z) and the draft (D, M, x, y) that refines it."""
-        self._run, self._features, self._draft = run, features, draft
+        """Of a latent (C, slab, h, w), the image's shape (M, x, y, z) and the draft (D, M, x, y) that refines it."""
+        self._run, self._latent, self._draft = run, latent, draft
         self._image, self._done = np.zeros(shape, np.float32), set[int]()
+        self._turn = Lock()
 
     def over(self, planes: Iterable[int]) -> NDArray[np.float32]:
         """(M, x, y, z) in 0..1, decoded over at least these planes across z, 0 where it never was; read-only."""
-        if self._draft is not None:
-            return self._refined
-        depth = self._image.shape[3] // len(self._features)  # of a slab
-        for part in sorted({plane // (depth * SLABS_AT_ONCE) for plane in planes} - self._done):
-            slabs = slice(part * SLABS_AT_ONCE, (part + 1) * SLABS_AT_ONCE)
-            image, _ = decode_slabs(self._run, self._features[slabs], len(self._image))
-            at = slice(slabs.start * depth, slabs.start * depth + len(image))
-            self._image[..., at] = np.clip(unit_image(image), 0, 1)
-            self._done.add(part)
-        return self._image
+        with self._turn:
+            if self._draft is not None:
+                return self._refined
+            depth = self._image.shape[3] // len(self._features)  # of a slab
+            for part in sorted({plane // (depth * SLABS_AT_ONCE) for plane in planes} - self._done):
+                slabs = slice(part * SLABS_AT_ONCE, (part + 1) * SLABS_AT_ONCE)
+                image, _ = decode_slabs(self._run, self._features[slabs], len(self._image))
+                at = slice(slabs.start * depth, slabs.start * depth + len(image))
+                self._image[..., at] = np.clip(unit_image(image), 0, 1)
+                self._done.add(part)
+            return self._image
+
+    @cached_property
+    def _features(self) -> NDArray[np.float32]:
+        return self._run("aggregator", {"latent": self._latent[None]})["features"][0]
 
     @cached_property
     def _refined(self) -> NDArray[np.float32]:

@@ -23,7 +23,7 @@ from .measure import of_each_case
 from .options import ReadOptions
 from .prepare import LABELS
 from .read import CaseError, our_labels
-from .scan import OpenedScan, apart, read_part
+from .scan import OpenedScan, aligned, read_part
 
 INSIDE = 0.95  # share of a given mask that must lie in the scan's brain
 
@@ -207,13 +207,11 @@ def _given(masks: MasksLike, scan: OpenedScan, options: ReadOptions) -> tuple[li
 
 def _of_file(case: CaseFiles, scan: OpenedScan, options: ReadOptions) -> Lesion:
     assert case.label is not None
-    part = read_part(case.label, options)
+    part = aligned(read_part(case.label, options), "the scan", scan.header, scan.files[0])
     if case.meaning.is_binary:
         raise CaseError([
             f"{part.name}: has one label for the whole tumour; the model's masks tell NCR, ED and ET apart"
         ])  # fmt: skip
-    if text := apart(part, "the scan", scan.header):
-        raise CaseError([f"{text}; a mask to be inserted must lie on the scan's voxels"])
     return _lesion(
         our_labels(part.array, part.name, case.meaning, options, part.header.voxel_ml).label, part.name, scan
     )

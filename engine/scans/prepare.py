@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Grid
+from ..processor import available_threads
 from .case import LoadedCase
+from .plausible import Intensities
 from .resample import GridSampler
 
 LABELS = 4  # background, NCR, ED, ET
@@ -32,14 +35,17 @@ def prepare_case(case: LoadedCase, grid: Grid) -> PreparedCase:
     raw, centre = case.raw, case.placement.centre_mm if case.placement.is_on_brain else None
     sampler = GridSampler(raw.label.shape, raw.affine, grid.shape, grid.spacing_mm, centre)
     on_grid = sampler.image(case.brain) >= 0.5
-    stored = np.zeros((len(case.images), *sampler.grid_shape), np.uint8)
-    scales = []
-    for number, (image, intensities) in enumerate(zip(case.images, case.intensities, strict=True)):
-        clipped = np.clip(image, 0, intensities.scale).astype(np.float32)
-        level = np.rint(sampler.image(clipped) * np.float32(LEVELS / intensities.scale))
-        stored[number] = np.where(on_grid, np.clip(level, 1, LEVELS), 0)
-        scales.append(intensities.scale)
-    return PreparedCase(stored, sampler.label(case.label, LABELS), tuple(scales))
+
+    def stored(image: NDArray, intensities: Intensities) -> NDArray[np.uint8]:
+        exact = image.astype(np.result_type(image, np.float32))  # single precision where that holds every value
+        np.clip(exact, 0, intensities.scale, out=exact)
+        level = np.rint(sampler.image(exact.astype(np.float32, copy=False)) * np.float32(LEVELS / intensities.scale))
+        return np.where(on_grid, np.clip(level, 1, LEVELS), 0).astype(np.uint8)
+
+    with ThreadPoolExecutor(available_threads(), "prepare") as pool:
+        made = np.stack(list(pool.map(stored, case.images, case.intensities)))
+    scales = tuple(intensities.scale for intensities in case.intensities)
+    return PreparedCase(made, sampler.label(case.label, LABELS), scales)
 
 
 def to_unit(stored: NDArray[np.uint8]) -> NDArray[np.float32]:

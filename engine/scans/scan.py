@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import io_orientation
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
 from ..bundle.load import Bundle
@@ -127,12 +127,34 @@ def apart(part: ScanPart, first_name: str, first: ScanHeader) -> str | None:
     name, header = part.name, part.header
     if header.shape != first.shape:
         return f"{name} has {header.shape} voxels, {first_name} {first.shape}; bring them to one grid"
-    mm = np.abs(corners(header.affine, header.shape) - corners(first.affine, first.shape)).max()
+    mm = _apart_mm(header.affine, first)
     if mm <= AFFINE_TOLERANCE_MM:
         return None
     if not np.array_equal(io_orientation(header.affine), io_orientation(first.affine)):
         return f"{name} has its axes in another order than {first_name} ({header.codes}, {first.codes})"
     return f"{name} lies {mm:.3g} mm away from {first_name}; bring them to one grid"
+
+
+def aligned(part: ScanPart, first_name: str, first: ScanHeader, file: ScanFile) -> ScanPart:
+    """A mask on the voxels of another file; turned to their order, with that `file`'s header, where its own differs.
+
+    Raises:
+        CaseError: it lies on other voxels.
+    """
+    text, order = apart(part, first_name, first), io_orientation(np.linalg.inv(first.affine) @ part.header.affine)
+    if text is None:
+        return part
+    if np.isnan(order).any():
+        raise CaseError([text])
+    array, affine = apply_orientation(part.array, order), part.header.affine @ inv_ornt_aff(order, part.header.shape)
+    turned = replace(part, array=array, header=replace(part.header, shape=array.shape, affine=affine), file=file)
+    if text := apart(turned, first_name, first):
+        raise CaseError([text])
+    return turned
+
+
+def _apart_mm(affine: NDArray[np.float64], first: ScanHeader) -> float:
+    return float(np.abs(corners(affine, first.shape) - corners(first.affine, first.shape)).max())
 
 
 def _part(name: str, plain: bytes, options: ReadOptions) -> ScanPart:
@@ -201,11 +223,18 @@ def _opened(
     manifest = bundle.manifest
     modalities, view, model = manifest.modalities, manifest.grid.fov_mm, manifest.grid
     first = parts[modalities[0]]
-    if faults := [text for part in parts.values() if (text := apart(part, first.name, first.header))]:
+    faults = [text for role in modalities if (text := apart(parts[role], first.name, first.header))]
+    own = parts.get(SEGMENTATION)
+    if own is not None:
+        try:
+            own = aligned(own, first.name, first.header, first.file)
+        except CaseError as error:
+            faults += error.faults
+    if faults:
         raise CaseError(faults)
     images = {modality: parts[modality].array for modality in modalities}
     judgement = judge(images, {modality: parts[modality].name for modality in modalities})
-    mask = _mask(parts.get(SEGMENTATION), meaning, first.header, options)
+    mask = _mask(own, meaning, first.header, options)
     grid = RasGrid.of(first.header.affine, first.header.shape)
     brain, label = grid.turn(judgement.brain), grid.turn(mask.label)
     placement = place(grid, grid.turn(images[modalities[0]] != 0), Cloud(grid, label > 0), view)
@@ -220,7 +249,7 @@ def _opened(
     middle = grid.centre_mm if centre is None else np.asarray(centre)
     return OpenedScan(
         name, warnings, tuple(parts[modality].file for modality in modalities),
-        parts.get(SEGMENTATION, first).file, first.header, grid, brain,
+        (own or first).file, first.header, grid, brain,
         Lesion(PackedLabel.of(prepared.label), PackedLabel.of(mask.label)),
         np.rint(prepared.image.astype(np.float32) * (INT16_SCALE / LEVELS)).astype(np.int16), prepared.scales,
         GridSampler(first.header.shape, first.header.affine, model.shape, model.spacing_mm, centre),

@@ -113,6 +113,28 @@ def test_a_mask_comes_back_in_the_scan_and_nothing_beyond_the_margin_changes(
     assert words[:6] == ("sbldm-engine", "augment", "CASE", "--insert", "--masks", "MASKS")
 
 
+def test_masks_of_other_programs_in_another_order_of_axes_are_the_same_masks(
+    tiny_mask_first_bundle: Bundle, scan: Path, mask: Path, tmp_path: Path
+) -> None:
+    plainly, turned = tmp_path / "plainly", tmp_path / "turned"
+    assert augment(tiny_mask_first_bundle, scan, plainly, "--insert", "--masks", mask) == 0
+    ras, psr = nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt("PSR")
+    for path, order in ((scan / "P1_seg.nii.gz", ras), (mask / "other" / "other_seg.nii.gz", psr)):
+        image = nib.load(path)
+        own = nib.orientations.io_orientation(image.affine)
+        other = image.as_reoriented(nib.orientations.ornt_transform(own, order))
+        halves = nib.Nifti1Image(np.asarray(other.dataobj) * 2.0, other.affine, dtype=np.float32)
+        halves.header.set_slope_inter(0.5, 0.0)
+        nib.save(halves, path)
+        assert nib.aff2axcodes(nib.load(path).affine) != nib.aff2axcodes(LPS)
+        assert set(np.unique(read(path))) <= {0, 1, 2, 4}
+    assert augment(tiny_mask_first_bundle, scan, turned, "--insert", "--masks", mask) == 0
+    for part in (*MODALITIES, "seg"):
+        one, other = (folder / f"sbldm-000000/sbldm-000000_{part}.nii.gz" for folder in (plainly, turned))
+        assert np.array_equal(read(one), read(other))
+        assert np.array_equal(nib.load(one).affine, nib.load(other).affine)
+
+
 def test_a_removed_lesion_leaves_an_empty_mask(tiny_mask_first_bundle: Bundle, scan: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert augment(tiny_mask_first_bundle, scan, out, "--remove", "--layout", "bids", "--report", "--preview") == 0
@@ -249,9 +271,10 @@ def test_scans_and_masks_that_do_not_fit_are_refused(
         (("--remove", "--mass-effect"), None, 2, "--mass-effect: belongs to --insert"),
         (("--remove", "--strength", 0.4), None, 2, "--strength"),
         (("--remove", "--grid", "brats"), None, 2, "keep the scan's voxels"),
+        (("--insert", "--volumes", "5,9", "--count", 1, "--reject", 0.1), None, 2, "--reject: goes without --volumes"),
         (("--insert",), None, 2, "give --count N, --conditions FILE or both"),
     ],
-    ids=["place", "volume", "remove-rows", "equal", "text", "margin", "alone", "effect", "strength", "grid", "nothing"],
+    ids=["place", "volume", "rows", "equal", "text", "margin", "alone", "effect", "strength", "grid", "reject", "none"],
 )
 def test_wishes_that_do_not_go_together_are_refused(
     tiny_mask_first_bundle: Bundle, scan: Path, tmp_path: Path, capsys, arguments, rows, code: int, told: str

@@ -34,6 +34,22 @@ def test_brightness_is_carried_from_the_ring_into_the_region() -> None:
     assert np.array_equal(blend.fitted(made, before, np.zeros_like(region), region, GRID.spacing_mm), made)
 
 
+def test_brightness_is_fitted_in_a_box_as_over_the_whole_brain() -> None:
+    region = np.roll(ball(GRID.shape, GRID.spacing_mm, 20), (4, -3, 2), (0, 1, 2))
+    near = blend.distance_mm(region, GRID.spacing_mm) < 14
+    ring = near & ~region
+    rng = np.random.default_rng(0)
+    made, before = rng.uniform(0.3, 0.6, (2, 1, *GRID.shape)).astype(np.float32)
+    sigma = [max(12.0, 0.6 * blend.distance_mm(~region, GRID.spacing_mm).max()) / mm for mm in GRID.spacing_mm]
+    apart, total = (
+        ndimage.gaussian_filter(one, sigma, mode="constant") for one in ((before - made)[0] * ring, ring * 1.0)
+    )
+    whole = np.clip(made[0] + apart / (total + 1e-4), 0, 1)
+    around = np.asarray(ndimage.binary_dilation(near, np.ones((3, 3, 3))), bool)
+    fitted = blend.fitted(made, before, ring, region, GRID.spacing_mm)[0]
+    assert fitted[around] == pytest.approx(whole[around], abs=1e-5)
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0], ids=["RAS", "LPS"])
 def test_the_other_side_lies_behind_the_plane_of_symmetry(sign: float) -> None:
     shape, side = (40, 42, 30), 3.5

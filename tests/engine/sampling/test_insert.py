@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from sbldm.engine.backends.choose import choose_backend
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.errors import UsageError
+from sbldm.engine.model_runs import RunTerminatedError
 from sbldm.engine.sampling.blend import Place, blended, core_of, distance_mm
 from sbldm.engine.sampling.host import HostLoop
 from sbldm.engine.sampling.insert import KNOWN_DRAW, InsertedVolume, InsertLoop
@@ -52,10 +54,31 @@ class Spied:
         return self._backend.run(component, inputs)
 
 
-def made(bundle: Bundle, case: InsertCase, numbers: list[int]) -> tuple[list[InsertedVolume], Spied, InsertLoop]:
-    run, manifest = Spied(bundle), bundle.manifest
+class Ended(Spied):
+    """The same; the first run of one of them is ended, as one is that takes too long."""
+
+    def __init__(self, bundle: Bundle, component: str) -> None:
+        super().__init__(bundle)
+        self._ended = {component}
+
+    def __call__(self, component: str, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[np.float32]]:
+        if component in self._ended:
+            self._ended.clear()
+            raise RunTerminatedError(f"{component}: ended before it was done")
+        return super().__call__(component, inputs)
+
+
+def opened(bundle: Bundle, case: InsertCase, run: Spied, *, at_once: bool) -> InsertLoop:
     options = SamplingOptions(STEPS, "ddim", 0.0, 1.0, SEED, 4)
-    loop = InsertLoop(HostLoop(model_of(manifest), run, options), case, manifest.condition_columns)
+    loop = HostLoop(model_of(bundle.manifest), run, options)
+    return InsertLoop(loop, case, bundle.manifest.condition_columns, at_once=at_once)
+
+
+def made(
+    bundle: Bundle, case: InsertCase, numbers: list[int], *, at_once: bool = True
+) -> tuple[list[InsertedVolume], Spied, InsertLoop]:
+    run, manifest = Spied(bundle), bundle.manifest
+    loop = opened(bundle, case, run, at_once=at_once)
     blank = np.zeros(len(manifest.condition_columns), np.float32)
     volumes = loop.start([SampleRequest(number, 0, blank) for number in numbers])()
     assert all(isinstance(volume, InsertedVolume) for volume in volumes)
@@ -66,7 +89,7 @@ def test_before_each_step_known_cells_are_the_scan_noised_to_it(
     tiny_mask_first_bundle: Bundle, case: InsertCase
 ) -> None:
     _, run, loop = made(tiny_mask_first_bundle, case, [5])
-    clean, table = loop._seen.clean, tiny_mask_first_bundle.manifest.schedule.alphas_cumprod
+    clean, table = loop._scan().clean, tiny_mask_first_bundle.manifest.schedule.alphas_cumprod
     assert len(run.shown) == STEPS
     before = np.zeros(clean.shape[1:], bool)
     for step, (timestep, state) in enumerate(run.shown):
@@ -88,6 +111,33 @@ def test_a_sample_does_not_depend_on_its_neighbours(tiny_mask_first_bundle: Bund
     for one, other in zip(alone[0].patch.values, beside[1].patch.values, strict=True):
         assert np.array_equal(one, other)
     assert not np.array_equal(beside[0].patch.values[0], beside[1].patch.values[0])
+
+
+@pytest.mark.parametrize("effect", [False, True], ids=["still", "pushed"])
+def test_what_runs_at_once_gives_what_runs_in_turn(
+    tiny_mask_first_bundle: Bundle, case: InsertCase, effect: bool
+) -> None:
+    case = replace(case, has_mass_effect=effect)
+    beside, _, _ = made(tiny_mask_first_bundle, case, [5, 6])
+    in_turn, _, _ = made(tiny_mask_first_bundle, case, [5, 6], at_once=False)
+    for one, other in zip(beside, in_turn, strict=True):
+        assert np.array_equal(one.image, other.image)
+        assert all(np.array_equal(a, b) for a, b in zip(one.patch.values, other.patch.values, strict=True))
+
+
+@pytest.mark.parametrize("component", ["encoder", "aggregator"])
+def test_a_look_at_the_scan_that_was_ended_is_taken_again(
+    tiny_mask_first_bundle: Bundle, case: InsertCase, component: str
+) -> None:
+    run = Ended(tiny_mask_first_bundle, component)
+    loop = opened(tiny_mask_first_bundle, case, run, at_once=True)
+    request = SampleRequest(5, 0, np.zeros(len(tiny_mask_first_bundle.manifest.condition_columns), np.float32))
+    with suppress(RunTerminatedError):
+        loop.start([request])()
+    (again,) = loop.start([request])()
+    (whole,), _, _ = made(tiny_mask_first_bundle, case, [5])
+    assert isinstance(again, InsertedVolume)
+    assert np.array_equal(again.patch.values[0], whole.patch.values[0])
 
 
 def test_a_picture_that_stays_leaves_the_scan_and_a_core_gets_its_noise(
