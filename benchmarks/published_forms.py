@@ -49,6 +49,7 @@ from ..train.system import planned_stages
 from .training_speed import step_seconds
 
 SYSTEMS = "isbi2024,cmig2025,phantom,glioma"
+LEDGER = "ledger.jsonl"  # of a run
 COHORT_SEED = 14
 SHARES = {"autoencoder": 5, "aggregator": 1, "mask": 1, "denoiser": 5, "refiner": 1, "distill": 1}  # of the time
 TIMED_STEPS = 3
@@ -123,14 +124,15 @@ class Made:
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """How many of the samples that were asked for can be evaluated, and a fault of the first that cannot."""
+    """How many of the samples that were asked for can be evaluated, and why the others cannot."""
 
     asked: int
     sound: int
-    fault: str | None
+    faults: Sequence[str]  # the first of those that were made, and of those that were not
 
-    def __str__(self) -> str:
-        return f"{self.sound} of {self.asked} samples are sound"
+    def told(self) -> str | None:
+        """A line; None where all are sound."""
+        return f"{self.sound} of {self.asked} samples are sound: {'; '.join(self.faults)}" if self.faults else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +151,8 @@ class System:
 
     def notes(self) -> list[str]:
         """What the table cannot hold: why the gate refused, why samples were left out."""
-        unsound = f"{self.samples}: {self.samples.fault}" if self.samples.fault else None
-        return [f"{self.name}: {told}" for told in (self.fault, unsound) if told is not None]
+        gate = self.fault and self.fault.split("\n", 1)[0].removeprefix("error: ")  # without what to do
+        return [f"{self.name}: {told}" for told in (gate, self.samples.told()) if told is not None]
 
 
 def spent() -> float:
@@ -271,8 +273,9 @@ class Bench:
         checked = (folder / "check.json").read_text("utf-8")  # empty where `generate` made none
         cases = json.loads(checked)["cases"] if checked else []
         faults = [case["faults"][0] for case in cases if not case["ok"]]
-        missing = f"not made: {self.given.samples - len(cases)}" if len(cases) < self.given.samples else None
-        return Samples(self.given.samples, len(cases) - len(faults), faults[0] if faults else missing)
+        ledger = map(json.loads, (folder / "samples" / LEDGER).read_text("utf-8").splitlines())
+        failed = [f"{line['id']}: {line['fault']}" for line in ledger if line["fault"] is not None]
+        return Samples(self.given.samples, len(cases) - len(faults), [*faults[:1], *failed[:1]])
 
     def _evaluated(self, folder: Path, samples: Samples) -> None:
         sides = {"synthetic": folder / "samples", "train": self.train} if samples.sound else {}

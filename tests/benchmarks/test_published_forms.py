@@ -67,6 +67,8 @@ class Commands:
         assert {word for word in command if word.startswith("--")} <= names
         if command[:2] == ["data", "check"]:
             return self._checked(words, Path(command[2]))
+        if command[0] == "generate":
+            self._drawn(Path(command[command.index("--out") + 1]))
         refuses = self.refused and command[0] == "export" and "--force" not in command
         if command[0] == "evaluate":
             out = Path(command[command.index("--out") + 1])
@@ -75,6 +77,12 @@ class Commands:
         return subprocess.CompletedProcess(
             words, 3 if refuses else 0, "", "exporting\nerror: no brains" if refuses else ""
         )
+
+    def _drawn(self, samples: Path) -> None:
+        samples.mkdir()
+        faults = [None] * len(self.faults.get(samples.parent.name, [[], []]))
+        lines = [{"id": str(k), "fault": fault} for k, fault in enumerate([*faults, *["empty"] * 2][:2])]
+        (samples / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     def _checked(self, words: list[str], samples: Path) -> subprocess.CompletedProcess[str]:
         found = self.faults.get(samples.parent.name, [[], []])
@@ -108,10 +116,11 @@ def test_commands_are_made_once(bench: Bench, monkeypatch: pytest.MonkeyPatch, r
         ([[], []], "2 of 2", None),
         ([[], ["no background"]], "1 of 2", "no background"),
         ([["no background", "no mask"], ["no mask"]], "0 of 2", "no background"),
-        ([[]], "1 of 2", "not made: 1"),
-        ([], "0 of 2", "not made: 2"),
+        ([[]], "1 of 2", "1: empty"),
+        ([["no background"]], "0 of 2", "no background; 1: empty"),
+        ([], "0 of 2", "0: empty"),
     ],
-    ids=["all sound", "one sound", "none sound", "one not made", "none made"],
+    ids=["all sound", "one sound", "none sound", "one not made", "one not made, one faulty", "none made"],
 )
 def test_samples_that_cannot_be_evaluated_are_told_and_the_next_system_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[list[str]], sound: str, why: str | None
@@ -147,9 +156,21 @@ def test_the_table_has_a_column_a_system() -> None:
         "reconstruction": {"coarse": {"psnr_brain": {**figure, "value": 21.0}}, "refined": {"psnr_brain": figure}},
     }  # fmt: skip
     systems = [
-        System("ours", {"autoencoder": 7}, 1_500_000, 2.5, 120.0, None, 3.0, Samples(9, 9, None), told),
-        System("theirs", {"denoiser": 9}, 2_000_000, 3.5, 240.0, "no brains", 4.0, Samples(9, 0, "no mask"), {}),
+        System("ours", {"autoencoder": 7}, 1_500_000, 2.5, 120.0, None, 3.0, Samples(9, 9, []), told),
+        System(
+            "theirs",
+            {"denoiser": 9},
+            2_000_000,
+            3.5,
+            240.0,
+            "error: no brains\nmend it",
+            4.0,
+            Samples(9, 0, ["no mask"]),
+            {},
+        ),
     ]
+    assert systems[0].notes() == []
+    assert systems[1].notes() == ["theirs: no brains", "theirs: 0 of 9 samples are sound: no mask"]
     rows = {
         line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
         for line in table(systems).splitlines()
