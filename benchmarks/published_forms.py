@@ -7,7 +7,8 @@ Makes the phantoms, then of each system: a preset at reduced width (`reduced`), 
 training on this machine in all (measured first), `train`, `export`, `generate`, `evaluate`. Minutes are those of a
 core, so that other work on the machine changes no budget; with a GPU those of the clock. What is finished in FOLDER
 is not made again, so that a stopped benchmark goes on. FOLDER/systems.md has the table, which is also printed, and
-FOLDER/systems.json its figures. An export that the gate refuses is made with --force, and the table says why.
+FOLDER/systems.json its figures. An export that the gate refuses is made with --force, and the table says why. So it
+does of samples that cannot be evaluated; of a system without any other, only the reconstruction is.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from ..train.system import planned_stages
 from .training_speed import step_seconds
 
 SYSTEMS = "isbi2024,cmig2025,phantom,glioma"
+LEDGER = "ledger.jsonl"  # of a run
 COHORT_SEED = 14
 SHARES = {"autoencoder": 5, "aggregator": 1, "mask": 1, "denoiser": 5, "refiner": 1, "distill": 1}  # of the time
 TIMED_STEPS = 3
@@ -121,6 +123,19 @@ class Made:
 
 
 @dataclasses.dataclass(frozen=True)
+class Samples:
+    """How many of the samples that were asked for can be evaluated, and why the others cannot."""
+
+    asked: int
+    sound: int
+    faults: Sequence[str]  # the first of those that were made, and of those that were not
+
+    def told(self) -> str | None:
+        """A line; None where all are sound."""
+        return f"{self.sound} of {self.asked} samples are sound: {'; '.join(self.faults)}" if self.faults else None
+
+
+@dataclasses.dataclass(frozen=True)
 class System:
     """What became of one system."""
 
@@ -131,7 +146,13 @@ class System:
     training_s: float  # as `Made.seconds`
     fault: str | None  # of the gate
     generation_s: float  # of a volume, likewise
+    samples: Samples
     evaluation: dict[str, Any]
+
+    def notes(self) -> list[str]:
+        """What the table cannot hold: why the gate refused, why samples were left out."""
+        gate = self.fault and self.fault.split("\n", 1)[0].removeprefix("error: ")  # without what to do
+        return [f"{self.name}: {told}" for told in (gate, self.samples.told()) if told is not None]
 
 
 def spent() -> float:
@@ -150,13 +171,13 @@ class Bench:
         self.train, self.test = self.work / "train", self.work / "test"
         self.work.mkdir(parents=True, exist_ok=True)
 
-    def run(self, command: str, allowed: Sequence[int] = (0,), **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, allowed: Sequence[int] = (0,), **options: Any) -> subprocess.CompletedProcess[str]:
         """A command of this program, True a flag among its options; what it took stands in FOLDER/commands.log.
 
         Raises:
             InvalidInputError: its exit code is none that is allowed.
         """
-        words = [command]
+        words = [*command]
         for name, value in options.items():
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
         line = shlex.join(["sbldm-engine", *words])
@@ -201,7 +222,9 @@ class Bench:
         trained = self.once(f"{name}-train", lambda: self._trained(folder))
         exported = self.once(f"{name}-export", lambda: self._exported(folder, config))
         generated = self.once(f"{name}-generate", lambda: self._generated(folder))
-        self.once(f"{name}-evaluate", lambda: self._evaluated(folder))
+        self.once(f"{name}-check", lambda: self._checked(folder))
+        samples = self._samples(folder)
+        self.once(f"{name}-evaluate", lambda: self._evaluated(folder, samples))
         columns = [ConditionColumn(column, False, 0.0, 1.0) for column in condition_names(config)]
         costs = network_costs(config, columns)
         return System(
@@ -212,6 +235,7 @@ class Bench:
             training_s=trained.seconds,
             fault=exported.told,
             generation_s=generated.seconds / self.given.samples,
+            samples=samples,
             evaluation=json.loads((folder / "evaluation" / "evaluation.json").read_text("utf-8")),
         )
 
@@ -238,11 +262,26 @@ class Bench:
             out=folder / "samples", resume=True,
         )  # fmt: skip
 
-    def _evaluated(self, folder: Path) -> None:
+    def _checked(self, folder: Path) -> None:
+        """Each sample read as `evaluate` reads it."""
+        done = self.run(
+            "data", "check", str(folder / "samples"), allowed=(0, 3), bundle=folder / "bundle", json=True
+        )  # fmt: skip
+        write_atomic(folder / "check.json", done.stdout.encode())
+
+    def _samples(self, folder: Path) -> Samples:
+        checked = (folder / "check.json").read_text("utf-8")  # empty where `generate` made none
+        cases = json.loads(checked)["cases"] if checked else []
+        faults = [case["faults"][0] for case in cases if not case["ok"]]
+        ledger = map(json.loads, (folder / "samples" / LEDGER).read_text("utf-8").splitlines())
+        failed = [f"{line['id']}: {line['fault']}" for line in ledger if line["fault"] is not None]
+        return Samples(self.given.samples, len(cases) - len(faults), [*faults[:1], *failed[:1]])
+
+    def _evaluated(self, folder: Path, samples: Samples) -> None:
+        sides = {"synthetic": folder / "samples", "train": self.train} if samples.sound else {}
         self.run(
-            "evaluate", real=self.test, synthetic=folder / "samples", train=self.train, bundle=folder / "bundle",
-            reconstruct=True, out=folder / "evaluation", cache=folder / "training" / "cache",
-            workers=self.given.workers,
+            "evaluate", real=self.test, **sides, bundle=folder / "bundle", reconstruct=True,
+            out=folder / "evaluation", cache=folder / "training" / "cache", workers=self.given.workers,
         )  # fmt: skip
 
 
@@ -254,7 +293,7 @@ def table(systems: Sequence[System]) -> str:
         (f"training, min of {TIME}", lambda s: f"{s.training_s / 60:.0f}"),
         ("gate of the export", lambda s: "passed" if s.fault is None else "refused (forced)"),
         (f"s of {TIME} a volume", lambda s: f"{s.generation_s:.1f}"),
-        ("usable samples", lambda s: interval(s.evaluation["inputs"]["usable"])),
+        ("sound samples", lambda s: f"{s.samples.sound} of {s.samples.asked}"),
         ("Dice WT image against mask", lambda s: _at(s, "agreement", "wt", "synthetic")),
         ("... unseen phantoms", lambda s: _at(s, "agreement", "wt", "real")),
         ("... swapped masks", lambda s: _at(s, "agreement", "wt", "swapped")),
@@ -321,8 +360,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     machine = f"{available_threads()} threads of {cpu_name()}"
-    faults = [f"- {s.name}: {s.fault}" for s in systems if s.fault is not None]
-    told_below = (f"{given.minutes:g} min of {TIME} for the training of each, {machine}", *faults)
+    notes = [f"- {note}" for system in systems for note in system.notes()]
+    told_below = (f"{given.minutes:g} min of {TIME} for the training of each, {machine}", *notes)
     text = table(systems) + "".join(f"\n{line}\n" for line in told_below)
     write_atomic(given.work / "systems.md", text.encode())
     told = {"minutes": given.minutes, "machine": machine, "systems": [dataclasses.asdict(s) for s in systems]}

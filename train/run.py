@@ -21,10 +21,11 @@ from ..engine.scans.options import ReadOptions
 from .build import system_latent_shape
 from .checkpoint import read_json
 from .config import AnySystem, MaskFirstConfig
-from .data.cohort import MAX_FAULTS_SHOWN, WHOLE, CachedCase, Cohort, Progress, Share, prepare_cohort
+from .data.cohort import WHOLE, Cohort, Progress, Share, prepare_cohort
 from .data.copies import add_copies
 from .data.phantoms import add_phantoms, check_phantoms_fit
 from .data.samples import tell_of_samples
+from .data.twins import refuse_twins
 from .faults import machine_faults
 from .footprint import network_costs, stage_memory
 from .guards import cohort_digest
@@ -209,7 +210,7 @@ def _prepared(config: AnySystem, options: TrainOptions, fabric: Fabric) -> Cases
         ),
     )  # fmt: skip
     read_as = f"{options.data}: {len(cohort)} cases, read as {cohort.convention}"
-    console.print(read_as, highlight=False, markup=False)
+    console.print(read_as, highlight=False, markup=False, soft_wrap=True)
     _require_tissues(config, cohort, options.data)
     tell_of_samples(cohort, options.data)
     kept = len(cohort) - options.held_out
@@ -218,7 +219,7 @@ def _prepared(config: AnySystem, options: TrainOptions, fabric: Fabric) -> Cases
             f"{options.data}: {len(cohort)} cases leave none to train on after --held-out {options.held_out}"
         )
     training, held_out = cohort.subset(range(kept)), cohort.subset(range(kept, len(cohort)))
-    _refuse_twins(training, held_out, options.data)
+    refuse_twins(held_out, training, str(options.data), "remove one of each")
     seed, workers = options.seed, options.workers
     if isinstance(config, MaskFirstConfig):
         told = _counted(console, "varied copies")
@@ -235,28 +236,6 @@ def _prepared(config: AnySystem, options: TrainOptions, fabric: Fabric) -> Cases
         ),
     )
     return Cases(training, held_out)
-
-
-def _refuse_twins(training: Cohort, held_out: Cohort, data: Path) -> None:
-    """Check that no held-out case is a training case, voxel by voxel on the grid, under another name.
-
-    Raises:
-        InvalidInputError: naming both.
-    """
-    alike: dict[bytes, list[CachedCase]] = {}
-    for entry in training.entries:
-        alike.setdefault(np.array(entry.conditions).tobytes(), []).append(entry)  # equal masks are measured alike
-    twins = [
-        (entry.name, other.name)
-        for entry in held_out.entries
-        for other in alike.get(np.array(entry.conditions).tobytes(), ())
-        if np.array_equal(np.load(entry.path), np.load(other.path))
-    ]
-    if twins:
-        listed = "\n".join(f"  {name} is {other}" for name, other in twins[:MAX_FAULTS_SHOWN])
-        raise InvalidInputError(
-            f"{data}: {len(twins)} held-out cases are in training under another name:\n{listed}\nremove one of each"
-        )
 
 
 def _shared(fabric: Fabric, make: Callable[[Share], Cohort]) -> Cohort:
@@ -282,7 +261,8 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], ca
 
     def report(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        console.print(f"{stage} {step}/{steps}  {shown}{pace.left(stage, step, steps)}", highlight=False)
+        line = f"{stage} {step}/{steps}  {shown}{pace.left(stage, step, steps)}"
+        console.print(line, highlight=False, soft_wrap=True)  # one line of a log, however long
 
     for warning in cohort_warnings(training.originals, config):
         log.warning("%s: %s", options.data, warning)
@@ -300,7 +280,8 @@ def _train(config: AnySystem, options: TrainOptions, stages: tuple[str, ...], ca
     for stage in stages:
         trainer.train(stage)
     took = f"{(time.monotonic() - began) / 60:.0f} min"
-    console.print(f"{options.out}: {progress(options.out, config)}; trained in {took}", highlight=False, markup=False)
+    done = f"{options.out}: {progress(options.out, config)}; trained in {took}"
+    console.print(done, highlight=False, markup=False, soft_wrap=True)
 
 
 class StagePace:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import typer
 from sbldm.benchmarks import published_forms
-from sbldm.benchmarks.published_forms import Bench, System, budget, reduced, table
+from sbldm.benchmarks.published_forms import Bench, Samples, System, budget, main, reduced, table
 from sbldm.cli.main import app
 from sbldm.engine.bundle.manifest import DEFAULT_GRID
 from sbldm.engine.errors import InvalidInputError
@@ -54,16 +54,21 @@ def bench(tmp_path: Path) -> Bench:
 class Commands:
     """Stands for the commands: keeps them, checks that each has its options, leaves what they would."""
 
-    def __init__(self, refused: bool = False) -> None:
-        self.made, self.refused = list[list[str]](), refused
+    def __init__(self, refused: bool = False, faults: dict[str, list[list[str]]] | None = None) -> None:
+        self.made, self.refused, self.faults = list[list[str]](), refused, faults or {}  # faults a sample, of a system
 
     def __call__(self, words: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         command = words[3:]
         self.made.append(command)
-        group = cast(Any, typer.main.get_command(app))
-        known = group.get_command(typer.Context(group), command[0]).params
-        names = {option for parameter in known for option in parameter.opts}
+        named: Any = typer.main.get_command(app)
+        for word in command[:2] if command[0] == "data" else command[:1]:
+            named = cast(Any, named).get_command(typer.Context(named), word)
+        names = {option for parameter in named.params for option in parameter.opts}
         assert {word for word in command if word.startswith("--")} <= names
+        if command[:2] == ["data", "check"]:
+            return self._checked(words, Path(command[2]))
+        if command[0] == "generate":
+            self._drawn(Path(command[command.index("--out") + 1]))
         refuses = self.refused and command[0] == "export" and "--force" not in command
         if command[0] == "evaluate":
             out = Path(command[command.index("--out") + 1])
@@ -72,6 +77,17 @@ class Commands:
         return subprocess.CompletedProcess(
             words, 3 if refuses else 0, "", "exporting\nerror: no brains" if refuses else ""
         )
+
+    def _drawn(self, samples: Path) -> None:
+        samples.mkdir()
+        faults = [None] * len(self.faults.get(samples.parent.name, [[], []]))
+        lines = [{"id": str(k), "fault": fault} for k, fault in enumerate([*faults, *["empty"] * 2][:2])]
+        (samples / "ledger.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def _checked(self, words: list[str], samples: Path) -> subprocess.CompletedProcess[str]:
+        found = self.faults.get(samples.parent.name, [[], []])
+        told = json.dumps({"cases": [{"ok": not faults, "faults": faults} for faults in found]}) if found else ""
+        return subprocess.CompletedProcess(words, 3 if not found or any(found) else 0, told, "")
 
 
 @pytest.mark.parametrize("refused", [False, True])
@@ -85,13 +101,43 @@ def test_commands_are_made_once(bench: Bench, monkeypatch: pytest.MonkeyPatch, r
     assert bench.system("isbi2024") == found
     made = [command[0] for command in commands.made]
     exports = ["export", "export"] if refused else ["export"]
-    assert made == ["phantom", "phantom", "train", *exports, "generate", "evaluate"]
+    assert made == ["phantom", "phantom", "train", *exports, "generate", "data", "evaluate"]
     assert "--held-out" in commands.made[1]
     assert "--held-out" not in commands.made[0]
     assert found.fault == ("error: no brains" if refused else None)
     assert found.steps["autoencoder"] == 30
     assert 0 < found.parameters < 20e6
     assert len((bench.work / "commands.log").read_text().splitlines()) == len(made)
+
+
+@pytest.mark.parametrize(
+    ("faults", "sound", "why"),
+    [
+        ([[], []], "2 of 2", None),
+        ([[], ["no background"]], "1 of 2", "no background"),
+        ([["no background", "no mask"], ["no mask"]], "0 of 2", "no background"),
+        ([[]], "1 of 2", "1: empty"),
+        ([["no background"]], "0 of 2", "no background; 1: empty"),
+        ([], "0 of 2", "0: empty"),
+    ],
+    ids=["all sound", "one sound", "none sound", "one not made", "one not made, one faulty", "none made"],
+)
+def test_samples_that_cannot_be_evaluated_are_told_and_the_next_system_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[list[str]], sound: str, why: str | None
+) -> None:
+    commands = Commands(faults={"isbi2024": faults})
+    monkeypatch.setattr(subprocess, "run", commands)
+    monkeypatch.setattr(published_forms, "step_seconds", lambda *_, **__: dict.fromkeys(published_forms.SHARES, 1.0))
+    assert main(["--work", str(tmp_path), "--systems", "isbi2024,phantom", "--samples", "2", "--minutes", "1"]) == 0
+    evaluations = [command for command in commands.made if command[0] == "evaluate"]
+    assert [("--synthetic" in command, "--train" in command) for command in evaluations] == [
+        (not sound.startswith("0"),) * 2,
+        (True, True),
+    ]
+    text = (tmp_path / "systems.md").read_text()
+    assert f"| sound samples | {sound} | 2 of 2 |" in text
+    told = f"- isbi2024: {sound} samples are sound: {why}"
+    assert (told in text) if why else ("samples are sound" not in text)
 
 
 def test_a_command_that_fails_ends_the_comparison(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,15 +150,27 @@ def test_a_command_that_fails_ends_the_comparison(bench: Bench, monkeypatch: pyt
 def test_the_table_has_a_column_a_system() -> None:
     figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
     told = {
-        "inputs": {"usable": figure}, "agreement": {"wt": {"synthetic": figure, "real": figure, "swapped": None}},
+        "agreement": {"wt": {"synthetic": figure, "real": figure, "swapped": None}},
         "distribution": {"segmenter": {"mmd": {"synthetic": figure, "floor": {**figure, "value": 0.1}}}},
         "adherence": {"volume_ml": {"median_relative_error": 0.05}}, "adherence_errors": {"volume_ml": {"r": figure}},
         "reconstruction": {"coarse": {"psnr_brain": {**figure, "value": 21.0}}, "refined": {"psnr_brain": figure}},
     }  # fmt: skip
     systems = [
-        System("ours", {"autoencoder": 7}, 1_500_000, 2.5, 120.0, None, 3.0, told),
-        System("theirs", {"denoiser": 9}, 2_000_000, 3.5, 240.0, "no brains", 4.0, {"inputs": {"usable": None}}),
+        System("ours", {"autoencoder": 7}, 1_500_000, 2.5, 120.0, None, 3.0, Samples(9, 9, []), told),
+        System(
+            "theirs",
+            {"denoiser": 9},
+            2_000_000,
+            3.5,
+            240.0,
+            "error: no brains\nmend it",
+            4.0,
+            Samples(9, 0, ["no mask"]),
+            {},
+        ),
     ]
+    assert systems[0].notes() == []
+    assert systems[1].notes() == ["theirs: no brains", "theirs: 0 of 9 samples are sound: no mask"]
     rows = {
         line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
         for line in table(systems).splitlines()

@@ -177,6 +177,7 @@ def test_card_holds_the_tables_and_the_command(folders: Path, tiny_bundle: Bundl
         (["--reconstruct", "--bundle", "phantom"], 2, "--reconstruct needs real cases"),
         (["--real", "cohort", "--train", "cohort", "--synthetic", "run"], 2, "same folder"),
         (["--real", "cohort", "--train", "cohort", "--synthetic", "run", "--held-out", "9"], 2, "has 6 cases"),
+        (["--real", "cohort", "--synthetic", "run", "--held-out", "7"], 2, "cohort has 6 cases\n"),
         (["--real", "nowhere", "--synthetic", "run"], 3, "not a directory"),
         (["--real", "cohort", "--synthetic", "run", "--bundle", "nowhere"], 3, "nowhere"),
         (["--real", "cohort", "--synthetic", "run", "--bundle", "phantom"], 2, "say --any-settings"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,18 +25,24 @@ def test_errors_are_told_by_the_part_of_the_schedule_that_their_time_lies_in() -
     assert told.keys() == {"t1", "t2", "t3", "t4"}
 
 
+@pytest.mark.parametrize("changed", ["nothing", "mask", "images"])
 def test_a_held_out_case_that_is_in_training_under_another_name_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: str
 ) -> None:
-    data = write_small_cohort(tmp_path / "data", 2)
+    data = write_small_cohort(tmp_path / "data", 3)
     (data / "S9").mkdir()
     for file in (data / "S0").iterdir():
+        is_mask = file.name.endswith("_seg.nii.gz")
+        if changed == ("mask" if is_mask else "images"):
+            shutil.move(data / "S1" / file.name.replace("S0", "S1"), data / "S9" / file.name.replace("S0", "S9"))
+            continue
         packed = gzip.compress(gzip.decompress(file.read_bytes()), 1, mtime=7)  # other bytes of the same voxels
         (data / "S9" / file.name.replace("S0", "S9")).write_bytes(packed)
+    shutil.rmtree(data / "S1")
     asked = ["train", "--data", str(data), "--out", str(tmp_path / "out"), "--workers", "1"]
     preset = write_preset(short_config(steps=2), tmp_path / "short.yaml")
     assert main([*asked, "--cache", str(tmp_path / "cache"), "--preset", str(preset), "--held-out", "1"]) == 3
-    assert "S9 is S0" in capsys.readouterr().err
+    assert "1 held-out case also in training:\n  S9 is S0, or has its images or mask\n" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -55,9 +62,10 @@ def test_every_stage_of_the_slice_form_is_looked_at_with_cases_that_it_never_saw
     preset = write_preset(short_config(steps=2), tmp_path / "short.yaml")
     asked = ["train", "--data", str(data), "--out", str(out), "--preset", str(preset), "--workers", "1"]
     assert main([*asked, "--held-out", "1", "--keep", "best", "--patience", "9"]) == 0
-    told = " ".join(capsys.readouterr().err.split())  # however wide the screen is
-    assert re.search(r"refiner 2/2; trained in \d+ min$", told)
-    told = {}
+    lines = capsys.readouterr().err.splitlines()
+    assert re.search(r"refiner 2/2; trained in \d+ min$", lines[-1])
+    assert [line.split("  ")[0] for line in lines if "held_out_loss" in line][-2:] == ["distill 1/2", "distill 2/2"]
+    told: dict[str, set[str]] = {}
     for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()):
         told.setdefault(line["stage"], set()).update(line)
     assert "held_out_psnr" in told["autoencoder"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 
-import numpy as np
-
 from ...engine.errors import InvalidInputError
 from ..data.cohort import MAX_FAULTS_SHOWN, Cohort
+from ..data.twins import contents
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +46,4 @@ def tell_of_copies(real: Cohort, synthetic: Cohort) -> None:
 
 def _digests(cohort: Cohort) -> list[tuple[str, tuple[str, str]]]:
     """Name, and hashes of the prepared images and mask, of each case."""
-    return [
-        (name, (_digest(cohort.slices(case)), _digest(cohort.label(case)))) for case, name in enumerate(cohort.cases)
-    ]
-
-
-def _digest(values: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    return [(entry.name, contents(entry)) for entry in cohort.entries]

@@ -11,13 +11,15 @@ from ...engine.bundle.load import Bundle
 from ...engine.bundle.manifest import DEFAULT_GRID, MODALITIES, Grid
 from ...engine.conditions.adherence import adherence
 from ...engine.copies import MIN_HONEST
-from ...engine.errors import InvalidInputError, UsageError
+from ...engine.errors import UsageError
 from ...engine.run.description import RunDescription
 from ...engine.run.manifest import MANIFEST_CSV
 from ...engine.sampling.types import Backend
 from ...engine.scans.options import ReadOptions
-from ..data.cohort import MAX_FAULTS_SHOWN, Cohort, prepare_cohort
+from ...engine.screen import counted
+from ..data.cohort import Cohort, prepare_cohort
 from ..data.samples import only_scans, tell_of_samples
+from ..data.twins import refuse_twins
 from . import bootstrap, distribution
 from .adherence import errors, requested_and_measured
 from .agreement import agreement, by_volume, fits, look, trained_judge
@@ -181,13 +183,13 @@ def _split(cohort: Cohort, options: EvaluationOptions) -> tuple[Cohort, Cohort |
     """The last cases of a folder, and the others where it is also `--train`."""
     if not options.held_out:
         raise UsageError("--real and --train are the same folder: say with --held-out N which cases were held out")
+    needed = options.held_out + (options.train is not None)
+    if needed > len(cohort):
+        left = "" if options.train is None else ", some must be left to train"
+        raise UsageError(f"--held-out {options.held_out}: {options.real} has {counted(len(cohort), 'case')}{left}")
     held_out = cohort.subset(cohort.cases[-options.held_out :])
     if options.train is None:
         return held_out, None
-    if options.held_out >= len(cohort):
-        raise UsageError(
-            f"--held-out {options.held_out}: the cohort has {len(cohort)} cases, some must be left to train"
-        )
     return held_out, cohort.subset(cohort.cases[: -options.held_out])
 
 
@@ -197,20 +199,10 @@ def refuse_shared_cases(real: Cohort, synthetic: Cohort | None, train: Cohort | 
     Raises:
         InvalidInputError: held-out cases are training cases, so that no figure on them would mean anything.
     """
-    seen = {content_digest(real, case): real.cases[case] for case in range(len(real))}
     if train is not None:
-        leaked = [
-            f"  {seen[digest]} is training case {train.cases[case]}"
-            for case in range(len(train))
-            if (digest := content_digest(train, case)) in seen
-        ]
-        if leaked:
-            more = [f"  and {len(leaked) - MAX_FAULTS_SHOWN} more"] if len(leaked) > MAX_FAULTS_SHOWN else []
-            listed = "\n".join(leaked[:MAX_FAULTS_SHOWN] + more)
-            raise InvalidInputError(
-                f"{len(leaked)} held-out cases were trained on:\n{listed}\nleave them out of --real"
-            )
+        refuse_twins(real, train, "--real", "leave them out of it")
     if synthetic is not None:
+        seen = {content_digest(real, case) for case in range(len(real))}
         same = [synthetic.cases[k] for k in range(len(synthetic)) if content_digest(synthetic, k) in seen]
         if same:
             log.warning("%d samples equal a case of --real voxel by voxel, such as %s", len(same), same[0])
