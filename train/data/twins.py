@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...engine.errors import InvalidInputError
 from ...engine.screen import counted
@@ -29,7 +30,10 @@ def refuse_twins(held_out: Cohort, training: Cohort, where: str, advice: str) ->
 
 
 def contents(entry: CachedCase) -> tuple[str, str]:
-    """sha256 of a prepared case's images, and of its mask: equal for equal ones whatever the case is called."""
+    """sha256 of a prepared case's images, and of its mask: equal for equal ones whatever the case is called.
+
+    Where the mask is empty, as those of all healthy scans are, the images stand for it.
+    """
     state = entry.path.stat()
     return _contents(entry.path, state.st_size, state.st_mtime_ns)
 
@@ -39,8 +43,12 @@ def _contents(path: Path, size: int, written_ns: int) -> tuple[str, str]:
     """Of the array in a file; size and time of writing tell one file of that name from the next."""
     del size, written_ns
     stored = np.load(path, mmap_mode="r")
-    images, mask = (hashlib.sha256(np.ascontiguousarray(part).tobytes()) for part in (stored[:, :-1], stored[:, -1]))
-    return images.hexdigest(), mask.hexdigest()
+    mask, told = stored[:, -1], _digest(stored[:, :-1])
+    return told, _digest(mask) if mask.any() else told
+
+
+def _digest(values: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def _twins(held_out: Cohort, training: Cohort) -> Iterator[tuple[str, str]]:
