@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from ..bundle.load import Bundle
 from ..conditions.columns import ConditionRows, Conditions, id_of_use
 from ..conditions.faults import Faults
+from ..conditions.rules import MIN_VOLUME_ML
 from ..conditions.table import ConditionsLike, read_table
 from ..errors import InvalidInputError, UsageError
 from ..output.measure import measure_tumour
 from ..sampling.insert_case import DEFAULT_MARGIN_MM, InsertCase, Lesion, PackedLabel, check_insert, check_volumes
 from .cases import CaseFiles
 from .discover import discover_cases
-from .measure import of_each_case
+from .measure import of_each_case, one_label_note
 from .options import ReadOptions
 from .prepare import LABELS
 from .read import CaseError, our_labels
@@ -190,7 +191,10 @@ def _given(masks: MasksLike, scan: OpenedScan, options: ReadOptions) -> tuple[li
         found = discover_cases(masks, (), options)
         read, faults = of_each_case(found, lambda case: _of_file(case, scan, options), lambda done, total: None)
         told = [f"{masks}: {name}: {text}" for name, texts in sorted(faults.items()) for text in texts]
-        names, lesions = list(read), list(read.values())
+        if not told and not any(case.meaning.is_told for case in found.cases):
+            note = one_label_note([values for _, values in read.values()])
+            told = [f"{masks}: {note}"] if note is not None else told
+        names, lesions = list(read), [lesion for lesion, _ in read.values()]
     else:
         told, names, lesions = list[str](), [""] * len(masks), list[Lesion]()
         for number, mask in enumerate(masks):
@@ -205,16 +209,16 @@ def _given(masks: MasksLike, scan: OpenedScan, options: ReadOptions) -> tuple[li
     return names, lesions
 
 
-def _of_file(case: CaseFiles, scan: OpenedScan, options: ReadOptions) -> Lesion:
+def _of_file(case: CaseFiles, scan: OpenedScan, options: ReadOptions) -> tuple[Lesion, tuple[int, ...]]:
+    """The mask of a file, and the file's values in it."""
     assert case.label is not None
     part = aligned(read_part(case.label, options), "the scan", scan.header, scan.files[0])
     if case.meaning.is_binary:
         raise CaseError([
             f"{part.name}: has one label for the whole tumour; the model's masks tell NCR, ED and ET apart"
         ])  # fmt: skip
-    return _lesion(
-        our_labels(part.array, part.name, case.meaning, options, part.header.voxel_ml).label, part.name, scan
-    )
+    mask = our_labels(part.array, part.name, case.meaning, options, part.header.voxel_ml)
+    return _lesion(mask.label, part.name, scan), mask.values
 
 
 def _of_array(mask: NDArray[np.integer], name: str, scan: OpenedScan) -> Lesion:
@@ -236,6 +240,8 @@ def _lesion(label: NDArray[np.uint8], name: str, scan: OpenedScan) -> Lesion:
                       f"{100 * (1 - INSIDE):.3g} % may")  # fmt: skip
     if np.count_nonzero(label[1:-1, 1:-1, 1:-1]) < np.count_nonzero(label):
         faults.append(f"{name}: the mask touches the border of the scan; at least one voxel must lie between")
+    if (volume := np.count_nonzero(label) * scan.header.voxel_ml) < MIN_VOLUME_ML:
+        faults.append(f"{name}: the mask has {volume:.3g} ml, at least {MIN_VOLUME_ML:g} are needed")
     grid = scan.sampler.label(turned, LABELS)
     held = np.count_nonzero(grid) * float(np.prod(scan.sampler.spacing_mm)) / (1000 * scan.header.voxel_ml)
     if not grid.any() or held < 0.5 * np.count_nonzero(label):

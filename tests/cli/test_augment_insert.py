@@ -210,6 +210,16 @@ def empty(scan: Path, mask: Path) -> None:
     save(mask / "other" / "other_seg.nii.gz", lesion() * 0, LPS)
 
 
+def one_label(scan: Path, mask: Path) -> None:
+    save(mask / "other" / "other_seg.nii.gz", (lesion() > 0).astype(np.uint8), LPS)
+
+
+def one_voxel(scan: Path, mask: Path) -> None:
+    only = lesion() * 0
+    only[tuple(np.argwhere(lesion() > 0)[0])] = 2
+    save(mask / "other" / "other_seg.nii.gz", only, LPS)
+
+
 def outside(scan: Path, mask: Path) -> None:
     save(mask / "other" / "other_seg.nii.gz", np.roll(lesion(), 12, axis=0), LPS)
 
@@ -242,6 +252,8 @@ def turned(scan: Path, mask: Path) -> None:
         (smaller, "other: other_seg.nii.gz has (44, 48, 32) voxels"),
         (foreign, "other: other_seg.nii.gz: unknown label 7"),
         (empty, "other: other_seg.nii.gz: empty mask"),
+        (one_label, "every mask holds label 1 alone"),
+        (one_voxel, "other: other_seg.nii.gz: the mask has 0.0"),
         (outside, "of the mask lies outside the scan's brain"),
         (at_the_border, "other: other_seg.nii.gz: the mask touches the border of the scan"),
         (four_dimensional, "P1_t2.nii.gz: 4-dimensional (48 x 48 x 32 x 2), must be one 3-dimensional volume"),
