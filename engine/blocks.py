@@ -1,4 +1,4 @@
-"""Blocks of voxels."""
+"""Blocks and boxes of voxels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
+Box = tuple[slice, slice, slice]
 
 
 def block_sums(volume: FloatArray, sides: Sequence[int]) -> FloatArray:
@@ -20,3 +21,23 @@ def block_sums(volume: FloatArray, sides: Sequence[int]) -> FloatArray:
 def block_means(volume: FloatArray, sides: Sequence[int]) -> FloatArray:
     """The means."""
     return block_sums(volume, sides) / np.float32(np.prod(sides))
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> Box:
+    """The smallest box around the True voxels, empty where there are none."""
+    filled = [np.flatnonzero(counts) for counts in profiles(mask)]
+    x, y, z = (slice(int(at[0]), int(at[-1]) + 1) if at.size else slice(0, 0) for at in filled)
+    return x, y, z
+
+
+def profiles(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """How many voxels are True in each plane across x, y and z."""
+    flipped = [axis for axis in range(3) if mask.strides[axis] < 0]
+    stored = np.flip(mask, tuple(flipped))
+    order = np.argsort([-stride for stride in stored.strides])  # slowest axis first: planes are one piece of memory
+    ordered = np.transpose(stored, order)
+    kind = np.uint8 if len(ordered) <= 255 else np.uint32
+    table = np.add.reduce(ordered.view(np.uint8), axis=0, dtype=kind)
+    counts = [np.array([np.count_nonzero(plane) for plane in ordered]), table.sum(axis=1), table.sum(axis=0)]
+    found = {int(axis): np.asarray(count, np.int64) for axis, count in zip(order, counts, strict=True)}
+    return [found[axis][::-1] if axis in flipped else found[axis] for axis in range(3)]

@@ -39,10 +39,25 @@ def standard_normal(seed: int, sample: int, draw: int, size: int) -> NDArray[np.
     elements 0 and 1, words (2, 3) its elements 2 and 3 (Box & Muller 1958). Logarithm, sine and cosine are evaluated
     in float64 and rounded, so that one CPU's mathematics library gives the float32 values of another's.
     """
-    words = random_words(seed, sample, draw, size)
-    normals = np.empty(words.shape, np.float32)
-    for at in range(0, len(words), _BLOCKS):
-        _box_muller(words[at : at + _BLOCKS], normals[at : at + _BLOCKS])
+    _check(seed, sample, draw, size)
+    normals = np.empty(((size + 3) // 4, 4), np.float32)
+    for at in range(0, len(normals), _BLOCKS):
+        part = normals[at : at + _BLOCKS]
+        _box_muller(_words(seed, sample, draw, np.arange(at, at + len(part), dtype=np.uint64)), part)
+    return normals.reshape(-1)[:size]
+
+
+def standard_normal_where(seed: int, sample: int, draw: int, wanted: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """`standard_normal` of as many elements as `wanted` (size,) has, where it is true; elsewhere it may be 0."""
+    size = wanted.size
+    _check(seed, sample, draw, size)
+    normals = np.zeros(((size + 3) // 4, 4), np.float32)
+    blocks = np.flatnonzero(np.pad(wanted, (0, -size % 4)).view(np.uint32)).astype(np.uint64)
+    for at in range(0, blocks.size, _BLOCKS):
+        some = blocks[at : at + _BLOCKS]
+        part = np.empty((some.size, 4), np.float32)
+        _box_muller(_words(seed, sample, draw, some), part)
+        normals[some.astype(np.intp)] = part
     return normals.reshape(-1)[:size]
 
 
@@ -54,16 +69,25 @@ def uniform(seed: int, sample: int, draw: int, size: int) -> NDArray[np.float64]
 
 def random_words(seed: int, sample: int, draw: int, size: int) -> NDArray[np.uint32]:
     """The Philox words (ceil(size / 4), 4) of a draw: key = seed, counter = (block, draw, sample low, sample high)."""
+    _check(seed, sample, draw, size)
+    words = np.empty(((size + 3) // 4, 4), np.uint32)
+    for at in range(0, len(words), _BLOCKS):
+        part = words[at : at + _BLOCKS]
+        part[:] = _words(seed, sample, draw, np.arange(at, at + len(part), dtype=np.uint64))
+    return words
+
+
+def _check(seed: int, sample: int, draw: int, size: int) -> None:
     for name, value, bits in (("seed", seed, 64), ("sample", sample, 64), ("draw", draw, 32), ("size", size, 34)):
         if not 0 <= value < 2**bits:
             raise ValueError(f"{name} {value} is not in 0..2^{bits} - 1")
-    words = np.empty(((size + 3) // 4, 4), np.uint32)
-    for at in range(0, len(words), _BLOCKS):
-        blocks = np.arange(at, min(at + _BLOCKS, len(words)), dtype=np.uint64)
-        fixed = (np.full_like(blocks, word) for word in (draw, sample & 0xFFFFFFFF, sample >> 32))
-        np.stack(
-            _rounds(blocks, *fixed, key=split_words(seed)), axis=-1, out=words[at : at + _BLOCKS], casting="unsafe"
-        )
+
+
+def _words(seed: int, sample: int, draw: int, blocks: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """The words (n, 4) of blocks (n,) of a draw."""
+    fixed = (np.full_like(blocks, word) for word in (draw, sample & 0xFFFFFFFF, sample >> 32))
+    words = np.empty((blocks.size, 4), np.uint32)
+    np.stack(_rounds(blocks, *fixed, key=split_words(seed)), axis=-1, out=words, casting="unsafe")
     return words
 
 

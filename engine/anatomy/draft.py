@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..blocks import bounding_box
+
 FloatArray = NDArray[np.float32]
 
 HEALTHY = ("white", "grey", "fluid")
@@ -54,11 +56,18 @@ def painted(shares: FloatArray, label: NDArray[np.uint8], levels: Sequence[Seque
         levels: (tissue, modality) 0..1, `HEALTHY` first.
     """
     table = np.asarray(levels, np.float32)
-    image = np.einsum("sxyz,sm->mxyz", shares, table[: len(HEALTHY)])
+    x, y, z = bounding_box(shares.any(axis=0) | (label > 0))
+    image = np.einsum("sxyz,sm->mxyz", shares[:, x, y, z], table[: len(HEALTHY)])
     for number, signals in enumerate(table[len(HEALTHY) :], start=1):
-        image[:, label == number] = signals[:, None]
-    stored = np.rint(np.clip(image, 0, 1) * np.float32(STEPS))
-    return np.ascontiguousarray(np.moveaxis(stored * np.float32(2 / STEPS) - np.float32(1), -1, 0))
+        image[:, label[x, y, z] == number] = signals[:, None]
+    np.clip(image, 0, 1, out=image)
+    image *= np.float32(STEPS)
+    np.rint(image, out=image)
+    image *= np.float32(2 / STEPS)
+    image -= np.float32(1)
+    draft = np.full((label.shape[2], table.shape[1], *label.shape[:2]), -1, np.float32)
+    draft[z, :, x, y] = np.moveaxis(image, -1, 0)
+    return draft
 
 
 def _all_shares(shares: FloatArray, label: NDArray[np.uint8], tissues: int) -> FloatArray:

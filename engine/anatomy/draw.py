@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates, uniform_filter1d
+from scipy.ndimage import gaussian_filter1d, map_coordinates, maximum_filter, uniform_filter1d
 from scipy.special import ndtr
 
+from ..blocks import bounding_box
 from .anatomies import SPACING_MM, TRAINING, Tissue
 from .appearance import appearance_numbers, as_scans_show
 from .deformation import WARP, against_slope, flow, followed, pushed_outward
@@ -49,6 +50,10 @@ SHARES = {
 }
 """Of white matter, grey matter and fluid, as a scan shows them, in each tissue of an anatomy."""
 
+_VENTRICLES = np.isin(list(Tissue), (Tissue.VENTRICLE, Tissue.CHOROID))
+_TRUNCATE = 4.0  # deviations that a Gaussian filter reaches
+_CUBE = 4  # voxels
+_ALL = slice(None)
 _LEVELS = np.array([SHARES[tissue] for tissue in Tissue], np.float32)
 
 
@@ -144,10 +149,26 @@ def _points(mask: NDArray[np.bool_], field: Field) -> FloatArray:
 def _widened(pose: Pose, displacement: FloatArray, field: Field, millimetres: float) -> FloatArray:
     """A displacement (3, X, Y, Z) in mm at the nodes after the ventricles' walls were moved outward."""
     tissues = pose.tissues()
-    inside = np.isin(tissues, (Tissue.VENTRICLE, Tissue.CHOROID)).astype(np.float32)
     at = pose.voxels(field.node_positions() + displacement)
-    seen = map_coordinates(gaussian_filter(inside, _NODE_MM / SPACING_MM), at, order=1, mode="constant")
+    blurred, first = _blurred(_VENTRICLES[tissues], _NODE_MM / SPACING_MM)
+    seen = map_coordinates(blurred, at.astype(np.float64) - first, order=1, mode="constant")
     return followed(displacement, against_slope(seen, millimetres), _displaced).astype(np.float32)
+
+
+def _blurred(mask: NDArray[np.bool_], sigma: float) -> tuple[FloatArray, NDArray[np.int64]]:
+    """A Gaussian filter's result in the box where it is not 0, and the box's first voxel (3, 1, 1, 1)."""
+    reach = int(_TRUNCATE * sigma + 0.5) + 1  # a place beyond the last voxel that is not 0 lies between it and a 0
+    box = list(bounding_box(mask))
+    kept = [slice(max(0, s.start - reach), min(n, s.stop + reach)) for s, n in zip(box, mask.shape, strict=True)]
+    blurred = mask[tuple(box)].astype(np.float32)
+    for axis, (seen, wanted, size) in enumerate(zip(box, kept, mask.shape, strict=True)):
+        # what the filter repeats beyond the edges is 0 unless the mask's own edge is near
+        low, high = min(seen.start, 2 * reach), min(size - seen.stop, 2 * reach)
+        padded = np.pad(blurred, [(low, high) if a == axis else (0, 0) for a in range(3)])
+        line = np.asarray(gaussian_filter1d(padded, sigma, axis, truncate=_TRUNCATE), np.float32)
+        first = seen.start - low
+        blurred = line[tuple(slice(wanted.start - first, wanted.stop - first) if a == axis else _ALL for a in range(3))]
+    return blurred, np.array([k.start for k in kept], np.int64).reshape(3, 1, 1, 1)
 
 
 def _outward(core: NDArray[np.bool_], field: Field, push: float) -> FloatArray | None:
@@ -171,11 +192,33 @@ def _sampled(pose: Pose, displacement: FloatArray, field: Field) -> FloatArray:
     at = pose.voxels(field.voxel_positions() + expanded(displacement, bases))
     tissues = pose.tissues()
     widths = [max(1, round(mm / SPACING_MM)) for mm in field.spacing_mm]
-    shares = np.empty((3, *field.shape), np.float32)
+    near = np.flatnonzero(_near_tissue(tissues, at, 1 + max(widths) // 2))
+    places = at.reshape(3, -1).take(near, axis=1)
+    found = np.empty((3, places.shape[1]), np.float32)
     for kind in range(3):
         fine = _LEVELS[:, kind][tissues]
         for axis, width in enumerate(widths):
             fine = uniform_filter1d(fine, width, axis=axis) if width > 1 else fine
-        shares[kind] = map_coordinates(fine, at, order=1, mode="constant")
-    whole = shares.sum(axis=0)
-    return np.where(whole > 0.5, shares / np.maximum(whole, 0.5), 0).astype(np.float32)
+        map_coordinates(fine, places, output=found[kind], order=1, mode="constant")
+    whole = found.sum(axis=0)
+    found /= np.maximum(whole, 0.5)
+    found[:, whole <= 0.5] = 0
+    shares = np.zeros((3, prod(field.shape)), np.float32)
+    shares[:, near] = found
+    return shares.reshape(3, *field.shape)
+
+
+def _near_tissue(tissues: NDArray[np.uint8], at: FloatArray, reach: int) -> NDArray[np.bool_]:
+    """Whether places (3, x, y, z) in voxels may lie within `reach` voxels of a tissue; judged by cubes of `_CUBE`."""
+    around = -(-reach // _CUBE)
+    margin = (around + 1) * _CUBE  # so that the outermost cubes hold nothing, to which places beyond them are counted
+    padded = np.pad(tissues > 0, [(margin, margin + -n % _CUBE) for n in tissues.shape])
+    x, y, z = (n // _CUBE for n in padded.shape)
+    cubes = padded.reshape(x, _CUBE, y, _CUBE, z, _CUBE).any(axis=(1, 3, 5))
+    cubes = np.asarray(maximum_filter(cubes, 2 * around + 1, mode="constant"), np.bool_)
+    number = np.zeros(at.shape[1:], np.int32)
+    for part, size in zip(at, cubes.shape, strict=True):
+        cube = (part + np.float32(margin)) * np.float32(1 / _CUBE)
+        number *= size
+        number += np.clip(cube, 0, size - 1, out=cube).astype(np.int32)
+    return cubes.ravel()[number]

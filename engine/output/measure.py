@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import marching_cubes, mesh_surface_area
 
+from ..blocks import bounding_box
 from ..errors import InvalidInputError
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)  # pieces are 26-connected
@@ -72,8 +73,8 @@ def measure_tumour(
         raise InvalidInputError(f"the label has {label.ndim} axes; a volume (x, y, z) is needed")
     if brain is not None and brain.shape != label.shape:
         raise InvalidInputError(f"the brain mask has the shape {brain.shape}, the label {label.shape}; they must match")
-    box = _bounding_box(label > 0)
-    if box is None:
+    box = bounding_box(label > 0)
+    if box[0].start == box[0].stop:
         return _empty()
     cropped = label[box]
     mask = cropped > 0
@@ -104,18 +105,6 @@ def measure_tumour(
         largest_piece_share=largest / voxels,
         inside_brain=float(brain[box][mask].mean()) if brain is not None else float("nan"),
     )
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
-    """The smallest box around the True voxels, None where there are none."""
-    sides = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        filled = np.flatnonzero(mask.any(axis=others))
-        if filled.size == 0:
-            return None
-        sides.append(slice(int(filled[0]), int(filled[-1]) + 1))
-    return sides[0], sides[1], sides[2]
 
 
 def _centre(mask: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernels.noise import DRAWS_PER_ATTEMPT, standard_normal
+from ...kernels.noise import DRAWS_PER_ATTEMPT, standard_normal, standard_normal_where
 from .plan import SamplingPlan
 from .samplers import SAMPLERS, Latent
 from .types import OnStep, RunComponent, SampleRequest
@@ -42,6 +42,10 @@ class Batch:
     def normals(self, request: SampleRequest, draw: int, size: int) -> NDArray[np.float32]:
         """Standard normals (size,) of a draw index of one request."""
         return standard_normal(self.seed, request.number, draw + DRAWS_PER_ATTEMPT * request.attempt, size)
+
+    def normals_where(self, request: SampleRequest, draw: int, wanted: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """`normals`, as many as `wanted` has, where it is true; elsewhere they may be 0."""
+        return standard_normal_where(self.seed, request.number, draw + DRAWS_PER_ATTEMPT * request.attempt, wanted)
 
     def sampled(
         self,

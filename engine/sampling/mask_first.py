@@ -21,10 +21,10 @@ from ..mask_solver import noise_size, solve_mask
 from ..processor import available_threads
 from .batch import Batch
 from .decoding import NOT_FINITE
-from .grain import grain_numbers, with_grain
+from .grain import grain_wanted, with_grain_inside
 from .plan import SamplingPlan, sampling_plan
 from .samplers import Latent
-from .slabs import SLABS_AT_ONCE, decode_slabs, encode_slabs, masked_volume, refine_slices, unit_image
+from .slabs import SLABS_AT_ONCE, brain_of, decode_slabs, encode_slabs, masked_volume, refine_slices, unit_image
 from .types import LATENTS_AT_ONCE, OnStep, RunComponent, SampleRequest, SamplingOptions, Told, Volume
 
 MASK_DRAW = 2**31
@@ -135,8 +135,10 @@ class MaskFirstModel:
             planes, brain = decode_slabs(run, features[slot], len(self.modalities))
             if self.refined and told.drafts is not None:
                 planes = refine_slices(run, planes, told.drafts[slot])
-            image = self._grained(batch, request, unit_image(planes))
-            volumes.append(masked_volume(request, image, brain, told.labels[slot], None if finite else NOT_FINITE))
+            label = told.labels[slot]
+            inside = brain_of(brain.transpose(1, 2, 0) > 0, label)
+            image = self._grained(batch, request, unit_image(planes), inside)
+            volumes.append(masked_volume(request, image, brain, label, None if finite else NOT_FINITE, inside))
         return volumes
 
     def encode(self, run: RunComponent, image: NDArray[np.float32], label: NDArray[np.uint8] | None = None) -> Latent:
@@ -175,11 +177,14 @@ class MaskFirstModel:
         with ThreadPoolExecutor(min(len(drawn), available_threads()), "solver") as pool:
             return list(pool.map(label, batch.requests))
 
-    def _grained(self, batch: Batch, request: SampleRequest, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _grained(
+        self, batch: Batch, request: SampleRequest, image: NDArray[np.float32], brain: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """An image with grain in the brain."""
         if not any(deviation for pair in self.form.grain for deviation in pair):
             return image
-        normals = batch.normals(request, GRAIN_DRAW, grain_numbers(image.shape))
-        return with_grain(image, self.form.grain, normals)
+        normals = batch.normals_where(request, GRAIN_DRAW, grain_wanted(brain, len(image)))
+        return with_grain_inside(image, self.form.grain, normals, brain)
 
     def _painted(self, batch: Batch, request: SampleRequest, label: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The draft (z, modality, x, y) of a brain that is given, or drawn around the mask."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ...kernels.statistics import image_statistics
+from ..blocks import bounding_box
 from ..bundle.manifest import INT16_SCALE
 from .decoding import NOT_FINITE, image_fault
 from .types import RunComponent, SampleRequest, Volume
@@ -90,7 +91,11 @@ def encode_slabs(run: RunComponent, image: NDArray[np.float32], slices: int) -> 
 
 def unit_image(planes: NDArray[np.float32]) -> NDArray[np.float32]:
     """Slices (D, M, X, Y) in -1..1 -> image (M, X, Y, Z) in 0..1."""
-    return (planes.transpose(1, 2, 3, 0) + np.float32(1)) * np.float32(0.5)
+    by_modality = planes.transpose(1, 2, 3, 0)
+    image = np.empty(by_modality.shape, np.float32)  # in its own order: what follows goes through it along z
+    np.add(by_modality, np.float32(1), out=image)
+    image *= np.float32(0.5)
+    return image
 
 
 def masked_volume(
@@ -99,27 +104,37 @@ def masked_volume(
     brain: NDArray[np.float32],
     label: NDArray[np.uint8],
     fault: str | None,
+    inside: NDArray[np.bool_] | None = None,
 ) -> Volume:
     """The volume of an image (M, X, Y, Z) in 0..1, the brain's logits (D, X, Y) and a label (X, Y, Z), which stays.
 
     A voxel of the brain is round(1000 v), half to even, held within `DARKEST`..1000; all others are 0.
-    `fault` is what is wrong already.
+    `fault` is what is wrong already; `inside` is `brain_of` the two, where that is known.
     """
     if not (np.isfinite(image).all() and np.isfinite(brain).all()):
         fault = fault or NOT_FINITE
-    inside = brain_of(brain.transpose(1, 2, 0) > 0, label)
-    values = np.rint(image * np.float32(INT16_SCALE))
+    if inside is None:
+        inside = brain_of(brain.transpose(1, 2, 0) > 0, label)
+    x, y, z = bounding_box(inside)
+    values = image[:, x, y, z] * np.float32(INT16_SCALE)
+    np.rint(values, out=values)
     np.nan_to_num(values, copy=False, nan=0.0)
     np.clip(values, DARKEST, INT16_SCALE, out=values)
-    voxels = np.ascontiguousarray(values.astype(np.int16) * inside)
-    return Volume(request.number, request.attempt, voxels, label, fault or image_fault(image_statistics(voxels)))
+    voxels = np.zeros(image.shape, np.int16)
+    voxels[:, x, y, z] = values.astype(np.int16) * inside[x, y, z]
+    found = image_fault(image_statistics(voxels[:, x, y, z]))
+    return Volume(request.number, request.attempt, voxels, label, fault or found)
 
 
 def brain_of(likely: NDArray[np.bool_], label: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """The largest face-connected piece of what is likely brain or labelled, its holes filled; both (X, Y, Z)."""
-    pieces, number = ndimage.label(likely | (label > 0))  # pyright: ignore[reportGeneralTypeIssues]
+    likely = likely | (label > 0)
+    found = np.zeros(label.shape, bool)
+    box = bounding_box(likely)
+    pieces, number = ndimage.label(likely[box])  # pyright: ignore[reportGeneralTypeIssues]
     if number == 0:
-        return np.zeros(label.shape, bool)
+        return found
     brain = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
     outside, _ = ndimage.label(np.pad(~brain, 1, constant_values=True))  # pyright: ignore[reportGeneralTypeIssues]
-    return (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    found[box] = (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    return found

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from ..anatomy.draw import Field
 from ..anatomy.typical import typical_brain
+from ..blocks import bounding_box
 from ..bundle.manifest import Grid
 from ..conditions.columns import ConditionRows, Conditions, id_of_use
 from ..conditions.faults import Faults
@@ -25,7 +26,7 @@ from .cases import CaseFiles
 from .discover import discover_cases
 from .measure import decode_mask, id_faults, of_each_case, one_label_note
 from .options import ReadOptions
-from .placement import RasGrid, bounding_box, place
+from .placement import RasGrid, place
 from .prepare import LABELS
 from .read import CaseError, RawCase
 from .resample import GridSampler

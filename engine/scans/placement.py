@@ -13,6 +13,8 @@ import numpy as np
 from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
+from ..blocks import profiles
+
 Affine = NDArray[np.float64]
 Extent = tuple[float, float, float]
 
@@ -202,26 +204,6 @@ def _trimmed(counts: NDArray[np.int64], places: NDArray[np.float64], share: floa
     first = np.searchsorted(summed, share * summed[-1], side="right")
     last = np.searchsorted(summed, (1 - share) * summed[-1], side="left")
     return float(places[first]), float(places[last])
-
-
-def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """The smallest box around the True voxels, empty where there are none."""
-    filled = [np.flatnonzero(counts) for counts in profiles(mask)]
-    x, y, z = (slice(int(at[0]), int(at[-1]) + 1) if at.size else slice(0, 0) for at in filled)
-    return x, y, z
-
-
-def profiles(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-    """How many voxels are True in each plane across x, y and z."""
-    flipped = [axis for axis in range(3) if mask.strides[axis] < 0]
-    stored = np.flip(mask, tuple(flipped))
-    order = np.argsort([-stride for stride in stored.strides])  # slowest axis first: planes are one piece of memory
-    ordered = np.transpose(stored, order)
-    kind = np.uint8 if len(ordered) <= 255 else np.uint32
-    table = np.add.reduce(ordered.view(np.uint8), axis=0, dtype=kind)
-    counts = [np.array([np.count_nonzero(plane) for plane in ordered]), table.sum(axis=1), table.sum(axis=0)]
-    found = {int(axis): np.asarray(count, np.int64) for axis, count in zip(order, counts, strict=True)}
-    return [found[axis][::-1] if axis in flipped else found[axis] for axis in range(3)]
 
 
 def _points(grid: RasGrid, mask: NDArray[np.bool_], middle: NDArray[np.float64]) -> NDArray[np.float64]:

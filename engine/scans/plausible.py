@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .placement import profiles
+from ..blocks import profiles
 
 MAX_BORDER = 0.5  # share of the border's voxels that are not 0; real brains cut by the scan reach 0.04
 MAX_SHARE = 0.75  # share of the box that is not 0; an ellipsoid that touches its box has 0.52

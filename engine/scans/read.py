@@ -11,12 +11,13 @@ import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
 
+from ..blocks import bounding_box
 from .bounded import Inflating, UnusableFileError, read_regular
 from .cases import CaseFiles, ImageFile
 from .header import HEADER_BYTES, Affine, HeaderFault, ScanHeader, corners, parse_header
 from .labels import CAVITY, IGNORE, LABELS_EXAMPLE, MAX_VALUE, NECROSIS, TISSUES, LabelMap
 from .options import ReadOptions
-from .placement import Cloud, RasGrid, bounding_box
+from .placement import Cloud, RasGrid
 
 REMAP = f"if the numbers mean something else, say so: {LABELS_EXAMPLE}"
 AFFINE_TOLERANCE_MM = 0.1  # how far a corner of two scans of one case may lie apart

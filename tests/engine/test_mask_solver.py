@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sbldm.engine.conditions.columns import COLUMNS
-from sbldm.engine.mask_solver import cut, noise_size, solve_mask, wanted_voxels
+from sbldm.engine.mask_solver import _STRIDE, _level, cut, noise_size, solve_mask, wanted_voxels
+from scipy import ndimage
 
 SHAPE, SPACING = (64, 64, 32), (3.0, 3.0, 4.8)
 COARSE = (32, 32, 32)  # z, x, y
@@ -109,3 +110,36 @@ def test_tissues_without_voxels_are_left_out() -> None:
 def test_of_equal_distances_as_many_as_are_wanted_are_taken() -> None:
     label = cut(np.zeros((3, 8, 8, 8), np.float32), (100, 50, 20))
     assert np.bincount(label.ravel()).tolist() == [8**3 - 100, 20, 50, 30]
+
+
+@pytest.mark.parametrize("size", [1, 5, 400, 30_000])
+def test_the_level_of_a_count_is_that_of_all_values(size: int) -> None:
+    """Of equal ones too, and where the values that are looked at first are no sample of the others."""
+    random = np.random.default_rng(size)
+    for values in (random.standard_normal(size), random.integers(0, 5, size), np.arange(size) % _STRIDE):
+        ordered = np.sort(values.astype(np.float32))
+        for count in {1, size // 3 + 1, size - 1 or 1, size}:
+            assert _level(values.astype(np.float32), count) == ordered[count - 1]
+
+
+def test_small_pieces_are_given_up_for_the_lowest_voxels_elsewhere() -> None:
+    """As in the whole field, whatever box the pieces lie in."""
+    field = np.random.default_rng(0).standard_normal((20, 22, 18)).astype(np.float32)
+    field = ndimage.gaussian_filter(field, 1.2).astype(np.float32)
+    for count in (300, 900, 2500):
+        allowed = np.ones(field.shape, bool)
+        for _ in range(4):
+            chosen = np.zeros(field.size, bool)
+            order = np.argsort(np.where(allowed, field, np.inf), axis=None, kind="stable")
+            chosen[order[:count]] = True
+            chosen = chosen.reshape(field.shape)
+            pieces, _ = ndimage.label(chosen, structure=np.ones((3, 3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
+            sizes = np.bincount(np.asarray(pieces).ravel())
+            small = sizes < 0.02 * count
+            small[0] = False
+            if not small.any():
+                break
+            allowed &= ~small[np.asarray(pieces)]
+        made = cut(np.stack([field] * 3), (count, 0, 0))
+        assert not small.any()
+        np.testing.assert_array_equal(made > 0, chosen)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sbldm.kernels.noise import CONDITION_DRAW, philox4x32, standard_normal, uniform
+from sbldm.kernels.noise import CONDITION_DRAW, philox4x32, standard_normal, standard_normal_where, uniform
 from scipy import stats
 
 SIZES = [1, 3, 4, 5, 63, 500, 65537]
@@ -82,3 +82,15 @@ def test_normals_are_standard_and_draws_are_unrelated() -> None:
 def test_numbers_that_do_not_fit_are_refused(arguments: tuple[int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="is not in 0"):
         standard_normal(*arguments)
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096, 70_001])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.9])
+def test_where_they_are_wanted_normals_are_those_of_the_whole_draw(size: int, share: float) -> None:
+    wanted = np.random.default_rng(size).random(size) < share
+    wanted[-1] = True
+    made, whole = standard_normal_where(3, 2**33, 5, wanted), standard_normal(3, 2**33, 5, size)
+    assert made.shape == whole.shape
+    assert made[wanted].tobytes() == whole[wanted].tobytes()
+    assert np.isin(made, [0, *whole] if size < 10 else np.append(whole, 0)).all()
+    assert share > 0.5 or size < 100 or (made == 0).mean() > 0.5

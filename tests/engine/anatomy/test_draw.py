@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sbldm.engine.anatomy.anatomies import TRAINING, load_anatomy
-from sbldm.engine.anatomy.draw import CANDIDATES, Field, drawn_shares
+from sbldm.engine.anatomy.draw import CANDIDATES, Field, _blurred, _near_tissue, drawn_shares
 from sbldm.kernels.noise import standard_normal
+from scipy.ndimage import gaussian_filter, map_coordinates, uniform_filter1d
 from scipy.special import ndtri
 
 FIELD = Field((64, 64, 32), (3.0, 3.0, 4.8))
@@ -94,3 +95,28 @@ def test_every_training_anatomy_is_drawn_and_no_other() -> None:
         seen.add(drawn_shares(numbers, label, coarse).tobytes())
     assert len(seen) == len(TRAINING)
     assert load_anatomy(18) is not None
+
+
+@pytest.mark.parametrize("place", [(30, 30, 30), (3, 12, 58), (0, 0, 0)])
+def test_a_filter_in_a_box_is_the_filter(place: tuple[int, int, int]) -> None:
+    """Byte for byte, near the edges of the volume, where the filter repeats what it sees, too."""
+    mask = np.zeros((60, 64, 66), np.bool_)
+    x, y, z = place
+    mask[x : x + 12, y : y + 9, z : z + 8] = (
+        np.random.default_rng(0).random(mask[x : x + 12, y : y + 9, z : z + 8].shape) > 0.5
+    )
+    expected, around = gaussian_filter(mask.astype(np.float32), 2.0), np.zeros(mask.shape, np.float32)
+    found, first = _blurred(mask, 2.0)
+    around[tuple(slice(at, at + n) for at, n in zip(first.ravel(), found.shape, strict=True))] = found
+    assert around.tobytes() == expected.tobytes()
+
+
+def test_nothing_of_a_brain_lies_where_no_tissue_is_near() -> None:
+    tissues, random = load_anatomy(3), np.random.default_rng(1)
+    at = random.uniform(-30, 180, (3, 60, 60, 60)).astype(np.float32)
+    near = _near_tissue(tissues, at, 2)
+    fine = uniform_filter1d((tissues > 0).astype(np.float32), 3, axis=2)
+    seen = map_coordinates(fine, at, order=1, mode="constant") > 0
+    assert not (seen & ~near).any()
+    assert seen.any()
+    assert near.mean() < 1.6 * seen.mean()

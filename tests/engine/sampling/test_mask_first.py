@@ -338,3 +338,23 @@ def test_what_is_written_is_zero_outside_and_never_zero_inside() -> None:
         logits = brain if broken is not image else brain + np.inf
         request = SampleRequest(7, 1, np.zeros(0, np.float32))
         assert masked_volume(request, unit_image(broken), logits, label, None).fault == NOT_FINITE
+
+
+def brain_as_a_whole(likely: NDArray[np.bool_], label: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """`brain_of` in the whole field."""
+    pieces, number = ndimage.label(likely | (label > 0))  # pyright: ignore[reportGeneralTypeIssues]
+    if number == 0:
+        return np.zeros(label.shape, bool)
+    brain = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+    outside, _ = ndimage.label(np.pad(~brain, 1, constant_values=True))  # pyright: ignore[reportGeneralTypeIssues]
+    return (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.5, 0.8, 1.0])
+def test_a_brain_is_found_in_its_box_as_in_the_whole_field(share: float) -> None:
+    random = np.random.default_rng(round(100 * share))
+    for side in (slice(None), slice(3, 9)):
+        likely = np.zeros((12, 14, 10), np.bool_)
+        likely[side, 2:, :9] = random.random(likely[side, 2:, :9].shape) < share
+        label = (random.random(likely.shape) < 0.01 * (share > 0)).astype(np.uint8)
+        np.testing.assert_array_equal(brain_of(likely, label), brain_as_a_whole(likely, label))
