@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import threading
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ._commands import RequireSignature, bundles, choices
+
+if TYPE_CHECKING:
+    from ..engine.telemetry import EventLog
 
 
 def studio(
@@ -37,8 +41,8 @@ def studio(
 
     def opened(address: str) -> None:
         typer.echo(address)
-        if not no_browser and not _opens(address):
-            log.event("no browser can be opened here; open the address above, it holds the token", "warning")
+        if not no_browser:
+            threading.Thread(target=_open, args=(address, log), name="browser", daemon=True).start()
         log.event("the page is open to whoever has the address, on this machine alone; Ctrl-C ends it")
 
     generator = Generator.load(
@@ -52,11 +56,13 @@ def studio(
     return 0
 
 
-def _opens(address: str) -> bool:
-    """Whether a browser was started."""
+def _open(address: str, log: EventLog) -> None:
+    """Open a browser; text browsers are waited for, and are answered meanwhile."""
     import webbrowser
 
     try:
-        return webbrowser.open(address)
+        opened = webbrowser.open(address)
     except webbrowser.Error:
-        return False
+        opened = False
+    if not opened:
+        log.event("no browser can be opened here; open the address above, it holds the token", "warning")

@@ -111,7 +111,7 @@ def _socket(address: str, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         raise UsageError(
-            f"--host {address} --port {port}: cannot be listened at ({error.strerror}); --port 0 takes a free one"
+            f"{address}, --port {port}: cannot be listened at ({error.strerror}); --port 0 takes a free one"
         ) from error
     return bound
 

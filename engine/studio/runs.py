@@ -103,6 +103,7 @@ class BasketRun:
         for table, text in tables.items():
             if table.exists() and table.read_bytes() != text.encode():
                 raise UsageError(f"{table}: is there with other rows; give another directory")
+        self._written = [table for table in tables if not table.exists()]
         for table, text in tables.items():
             try:
                 make_directory(table.parent)
@@ -137,6 +138,9 @@ class BasketRun:
                 elif kind == "sample":
                     self.done += 1
                 else:
+                    if kind == "failed" and not self.total:  # refused: nothing is left of it
+                        for table in self._written:
+                            table.unlink(missing_ok=True)
                     self.words, self.state = content, kind
         except (EOFError, OSError):
             if self.state == "running":

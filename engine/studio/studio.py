@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from contextlib import suppress
@@ -43,6 +44,7 @@ class Studio:
         self._runs: dict[str, BasketRun] = {}  # the latest of each page
         self._lock = threading.Lock()
         self._ended = threading.Event()
+        self._first: threading.Thread | None = None
 
     @property
     def bundle(self) -> Bundle:
@@ -59,6 +61,8 @@ class Studio:
         self.generator.close()
         for run in self._runs.values():
             run.stop()
+        if self._first is not None:  # an interpreter that ends while networks are loaded ends by a signal
+            self._first.join()
 
     def warm(self) -> None:
         """Begin with the volume that a page asks for first."""
@@ -67,7 +71,8 @@ class Studio:
             with suppress(SbldmError, MemoryError):  # the page that asks is told
                 self.maker.make(self.key(FIRST), _WARM, lambda stop: self._made(FIRST, None, stop))
 
-        threading.Thread(target=make, name="first volume", daemon=True).start()
+        self._first = threading.Thread(target=make, name="first volume", daemon=True)
+        self._first.start()
 
     def facts(self) -> dict[str, Any]:
         """What the page needs to know of the model."""
@@ -149,7 +154,7 @@ class Studio:
         """
         if not out.strip():
             raise UsageError("name the directory that the run is to be written to")
-        target = Path(out.strip()).expanduser().absolute()
+        target = _directory(out.strip())
         found = groups(basket, self.bundle)
         texts = {_beside(target, name): text for name, text in tables(basket, found, self.bundle).items()}
         parts = tuple(self._part(page, group, target, len(basket.rows)) for group in found)
@@ -230,6 +235,23 @@ class Studio:
         table = None if group.table is None else _beside(target, group.table)
         samples, count = ranges(group.samples), rows if table is None else None
         return Part(_beside(target, group.out), table, samples, count, source, options)
+
+
+def _directory(out: str) -> Path:
+    """The run directory of this name.
+
+    Raises:
+        UsageError: no path, the root, or a file.
+    """
+    try:
+        target = Path(os.path.normpath(Path(out).expanduser().absolute()))
+        if target.is_dir() or not target.exists():
+            if target.name:
+                return target
+            raise UsageError(f"{out}: is no directory for a run; name one below it")
+    except (RuntimeError, ValueError, OSError) as error:  # an unknown user, a NUL, too long a name
+        raise UsageError(f"{out!r}: cannot be a directory ({error})") from error
+    raise UsageError(f"{out}: is a file; name a directory")
 
 
 def _beside(target: Path, name: str) -> Path:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,34 @@ def test_a_port_that_is_taken_or_none(asked: list[str], capsys: pytest.CaptureFi
     assert told.out == ""
     assert main([*asked, "--port", "70000"]) == 2
     assert main(["studio", "--bundle", "nowhere"]) == 3
+
+
+def test_a_taken_port_ends_the_program_with_2_while_networks_are_loaded(asked: list[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ended = subprocess.run(
+            [sys.executable, "-m", "sbldm.cli.main", *asked, "--port", port], capture_output=True, text=True
+        )
+    assert ended.returncode == 2
+    assert "explain studio" in ended.stderr
+
+
+def test_a_browser_that_is_waited_for_is_answered(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wait(address: str) -> bool:
+        with urllib.request.urlopen(address.partition("/#")[0], timeout=60) as answer:
+            pages.append(answer.read())
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    pages: list[bytes] = []
+    monkeypatch.setattr("webbrowser.open", wait)
+    monkeypatch.chdir(tmp_path)
+    assert main([*asked, "--port", "0"]) == 0
+    assert len(pages[0]) > 1000
 
 
 @pytest.mark.parametrize("opens", [True, False])

@@ -373,3 +373,25 @@ def test_run_directory(client: TestClient, tmp_path: Path) -> None:
     assert main(["verify", str(tmp_path / "mine")]) == 0
     key = made(client, wish(number=1))["key"]
     assert (tmp_path / "mine/sbldm-000001/sbldm-000001_t1.nii.gz").read_bytes() == files(client, key)["t1"]
+
+
+@pytest.mark.parametrize("out", ["/", "a\0b", "~nobody-of-that-name/x", "x" * 300])
+def test_no_directory_for_a_run(client: TestClient, out: str) -> None:
+    body = {"basket": {"rows": [{"id": "one", "wish": wish()}]}, "out": out}
+    answer = client.post(f"/api/run?page={'d' * 32}", json=body)
+    assert answer.status_code == 422
+    assert "directory" in answer.json()["error"]
+
+
+def test_a_run_that_is_refused_leaves_no_table(client: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("mine")
+    page = "e" * 32
+    body = {"basket": {"rows": [{"id": "one", "wish": wish()}]}}
+    assert client.post(f"/api/run?page={page}", json={**body, "out": str(tmp_path / "file")}).status_code == 422
+    assert client.post(f"/api/run?page={page}", json={**body, "out": str(tmp_path / "full")}).status_code == 200
+    while (told := client.get(f"/api/run?page={page}").json())["state"] == "running":
+        time.sleep(0.1)
+    assert told["state"] == "failed"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
