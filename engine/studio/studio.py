@@ -243,13 +243,15 @@ def _directory(out: str) -> Path:
     Raises:
         UsageError: no path, the root, or a file.
     """
+    if "\0" in out:
+        raise UsageError(f"{out!r}: cannot be a directory")
     try:
         target = Path(os.path.normpath(Path(out).expanduser().absolute()))
         if target.is_dir() or not target.exists():
             if target.name:
                 return target
             raise UsageError(f"{out}: is no directory for a run; name one below it")
-    except (RuntimeError, ValueError, OSError) as error:  # an unknown user, a NUL, too long a name
+    except (RuntimeError, OSError) as error:  # an unknown user, too long a name
         raise UsageError(f"{out!r}: cannot be a directory ({error})") from error
     raise UsageError(f"{out}: is a file; name a directory")
 
