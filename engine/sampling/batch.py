@@ -41,11 +41,15 @@ class Batch:
 
     def normals(self, request: SampleRequest, draw: int, size: int) -> NDArray[np.float32]:
         """Standard normals (size,) of a draw index of one request."""
-        return standard_normal(self.seed, request.number, draw + DRAWS_PER_ATTEMPT * request.attempt, size)
+        return standard_normal(*self._draw_of(request, draw), size)
 
     def normals_where(self, request: SampleRequest, draw: int, wanted: NDArray[np.bool_]) -> NDArray[np.float32]:
         """`normals`, as many as `wanted` has, where it is true; elsewhere they may be 0."""
-        return standard_normal_where(self.seed, request.number, draw + DRAWS_PER_ATTEMPT * request.attempt, wanted)
+        return standard_normal_where(*self._draw_of(request, draw), wanted)
+
+    def _draw_of(self, request: SampleRequest, draw: int) -> tuple[int, int, int]:
+        """Seed, sample and draw of a draw index of one request."""
+        return self.seed, request.number, draw + DRAWS_PER_ATTEMPT * request.attempt
 
     def sampled(
         self,
