@@ -164,8 +164,7 @@ def _blurred(mask: NDArray[np.bool_], sigma: float) -> tuple[FloatArray, NDArray
     for axis, (seen, wanted, size) in enumerate(zip(box, kept, mask.shape, strict=True)):
         # what the filter repeats beyond the edges is 0 unless the mask's own edge is near
         low, high = min(seen.start, 2 * reach), min(size - seen.stop, 2 * reach)
-        edges: list[tuple[int, int]] = [(low, high) if a == axis else (0, 0) for a in range(3)]
-        padded = np.pad(blurred, edges)
+        padded = np.pad(blurred, np.array([(low, high) if a == axis else (0, 0) for a in range(3)]))
         line = np.asarray(gaussian_filter1d(padded, sigma, axis, truncate=_TRUNCATE), np.float32)
         first = seen.start - low
         blurred = line[tuple(slice(wanted.start - first, wanted.stop - first) if a == axis else _ALL for a in range(3))]
@@ -213,8 +212,7 @@ def _near_tissue(tissues: NDArray[np.uint8], at: FloatArray, reach: int) -> NDAr
     """Whether places (3, x, y, z) in voxels may lie within `reach` voxels of a tissue; judged by cubes of `_CUBE`."""
     around = -(-reach // _CUBE)
     margin = (around + 1) * _CUBE  # so that the outermost cubes hold nothing, to which places beyond them are counted
-    edges: list[tuple[int, int]] = [(margin, margin + -n % _CUBE) for n in tissues.shape]
-    padded = np.pad(tissues > 0, edges)
+    padded = np.pad(tissues > 0, np.array([(margin, margin + -n % _CUBE) for n in tissues.shape]))
     x, y, z = (n // _CUBE for n in padded.shape)
     cubes = padded.reshape(x, _CUBE, y, _CUBE, z, _CUBE).any(axis=(1, 3, 5))
     cubes = np.asarray(maximum_filter(cubes, 2 * around + 1, mode="constant"), np.bool_)

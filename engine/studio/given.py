@@ -167,10 +167,14 @@ def _mask(folder: Path, file: str, bundle: Bundle, options: ReadOptions) -> Own:
     require_mask_first(bundle)
     name = file.removesuffix(".gz").removesuffix(".nii")
     case, ending = name.removesuffix("_seg"), file.removeprefix(name)
-    (folder / file).rename(folder / f"{case}_seg{ending}")
+    renamed = f"{case}_seg{ending}"
+    (folder / file).rename(folder / renamed)
     columns = [column.name for column in bundle.manifest.condition_columns]
-    masks, warnings = read_masks(folder, columns, bundle.manifest.grid, options)
-    return Own(name, tuple(warnings), mask=masks)
+    try:
+        masks, warnings = read_masks(folder, columns, bundle.manifest.grid, options)
+    except InvalidInputError as error:
+        raise InvalidInputError(str(error).replace(renamed, file)) from error
+    return Own(name, tuple(warning.replace(renamed, file) for warning in warnings), mask=masks)
 
 
 def _scan(folder: Path, name: str, bundle: Bundle, options: ReadOptions) -> Own:

@@ -55,18 +55,18 @@ class Condition {
     this.onChange();
   }
 
-  show(drawn, from = "") { // `drawn`: the value where the cell is open
-    const isGiven = this.text !== "", value = isGiven ? Number(this.text) : drawn;
-    this.field.dataset.state = isGiven ? "given" : "drawn";
+  show(drawn, from = "", word = "drawn") { // `drawn`: the value where the cell is open, or that a mask has whatever is given
+    const isGiven = this.text !== "" && word === "drawn", value = isGiven ? Number(this.text) : drawn;
+    this.field.dataset.state = isGiven ? "given" : word;
     this.opener.hidden = !isGiven;
     if (value === null || Number.isNaN(value)) {
-      this.output.textContent = "";
+      this.output.textContent = this.exact.value = this.exact.placeholder = "";
       return;
     }
     const shown = this.toShown(value), digits = this.column.unit ? 1 : 2;
     this.slider.value = this.toSlider(value);
     const words = `${shown.toFixed(digits)}${this.column.unit ? ` ${this.column.unit}` : ""}`;
-    this.output.textContent = isGiven ? "given" : "drawn";
+    this.output.textContent = isGiven ? "given" : word;
     this.slider.setAttribute("aria-valuetext", `${words}, ${this.output.textContent}`);
     if (from !== "exact") this.exact.value = isGiven ? Number(shown.toFixed(3)) : "";
     this.exact.placeholder = shown.toFixed(digits);
@@ -90,6 +90,8 @@ export class Conditions {
   }
 
   drawn(row) { for (const [name, one] of this.all) if (one.text === "" && name in row) one.show(row[name]); }
+
+  measured(row) { for (const [name, one] of this.all) one.show(row[name] ?? null, "", "measured"); } // of a mask, which decides
 
   disable(isOff) { for (const one of this.all.values()) for (const part of [one.slider, one.exact, one.opener]) part.disabled = isOff; }
 }

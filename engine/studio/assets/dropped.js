@@ -21,9 +21,12 @@ function body(files) { // the length of a list, the list, the files one after an
   return new Blob([length.buffer, list, ...files.map(([, file]) => file)]);
 }
 
-export function tell(text, isFault = false) {
+export function tell(text, isFault = false) { // a fault stands at the picture as well, where one looks
   find("own-state").textContent = text;
   find("own-state").classList.toggle("fault", isFault);
+  find("refused").textContent = text;
+  find("refused").hidden = !isFault;
+  if (isFault) find("refused").scrollIntoView({ block: "nearest" });
 }
 
 export function listen(onGiven) {
@@ -37,7 +40,8 @@ export function listen(onGiven) {
       tell([`${given.name} is read.`, ...given.warnings].join("\n"));
       onGiven(given);
     } catch (error) {
-      tell(error.message, true);
+      const names = seen.length === 1 && !error.message.includes(seen[0][1].name) ? `${seen[0][1].name}: ` : "";
+      tell(`Not taken. ${names}${error.message}`, true);
     }
   }
 

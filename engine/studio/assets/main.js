@@ -23,6 +23,7 @@ function newSide() {
     wish: { cells: {}, number: basket.allot(), seed: 0, steps: null, guidance: null, start: "drawn", given: null, strength: 0.5 },
     given: null, // the mask or scan that the wish starts from
     made: null, // the volume of the wish
+    fault: "", // why there is none
     scan: null, // a scan that is shown in its place
   };
 }
@@ -54,8 +55,31 @@ function tellStart(start, given) {
   own.show(start, given);
   const isOff = !hasCells(start);
   conditions.disable(isOff);
-  for (const id of ["shares-field", "typical"]) find(id).classList.toggle("off", isOff);
-  for (const handle of shares?.handles ?? []) handle.disabled = isOff;
+  for (const id of ["tumour", "place-columns", "shape-columns", "shares-field"]) find(id).classList.toggle("off", isOff);
+  for (const part of [find("all-open"), find("clicks"), find("take-crosshair"), ...shares?.handles ?? []]) part.disabled = isOff;
+  find("typical").hidden = find("given-or-drawn").hidden = isOff;
+  find("decides").hidden = !isOff;
+  if (!isOff) return tellCells();
+  placing(false);
+  find("decides").textContent = start === "mask" ? "The mask decides what is made. This is measured of it:" : "The lesion is taken out, so there is no tumour to wish for.";
+  const values = measuredOf(given);
+  conditions.measured(start === "mask" ? values : {});
+  if (shares && SHARES.every((name) => name in values)) shares.measured(SHARES.map((name) => values[name]));
+}
+
+function tellCells() { // what is given; `check` brings what is drawn
+  conditions.set(conditions.cells());
+  shares?.draw();
+}
+
+function measuredOf(given) { // a dropped mask, by column
+  const value = ({ made }, { offset, factor }) => (Number(made) - offset) / factor;
+  return Object.fromEntries((given?.measured ?? []).map((one, k) => [facts.columns[k].name, value(one, facts.columns[k])]));
+}
+
+function placing(isOn) { // whether a click in a section takes its place
+  find("clicks").setAttribute("aria-pressed", isOn);
+  document.body.classList.toggle("placing", isOn);
 }
 
 async function check() { // what is wrong with the wish, how usual it is, what is drawn for it
@@ -85,16 +109,20 @@ function tell(faults, warnings) {
 function changed() { // by hand
   read();
   current().scan = null;
+  find("refused").hidden = true;
   clearTimeout(timer);
+  current().fault = "";
+  tellKeep();
   panes.panes[side].tell("…", true);
   timer = setTimeout(() => make(side), PAUSE_MS);
 }
 
 async function make(which) {
   const one = sides[which], pane = panes.panes[which], wish = structuredClone(one.wish);
+  one.fault = "";
   try {
     if (which === side && !await check()) {
-      if (find("messages").querySelector(".fault")) pane.tell("This wish contradicts itself; see the messages.", false, true);
+      if (find("messages").querySelector(".fault")) noVolume(which, "This wish contradicts itself; see the messages.");
       return;
     }
     pane.tell(`Making case ${wish.number} …`, true);
@@ -108,16 +136,22 @@ async function make(which) {
   }
 }
 
+function noVolume(which, why) {
+  sides[which].fault = why;
+  panes.panes[which].tell(why, false, true);
+  tellKeep();
+}
+
 function faulty(which, error) { // a volume that cannot be made or shown
   if (error.status === 410) return make(which); // it was dropped for newer ones
-  panes.panes[which].tell(error.message, false, true);
+  noVolume(which, error.message);
   gone(error);
 }
 
 async function show(which) {
   const { scan, made } = sides[which], pane = panes.panes[which];
   tellMeasured();
-  find("keep").disabled = find("vary").disabled = !current().made;
+  tellKeep();
   if (scan) {
     const [where, seen] = voxels(scan, sides.b?.wish.start);
     pane.tell(`${scan.name}, ${where === "own" ? "as it was given" : "on the model’s grid"}`);
@@ -157,7 +191,7 @@ function choose(which) { // the side that the controls are for
   document.querySelector(`input[name="side"][value="${which}"]`).checked = true;
   write();
   check().catch(gone);
-  find("keep").disabled = find("vary").disabled = !current().made;
+  tellKeep();
 }
 
 function compare(isOn, makes = true) {
@@ -188,6 +222,7 @@ function startFrom(given, start = given?.starts[0] ?? "drawn") { // a mask or sc
   }
   const one = current();
   one.given = given;
+  checks++; // an answer that is on its way is of another wish
   Object.assign(one.wish, { start, given: given?.id ?? null });
   tellStart(start, given);
   if (sides.a.scan) show("a").catch((error) => faulty("a", error));
@@ -196,7 +231,7 @@ function startFrom(given, start = given?.starts[0] ?? "drawn") { // a mask or sc
 
 function lost(given) { // the program holds it no more
   const text = `${given.name} is not held any more: this page was silent for an hour, or newer files came. Drop it again.`;
-  tellOwn(text, true);
+  tellOwn(text);
   find("lost").textContent = text;
   find("lost").hidden = false;
   for (const one of Object.values(sides)) {
@@ -205,6 +240,7 @@ function lost(given) { // the program holds it no more
     Object.assign(one.wish, { start: "drawn", given: null });
   }
   write();
+  check().catch(gone);
 }
 
 async function here() { // a word to the program, and what it holds
@@ -227,10 +263,34 @@ function takePlace(mm) {
 
 const short = ({ rows, text, measured_ml }) => (rows.length ? `${measured_ml.toFixed(1)} ml` : text);
 
+const isMade = ({ made, wish }) => made !== null && JSON.stringify(made.wish) === JSON.stringify(wish);
+
+function tellKeep() { // whether the wish can be kept and varied; if not, why
+  const one = current();
+  const missing = isMade(one) ? "" : one.fault || "The volume of this wish is still being made.";
+  const why = missing || (basket.isFree(one.wish.number) ? "" : "This one is in the basket.");
+  for (const [id, reason] of [["keep", why], ["vary", missing]]) {
+    find(id).setAttribute("aria-disabled", reason !== "");
+    find(id).title = reason;
+  }
+  find("keep-why").textContent = why;
+}
+
+function isOffered(id) { // else it says why not
+  basket.tell(find(id).title);
+  return find(id).getAttribute("aria-disabled") === "false";
+}
+
 function keep() {
   const { wish, given, made } = current();
-  if (!made || JSON.stringify(made.wish) !== JSON.stringify(wish)) return;
-  basket.keep(wish.number, wish, given, short(made));
+  if (isOffered("keep")) basket.keep(wish.number, wish, given, short(made));
+}
+
+function vary() {
+  const { wish, given } = current(), times = find("times");
+  if (!isOffered("vary")) return;
+  if (times.value === "" || !times.checkValidity()) basket.tell(`Vary it ${times.min} to ${times.max} times${times.value && `, not ${times.value}`}.`);
+  else basket.vary(wish, given, Number(times.value));
 }
 
 function listen() {
@@ -239,11 +299,7 @@ function listen() {
   document.querySelectorAll('input[name="side"]').forEach((input) => input.addEventListener("change", () => choose(chosen("side"))));
   find("all-open").addEventListener("click", () => { conditions.set({}); if (shares) shares.isGiven = false; changed(); });
   find("compare").addEventListener("click", () => compare(!panes.isCompared));
-  find("clicks").addEventListener("click", () => {
-    const isOn = find("clicks").getAttribute("aria-pressed") !== "true";
-    find("clicks").setAttribute("aria-pressed", isOn);
-    document.body.classList.toggle("placing", isOn);
-  });
+  find("clicks").addEventListener("click", () => placing(find("clicks").getAttribute("aria-pressed") !== "true"));
   find("take-crosshair").addEventListener("click", () => takePlace(panes.crosshair(side) ?? panes.crosshair("a")));
   for (const which of ["a", "b"]) {
     const { element } = panes.panes[which];
@@ -253,7 +309,7 @@ function listen() {
     });
   }
   find("keep").addEventListener("click", keep);
-  find("vary").addEventListener("click", () => basket.vary(current().wish, current().given, Number(find("times").value)));
+  find("vary").addEventListener("click", vary);
   listenForFiles(startFrom);
   addEventListener("pagehide", leave);
   setInterval(here, HERE_MS);
@@ -291,8 +347,8 @@ async function open() {
     const row = basket.rows[number], one = current();
     Object.assign(one, { wish: structuredClone(row.wish), given: row.given, scan: null });
     write();
-    make(side).then(() => { row.text = one.made ? short(one.made) : row.text; basket.draw(); });
-  });
+    make(side).then(() => { row.text = isMade(one) ? short(one.made) : row.text; basket.draw(); });
+  }, tellKeep);
   panes = new Panes(facts, faulty);
   panes.open("a");
   own = new Own((start) => startFrom(current().given, start), () => startFrom(null));

@@ -96,6 +96,7 @@ export class Panes {
     const modality = chosen("modality");
     const volumes = await Promise.all([this.image(pane, modality), this.image(pane, this.facts.mask)]);
     if (turn !== pane.latest) return;
+    volumes[0].cal_max = this.white(pane, modality);
     volumes[1].opacity = find("opacity").value / 100;
     const first = pane.nv.volumes.length === 0;
     if (this.isDifference && side === "b") await this.addDifference(pane, volumes, modality);
@@ -104,6 +105,7 @@ export class Panes {
     pane.nv.volumes = volumes;
     pane.nv.setVolume(volumes[0], 0);
     this.link();
+    this.level();
     if (isNew) {
       pane.nv.scene.crosshairPos = pane.nv.mm2frac(facts.place_mm);
       if (side === "a" || facts.changed_ml) find("turn").value = sbldmViewer.facing(fromCentre(facts.place_mm, facts));
@@ -131,6 +133,25 @@ export class Panes {
     return files[role];
   }
 
+  white(pane, modality) { // upper end of the grey window: one for both panes, where they lie in one space
+    const { a, b } = this.panes;
+    const seen = this.isCompared && this.isOneSpace() ? [a, b] : [pane];
+    return Math.max(...seen.map(({ shown }) => shown.facts.windows[modality]));
+  }
+
+  level() { // what is drawn in the window that holds now
+    const modality = chosen("modality");
+    for (const pane of Object.values(this.panes)) {
+      const image = pane.nv?.volumes[0];
+      if (image?.name !== `${modality}.nii.gz`) continue; // another one is on its way
+      const white = this.white(pane, modality);
+      pane.element.dataset.white = white;
+      if (image.cal_max === white) continue;
+      image.cal_max = white;
+      pane.nv.updateGLVolume();
+    }
+  }
+
   async addDifference(pane, volumes, modality) { // how far B lies from A, voxel by voxel
     const other = this.panes.a;
     if (!other.shown) return;
@@ -138,7 +159,7 @@ export class Panes {
     if (from.img.length !== to.img.length) return;
     const apart = to.clone();
     for (let k = 0; k < apart.img.length; k++) apart.img[k] = Math.abs(to.img[k] - from.img[k]);
-    const white = pane.shown.facts.windows[modality];
+    const white = volumes[0].cal_max;
     Object.assign(apart, { name: "difference.nii", colormap: "hot", opacity: 0.75, cal_min: white / 20, cal_max: white / 2 });
     volumes.push(apart);
   }
@@ -180,6 +201,7 @@ export class Panes {
     find("compare").setAttribute("aria-pressed", isOn);
     document.body.classList.toggle("compared", isOn);
     for (const { nv } of Object.values(this.panes)) nv?.resizeListener();
+    this.level();
   }
 
   tellPlace(pane, { mm, values }) {

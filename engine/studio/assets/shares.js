@@ -70,20 +70,24 @@ export class Shares {
     this.draw();
   }
 
-  draw() {
-    const edges = [0, ...this.cuts, 1];
+  measured(values) { // of a mask, which decides; what is given stays for later
+    this.draw([values[0], values[0] + values[1]].map((cut) => clamp(cut, 0, 1)), "measured");
+  }
+
+  draw(cuts = this.cuts, word = this.isGiven ? "given" : "drawn") {
+    const edges = [0, ...cuts, 1];
     this.parts.forEach((part, k) => {
       part.style.left = `${100 * edges[k]}%`;
       part.style.width = `${100 * (edges[k + 1] - edges[k])}%`;
     });
     const values = edges.slice(1).map((edge, k) => Math.round(100 * (edge - edges[k])));
     this.handles.forEach((handle, k) => {
-      handle.style.left = `${100 * this.cuts[k]}%`;
-      handle.setAttribute("aria-valuenow", Math.round(100 * this.cuts[k]));
+      handle.style.left = `${100 * cuts[k]}%`;
+      handle.setAttribute("aria-valuenow", Math.round(100 * cuts[k]));
       handle.setAttribute("aria-valuetext", `${this.names[k]} ${values[k]} %, ${this.names[k + 1]} ${values[k + 1]} %`);
     });
-    this.text.textContent = this.names.map((name, k) => `${name} ${values[k]} %`).join(" · ") + (this.isGiven ? "" : " (drawn)");
-    this.bar.parentElement.dataset.state = this.isGiven ? "given" : "drawn";
-    this.opener.hidden = !this.isGiven;
+    this.text.textContent = this.names.map((name, k) => `${name} ${values[k]} %`).join(" · ") + (word === "given" ? "" : ` (${word})`);
+    this.bar.parentElement.dataset.state = word;
+    this.opener.hidden = word !== "given";
   }
 }

@@ -48,6 +48,23 @@ FETCH = """fetch('{path}', {{ headers: {{ Authorization: 'Bearer ' + location.ha
   .then((one) => one.arrayBuffer())
   .then((data) => btoa(Array.from(new Uint8Array(data), (one) => String.fromCharCode(one)).join('')))"""
 STATE = "document.querySelector('#pane-a .state').textContent"
+COVERED = """[...document.querySelectorAll('#basket button, #basket input')].filter((one) => {
+  if (!one.checkVisibility()) return false;
+  one.scrollIntoView({ behavior: 'instant' });
+  const b = one.getBoundingClientRect();
+  return !one.contains(document.elementFromPoint(b.left + b.width / 2, b.top + b.height / 2));
+}).map((one) => one.outerHTML)"""
+KEEP = "(() => { const e = document.getElementById('keep'); return [e.getAttribute('aria-disabled'), e.title]; })()"
+BRIGHTER = """(() => { const real = window.fetch;
+  window.fetch = async (path, more) => {
+    const answer = await real(path, more);
+    if (!path.startsWith('/api/volumes?')) return answer;
+    window.fetch = real;
+    const told = await answer.json();
+    for (const name in told.windows) told.windows[name] *= 2;
+    return new Response(JSON.stringify(told));
+  }; })()"""
+ROWS = "document.querySelectorAll('#rows li').length"
 
 
 @contextmanager
@@ -118,6 +135,14 @@ def cell(browser: Chromium, column: str, nth: int) -> float:
     return float(browser.run(f"document.querySelector('#measured tr[data-column={column}]').cells[{nth}].textContent"))
 
 
+def covered(browser: Chromium, width: int, height: int) -> list[str]:
+    """The basket's controls that something lies on, in a window of this size, once they are scrolled to."""
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+    found = browser.run(COVERED)
+    browser.call("Emulation.clearDeviceMetricsOverride")
+    return found
+
+
 def newly_drawn(browser: Chromium, before: str) -> str:
     browser.until(f"{DRAWN} !== {before!r}")
     return browser.run(DRAWN)
@@ -164,6 +189,13 @@ def test_the_whole_round(browser: Chromium, folder: Path, tiny_mask_first_bundle
     assert browser.run("document.getElementById('start').textContent").strip().startswith("Around mine")
     masked = cell(browser, "volume_ml", 2)
     assert cell(browser, "volume_ml", 1) == pytest.approx(masked, abs=0.1)
+    shown = browser.run("document.getElementById('condition-volume_ml-exact').placeholder")
+    assert float(shown) == pytest.approx(masked, abs=0.1)
+    assert "(measured)" in browser.run("document.querySelector('.shares-text').textContent")
+    assert "The mask decides" in browser.run("document.getElementById('decides').innerText")
+    inactive = "['clicks', 'take-crosshair', 'all-open'].map((id) => document.getElementById(id).disabled)"
+    assert browser.run(inactive) == [True] * 3
+    assert browser.run("document.getElementById('typical').hidden")
     browser.run("document.getElementById('keep').click()")
     browser.run("document.getElementById('times').value = 2; document.getElementById('vary').click()")
     browser.until("document.getElementById('basket').dataset.ready === '4'")
@@ -193,8 +225,12 @@ def test_the_whole_round(browser: Chromium, folder: Path, tiny_mask_first_bundle
                 == (folder / "downloads" / f"{run}_{role}.nii.gz").read_bytes()
             )
     assert (folder / "downloads/basket-2/sbldm-000003/sbldm-000003_t1.nii.gz").exists()  # what was varied
+    drawn = browser.run(DRAWN)
     browser.run("document.getElementById('without').click()")
-    newly_drawn(browser, browser.run(DRAWN))
+    newly_drawn(browser, drawn)
+    assert float(browser.run("document.getElementById('condition-volume_ml-exact').value")) == wished  # as it was
+    assert browser.run("document.getElementById('decides').hidden")
+    assert browser.run(inactive) == [False] * 3
 
 
 def fetched(browser: Chromium, path: str) -> bytes:
@@ -219,8 +255,17 @@ def test_a_contradiction_is_told_and_shares_sum_to_one(browser: Chromium) -> Non
     browser.until("document.querySelector('#messages .fault') !== null")
     assert "0.1 to" in browser.run("document.getElementById('messages').textContent")
     assert "contradicts" in browser.run(STATE)
+    before = browser.run(ROWS)
+    for button in ("keep", "vary"):
+        browser.run("document.getElementById('basket-state').textContent = ''")
+        browser.run(f"document.getElementById('{button}').click()")
+        assert "contradicts" in browser.run("document.getElementById('basket-state').textContent")
+    assert browser.run(KEEP) == ["true", "This wish contradicts itself; see the messages."]
+    border = "document.querySelector('#shares .handle').dispatchEvent(new KeyboardEvent('keydown', { key: 'End' }))"
     browser.run("document.getElementById('all-open').click()")
+    assert browser.run(f"({border}, {KEEP})") == ["true", "The volume of this wish is still being made."]
     browser.until("!document.querySelector('#messages .fault')")
+    assert browser.run(ROWS) == before
     browser.run("document.querySelector('#shares .handle').focus()")
     for key in ("End", "ArrowLeft", "ArrowLeft"):
         browser.press(key)
@@ -228,6 +273,34 @@ def test_a_contradiction_is_told_and_shares_sum_to_one(browser: Chromium) -> Non
     assert sum(int(share) for share in re.findall(r"(\d+) %", told)) == 100
     assert "drawn" not in told
     browser.until(f"{STATE}.startsWith('Case')")
+
+
+def test_the_basket_holds_what_is_saved(browser: Chromium) -> None:
+    browser.run("document.getElementById('all-open').click()")
+    browser.until(f"{KEEP}[0] === 'false'")
+    before = browser.run(ROWS)
+    browser.run("document.getElementById('keep').click()")
+    browser.until(f"{ROWS} === {before + 1}")
+    assert browser.run(KEEP) == ["true", "This one is in the basket."]
+    browser.run("document.getElementById('times').value = 201; document.getElementById('vary').click()")
+    said = "document.getElementById('basket-state').textContent"
+    assert browser.run(said) == "Vary it 1 to 200 times, not 201."
+    browser.run("document.getElementById('times').value = 4")
+
+    table, name = browser.run("document.getElementById('csv').textContent"), "document.querySelector('#rows input')"
+    named = browser.run(f"{name}.value")
+    browser.run(f"{name}.value = 'a\\u202eb'; {name}.dispatchEvent(new Event('change'))")
+    assert "basket.csv:" in browser.until(f"{said}.includes('printable') && {said}")
+    assert "wish.csv" not in browser.run(said)
+    assert browser.run(f"{name}.value") == named
+    assert browser.run("document.getElementById('csv').textContent") == table
+    del browser.console[:]  # the refusal stands there too
+
+    assert covered(browser, 1024, 768) == []
+    browser.run("window.confirm = () => true; document.getElementById('empty').click()")
+    browser.until(f"{ROWS} === 0")
+    assert browser.run("document.getElementById('take').hidden")
+    assert browser.run(KEEP) == ["false", ""]
 
 
 def test_keyboard_alone(browser: Chromium, folder: Path) -> None:
@@ -316,9 +389,14 @@ def test_side_by_side_with_one_crosshair(browser: Chromium) -> None:
     browser.run("document.getElementById('compare').click()")
     browser.until("document.getElementById('pane-b').dataset.drawn")
     drawn = browser.run("document.getElementById('pane-b').dataset.drawn")
+    browser.run(BRIGHTER)  # a wider grey window for the next volume, which is that of B
     set_to(browser, "#condition-volume_ml-exact", 9)
     browser.until(f"document.getElementById('pane-b').dataset.drawn !== {drawn!r}")
     assert browser.run("document.querySelectorAll('#measured table').length") == 2
+    whites = "['a', 'b'].map((side) => document.getElementById(`pane-${side}`).dataset.white)"
+    assert len({*browser.run(whites)}) == 1  # one grey is one value
+    together = browser.run(whites)[0]
+    assert covered(browser, 1400, 933) == []
     browser.run("document.getElementById('canvas-a').focus()")
     for _ in range(3):
         browser.press("ArrowUp")
@@ -327,13 +405,24 @@ def test_side_by_side_with_one_crosshair(browser: Chromium) -> None:
     browser.run("document.getElementById('difference').click()")
     browser.until("document.getElementById('difference').getAttribute('aria-pressed') === 'true'")
     browser.run("document.getElementById('compare').click()")
+    alone = browser.run(whites)
+    assert float(alone[0]) < float(alone[1]) == float(together)
 
 
 def test_what_goes_wrong_is_said_on_the_page(browser: Chromium, address: str, folder: Path) -> None:
     browser.run("document.getElementById('own-state').textContent = ''")
-    drop(browser, "x.nii.gz", b"no scan")
+    drop(browser, "junk.nii.gz", b"no scan")
     browser.until("document.getElementById('own-state').className.includes('fault')")
-    assert "unreadable" in browser.run("document.getElementById('own-state').textContent")
+    for place in ("own-state", "refused"):
+        said = browser.run(f"document.getElementById('{place}').textContent")
+        assert "unreadable" in said
+        assert "junk.nii.gz" in said
+        assert "junk_seg" not in said
+    seen = (
+        "(() => { const b = document.getElementById('refused').getBoundingClientRect(); return [b.top, b.bottom]; })()"
+    )
+    top, bottom = browser.run(seen)
+    assert 0 <= top < bottom <= browser.run("innerHeight")
     del browser.console[:]  # the refusal stands there too
 
 
