@@ -103,7 +103,10 @@ def load_errors(path: Path) -> Iterator[None]:
     errors = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     try:
         yield
-    except (errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument, errors.NotImplemented) as error:
+    except (
+        errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument, errors.NotImplemented,
+        UnicodeDecodeError,  # a fault that quotes a damaged name
+    ) as error:  # fmt: skip
         raise InvalidInputError(f"{path}: onnxruntime cannot load it: {error}") from error
     except (errors.Fail, errors.EPFail, errors.RuntimeException, RuntimeError) as error:
         if says_out_of_memory(str(error)):

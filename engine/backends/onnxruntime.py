@@ -78,6 +78,7 @@ class OnnxRuntimeBackend:
             errors.InvalidArgument,
             errors.NotImplemented,
             errors.RuntimeException,
+            UnicodeDecodeError,  # a fault that quotes a damaged name
         ) as error:
             if says_out_of_memory(str(error)):
                 raise DeviceMemoryError(f"{path}: no memory to load it: {error}") from error

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from ..bundle.load import load_bundle
 from ..errors import SbldmError, UsageError
 from ..files import make_directory, write_atomic
+from ..folder import Folder
 from ..portable import be_nice
 from ..processes import start_process
 from ..run.audit import acting
@@ -140,7 +141,8 @@ class BasketRun:
                 else:
                     if kind == "failed" and not self.total:  # refused: nothing is left of it
                         for table in self._written:
-                            table.unlink(missing_ok=True)
+                            with Folder(table.parent) as folder:
+                                folder.remove(table.name)
                     self.words, self.state = content, kind
         except (EOFError, OSError):
             if self.state == "running":

@@ -103,6 +103,17 @@ def test_flipped_bits_end_in_a_message(
         open_everything(copy)
 
 
+def test_a_damaged_name_ends_in_a_message(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """ONNX Runtime quotes it, and its binding cannot decode that."""
+    copy = Path(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"))
+    data = bytearray((copy / "decoder.onnx").read_bytes())
+    name = onnx.load_from_string(bytes(data)).graph.initializer[0].name
+    data[data.find(name.encode())] |= 0x80
+    put(copy, "decoder.onnx", bytes(data), True)
+    with pytest.raises(InvalidInputError, match=r"decoder\.onnx"):
+        open_everything(copy)
+
+
 @FUZZ
 @given(data=st.data(), value=JSON_VALUES)
 def test_manifests_with_a_strange_value_end_in_a_message(
