@@ -31,6 +31,7 @@ CODES = {
     "engine.report": "report",
     "engine.service": "service",
     "engine.studio": "studio",
+    "cli.serve": "service",
     "train.evaluation": "evaluation",
     "train.downstream": "downstream",
     "train.phantom": "phantom",
@@ -41,7 +42,7 @@ CODES = {
     "cli": "options",
 }
 """Module below the package, or the beginning of its name -> code; the first that fits."""
-_GROUND = re.compile(r"engine\.(files|decode|locks|locked_files|new_files|trees|telemetry|errors)$")
+_GROUND = re.compile(r"engine\.(files|decode|locks|locked_files|new_files|trees|telemetry|errors|service\.server)$")
 """Modules that others use to refuse: whoever called them says what it is about."""
 PAGE = Path(__file__).parent / "errors.md"
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)]+)\)")

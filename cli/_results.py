@@ -11,6 +11,7 @@ import typer
 Cache = Annotated[Path | None, typer.Option(help="Folder of prepared cases (default: OUT/cache).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON, not as a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+"""Looked for by `main`, which shows what the package logs."""
 
 
 def tell(figures: dict[str, Any], table: str, as_json: bool) -> None:

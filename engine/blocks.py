@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
 
 FloatArray = NDArray[np.float32]
 Box = tuple[slice, slice, slice]
+
+_TRUNCATE = 4.0  # deviations that a Gaussian filter reaches
 
 
 def block_sums(volume: FloatArray, sides: Sequence[int]) -> FloatArray:
@@ -41,3 +44,20 @@ def profiles(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
     counts = [np.array([np.count_nonzero(plane) for plane in ordered]), table.sum(axis=1), table.sum(axis=0)]
     found = {int(axis): np.asarray(count, np.int64) for axis, count in zip(order, counts, strict=True)}
     return [found[axis][::-1] if axis in flipped else found[axis] for axis in range(3)]
+
+
+def blurred_in(box: Box, values: NDArray[np.float32] | NDArray[np.bool_], sigma: Sequence[float]) -> FloatArray:
+    """What `scipy.ndimage.gaussian_filter` gives in a box, from the voxels alone that it follows from."""
+    reach = [blur_reach(width) for width in sigma]
+    around = [slice(max(0, s.start - far), s.stop + far) for s, far in zip(box, reach, strict=True)]
+    blurred = np.asarray(values[tuple(around)], np.float32)
+    for axis, (width, within, seen) in enumerate(zip(sigma, box, around, strict=True)):
+        line = np.asarray(gaussian_filter1d(blurred, width, axis, truncate=_TRUNCATE), np.float32)
+        kept = slice(within.start - seen.start, within.stop - seen.start)
+        blurred = line[tuple(kept if a == axis else slice(None) for a in range(3))]
+    return blurred
+
+
+def blur_reach(sigma: float) -> int:
+    """Voxels that the filter reaches."""
+    return int(_TRUNCATE * sigma + 0.5)

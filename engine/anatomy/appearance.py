@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from math import prod
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 from scipy.special import ndtr
 
-from ..blocks import Box, bounding_box
+from ..blocks import blurred_in, bounding_box
 from .splines import SPLINE_DEVIATION, FloatArray, basis, expanded, node_count
 
 BLUR_MM = (1.0, 2.2)  # deviation, least and most
@@ -22,8 +21,6 @@ WHITE, FLUID = (0.7, 0.4), (0.9, 0.35)  # log of their weight over grey matter's
 UNEVENNESS, UNEVEN_MM = 0.3, 12.0  # deviation of the logs from place to place, and how far apart places are
 RIM = 0.35  # share of what lies outside that looks like fluid at the surface
 _SINGLE = 4
-_TRUNCATE = 4.0  # deviations that a Gaussian filter reaches
-_ALL = slice(None)
 
 
 def appearance_numbers(shape: Sequence[int], spacing_mm: Sequence[float]) -> int:
@@ -45,7 +42,7 @@ def as_scans_show(shares: FloatArray, spacing_mm: Sequence[float], normals: Floa
     box = bounding_box(brain)
     sigma = [_between(BLUR_MM, blur) / mm for mm in spacing_mm]
     outside = (~brain).astype(np.float32)
-    seen = np.stack([_blurred(share, sigma, box)[brain[box]] for share in (*shares, outside)])
+    seen = np.stack([blurred_in(box, share, sigma)[brain[box]] for share in (*shares, outside)])
     seen[2] += np.float32(RIM) * seen[3]
     steps = [UNEVEN_MM / mm for mm in spacing_mm]
     bases = [basis(n, step)[within] for n, step, within in zip(shape, steps, box, strict=True)]
@@ -57,18 +54,6 @@ def as_scans_show(shares: FloatArray, spacing_mm: Sequence[float], normals: Floa
     shown = np.zeros(shares.shape, np.float32)
     shown[:, brain] = sharp / np.maximum(sharp.sum(axis=0), np.float32(1e-9))
     return shown
-
-
-def _blurred(values: FloatArray, sigma: Sequence[float], box: Box) -> FloatArray:
-    """A Gaussian filter's result in a box, of the voxels that it follows from."""
-    reach = [int(_TRUNCATE * width + 0.5) for width in sigma]
-    around = [slice(max(0, s.start - far), s.stop + far) for s, far in zip(box, reach, strict=True)]
-    values = values[tuple(around)]
-    for axis, (width, within, seen) in enumerate(zip(sigma, box, around, strict=True)):
-        kept = slice(within.start - seen.start, within.stop - seen.start)
-        filtered = np.asarray(gaussian_filter1d(values, width, axis, truncate=_TRUNCATE), np.float32)
-        values = filtered[tuple(kept if a == axis else _ALL for a in range(3))]
-    return values
 
 
 def _between(limits: tuple[float, float], normal: np.float32) -> float:

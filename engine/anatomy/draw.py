@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d, map_coordinates, maximum_filter, uniform_filter1d
+from scipy.ndimage import map_coordinates, maximum_filter, uniform_filter1d
 from scipy.special import ndtr
 
-from ..blocks import bounding_box
+from ..blocks import blur_reach, blurred_in, bounding_box
 from .anatomies import SPACING_MM, TRAINING, Tissue
 from .appearance import appearance_numbers, as_scans_show
 from .deformation import WARP, against_slope, flow, followed, pushed_outward
@@ -51,9 +51,7 @@ SHARES = {
 """Of white matter, grey matter and fluid, as a scan shows them, in each tissue of an anatomy."""
 
 _VENTRICLES = np.isin(list(Tissue), (Tissue.VENTRICLE, Tissue.CHOROID))
-_TRUNCATE = 4.0  # deviations that a Gaussian filter reaches
 _CUBE = 4  # voxels
-_ALL = slice(None)
 _LEVELS = np.array([SHARES[tissue] for tissue in Tissue], np.float32)
 
 
@@ -157,18 +155,11 @@ def _widened(pose: Pose, displacement: FloatArray, field: Field, millimetres: fl
 
 def _blurred(mask: NDArray[np.bool_], sigma: float) -> tuple[FloatArray, NDArray[np.int64]]:
     """A Gaussian filter's result in the box where it is not 0, and the box's first voxel (3, 1, 1, 1)."""
-    reach = int(_TRUNCATE * sigma + 0.5) + 1  # a place beyond the last voxel that is not 0 lies between it and a 0
-    box = list(bounding_box(mask))
-    kept = [slice(max(0, s.start - reach), min(n, s.stop + reach)) for s, n in zip(box, mask.shape, strict=True)]
-    blurred = mask[tuple(box)].astype(np.float32)
-    for axis, (seen, wanted, size) in enumerate(zip(box, kept, mask.shape, strict=True)):
-        # what the filter repeats beyond the edges is 0 unless the mask's own edge is near
-        low, high = min(seen.start, 2 * reach), min(size - seen.stop, 2 * reach)
-        padded = np.pad(blurred, np.array([(low, high) if a == axis else (0, 0) for a in range(3)]))
-        line = np.asarray(gaussian_filter1d(padded, sigma, axis, truncate=_TRUNCATE), np.float32)
-        first = seen.start - low
-        blurred = line[tuple(slice(wanted.start - first, wanted.stop - first) if a == axis else _ALL for a in range(3))]
-    return blurred, np.array([k.start for k in kept], np.int64).reshape(3, 1, 1, 1)
+    reach = blur_reach(sigma) + 1  # a place beyond the last voxel that is not 0 lies between it and a 0
+    box = bounding_box(mask)
+    x, y, z = (slice(max(0, s.start - reach), min(n, s.stop + reach)) for s, n in zip(box, mask.shape, strict=True))
+    first = np.array([x.start, y.start, z.start], np.int64).reshape(3, 1, 1, 1)
+    return blurred_in((x, y, z), mask, (sigma, sigma, sigma)), first
 
 
 def _outward(core: NDArray[np.bool_], field: Field, push: float) -> FloatArray | None:

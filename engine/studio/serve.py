@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import UsageError
 from ..service.logs import Level, Logs
 from ..service.server import run_app
 from ..service.settings import GIGABYTE, Listening
@@ -39,7 +38,5 @@ def run_studio(studio: Studio, port: int, opened: Callable[[str], None], log: Ev
         app = create_app(studio, settings, tokens, logs)
         listening = lambda address, bound: opened(f"http://{address}:{bound}/#{token}")  # noqa: E731
         run_app(app, settings, logs, listening, studio.generator.close)
-    except UsageError as error:  # of the server, which `serve` has too: what explains it is said of the studio
-        raise UsageError(str(error)) from error
     finally:
         logs.close()

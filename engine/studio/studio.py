@@ -243,17 +243,14 @@ def _directory(out: str) -> Path:
     Raises:
         UsageError: no path, the root, or a file.
     """
-    if "\0" in out:
-        raise UsageError(f"{out!r}: cannot be a directory")
     try:
         target = Path(os.path.normpath(Path(out).expanduser().absolute()))
-        if target.is_dir() or not target.exists():
-            if target.name:
-                return target
-            raise UsageError(f"{out}: is no directory for a run; name one below it")
+        is_usable = "\0" not in out and target.name != "" and (target.is_dir() or not target.exists())
     except (RuntimeError, OSError) as error:  # an unknown user, too long a name
         raise UsageError(f"{out!r}: cannot be a directory ({error})") from error
-    raise UsageError(f"{out}: is a file; name a directory")
+    if not is_usable:
+        raise UsageError(f"{out!r}: cannot be the directory of a run; name another one")
+    return target
 
 
 def _beside(target: Path, name: str) -> Path:
