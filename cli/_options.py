@@ -69,7 +69,7 @@ class RunFlags:
     strict: Annotated[bool, _run("--strict", "Refuse tumours far from the training cohort.")] = False
     steps: Annotated[int | None, _model("--steps", "Denoising steps; default: the bundle's.")] = None
     sampler: Annotated[
-        str | None, _model("--sampler", "Algorithm; default: the bundle's.", **choices("ddim", "dpmpp-2m"))
+        str | None, _model("--sampler", "Algorithm; default: the bundle's.", **choices("ddim", "dpmpp-2m", "fitted"))
     ] = None
     eta: Annotated[float | None, _model("--eta", "Noise of DDIM steps, 0 to 1; default: the bundle's.")] = None
     guidance: Annotated[

@@ -31,6 +31,9 @@ def export(
     source: Annotated[
         str, typer.Option(help="What a mask-first model draws: scans, or phantoms.", **choices("real", "phantom"))
     ] = "real",
+    fit_steps: Annotated[
+        bool, typer.Option(help="Fit samplings of 1 to 4 steps (masks: 6) to 200; they become the default. Minutes.")
+    ] = False,
     force: Annotated[bool, typer.Option(help="Export stages that do not belong together; the card says so.")] = False,
     bundle: Annotated[
         str | None,
@@ -56,7 +59,7 @@ def export(
     if bundle is not None:
         made = load_bundle(bundle, require_signature)
     else:
-        options = _options(precision, opset, store, identifier, data, licence, source, force)
+        options = _options(precision, opset, store, identifier, data, licence, source, force, fit_steps)
         made = _from_checkpoint(cast("Path", checkpoint), out, monai_bundle, options)
     if triton is not None:
         from ..export.triton import write_triton_repository
@@ -80,6 +83,7 @@ def _options(
     licence: str,
     source: str,
     force: bool,
+    fit_steps: bool,
 ) -> ExportOptions:
     from ..engine.errors import UsageError
     from ..export.bundle import ExportOptions
@@ -101,6 +105,7 @@ def _options(
         licence=licence,
         source=cast("Source", source),
         force=force,
+        fit_steps=fit_steps,
     )
 
 

@@ -59,6 +59,7 @@ from ..train.mask_set import load_map_scale
 from ..train.trained import load_networks
 from ..train.volume_latents import FOLDER
 from .components import Component, components_of
+from .fitted_steps import with_fitted_steps
 from .gate import GateInputs, require_passed, run_gate
 from .model_card import model_card
 from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
@@ -97,6 +98,7 @@ class ExportOptions:
     background_threshold: float = 0.02  # 0..1 of the normalised intensity
     source: Source = "real"  # what a mask-first model's samples are drawn as
     force: bool = False  # export stages that do not fit each other, and say so in the card
+    fit_steps: bool = False  # fit few steps to many, which become the default
 
 
 def export_bundle(
@@ -155,6 +157,8 @@ def export_bundle(
                 parity, reduced=run_gate(components, models | reduced, inputs, options.precision, progress)
             )
             require_passed(parity)
+        if options.fit_steps:
+            manifest = with_fitted_steps(engine, manifest, progress)
         if was_trained(checkpoint):
             progress("reconstructions and samples")
             faults = reconstruction_faults(checkpoint, config, engine)

@@ -21,8 +21,8 @@ from ..conditions.columns import ConditionColumn
 from ..conditions.distribution import CohortDistribution
 from .store import MANIFEST_NAME as MANIFEST_NAME
 
-SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # 1 knew the form of slices alone
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)  # 1 knew the form of slices alone, 2 no fitted steps
 SIGNATURE_NAME = "model.sig"  # covers the manifest too, which therefore cannot list it
 MAX_VOXELS = 512**3
 SPACING_MM = (0.1, 20.0)  # of a voxel, smallest and largest
@@ -62,7 +62,7 @@ COMPONENT_OUTPUTS: Mapping[Form, Mapping[str, tuple[str, ...]]] = {
 COMPONENTS = ("encoder", "aggregator_encode", "mask_denoiser", "denoiser", "aggregator", "decoder", "refiner")
 OPTIONAL_COMPONENTS = frozenset({"refiner"})
 
-SamplerName = Literal["ddim", "dpmpp-2m"]
+SamplerName = Literal["ddim", "dpmpp-2m", "fitted"]
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
 
@@ -135,6 +135,17 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class FittedSteps:
+    """Few steps that end where many would: what the sampler `fitted` does, see `export.fitted_steps`.
+
+    The state after call k is from_sample x + from_x0 x0 + from_previous_x0 (x0 of the call before).
+    """
+
+    timesteps: tuple[int, ...]  # of the calls, falling from the last of the table
+    rows: tuple[tuple[float, float, float], ...]  # from_sample, from_x0, from_previous_x0, a row a call
+
+
+@dataclass(frozen=True)
 class NoiseSchedule:
     """The diffusion process that the denoiser was trained on."""
 
@@ -142,6 +153,7 @@ class NoiseSchedule:
     prediction_type: PredictionType
     timestep_spacing: TimestepSpacing
     alphas_cumprod: tuple[float, ...]  # one value a training step, falling
+    fitted: tuple[FittedSteps, ...] = ()  # of the denoiser, one for each number of steps
 
 
 @dataclass(frozen=True)
@@ -183,6 +195,7 @@ class MaskFirst:
     draft_levels: tuple[tuple[float, ...], ...]  # (tissue, modality) 0..1: white, grey, fluid, then the tumour's
     anatomies: str  # SHA-256 of the brains that drafts are made on
     grain: tuple[tuple[float, float], ...]  # (modality, 2): deviation of the fine noise at signal 0 and 1, 0..1
+    fitted: tuple[FittedSteps, ...] = ()  # of the mask denoiser, one for each number of steps
 
 
 @dataclass(frozen=True)

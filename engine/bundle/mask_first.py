@@ -13,6 +13,7 @@ from ..anatomy.anatomies import anatomies_sha256
 from ..anatomy.draft import HEALTHY
 from ..anatomy.shares import LEADING
 from ..conditions.columns import COLUMNS
+from .fitted import sampling_faults
 from .manifest import MAX_VOXELS, TISSUES, BundleManifest, ComponentSpec, Grid, TensorSpec
 
 BATCH = "batch"
@@ -69,8 +70,7 @@ def mask_first_faults(m: BundleManifest) -> Iterator[str]:
     if m.cohort.columns != COLUMNS:
         yield f"condition_columns: the mask needs all of {', '.join(COLUMNS)}"
     steps = len(m.schedule.alphas_cumprod)
-    if not 1 <= said.mask_sampling.steps <= steps:
-        yield f"mask_first.mask_sampling.steps {said.mask_sampling.steps}: allowed 1..{steps}"
+    yield from sampling_faults("mask_first.mask_sampling", said.mask_sampling, "mask_first", said.fitted, steps)
     if said.source not in (0.0, 1.0):
         yield f"mask_first.source {said.source:g}: must be 1 (real scans) or 0 (phantoms)"
     if missing := [name for name in LEADING if name not in m.modalities]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..decode import decode
 from ..errors import InvalidInputError
+from .fitted import sampling_faults
 from .manifest import (
     COMPONENT_OUTPUTS,
     FILE_PART,
@@ -42,18 +43,28 @@ def parse_manifest(raw: bytes, where: str) -> BundleManifest:
             f"{where}: schema_version is {version!r}, this version reads {read}; "
             "take the version that made the bundle, or export it again"
         )
-    manifest = decode(BundleManifest, data if version == SCHEMA_VERSION else _of_slices(data, where), where)
+    data = _of_slices(data, where) if version == 1 else data
+    manifest = decode(BundleManifest, data if version == SCHEMA_VERSION else _without_fitted_steps(data, where), where)
     for problem in _contradictions(manifest):
         raise InvalidInputError(f"{where}: {problem}")
     return manifest
 
 
 def _of_slices(data: dict[str, Any], where: str) -> dict[str, Any]:
-    """A manifest of version 1, which had one form, as this version writes it."""
-    added = {"schema_version": SCHEMA_VERSION, "form": "slices", "mask_first": None}
-    if early := sorted(added.keys() & data.keys() - {"schema_version"}):
-        raise InvalidInputError(f"{where}: key {early[0]!r} belongs to schema_version {SCHEMA_VERSION}, this says 1")
+    """A manifest of version 1, which had one form, as version 2 writes it."""
+    added = {"form": "slices", "mask_first": None}
+    if early := sorted(added.keys() & data.keys()):
+        raise InvalidInputError(f"{where}: key {early[0]!r} belongs to schema_version 2, this says 1")
     return data | added
+
+
+def _without_fitted_steps(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """A manifest of version 2 as this version writes it."""
+    parts = {name: data[name] for name in ("schedule", "mask_first") if isinstance(data.get(name), dict)}
+    for name, part in parts.items():
+        if "fitted" in part:
+            raise InvalidInputError(f"{where}: key '{name}.fitted' belongs to schema_version 3, this says an older one")
+    return data | {"schema_version": SCHEMA_VERSION} | {name: part | {"fitted": []} for name, part in parts.items()}
 
 
 def _contradictions(m: BundleManifest) -> list[str]:
@@ -66,8 +77,7 @@ def _contradictions(m: BundleManifest) -> list[str]:
     table = np.asarray(m.schedule.alphas_cumprod)
     if table.size == 0 or not np.all((table >= 0) & (table <= 1)) or np.any(np.diff(table) > 0):
         problems.append("schedule.alphas_cumprod: must be a falling table of values from 0 to 1")
-    if m.defaults.steps < 1 or m.defaults.steps > max(table.size, 1):
-        problems.append(f"defaults.steps {m.defaults.steps}: allowed 1..{table.size}")
+    problems += sampling_faults("defaults", m.defaults, "schedule", m.schedule.fitted, table.size)
     known = COMPONENT_OUTPUTS[m.form].keys()
     missing, unknown = known - OPTIONAL_COMPONENTS - m.components.keys(), m.components.keys() - known
     if missing or unknown:

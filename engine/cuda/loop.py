@@ -164,7 +164,7 @@ class SamplingLoop:
         """The kernel of a step, which also sets the timestep of the denoiser call after it."""
         following = plan.timesteps[step + 1] if step + 1 < len(plan.timesteps) else 0.0
         coefficients = plan.coefficients[step]
-        if plan.sampler == "dpmpp-2m":
+        if plan.keeps_x0:
             return dpmpp_2m_step_call(self._memory, following, plan.guidance, coefficients)
         return ddim_step_call(self._memory, base_draw + plan.draw(step), following, plan.guidance, coefficients)
 

@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..bundle.manifest import BundleManifest, SamplerName
+from ..bundle.fitted import fitted_numbers
+from ..bundle.manifest import BundleManifest, SamplerName, SamplingDefaults
 from ..output.case_tags import NameBy
 from ..output.layouts import LayoutName, Names
 
@@ -16,6 +17,8 @@ RunGrid = Literal["native", "brats", "dataset", "source"]  # `case_files.GridNam
 MAX_STEPS = 65535  # draws of one attempt, less the initial one
 MAX_BATCH = 4096
 MAX_COUNT = 10**12  # samples of a run
+UNFITTED = SamplingDefaults("ddim", 10, 0.0, 1.0)
+"""What a bundle whose default are fitted steps does where these do not go."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,32 @@ class RunOptions:
             [bundle_sha256, None if source is None else repr(source), *how], separators=(",", ":"), allow_nan=False
         )
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def asked_sampling(
+    manifest: BundleManifest,
+    *,
+    sampler: SamplerName | None = None,
+    steps: int | None = None,
+    eta: float | None = None,
+    guidance: float | None = None,
+    from_case: bool = False,
+) -> SamplingDefaults:
+    """The sampling that is meant: what is None as the bundle has it.
+
+    Fitted steps are for noise alone, there is a number of them, and they know neither guidance nor eta: where they are
+    the bundle's and something else is asked, the rest is `UNFITTED`.
+    """
+    usual, numbers = manifest.defaults, fitted_numbers(manifest.schedule.fitted)
+    fits = sampler in (None, "fitted") and not eta and guidance in (None, 1) and steps in (None, *numbers)
+    if usual.sampler == "fitted" and (from_case or not fits):
+        usual = UNFITTED
+    return SamplingDefaults(
+        sampler or usual.sampler,
+        usual.steps if steps is None else steps,
+        usual.eta if eta is None else eta,
+        usual.guidance if guidance is None else guidance,
+    )
 
 
 def most_steps(manifest: BundleManifest) -> int:

@@ -32,9 +32,10 @@ from ..output.layouts import LayoutName, Names, make_layout
 from ..output.regrid import FileGrid
 from ..sampling.given_masks import GivenMasks, check_masks
 from ..sampling.insert_case import InsertCase, check_insert
+from ..sampling.plan import sampling_plan
 from ..sampling.sdedit import SourceCase, check_source
 from ..sampling.types import SamplingOptions, check_options
-from .options import MAX_BATCH, MAX_COUNT, SAMPLERS, RunOptions, most_steps
+from .options import MAX_BATCH, MAX_COUNT, SAMPLERS, RunOptions, asked_sampling, most_steps
 from .rules import batch, choice, fault, flag, path, read_fields, real, text, tolerance, wanted, whole
 from .selection import parse_samples, parse_shard
 from .time_limit import SAMPLE_TIMEOUT_S
@@ -112,7 +113,15 @@ class GenerateRequest:
 
     def options(self, rows: int = 1) -> RunOptions:
         """The run's options with the bundle's defaults; `rows` of the conditions count where `count` is None."""
-        defaults: dict[str, Any] = {"count": rows, **vars(self.bundle.manifest.defaults)}
+        sampling = asked_sampling(
+            self.bundle.manifest,
+            sampler=self.sampler,
+            steps=self.steps,
+            eta=self.eta,
+            guidance=self.guidance,
+            from_case=isinstance(self.source, SourceCase | InsertCase),
+        )
+        defaults: dict[str, Any] = {"count": rows, **vars(sampling)}
         asked: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(RunOptions)}
         asked |= {name: value for name, value in defaults.items() if asked[name] is None}
         if self.dataset_grid is not None:
@@ -206,7 +215,12 @@ class GenerateRequest:
 
     def _sampler_takes_the_options(self) -> None:
         o = self.options()
-        check_options(SamplingOptions(o.steps, o.sampler, o.eta, o.guidance, o.seed, 1))
+        options = SamplingOptions(o.steps, o.sampler, o.eta, o.guidance, o.seed, 1)
+        check_options(options)
+        if o.sampler == "fitted":
+            if isinstance(self.source, SourceCase | InsertCase):
+                raise UsageError("--sampler fitted: its steps start from noise alone; use ddim or dpmpp-2m")
+            sampling_plan(self.bundle.manifest.schedule, options)
 
     def _samples_exist(self) -> None:
         if self.samples is not None and self.count is not None:

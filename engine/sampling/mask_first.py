@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -72,7 +72,8 @@ class MaskFirstModel:
     @property
     def mask_plan(self) -> SamplingPlan:
         """The steps of the mask stage."""
-        return sampling_plan(self.schedule, SamplingOptions.default(self.form.mask_sampling))
+        schedule = replace(self.schedule, fitted=self.form.fitted)
+        return sampling_plan(schedule, SamplingOptions.default(self.form.mask_sampling))
 
     @property
     def working_bytes(self) -> int:
@@ -154,10 +155,14 @@ class MaskFirstModel:
     def maps(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> NDArray[np.float32]:
         """Distance maps (batch size, map, z, x, y) in mm, from which the masks are made."""
         maps = self.form.mask_maps
-        told = {"condition": batch.filled((self.condition_columns,), lambda request: request.condition)}
-        clean = batch.sampled(run, "mask_denoiser", maps.shape, told, self.mask_plan, on_step, base_draw=MASK_DRAW)
+        told, plan = self.told_maps(batch), self.mask_plan
+        clean = batch.sampled(run, "mask_denoiser", maps.shape, told, plan, on_step, base_draw=MASK_DRAW)
         mean, std = (np.array(values, np.float32)[:, None, None, None] for values in (maps.mean, maps.std))
         return clean * std + mean
+
+    def told_maps(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
+        """What the mask denoiser is told: the conditions."""
+        return {"condition": batch.filled((self.condition_columns,), lambda request: request.condition)}
 
     def labels(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> Sequence[NDArray[np.uint8] | None]:
         """The mask of each request: given, or drawn and solved; None where its maps are not finite."""

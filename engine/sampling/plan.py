@@ -11,9 +11,11 @@ from itertools import pairwise
 
 from ...kernels.ddim import ddim_coefficients
 from ...kernels.dpmpp import dpmpp_2m_coefficients
-from ...kernels.step import StepCoefficients
+from ...kernels.step import StepCoefficients, x0_coefficients
+from ..bundle.fitted import fitted_numbers
 from ..bundle.manifest import NoiseSchedule, PredictionType, SamplerName
-from .schedule import SMALLEST_SIGNAL, NoiseLevel, noise_levels
+from ..errors import UsageError
+from .schedule import SMALLEST_SIGNAL, NoiseLevel, noise_level, noise_levels
 from .types import SamplingOptions, check_options
 
 
@@ -32,6 +34,11 @@ class SamplingPlan:
         if not self.timesteps or len(self.timesteps) != len(self.coefficients):
             raise ValueError("a plan needs one timestep and one row of coefficients a step")
 
+    @property
+    def keeps_x0(self) -> bool:
+        """Whether a step sees the x0 of the one before; such steps add no noise."""
+        return self.sampler != "ddim"
+
     def draw(self, step: int) -> int:
         """The draw of the noise that a step (from 0) adds; draw 0 is the initial latent."""
         return self.first + step + 1
@@ -41,10 +48,12 @@ def sampling_plan(schedule: NoiseSchedule, options: SamplingOptions, first: int 
     """The plan of these options, from step `first` (0 for all of them) on.
 
     Raises:
-        UsageError: steps outside of the table, or options that exclude each other.
+        UsageError: steps outside of the table or not among the fitted, or options that exclude each other.
         ValueError: no step is left.
     """
     check_options(options)
+    if options.sampler == "fitted":
+        return _fitted_plan(schedule, options.steps, first)
     levels = noise_levels(schedule, options.steps)[first:]
     rows = (
         _dpmpp_2m_rows(schedule.prediction_type, levels)
@@ -59,6 +68,23 @@ def sampling_plan(schedule: NoiseSchedule, options: SamplingOptions, first: int 
         (levels[0].alpha, levels[0].sigma),
         first,
     )
+
+
+def _fitted_plan(schedule: NoiseSchedule, steps: int, first: int) -> SamplingPlan:
+    """That of the fitted steps of this number."""
+    numbers = fitted_numbers(schedule.fitted)
+    if steps not in numbers:
+        have = f"has fitted steps for --steps {', '.join(map(str, numbers))}" if numbers else "has no fitted steps"
+        raise UsageError(f"--sampler fitted, --steps {steps}: this bundle {have}; --sampler ddim takes any number")
+    if first:
+        raise ValueError("fitted steps start from noise")
+    fitted = schedule.fitted[[len(found.timesteps) for found in schedule.fitted].index(steps)]
+    levels = [noise_level(schedule, timestep) for timestep in fitted.timesteps]
+    rows = tuple(
+        StepCoefficients(*x0_coefficients(schedule.prediction_type, level.alpha, level.sigma), x, x0, 0.0, before)
+        for level, (x, x0, before) in zip(levels, fitted.rows, strict=True)
+    )
+    return SamplingPlan("fitted", tuple(map(float, fitted.timesteps)), rows, start=(levels[0].alpha, levels[0].sigma))
 
 
 def _ddim_rows(kind: PredictionType, levels: Sequence[NoiseLevel], eta: float) -> tuple[StepCoefficients, ...]:

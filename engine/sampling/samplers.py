@@ -30,8 +30,8 @@ def sample_ddim(denoise: Denoise, state: Latent, plan: SamplingPlan, noise: Step
     return state
 
 
-def sample_dpmpp_2m(denoise: Denoise, state: Latent, plan: SamplingPlan, _noise: StepNoise) -> Latent:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2); draws no noise."""
+def sample_multistep(denoise: Denoise, state: Latent, plan: SamplingPlan, _noise: StepNoise) -> Latent:
+    """Steps that see the x0 of the one before and draw no noise: DPM-Solver++(2M) (Lu et al. 2022), fitted ones."""
     previous: Latent | None = None
     for timestep, row in zip(plan.timesteps, plan.coefficients, strict=True):
         prediction, unconditional = denoise(state, timestep)
@@ -41,5 +41,6 @@ def sample_dpmpp_2m(denoise: Denoise, state: Latent, plan: SamplingPlan, _noise:
 
 SAMPLERS: dict[SamplerName, Callable[[Denoise, Latent, SamplingPlan, StepNoise], Latent]] = {
     "ddim": sample_ddim,
-    "dpmpp-2m": sample_dpmpp_2m,
+    "dpmpp-2m": sample_multistep,
+    "fitted": sample_multistep,
 }

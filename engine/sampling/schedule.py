@@ -44,13 +44,17 @@ def timesteps(train_steps: int, steps: int, spacing: TimestepSpacing) -> NDArray
     return np.linspace(0, train_steps - 1, steps).round()[::-1].astype(np.int64)
 
 
+def noise_level(schedule: NoiseSchedule, timestep: int) -> NoiseLevel:
+    """The level of a training timestep."""
+    signal = schedule.alphas_cumprod[timestep]
+    return NoiseLevel(timestep, sqrt(signal), sqrt(1.0 - signal))
+
+
 def noise_levels(schedule: NoiseSchedule, steps: int) -> tuple[NoiseLevel, ...]:
     """The `steps` levels at which the denoiser is called, and the end.
 
     Raises:
         UsageError: `steps` outside of 1..the table's length.
     """
-    table = schedule.alphas_cumprod
-    visited = timesteps(len(table), steps, schedule.timestep_spacing)
-    levels = [NoiseLevel(int(t), sqrt(table[t]), sqrt(1.0 - table[t])) for t in visited]
-    return (*levels, NoiseLevel(None, 1.0, 0.0))
+    visited = timesteps(len(schedule.alphas_cumprod), steps, schedule.timestep_spacing)
+    return (*(noise_level(schedule, int(timestep)) for timestep in visited), NoiseLevel(None, 1.0, 0.0))

@@ -59,8 +59,10 @@ class Volume:
 
 def check_options(options: SamplingOptions) -> None:
     """UsageError for options that exclude each other."""
-    if options.sampler == "dpmpp-2m" and options.eta:
-        raise UsageError("--eta: dpmpp-2m is deterministic, leave --eta at 0 or use --sampler ddim")
+    if options.sampler != "ddim" and options.eta:
+        raise UsageError(f"--eta: {options.sampler} is deterministic, leave --eta at 0 or use --sampler ddim")
+    if options.sampler == "fitted" and options.guidance != 1:
+        raise UsageError("--guidance: fitted steps are those without guidance, leave it at 1 or use --sampler ddim")
 
 
 Arrays = Mapping[str, NDArray[Any]]  # by tensor name

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..bundle.load import Bundle
+from ..bundle.manifest import SamplerName
 from ..errors import InvalidInputError, UsageError
 from ..run.arguments import respelled
 from ..run.request import GenerateRequest
@@ -38,7 +39,7 @@ class AskedJob(BaseModel):
     )
     seed: int = Field(0, ge=0, le=2**64 - 1)
     steps: int | None = Field(None, ge=1, le=10_000)
-    sampler: Literal["ddim", "dpmpp-2m"] | None = None
+    sampler: SamplerName | None = None
     eta: float | None = Field(None, ge=0, le=1)
     guidance: float | None = Field(None, ge=0, le=100)
     layout: Literal["brats", "nnunet", "bids"] = "brats"

@@ -101,11 +101,10 @@ def groups(basket: Basket, bundle: Bundle) -> list[Group]:
 
 
 def _run(row: BasketRow, bundle: Bundle) -> Run:
-    wish, defaults = row.wish, bundle.manifest.defaults
-    guidance = defaults.guidance if wish.guidance is None else wish.guidance
+    wish, sampling = row.wish, row.wish.sampling(bundle.manifest)
     strength = wish.strength if wish.start == "change" else 0.0
     return Run(
-        wish.start, row.given_name, row.reading, strength, wish.seed, wish.steps or defaults.steps, guidance
+        wish.start, row.given_name, row.reading, strength, wish.seed, sampling.steps, sampling.guidance
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from ..generator import Generator
 from ..output.layouts import make_layout
 from ..output.preview import TISSUE_COLOURS
 from ..report.words import modality_name, quantities, tissue_names
-from ..run.options import most_steps
+from ..run.options import asked_sampling, most_steps
 from ..versions import installed
 
 
@@ -34,6 +34,7 @@ def model_facts(generator: Generator) -> dict[str, Any]:
         "modalities": [{"key": name, "name": modality_name(name)} for name in manifest.modalities],
         "tissues": tissues, "columns": _columns(manifest), "fov_mm": list(grid.fov_mm),
         "voxels": list(grid.shape), "defaults": vars(manifest.defaults), "most_steps": most_steps(manifest),
+        "case_steps": asked_sampling(manifest, from_case=True).steps,
         "backend": f"{backend.name} on {backend.device}", "directory": str(Path.cwd()),
     }  # fmt: skip
 

@@ -180,10 +180,10 @@ class Studio:
 
     def key(self, wish: Wish) -> str:
         """What the volume of a wish is kept under."""
-        defaults = self.bundle.manifest.defaults
-        guidance = defaults.guidance if wish.guidance is None else wish.guidance
+        sampling = wish.sampling(self.bundle.manifest)
         cells = {name: text.strip() for name, text in wish.cells.items() if text.strip() and wish.has_row}
-        filled = {"steps": wish.steps or defaults.steps, "guidance": guidance, "cells": dict(sorted(cells.items()))}
+        how = {"steps": sampling.steps, "guidance": sampling.guidance}
+        filled = {**how, "cells": dict(sorted(cells.items()))}
         plain = wish.model_copy(update=filled)
         return hashlib.sha256(plain.model_dump_json().encode()).hexdigest()
 

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..bundle.load import Bundle
+from ..bundle.manifest import BundleManifest, SamplingDefaults
 from ..conditions.cells import ID
 from ..conditions.csv import parse_conditions
 from ..conditions.unusual import UnusualRows
 from ..errors import InvalidInputError
+from ..run.options import asked_sampling
 
 TABLE = "wish.csv"
 """What messages about one wish call its table."""
@@ -44,6 +46,15 @@ class Wish(BaseModel):
     def has_row(self) -> bool:
         """Whether its cells say what is made; else what was given does."""
         return self.start not in ("mask", "remove")
+
+    @property
+    def has_case(self) -> bool:
+        """Whether it starts from a scan."""
+        return self.start not in ("drawn", "mask")
+
+    def sampling(self, manifest: BundleManifest) -> SamplingDefaults:
+        """How it is sampled, with what the bundle does where nothing is said."""
+        return asked_sampling(manifest, steps=self.steps, guidance=self.guidance, from_case=self.has_case)
 
     def numbers(self) -> dict[str, float | str]:
         """The cells of a checked wish as numbers."""

@@ -53,6 +53,7 @@ function write() { // and back
 
 function tellStart(start, given) {
   own.show(start, given);
+  find("steps").placeholder = ["drawn", "mask"].includes(start) ? facts.defaults.steps : facts.case_steps;
   const isOff = !hasCells(start);
   conditions.disable(isOff);
   for (const id of ["tumour", "place-columns", "shape-columns", "shares-field"]) find(id).classList.toggle("off", isOff);
@@ -328,7 +329,6 @@ function build() {
   }
   find("about").textContent = `${facts.model} · ${facts.voxels.join(" × ")} voxels · ${facts.backend}`;
   find("about").title = `${facts.data}. ${facts.use}`;
-  find("steps").placeholder = facts.defaults.steps;
   find("steps").max = facts.most_steps;
   find("guidance").placeholder = facts.defaults.guidance;
   find("directory").textContent = `In ${facts.directory}, or give a whole path. The table is written beside it.`;

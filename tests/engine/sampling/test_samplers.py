@@ -9,7 +9,7 @@ import pytest
 from sbldm.engine.bundle.manifest import NoiseSchedule, PredictionType, SamplerName, TimestepSpacing
 from sbldm.engine.errors import UsageError
 from sbldm.engine.sampling.plan import SamplingPlan, _dpmpp_2m_rows, sampling_plan
-from sbldm.engine.sampling.samplers import Latent, sample_ddim, sample_dpmpp_2m
+from sbldm.engine.sampling.samplers import Latent, sample_ddim, sample_multistep
 from sbldm.engine.sampling.schedule import NoiseLevel
 from sbldm.engine.sampling.types import SamplingOptions
 
@@ -124,7 +124,7 @@ def test_dpmpp_2m(kind: PredictionType, spacing: TimestepSpacing, zero_terminal_
         levels = [NoiseLevel(t, table.alphas_cumprod[t] ** 0.5, (1 - table.alphas_cumprod[t]) ** 0.5) for t in visited]
         plan = SamplingPlan("dpmpp-2m", tuple(visited), _dpmpp_2m_rows(kind, [*levels, NoiseLevel(None, 1.0, 0.0)]))
     watched = Watched()
-    result = sample_dpmpp_2m(watched, normal(0), plan, normal)
+    result = sample_multistep(watched, normal(0), plan, normal)
     assert_same([*watched.states, result], expected)
 
 
@@ -135,9 +135,9 @@ def test_guidance_of_one_condition_is_the_condition() -> None:
         made = network(state, timestep)
         return made, made
 
-    plain = sample_dpmpp_2m(Watched(), normal(0), plan_of(table, 5, "dpmpp-2m"), normal)
+    plain = sample_multistep(Watched(), normal(0), plan_of(table, 5, "dpmpp-2m"), normal)
     plan = plan_of(table, 5, "dpmpp-2m", guidance=3.0)
-    np.testing.assert_allclose(sample_dpmpp_2m(guided, normal(0), plan, normal), plain, atol=1e-5)
+    np.testing.assert_allclose(sample_multistep(guided, normal(0), plan, normal), plain, atol=1e-5)
 
 
 def test_deterministic_ddim_draws_no_noise() -> None:
