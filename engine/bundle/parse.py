@@ -38,7 +38,7 @@ def parse_manifest(raw: bytes, where: str) -> BundleManifest:
         raise InvalidInputError(f"{where}: not valid JSON ({error})") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if type(version) is not int or version not in READABLE_VERSIONS:
-        read = " and ".join(map(str, READABLE_VERSIONS))
+        read = f"{READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}"
         raise InvalidInputError(
             f"{where}: schema_version is {version!r}, this version reads {read}; "
             "take the version that made the bundle, or export it again"

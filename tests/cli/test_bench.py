@@ -155,7 +155,7 @@ def test_a_backend_that_fails_the_gate_is_not_timed(
         (["--steps", "0"], 2, "from 1 to 1000"),
         (["--steps", "5,1001"], 2, "from 1 to 1000"),
         (["--steps", "5,x"], 2, "'x' is not allowed"),
-        (["--samplers", "euler"], 2, "ddim, dpmpp-2m"),
+        (["--samplers", "euler"], 2, "ddim, dpmpp-2m, fitted"),
         (["--batch", "0"], 2, "--batch"),
         (["--repeats", "0"], 2, "--repeats"),
         (["--reference-steps", "2000"], 2, "--reference-steps"),

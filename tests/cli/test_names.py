@@ -41,8 +41,8 @@ def test_help_of_generate_is_grouped_and_shows_choices(capsys, monkeypatch) -> N
     for panel in ("The run", "Sampling", "Files", "What is shown"):
         assert f"─ {panel} ─" in told
     for words in (
-        "ddim|dpmpp-2m", "auto|onnxruntime|openvino|tensorrt", "brats|nnunet|bids|dicom", "2021|2023", "sample|id",
-        "native|brats|source", "text|json",
+        "ddim|dpmpp-2m|fitted", "auto|onnxruntime|openvino|tensorrt", "brats|nnunet|bids|dicom", "2021|2023",
+        "sample|id", "native|brats|source", "text|json",
     ):  # fmt: skip
         assert f"[{words}]" in told
 
@@ -67,7 +67,7 @@ def completed(line: str) -> tuple[list[str], list[str]]:
     ("line", "offered"),
     [
         ("sbldm-engine ev", ["evaluate"]),
-        ("sbldm-engine generate --sampler ", ["ddim", "dpmpp-2m"]),
+        ("sbldm-engine generate --sampler ", ["ddim", "dpmpp-2m", "fitted"]),
         ("sbldm-engine generate --count 3 --name", ["--names", "--name-by"]),
         ("sbldm-engine inspect ph", ["phantom"]),
         ("sbldm-engine conditions ", ["check", "measure", "sample"]),

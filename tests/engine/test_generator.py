@@ -231,7 +231,7 @@ def test_bad_rows_are_refused_at_the_call(generator: Generator, rows, named: str
         ({"count": 1, "steps": 0}, "^steps 0: must be from 1 to 1000$"),
         ({"count": 1, "steps": 2.5}, "^steps 2.5: must be a whole number$"),
         ({"count": 1, "steps": True}, "^steps True: must be a whole number$"),
-        ({"count": 1, "sampler": "x"}, "^sampler x: allowed: ddim, dpmpp-2m$"),
+        ({"count": 1, "sampler": "x"}, "^sampler x: allowed: ddim, dpmpp-2m, fitted$"),
         ({"count": 1, "stop": 5}, "^stop 5: must be an event"),
         ({"count": 1, "conditions": 5}, "^conditions 5: must be the path"),
         (

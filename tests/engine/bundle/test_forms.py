@@ -31,16 +31,72 @@ def parsed(data: Data) -> Any:
 
 def test_a_bundle_of_the_first_version_is_one_of_slices(tiny_bundle: Bundle) -> None:
     data = data_of(tiny_bundle)
-    assert (data["schema_version"], data["form"], data["mask_first"]) == (2, "slices", None)
-    old = {key: value for key, value in data.items() if key not in ("form", "mask_first")} | {"schema_version": 1}
+    assert (data["schema_version"], data["form"], data["mask_first"]) == (3, "slices", None)
+    second = unfitted(data)
+    old = {key: value for key, value in second.items() if key not in ("form", "mask_first")} | {"schema_version": 1}
     assert parsed(old) == tiny_bundle.manifest
     with pytest.raises(InvalidInputError, match="key 'form' belongs to schema_version 2, this says 1"):
-        parsed(data | {"schema_version": 1})
+        parsed(second | {"schema_version": 1})
 
 
-@pytest.mark.parametrize("version", [0, 3, "2", 2.0, True, None])
+def test_a_bundle_of_the_second_version_has_no_fitted_steps(tiny_mask_first_bundle: Bundle) -> None:
+    data = data_of(tiny_mask_first_bundle)
+    assert parsed(unfitted(data)) == tiny_mask_first_bundle.manifest
+    with pytest.raises(InvalidInputError, match=r"'schedule.fitted' belongs to schema_version 3, this says an older"):
+        parsed(data | {"schema_version": 2})
+
+
+def unfitted(data: Data) -> Data:
+    """As version 2 wrote it."""
+    parts = {name: data[name] for name in ("schedule", "mask_first") if data[name] is not None}
+    without = {name: {key: value for key, value in part.items() if key != "fitted"} for name, part in parts.items()}
+    return data | {"schema_version": 2} | without
+
+
+FITTED: Data = {"timesteps": [999, 400], "rows": [[0.9, 0.1, 0.0], [0.1, 1.1, -0.2]]}
+
+
+@pytest.mark.parametrize("owner", ["schedule", "mask_first"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"timesteps": [998, 400]}, r"timesteps \(998, 400\) must fall from 999, not below 0"),
+        ({"timesteps": [999, 999]}, "must fall from 999"),
+        ({"timesteps": [999, -1]}, "must fall from 999"),
+        ({"timesteps": [], "rows": []}, "must fall from 999"),
+        ({"rows": [[0.9, 0.1, 0.0]]}, "needs a row a timestep"),
+        ({"rows": [[0.9, 0.1, 0.5], [0.1, 1.1, -0.2]]}, "the first without an x0 before it"),
+    ],
+)
+def test_fitted_steps_that_are_none_are_refused(
+    tiny_mask_first_bundle: Bundle, owner: str, changes: Data, message: str
+) -> None:
+    data = data_of(tiny_mask_first_bundle)
+    changed(data, owner, "fitted", to=[FITTED])
+    parsed(data)
+    changed(data, owner, "fitted", to=[FITTED | changes])
+    with pytest.raises(InvalidInputError, match=rf"{owner}.fitted: .*{message}"):
+        parsed(data)
+
+
+def test_default_steps_must_be_among_the_fitted(tiny_mask_first_bundle: Bundle) -> None:
+    for path, owner in ((("defaults",), "schedule"), (("mask_first", "mask_sampling"), "mask_first")):
+        data = data_of(tiny_mask_first_bundle)
+        changed(data, owner, "fitted", to=[FITTED])
+        changed(data, *path, to={"sampler": "fitted", "steps": 2, "eta": 0.0, "guidance": 1.0})
+        parsed(data)
+        changed(data, *path, "steps", to=3)
+        with pytest.raises(InvalidInputError, match=rf"steps 3: {owner}.fitted has none of that number"):
+            parsed(data)
+        changed(data, owner, "fitted", to=[FITTED, FITTED])
+        with pytest.raises(InvalidInputError, match=rf"{owner}.fitted: two have the same number of steps"):
+            parsed(data)
+
+
+@pytest.mark.parametrize("version", [0, 4, "2", 2.0, True, None])
 def test_other_versions_are_refused(tiny_bundle: Bundle, version: object) -> None:
-    with pytest.raises(InvalidInputError, match=r"schema_version is .*, this version reads 1 and 2; take the version"):
+    told = r"schema_version is .*, this version reads 1 to 3; take the version"
+    with pytest.raises(InvalidInputError, match=told):
         parsed(data_of(tiny_bundle) | {"schema_version": version})
 
 

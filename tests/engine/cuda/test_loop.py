@@ -41,7 +41,7 @@ def reference_latent(toy: Any, request: LoopBatch, steps: SamplingPlan, base_dra
 
         conditional = predict(request.condition_mask)
         unconditional = None if steps.guidance is None else predict(np.zeros_like(request.condition_mask))
-        if steps.sampler == "dpmpp-2m":
+        if steps.sampler != "ddim":
             x, previous = dpmpp_2m_step(x, conditional, unconditional, steps.guidance, c, previous)
         else:
             x = ddim_step(x, conditional, unconditional, steps.guidance, c, noise(step + 1))
@@ -78,6 +78,16 @@ def test_the_loop_computes_what_numpy_computes(
     for request, latent, failed in zip(requests, latents, flags, strict=True):
         np.testing.assert_allclose(latent, reference_latent(toy, request, steps), atol=3e-5)
         assert not failed.any()
+
+
+def test_the_loop_takes_fitted_steps_whose_last_sees_the_x0_before_it(toy: Any, kernel_folder: Path) -> None:
+    solver = toy.plan("dpmpp-2m", None)
+    *rows, last = solver.coefficients
+    fitted = replace(solver, sampler="fitted", coefficients=(*rows, replace(last, from_previous_x0=-0.25)))
+    request = toy.batch(5)
+    ((latent,), _, _), (plain, _, _) = (sampled(toy, kernel_folder, True, plan, request) for plan in (fitted, solver))
+    np.testing.assert_allclose(latent, reference_latent(toy, request, fitted), atol=3e-5)
+    assert np.abs(latent - plain[0]).max() > 0.01
 
 
 @pytest.mark.parametrize("guidance", [None, 2.0])

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sbldm.cli._options import RunFlags
 from sbldm.engine.bundle.load import DEFAULT_BUNDLE, Bundle
+from sbldm.engine.bundle.manifest import FittedSteps, SamplingDefaults
 from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.engine.output.layouts import LayoutName
 from sbldm.engine.run.arguments import DatasetArguments
@@ -69,8 +70,8 @@ def test_the_arguments_of_the_python_interface_are_fields_of_the_same_type() -> 
         ({"steps": np.True_}, "--steps np.True_: must be a whole number"),
         ({"steps": 0}, "--steps 0: must be from 1 to 1000"),
         ({"steps": 1001}, "--steps 1001: must be from 1 to 1000"),
-        ({"sampler": "euler"}, "--sampler euler: allowed: ddim, dpmpp-2m"),
-        ({"sampler": 1}, "--sampler 1: allowed: ddim, dpmpp-2m"),
+        ({"sampler": "euler"}, "--sampler euler: allowed: ddim, dpmpp-2m, fitted"),
+        ({"sampler": 1}, "--sampler 1: allowed: ddim, dpmpp-2m, fitted"),
         ({"eta": "0.5"}, "--eta '0.5': must be a number"),
         ({"eta": float("nan")}, "--eta nan: must be from 0 to 1"),
         (
@@ -139,6 +140,66 @@ def test_options_are_those_of_run_json_with_the_bundles_defaults(tiny_bundle: Bu
         '"name_by": "sample", "grid": "native", "rtstruct": false, "reject": null, "attempts": 4}'
     )
     assert GenerateRequest(bundle=tiny_bundle, count=2).options(5).count == 2
+
+
+@pytest.fixture
+def fitted_bundle(tiny_bundle: Bundle) -> Bundle:
+    """With two fitted steps as its default, and three beside them."""
+    manifest = tiny_bundle.manifest
+    last = len(manifest.schedule.alphas_cumprod) - 1
+    fitted = tuple(FittedSteps(tuple(range(last, last - steps, -1)), ((0.5, 0.5, 0.0),) * steps) for steps in (2, 3))
+    return dataclasses.replace(
+        tiny_bundle,
+        manifest=dataclasses.replace(
+            manifest,
+            schedule=dataclasses.replace(manifest.schedule, fitted=fitted),
+            defaults=SamplingDefaults("fitted", 2, 0.0, 1.0),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "sampler", "steps"),
+    [
+        ({}, "fitted", 2),
+        ({"steps": 3}, "fitted", 3),
+        ({"sampler": "fitted"}, "fitted", 2),
+        ({"eta": 0.0, "guidance": 1.0}, "fitted", 2),
+        ({"steps": 7}, "ddim", 7),
+        ({"eta": 0.5}, "ddim", 10),
+        ({"guidance": 2.0}, "ddim", 10),
+        ({"sampler": "ddim"}, "ddim", 10),
+        ({"sampler": "dpmpp-2m", "steps": 2}, "dpmpp-2m", 2),
+    ],
+)
+def test_where_fitted_steps_are_the_default_others_can_be_asked_for(
+    fitted_bundle: Bundle, asked: dict[str, Any], sampler: str, steps: int
+) -> None:
+    options = GenerateRequest(bundle=fitted_bundle, count=1, **asked).options()
+    assert (options.sampler, options.steps) == (sampler, steps)
+
+
+def test_what_starts_from_a_case_takes_no_fitted_steps(fitted_bundle: Bundle) -> None:
+    image, label = np.zeros((4, 16, 16, 8), np.int16), np.zeros((16, 16, 8), np.uint8)
+    source = SourceCase(image, label, 0.5)
+    options = GenerateRequest(bundle=fitted_bundle, count=1, source=source).options()
+    assert (options.sampler, options.steps) == ("ddim", 10)
+    assert GenerateRequest(bundle=fitted_bundle, count=1, source=source, steps=2).options().sampler == "ddim"
+    assert refused(fitted_bundle, source=source, sampler="fitted") == [
+        "--sampler fitted: its steps start from noise alone; use ddim or dpmpp-2m"
+    ]
+
+
+def test_fitted_steps_that_are_not_there_are_refused(fitted_bundle: Bundle) -> None:
+    assert refused(fitted_bundle, sampler="fitted", steps=7) == [
+        "--sampler fitted, --steps 7: this bundle has fitted steps for --steps 2, 3; --sampler ddim takes any number"
+    ]
+    assert refused(fitted_bundle, sampler="fitted", eta=0.5) == [
+        "--eta: fitted is deterministic, leave --eta at 0 or use --sampler ddim"
+    ]
+    assert refused(fitted_bundle, sampler="fitted", guidance=2.0) == [
+        "--guidance: fitted steps are those without guidance, leave it at 1 or use --sampler ddim"
+    ]
 
 
 def test_a_source_case_is_held_to_the_bundle(tiny_bundle: Bundle) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
 import pytest
-from sbldm.engine.bundle.manifest import NoiseSchedule, PredictionType, SamplerName, TimestepSpacing
+from sbldm.engine.bundle.manifest import FittedSteps, NoiseSchedule, PredictionType, SamplerName, TimestepSpacing
 from sbldm.engine.errors import UsageError
 from sbldm.engine.sampling.plan import SamplingPlan, _dpmpp_2m_rows, sampling_plan
 from sbldm.engine.sampling.samplers import Latent, sample_ddim, sample_multistep
@@ -196,3 +197,34 @@ def test_every_number_of_steps_is_finite(sampler: SamplerName, kind: PredictionT
         for value in (row.x0_from_sample, row.x0_from_prediction, row.from_sample, row.from_x0, row.from_previous_x0)
     )
     assert largest < 10
+
+
+def fitted_schedule(kind: PredictionType, steps: int) -> NoiseSchedule:
+    """With the steps of DPM-Solver++(2M) as fitted ones."""
+    plain = schedule(kind, "trailing", False)
+    plan = plan_of(plain, steps, "dpmpp-2m")
+    rows = tuple((row.from_sample, row.from_x0, row.from_previous_x0) for row in plan.coefficients)
+    return replace(plain, fitted=(FittedSteps(tuple(map(int, plan.timesteps)), rows),))
+
+
+@pytest.mark.parametrize("kind", ["sample", "v_prediction"])
+def test_fitted_steps_with_the_rows_of_a_solver_are_that_solver(kind: PredictionType) -> None:
+    table = fitted_schedule(kind, 6)
+    fitted, solver = plan_of(table, 6, "fitted"), plan_of(table, 6, "dpmpp-2m")
+    assert (fitted.timesteps, fitted.start, fitted.keeps_x0) == (solver.timesteps, solver.start, True)
+    results = [
+        sample_multistep(lambda x, t: (network(x, t), None), normal(0), plan, normal) for plan in (fitted, solver)
+    ]
+    np.testing.assert_allclose(*results, atol=1e-6)
+
+
+def test_fitted_steps_that_a_bundle_lacks_are_refused() -> None:
+    table = fitted_schedule("v_prediction", 6)
+    with pytest.raises(UsageError, match=r"--sampler fitted, --steps 5: this bundle has fitted steps for --steps 6"):
+        plan_of(table, 5, "fitted")
+    with pytest.raises(UsageError, match=r"this bundle has no fitted steps; --sampler ddim takes any number"):
+        plan_of(schedule("v_prediction", "trailing", True), 6, "fitted")
+    with pytest.raises(UsageError, match=r"--eta: fitted is deterministic"):
+        plan_of(table, 6, "fitted", eta=0.5)
+    with pytest.raises(UsageError, match=r"--guidance: fitted steps are those without guidance"):
+        plan_of(table, 6, "fitted", guidance=2.0)
