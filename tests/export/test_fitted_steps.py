@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,20 @@ import pytest
 from numpy.typing import NDArray
 from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.bundle.manifest import BundleManifest, FittedSteps, NoiseSchedule
+from sbldm.engine.bundle.manifest import FittedSteps, NoiseSchedule
 from sbldm.engine.errors import InvalidInputError
 from sbldm.engine.sampling.mask_first import MaskFirstModel
 from sbldm.engine.sampling.plan import sampling_plan
 from sbldm.engine.sampling.samplers import sample_multistep
 from sbldm.engine.sampling.types import SamplingOptions
 from sbldm.export import fitted_steps
+from sbldm.export.bundle import ExportOptions, export_bundle
 from sbldm.export.fitted_steps import StepFit, Way, least_squares, many_steps, with_fitted_steps
+from sbldm.export.parity import sample_volume
 from sbldm.train.config import ScheduleConfig
 from sbldm.train.diffusion import make_schedule
+
+from tests.conftest import TRACED_OPSET
 
 SHAPE = (2, 3, 4)
 SCHEDULE = make_schedule(ScheduleConfig(1000, 0.002, 0.02, True, "v_prediction", "trailing"))
@@ -102,29 +107,34 @@ def test_least_squares_takes_all_samples_together() -> None:
     np.testing.assert_allclose(least_squares(terms, wanted), [2, -0.5, 0.25], atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def few(tiny_mask_first_bundle: Bundle) -> BundleManifest:
-    run = OnnxRuntimeBackend(tiny_mask_first_bundle, "cpu", 1).run
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitted_steps, "CASES", 1)
-        patch.setattr(fitted_steps, "STEPS", (1, 2))
-        patch.setattr(fitted_steps, "MASK_STEPS", (2,))
-        return with_fitted_steps(run, tiny_mask_first_bundle.manifest)
+@pytest.fixture
+def few_bundle(
+    tiny_mask_first_checkpoint: Path, tmp_path: Path, traced_once: None, monkeypatch: pytest.MonkeyPatch
+) -> Bundle:
+    monkeypatch.setattr(fitted_steps, "CASES", 1)
+    monkeypatch.setattr(fitted_steps, "STEPS", (1, 2))
+    monkeypatch.setattr(fitted_steps, "MASK_STEPS", (2,))
+    options = ExportOptions(opset=TRACED_OPSET, fit_steps=True)
+    return export_bundle(tiny_mask_first_checkpoint, tmp_path / "few", options)
 
 
-def test_a_manifest_gets_steps_of_both_denoisers_as_its_defaults(few: BundleManifest) -> None:
-    assert [len(steps.timesteps) for steps in few.schedule.fitted] == [1, 2]
-    assert (few.defaults.sampler, few.defaults.steps, few.defaults.eta, few.defaults.guidance) == (
-        "fitted",
-        2,
-        0.0,
-        1.0,
-    )
-    said = few.mask_first
+def test_an_exported_bundle_has_fitted_steps_of_both_denoisers_as_its_defaults(few_bundle: Bundle) -> None:
+    manifest = few_bundle.manifest
+    said, defaults = manifest.mask_first, manifest.defaults
     assert said is not None
-    assert [len(steps.timesteps) for steps in said.fitted] == [2]
+    assert [len(steps.timesteps) for steps in manifest.schedule.fitted] == [1, 2]
+    assert (defaults.sampler, defaults.steps, defaults.eta, defaults.guidance) == ("fitted", 2, 0.0, 1.0)
     assert (said.mask_sampling.sampler, said.mask_sampling.steps) == ("fitted", 2)
-    assert MaskFirstModel.of(few, said).mask_plan.timesteps == tuple(map(float, said.fitted[0].timesteps))
+    assert MaskFirstModel.of(manifest, said).mask_plan.timesteps == tuple(map(float, said.fitted[0].timesteps))
+    calls: list[str] = []
+    run = OnnxRuntimeBackend(few_bundle, "cpu", 1).run
+
+    def counted(component: str, inputs: Any) -> Any:
+        calls.append(component)
+        return run(component, inputs)
+
+    sample_volume(counted, manifest, 1)
+    assert (calls.count("mask_denoiser"), calls.count("denoiser")) == (2, 2)
 
 
 def test_guidance_is_refused(tiny_mask_first_bundle: Bundle) -> None:
