@@ -27,6 +27,7 @@ from ..engine.sampling.host import HostLoop
 from ..engine.sampling.mask_first import MaskFirstModel
 from ..engine.sampling.model import model_of
 from ..engine.sampling.types import BatchLoop, RunComponent, SampleRequest, SamplingOptions, Volume
+from .quality import dice
 
 SAMPLES = 2  # compared
 FEWEST_VOXELS = 64  # of a label in the reference, for its Dice to be judged
@@ -161,10 +162,10 @@ def image_psnr(made: NDArray[np.int16], expected: NDArray[np.int16]) -> float:
 
 def label_dice(made: NDArray[np.uint8], expected: NDArray[np.uint8], labels: Sequence[str]) -> dict[str, float]:
     """Of the whole tumour, and of each label that has enough voxels in the reference to be judged."""
-    found = {"whole tumour": _dice(made > 0, expected > 0)}
+    found = {"whole tumour": dice(made > 0, expected > 0)}
     for index, name in enumerate(labels):
         if index and np.count_nonzero(expected == index) >= FEWEST_VOXELS:
-            found[name] = _dice(made == index, expected == index)
+            found[name] = dice(made == index, expected == index)
     return found
 
 
@@ -251,8 +252,3 @@ def on_masks_of(reference: Reference) -> list[SampleRequest]:
 
 def _bytes(volumes: Sequence[Volume]) -> list[tuple[bytes, bytes]]:
     return [(volume.image.tobytes(), volume.label.tobytes()) for volume in volumes]
-
-
-def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    total = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..engine.bundle.manifest import INT16_SCALE, BundleManifest
 from ..engine.output.measure import measure_tumour
@@ -37,7 +38,7 @@ def compare(
     psnr = [_psnr(a, b) for a, b in zip(volumes, reference, strict=True)]
     pairs = list(zip(volumes, reference, strict=True))
     dice = {
-        name: statistics.median(_dice(a, b, label) for a, b in pairs)
+        name: statistics.median(dice(a.label == label, b.label == label) for a, b in pairs)
         for label, name in enumerate(manifest.labels)
         if label
     }
@@ -55,10 +56,10 @@ def _psnr(a: Volume, b: Volume) -> float | None:
     return 10 * math.log10(INT16_SCALE**2 / error) if error else None
 
 
-def _dice(a: Volume, b: Volume, label: int) -> float:
-    first, second = a.label == label, b.label == label
-    both = int(first.sum()) + int(second.sum())
-    return 2 * int((first & second).sum()) / both if both else 1.0
+def dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Of two masks; 1 where both are empty."""
+    both = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / both if both else 1.0
 
 
 def _misses(volume: Volume, wanted: Mapping[str, float], manifest: BundleManifest) -> tuple[float, float | None]:
