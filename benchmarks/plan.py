@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TypeVar
 
 from ..engine.backends.choose import choose_backend
+from ..engine.bundle.fitted import fitted_numbers
 from ..engine.bundle.load import Bundle
 from ..engine.bundle.manifest import SamplerName
 from ..engine.errors import UsageError
@@ -21,7 +22,7 @@ Name = TypeVar("Name", bound=str)
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """The points are every combination of backends, samplers, steps and batch sizes."""
+    """The points are every combination of backends, samplers, steps and batch sizes; `fitted` has steps of its own."""
 
     device: str  # cpu, cuda or cuda:I
     backends: tuple[str, ...]  # NAME or NAME:PRECISION
@@ -31,6 +32,7 @@ class BenchPlan:
     volumes: int  # of a timed run
     repeats: int
     reference_steps: int
+    fitted: tuple[int, ...] = ()  # steps of the sampler `fitted`, where it is among the samplers
     seed: int = 0
 
 
@@ -77,7 +79,7 @@ def make_plan(
     device: str = "cpu",
     backends: str | None,
     steps: str,
-    samplers: str,
+    samplers: str | None,
     batches: str,
     volumes: int,
     repeats: int,
@@ -98,18 +100,28 @@ def make_plan(
             raise UsageError(f"{option} {value}: must be from 1 to {most}")
     asked = default_backends(device) if backends is None else backends.split(",")
     names = tuple(dict.fromkeys(name.strip() for name in asked))
+    numbers = fitted_numbers(bundle.manifest.schedule.fitted)
+    chosen = usual_samplers(numbers) if samplers is None else parse_names("--samplers", samplers, SAMPLERS)
+    if "fitted" in chosen and not numbers:
+        raise UsageError(f"--samplers {samplers}: this bundle has no fitted steps; give others")
     if not all(names):
         raise UsageError(f"--backends {backends!r}: names such as onnxruntime, openvino:bf16, separated by commas")
     return BenchPlan(
         device,
         names,
         parse_numbers("--steps", steps, 1, table),
-        parse_names("--samplers", samplers, SAMPLERS),
+        chosen,
         parse_numbers("--batch", batches, 1, MAX_BATCH),
         volumes,
         repeats,
         reference_steps,
+        numbers if "fitted" in chosen else (),
     )
+
+
+def usual_samplers(fitted: Sequence[int]) -> tuple[SamplerName, ...]:
+    """All that a bundle has, whose fitted steps have these numbers."""
+    return tuple(sampler for sampler in SAMPLERS if fitted or sampler != "fitted")
 
 
 def default_backends(device: str) -> tuple[str, ...]:
@@ -140,7 +152,9 @@ def points_of(plan: BenchPlan, backends: Sequence[str]) -> tuple[Point, ...]:
     return tuple(
         Point(backend, sampler, steps, batch)
         for batch in plan.batches
-        for steps in plan.steps
-        for sampler in plan.samplers
+        for steps, sampler in (
+            *((steps, sampler) for steps in plan.steps for sampler in plan.samplers if sampler != "fitted"),
+            *((steps, "fitted") for steps in plan.fitted),
+        )
         for backend in backends
     )

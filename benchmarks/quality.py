@@ -37,7 +37,7 @@ def compare(
     """Quality of volumes beside reference volumes of the same samples and what was requested of each."""
     psnr = [_psnr(a, b) for a, b in zip(volumes, reference, strict=True)]
     pairs = list(zip(volumes, reference, strict=True))
-    dice = {
+    labels = {
         name: statistics.median(dice(a.label == label, b.label == label) for a, b in pairs)
         for label, name in enumerate(manifest.labels)
         if label
@@ -46,7 +46,7 @@ def compare(
     empty = sum(not np.any(volume.label) for volume in volumes)
     off = sum(volume > VOLUME_TOLERANCE for volume, _ in misses) - empty
     return Quality(
-        _median(psnr), dice, _median([volume for volume, _ in misses]), _median([centre for _, centre in misses]),
+        _median(psnr), labels, _median([volume for volume, _ in misses]), _median([centre for _, centre in misses]),
         empty, off,
     )  # fmt: skip
 

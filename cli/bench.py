@@ -26,7 +26,12 @@ def bench(
         ),
     ] = None,
     steps: Annotated[str, typer.Option(help="Denoising steps, by commas.")] = "5,10,20,50",
-    samplers: Annotated[str, typer.Option(help="By commas.", metavar="[ddim,dpmpp-2m,fitted]")] = "ddim,dpmpp-2m",
+    samplers: Annotated[
+        str | None,
+        typer.Option(
+            help="By commas; default: all of the bundle. fitted has its own steps.", metavar="[ddim,dpmpp-2m,fitted]"
+        ),
+    ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes, by commas.")] = "1",
     volumes: Annotated[int, typer.Option(help="Volumes of a timed run; quality is a median over them.")] = 3,
     repeats: Annotated[int, typer.Option(help="Timed runs of each point.")] = 3,

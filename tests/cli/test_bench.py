@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 from sbldm.benchmarks import bench as bench_module
 from sbldm.benchmarks.machine import FmaPeak, Machine
+from sbldm.benchmarks.plan import make_plan, points_of
 from sbldm.benchmarks.process import ProcessRun
 from sbldm.cli.main import main
 from sbldm.engine.backends.selection import stored_choice
 from sbldm.engine.bundle.load import Bundle, load_bundle
+from sbldm.engine.bundle.manifest import FittedSteps
 
 from tests.support.host_device import HostDevice
 from tests.support.schemas import held_to
@@ -148,6 +151,23 @@ def test_a_backend_that_fails_the_gate_is_not_timed(
     assert "FAILED, not timed" in printed
 
 
+def test_fitted_steps_are_points_of_their_own(tiny_bundle: Bundle) -> None:
+    manifest = tiny_bundle.manifest
+    fitted = tuple(FittedSteps(tuple(range(999, 999 - n, -1)), ((0.5, 0.5, 0.0),) * n) for n in (1, 3))
+    schedule = dataclasses.replace(manifest.schedule, fitted=fitted)
+    bundle = dataclasses.replace(tiny_bundle, manifest=dataclasses.replace(manifest, schedule=schedule))
+    for samplers, expected in (
+        (None, [("ddim", 5), ("dpmpp-2m", 5), ("fitted", 1), ("fitted", 3)]),
+        ("fitted", [("fitted", 1), ("fitted", 3)]),
+        ("ddim", [("ddim", 5)]),
+    ):
+        plan = make_plan(
+            bundle, backends="onnxruntime", steps="5", samplers=samplers, batches="1", volumes=1, repeats=1,
+            reference_steps=9,
+        )  # fmt: skip
+        assert [(point.sampler, point.steps) for point in points_of(plan, ["onnxruntime"])] == expected
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
@@ -156,6 +176,7 @@ def test_a_backend_that_fails_the_gate_is_not_timed(
         (["--steps", "5,1001"], 2, "from 1 to 1000"),
         (["--steps", "5,x"], 2, "'x' is not allowed"),
         (["--samplers", "euler"], 2, "ddim, dpmpp-2m, fitted"),
+        (["--samplers", "fitted"], 2, "--samplers fitted: this bundle has no fitted steps; give others"),
         (["--batch", "0"], 2, "--batch"),
         (["--repeats", "0"], 2, "--repeats"),
         (["--reference-steps", "2000"], 2, "--reference-steps"),
