@@ -1,10 +1,10 @@
 """Seconds a volume, resident memory and start-up of the README's command.
 
-python -m sbldm.benchmarks.generate_speed [--count 4] [--backend onnxruntime] [--repeats 3]
+python -m sbldm.benchmarks.generate_speed [--count 4] [--backend onnxruntime] [--workers 2] [--repeats 3]
 
-The command runs in a process of its own, with `count` volumes and with one: the difference is the cost of a volume
-without start-up. `--help` of the same command, after a first call that fills the import caches, is the start-up. The
-last line of stdout is one JSON object.
+The command runs in a process of its own, with `count` volumes and with one a worker: the difference is the cost of a
+volume without start-up. `--help` of the same command, after a first call that fills the import caches, is the start-up.
+The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--bundle", default="phantom")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--steps", type=int, default=None)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args(arguments)
-    if given.count < 2 or given.repeats < 1:
-        parser.error("--count must be 2 or more, --repeats 1 or more")
+    if not 1 <= given.workers < given.count or given.repeats < 1:
+        parser.error("--workers must be 1 or more, --count more than that, --repeats 1 or more")
     figures = measure(given)
     for name, value in figures.items():
         print(f"{name}: {value}")
@@ -43,29 +44,30 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(given: argparse.Namespace) -> dict[str, object]:
     """The figures by name; SystemExit with the command's own message where it fails."""
-    options = ["--bundle", given.bundle, "--backend", given.backend]
+    options = ["--bundle", given.bundle, "--backend", given.backend, "--workers", str(given.workers)]
     if given.steps is not None:
         options += ["--steps", str(given.steps)]
     if EXAMPLE.is_file():
         options += ["--conditions", str(EXAMPLE)]
     run_measured(["generate", "--help"])
     many: list[ProcessRun] = []
-    one: list[ProcessRun] = []
+    few: list[ProcessRun] = []
     startup: list[ProcessRun] = []
     with tempfile.TemporaryDirectory(prefix="sbldm-speed-") as folder:
         for repeat in range(given.repeats):
-            for runs, count in ((many, given.count), (one, 1)):
+            for runs, count in ((many, given.count), (few, given.workers)):
                 out = str(Path(folder) / f"{repeat}-{count}")
                 runs.append(_checked(["generate", "--count", str(count), "--out", out, "--preview", *options]))
             startup.append(_checked(["generate", "--help"]))
-    whole, single = (statistics.median(run.seconds for run in runs) for runs in (many, one))
-    others = max(run.other_cores for run in [*many, *one, *startup])
+    whole, least = (statistics.median(run.seconds for run in runs) for runs in (many, few))
+    others = max(run.other_cores for run in [*many, *few, *startup])
     return {
         "cpu": cpu_name(),
         "count": given.count,
+        "workers": given.workers,
         "seconds": round(whole, 3),
-        "seconds_a_volume": round((whole - single) / (given.count - 1), 3),
-        "seconds_of_one": round(single, 3),
+        "seconds_a_volume": round((whole - least) / (given.count - given.workers), 3),
+        "seconds_of_one_a_worker": round(least, 3),
         "startup_seconds": round(statistics.median(run.seconds for run in startup), 3),
         "peak_mib": round(max(run.peak_bytes for run in many) / 2**20),
         "other_cores": round(others, 2),

@@ -1,4 +1,4 @@
-"""A command in a process of its own: its wall time and the most memory that it held."""
+"""A command in a process of its own: its wall time and the most memory that it and its children held."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ProcessRun:
     """How a command ended."""
 
     seconds: float
-    peak_bytes: int  # resident, as last seen while it ran
+    peak_bytes: int  # resident, of all its processes, as last seen while they ran
     other_cores: float  # that unrelated processes took meanwhile
     exit_code: int
     output: str  # stdout
@@ -41,7 +41,7 @@ def run_measured(arguments: Sequence[str]) -> ProcessRun:
         with subprocess.Popen(command, stdout=output, stderr=errors, stdin=subprocess.DEVNULL) as process:
             try:
                 while process.poll() is None:
-                    peak = max(peak, high_water_bytes(process.pid))
+                    peak = max(peak, sum(high_water_bytes(pid) for pid in family(process.pid)))
                     time.sleep(_POLL_S)
             except BaseException:
                 process.kill()
@@ -51,6 +51,18 @@ def run_measured(arguments: Sequence[str]) -> ProcessRun:
         output.seek(0)
         errors.seek(0)
         return ProcessRun(seconds, peak, others, process.returncode, output.read(), errors.read())
+
+
+def family(pid: int) -> list[int]:
+    """A process and those that descend from it."""
+    found = [pid]
+    for parent in found:
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                found += map(int, children.read_text().split())
+            except OSError:
+                continue  # it has ended
+    return found
 
 
 def high_water_bytes(pid: int) -> int:

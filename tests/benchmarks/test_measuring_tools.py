@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from sbldm.benchmarks import machine
 from sbldm.benchmarks.component_calls import calls_of, check, recorded_parity
 from sbldm.benchmarks.machine import OtherLoad, measure_fma_peak
-from sbldm.benchmarks.process import run_measured
+from sbldm.benchmarks.process import family, run_measured
 from sbldm.benchmarks.quality import compare
 from sbldm.benchmarks.timing import Run, interleaved, summarise
 from sbldm.benchmarks.work import count_macs
@@ -140,3 +142,13 @@ def test_a_process_is_measured_by_its_own_memory() -> None:
     assert run.output.startswith("sbldm-engine ")
     assert 2**20 < run.peak_bytes < held.nbytes
     assert run_measured(["bench", "--steps", "0"]).exit_code != 0
+
+
+def test_the_family_of_a_process_is_it_and_its_descendants() -> None:
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()  # the grandchild runs
+        assert len(family(parent.pid)) == 2
+        assert set(family(parent.pid)) < set(family(os.getpid()))
+        parent.communicate(b"\n")
