@@ -26,12 +26,11 @@ from typing import Any, Literal
 
 from ..engine.bundle.load import Bundle, load_bundle
 from ..engine.errors import BackendUnavailableError
-from .gpu_items import Options, Skip, measurements, proofs
+from .gpu_items import TOLD, Options, Skip, measurements, proofs, tell
 from .gpu_proof import Failed
 
 MINUTES = 8.0
 NEEDED = "proof-onnxruntime-"  # how an item begins without which nothing is proven
-_RESULT = "gpu_check result: "
 _LOG = 4000  # characters that are kept of what a failed item said
 _PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "pycuda", "cuda-bindings", "torch", "tensorrt", "tensorrt-rtx")
 
@@ -110,7 +109,7 @@ def _run_here(item: str, bundle: Bundle, options: Options) -> int:
         outcome = {"skipped": str(skip)}
     except Failed as failed:
         outcome = {"failed": str(failed), "figures": failed.figures}
-    print(_RESULT + json.dumps(outcome))
+    tell(outcome)
     return 0
 
 
@@ -126,21 +125,26 @@ def _run_apart(item: str, options: Options, deadline: float, *, decides: bool) -
     try:
         done = subprocess.run(_command(item, options), capture_output=True, text=True, check=False, timeout=left)
     except subprocess.TimeoutExpired as error:
-        said = (error.stderr or b"").decode(errors="replace")
-        return result(
-            "failed" if decides else "skipped", f"not done after {left:.0f} s, no more time was left", log=said
-        )
-    lines = [line for line in done.stdout.splitlines() if line.startswith(_RESULT)]
-    if done.returncode or not lines:
+        output, said = ((text or b"").decode(errors="replace") for text in (error.stdout, error.stderr))
+        so_far = (_told(output) or {}).get("figures")
+        reason = f"not done after {left:.0f} s, no more time was left"
+        return result("failed" if decides else "skipped", reason, so_far, said)
+    outcome = _told(done.stdout)
+    if done.returncode or outcome is None:
         said = done.stderr.strip()
         reason = said.splitlines()[-1] if said else f"the process ended with {done.returncode}"
         return result("failed", reason, log=said)
-    outcome = json.loads(lines[-1].removeprefix(_RESULT))
     if "skipped" in outcome:
         return result("skipped", outcome["skipped"])
     if "failed" in outcome:
         return result("failed", outcome["failed"], outcome["figures"], done.stderr)
     return result("passed", "", outcome["figures"])
+
+
+def _told(output: str) -> dict[str, Any] | None:
+    """The last that an item told; None where it told nothing."""
+    lines = [line for line in output.splitlines() if line.startswith(TOLD)]
+    return json.loads(lines[-1].removeprefix(TOLD)) if lines else None
 
 
 def _command(item: str, options: Options) -> list[str]:
@@ -156,7 +160,8 @@ def _print_table(results: list[Result], code: int) -> None:
     width = max(len(result.item) for result in results)
     for result in results:
         figures = ", ".join(f"{name} {value}" for name, value in result.figures.items())
-        print(f"{result.item:<{width}}  {result.status:<7} {result.seconds:6.1f} s  {result.reason or figures}")
+        said = "; ".join(filter(None, (result.reason, figures)))
+        print(f"{result.item:<{width}}  {result.status:<7} {result.seconds:6.1f} s  {said}")
     counts = {status: sum(r.status == status for r in results) for status in ("passed", "failed", "skipped")}
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
     words = {0: "PASSED", 1: "FAILED", BackendUnavailableError.exit_code: "NOT PROVEN: no backend ran on a GPU here"}

@@ -56,6 +56,9 @@ from .gpu_timing import (
 )
 from .kernel_checks import all_checks
 
+TOLD = "gpu_check result: "
+"""Begins a line of `tell`."""
+
 BATCHES = (1, 8, 32)
 """Batch sizes that the loop is timed at; in the mask-first form of those up to `MOST_STAGED`."""
 
@@ -201,6 +204,11 @@ def prove(bundle: Bundle, backend: Backend, reference: Reference, options: Sampl
         raise
 
 
+def tell(outcome: dict[str, Any]) -> None:
+    """Print what an item has found, for the process that started it; the last counts, also where time ran out."""
+    print(TOLD + json.dumps(outcome), flush=True)
+
+
 def loop_time(options: Options, name: str, precision: str) -> dict[str, Any]:
     """Milliseconds a batch and volumes a second, in host memory, of the loop that `generate` takes."""
     _gpu(options)
@@ -213,6 +221,7 @@ def loop_time(options: Options, name: str, precision: str) -> dict[str, Any]:
         loop = _loop(bundle, backend, settings)
         ms = wall_milliseconds(partial(_two_in_flight, loop, bundle)) / loop.in_flight
         figures |= {f"batch_{size}_ms": round(ms, 3), f"batch_{size}_volumes_s": round(1000 * size / ms, 2)}
+        tell({"figures": figures})
     return figures
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from ctypes import memmove, memset
 from pathlib import Path
@@ -313,6 +314,17 @@ def test_an_item_reports_figures_reasons_and_faults(
     with pytest.raises(SystemExit):
         gpu_check.main(["--items", "good,nonsense", *bundle])
     assert "no such item: nonsense; there are good, absent" in capsys.readouterr().err
+
+
+def test_an_item_that_time_runs_out_for_keeps_what_it_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_bundle: Bundle
+) -> None:
+    told = "from sbldm.benchmarks.gpu_items import tell, time; tell({'figures': {'batch_1_ms': 2.5}}); time.sleep(99)"
+    monkeypatch.setattr(gpu_check, "_command", lambda *_: [sys.executable, "-c", told])
+    monkeypatch.setattr(gpu_check, "proofs", lambda _bundle: {"loop": None})
+    monkeypatch.setattr(gpu_check, "measurements", lambda _bundle: {})
+    assert gpu_check.main(["--bundle", str(tiny_bundle.path), "--minutes", "0.1"]) == 1
+    assert "no more time was left; batch_1_ms 2.5\n" in capsys.readouterr().out
 
 
 def test_without_a_gpu_the_script_gets_to_the_end_and_has_proven_nothing(
