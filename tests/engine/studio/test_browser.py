@@ -418,11 +418,8 @@ def test_what_goes_wrong_is_said_on_the_page(browser: Chromium, address: str, fo
         assert "unreadable" in said
         assert "junk.nii.gz" in said
         assert "junk_seg" not in said
-    seen = (
-        "(() => { const b = document.getElementById('refused').getBoundingClientRect(); return [b.top, b.bottom]; })()"
-    )
-    top, bottom = browser.run(seen)
-    assert 0 <= top < bottom <= browser.run("innerHeight")
+    box = "document.getElementById('refused').getBoundingClientRect()"
+    browser.until(f"0 <= {box}.top && {box}.top < {box}.bottom && {box}.bottom <= innerHeight")  # it scrolls there
     del browser.console[:]  # the refusal stands there too
 
 
