@@ -96,7 +96,7 @@ def image_row(name: str, volumes: Sequence[Volume], many: Sequence[Volume]) -> s
 
 def _fine(volume: Volume) -> NDArray[np.float32]:
     image = volume.image.astype(np.float32)
-    return image - gaussian_filter(image, (0, FINE_PIXELS, FINE_PIXELS, 0))
+    return np.asarray(image - gaussian_filter(image, (0, FINE_PIXELS, FINE_PIXELS, 0)), np.float32)
 
 
 def tables(bundle: Bundle, form: MaskFirst, count: int, run: RunComponent, tell: Tell) -> None:

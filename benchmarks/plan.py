@@ -149,12 +149,11 @@ def open_backends(bundle: Bundle, plan: BenchPlan, threads: int | None) -> dict[
 
 def points_of(plan: BenchPlan, backends: Sequence[str]) -> tuple[Point, ...]:
     """Every combination for the backends that passed."""
+    ways = [(steps, sampler) for steps in plan.steps for sampler in plan.samplers if sampler != "fitted"]
+    fitted: list[tuple[int, SamplerName]] = [(steps, "fitted") for steps in plan.fitted]
     return tuple(
         Point(backend, sampler, steps, batch)
         for batch in plan.batches
-        for steps, sampler in (
-            *((steps, sampler) for steps in plan.steps for sampler in plan.samplers if sampler != "fitted"),
-            *((steps, "fitted") for steps in plan.fitted),
-        )
+        for steps, sampler in [*ways, *fitted]
         for backend in backends
     )
