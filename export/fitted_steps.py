@@ -5,7 +5,7 @@ denoiser now tells and of the x0 before goes into it. DPM-Solver++(2M) takes the
 which holds where steps are small. Here they are those with which this model, on samples of its own, comes nearest to
 the states of `MANY` DDIM steps from the same noise (least squares, step after step, each on the states that the steps
 before really left), and the times of the calls are searched for as well. Nothing is learned by a network: k calls have
-4k - 3 numbers. After Shaul et al., "Bespoke non-stationary solvers" (ICML 2024).
+4k - 2 numbers. After Shaul et al., "Bespoke non-stationary solvers" (ICML 2024).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..kernels.step import x0_coefficients
 from .parity import sample_request
 
 MANY = 200
-"""DDIM steps whose end is wanted."""
+"""DDIM steps whose end is wanted, where the schedule has as many."""
 STEPS = (1, 2, 3, 4)
 """Of the image, or of image and mask together; the last number is the default."""
 MASK_STEPS = (6,)
@@ -49,10 +49,10 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Way:
-    """A sample's way from noise to its clean state in `MANY` steps, and what the denoiser is told of it."""
+    """A sample's way from noise to its clean state in many steps, and what the denoiser is told of it."""
 
     told: Mapping[str, NDArray[np.float32]]  # by input, each (1, ...)
-    states: Sequence[States]  # MANY + 1 of them
+    states: Sequence[States]  # one before each step, and the last
 
 
 class StepFit:
@@ -68,15 +68,16 @@ class StepFit:
     def __init__(self, run: RunComponent, component: str, schedule: NoiseSchedule, ways: Sequence[Way]) -> None:
         self._run, self._component, self._schedule, self._ways = run, component, schedule, ways
         self._times = many_steps(schedule).timesteps
+        self._many = len(self._times)
         self._first = [self._x0(0, way.states[0], way) for way in ways]
 
     def fit(self, steps: int) -> FittedSteps:
         """The times and rows of so many calls whose end is nearest to that of the many."""
-        places = tuple(round(k * MANY / steps) for k in range(steps))
+        places = tuple(round(k * self._many / steps) for k in range(steps))
         rows, error = self.rows(places)
-        width = max(MANY // (3 * steps), _FINEST)
+        width = max(self._many // (3 * steps), _FINEST)
         while width >= _FINEST:
-            for moved in _moved(places, width):
+            for moved in _moved(places, width, self._many):
                 found, less = self.rows(moved)
                 if less < _GAIN * error:
                     places, rows, error = moved, found, less
@@ -89,14 +90,14 @@ class StepFit:
         """The best rows of calls at these of the many steps, the first at 0, and the mean square error of their end."""
         states, before = [way.states[0] for way in self._ways], [np.zeros(0, np.float32)] * len(self._ways)
         rows: list[Row] = []
-        for place, end in pairwise((*places, MANY)):
+        for place, end in pairwise((*places, self._many)):
             x0 = [self._x0(place, s, way) for s, way in zip(states, self._ways, strict=True)] if place else self._first
             terms = [(s, x, b)[: 3 if place else 2] for s, x, b in zip(states, x0, before, strict=True)]
             weights = least_squares(terms, [way.states[end] for way in self._ways])
             states = [_sum(weights, own) for own in terms]
             rows.append((weights[0], weights[1], weights[2] if place else 0.0))
             before = x0
-        errors = [np.mean((state - way.states[MANY]) ** 2) for state, way in zip(states, self._ways, strict=True)]
+        errors = [np.mean((state - way.states[-1]) ** 2) for state, way in zip(states, self._ways, strict=True)]
         return rows, float(np.mean(errors))
 
     def _x0(self, place: int, state: States, way: Way) -> States:
@@ -137,7 +138,8 @@ def with_fitted_steps(run: RunComponent, manifest: BundleManifest, tell: Tell = 
 
 def many_steps(schedule: NoiseSchedule) -> SamplingPlan:
     """The plan of the many steps."""
-    return sampling_plan(schedule, SamplingOptions(MANY, "ddim", 0.0, 1.0, 0, 1))
+    many = min(MANY, len(schedule.alphas_cumprod))
+    return sampling_plan(schedule, SamplingOptions(many, "ddim", 0.0, 1.0, 0, 1))
 
 
 def least_squares(terms: Sequence[Sequence[States]], wanted: Sequence[States]) -> list[float]:
@@ -182,12 +184,12 @@ def _default(steps: Sequence[int]) -> SamplingDefaults:
     return SamplingDefaults("fitted", steps[-1], 0.0, 1.0)
 
 
-def _moved(places: tuple[int, ...], width: int) -> Iterator[tuple[int, ...]]:
-    """The places with one of them, never the first, moved either way, where they still rise."""
+def _moved(places: tuple[int, ...], width: int, end: int) -> Iterator[tuple[int, ...]]:
+    """The places with one of them, never the first, moved either way, where they still rise towards the end."""
     for k in range(1, len(places)):
         for by in (-width, width):
             moved = (*places[:k], places[k] + by, *places[k + 1 :])
-            if all(a < b for a, b in pairwise((*moved, MANY))):
+            if all(a < b for a, b in pairwise((*moved, end))):
                 yield moved
 
 

@@ -32,9 +32,9 @@ def sampling_faults(
         yield f"{owner}.fitted: two have the same number of steps"
     for steps in fitted:
         visited = steps.timesteps
-        falling = all(a > b for a, b in pairwise(visited))
-        if not (visited and visited[0] == times - 1 and falling and visited[-1] >= 0):
-            yield f"{owner}.fitted: timesteps {visited} must fall from {times - 1}, not below 0"
+        falling = all(a > b for a, b in pairwise((times, *visited, -1)))
+        if not (visited and falling):
+            yield f"{owner}.fitted: timesteps {visited} must fall, within {times - 1} and 0"
         if len(steps.rows) != len(visited) or (steps.rows and steps.rows[0][2] != 0):
             yield f"{owner}.fitted: needs a row a timestep, the first without an x0 before it"
     if sampling.sampler == "fitted" and sampling.steps not in numbers:

@@ -141,7 +141,7 @@ class FittedSteps:
     The state after call k is from_sample x + from_x0 x0 + from_previous_x0 (x0 of the call before).
     """
 
-    timesteps: tuple[int, ...]  # of the calls, falling from the last of the table
+    timesteps: tuple[int, ...]  # of the calls, falling
     rows: tuple[tuple[float, float, float], ...]  # from_sample, from_x0, from_previous_x0, a row a call
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
+from sbldm.engine.bundle.fitted import sampling_faults
 from sbldm.engine.bundle.load import Bundle
-from sbldm.engine.bundle.manifest import FittedSteps, NoiseSchedule
+from sbldm.engine.bundle.manifest import FittedSteps, NoiseSchedule, SamplingDefaults
 from sbldm.engine.errors import InvalidInputError
 from sbldm.engine.sampling.mask_first import MaskFirstModel
 from sbldm.engine.sampling.plan import sampling_plan
@@ -98,6 +99,18 @@ def test_one_call_is_the_best_that_one_call_can_do() -> None:
     expected, *_ = np.linalg.lstsq(columns.astype(np.float64), wanted.astype(np.float64), rcond=None)
     np.testing.assert_allclose(row[:2], expected, rtol=1e-5)
     assert fit.rows([0])[1] == pytest.approx(np.mean((columns @ expected - wanted) ** 2), rel=1e-3)
+
+
+@pytest.mark.parametrize(("steps", "spacing"), [(50, "trailing"), (1000, "leading")])
+def test_short_schedules_and_other_spacings_are_fitted_too(steps: int, spacing: Any) -> None:
+    schedule = make_schedule(ScheduleConfig(steps, 0.02, 0.2, False, "v_prediction", spacing))
+    many = many_steps(schedule)
+    states = [np.full(SHAPE, k, np.float32) for k in range(len(many.timesteps) + 1)]
+    zero = StepFit(lambda _, inputs: {"prediction": 0 * inputs["sample"]}, "denoiser", schedule, [Way({}, states)])
+    found = zero.fit(2)
+    assert len(many.timesteps) == min(steps, 200)
+    assert found.timesteps[0] == many.timesteps[0]
+    assert list(sampling_faults("defaults", SamplingDefaults("fitted", 2, 0, 1), "schedule", (found,), steps)) == []
 
 
 def test_least_squares_takes_all_samples_together() -> None:
