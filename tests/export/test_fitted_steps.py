@@ -120,18 +120,15 @@ def test_least_squares_takes_all_samples_together() -> None:
     np.testing.assert_allclose(least_squares(terms, wanted), [2, -0.5, 0.25], atol=1e-6)
 
 
-@pytest.fixture
-def few_bundle(
-    tiny_mask_first_checkpoint: Path, tmp_path: Path, traced_once: None, monkeypatch: pytest.MonkeyPatch
-) -> Bundle:
+@pytest.mark.usefixtures("traced_once")
+def test_an_exported_bundle_has_fitted_steps_of_both_denoisers_as_its_defaults(
+    tiny_mask_first_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fitted_steps, "CASES", 1)
     monkeypatch.setattr(fitted_steps, "STEPS", (1, 2))
     monkeypatch.setattr(fitted_steps, "MASK_STEPS", (2,))
     options = ExportOptions(opset=TRACED_OPSET, fit_steps=True)
-    return export_bundle(tiny_mask_first_checkpoint, tmp_path / "few", options)
-
-
-def test_an_exported_bundle_has_fitted_steps_of_both_denoisers_as_its_defaults(few_bundle: Bundle) -> None:
+    few_bundle = export_bundle(tiny_mask_first_checkpoint, tmp_path / "few", options)
     manifest = few_bundle.manifest
     said, defaults = manifest.mask_first, manifest.defaults
     assert said is not None
