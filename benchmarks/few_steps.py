@@ -24,6 +24,7 @@ from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.bundle.fitted import fitted_numbers
 from ..engine.bundle.load import Bundle, load_bundle
 from ..engine.bundle.manifest import INT16_SCALE, FittedSteps, MaskFirst, SamplingDefaults
+from ..engine.errors import InvalidInputError
 from ..engine.output.measure import measure_tumour
 from ..engine.processor import available_threads
 from ..engine.sampling.host import HostLoop
@@ -57,7 +58,10 @@ class FewSteps:
         model = replace(self._model, form=replace(self._model.form, mask_sampling=sampling))
         loop = HostLoop(model, self._run, SamplingOptions.default(MANY))
         found = [model.labels(self._run, loop.batch([request]), None)[0] for request in self._requests]
-        return [label for label in found if label is not None]
+        sound = [label for label in found if label is not None]
+        if len(sound) < len(found):
+            raise InvalidInputError(f"{sampling.sampler}, {sampling.steps} steps: maps of a mask are not finite")
+        return sound
 
     def images(self, sampling: SamplingDefaults, labels: Sequence[Label]) -> list[Volume]:
         """Volumes of the samples around given masks."""

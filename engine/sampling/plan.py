@@ -78,7 +78,7 @@ def _fitted_plan(schedule: NoiseSchedule, steps: int, first: int) -> SamplingPla
         raise UsageError(f"--sampler fitted, --steps {steps}: this bundle {have}; --sampler ddim takes any number")
     if first:
         raise ValueError("fitted steps start from noise")
-    fitted = schedule.fitted[[len(found.timesteps) for found in schedule.fitted].index(steps)]
+    fitted = next(found for found in schedule.fitted if len(found.timesteps) == steps)
     levels = [noise_level(schedule, timestep) for timestep in fitted.timesteps]
     rows = tuple(
         StepCoefficients(*x0_coefficients(schedule.prediction_type, level.alpha, level.sigma), x, x0, 0.0, before)
