@@ -1,4 +1,4 @@
-"""Draw a picture of docs/training.md: `python docs/pictures/systems.py WORK` (extra `train`; WORK of `published_forms`)."""
+"""Systems of docs/training.md: `python docs/pictures/systems.py WORK` (extra `train`; WORK of `published_forms`)."""
 
 from __future__ import annotations
 
