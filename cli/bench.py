@@ -62,9 +62,9 @@ def bench(
     loaded = load_bundle(bundle, require_signature)
     plan = make_plan(
         loaded, device=device, backends=backends, steps=steps, samplers=samplers, batches=batch,
-        volumes=volumes, repeats=repeats, reference_steps=reference_steps,
+        volumes=volumes, repeats=repeats, reference_steps=reference_steps, threads=threads,
     )  # fmt: skip
-    opened = open_backends(loaded, plan, threads)
+    opened = open_backends(loaded, plan)
     result = start(loaded, plan)
     code = 0
     try:

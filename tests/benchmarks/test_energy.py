@@ -1,9 +1,7 @@
-"""Joules from the counters of processors and GPUs, on a tree that imitates Linux' and on stand-ins of the driver."""
+"""Joules from the counters of processors and GPUs, on a tree that imitates that of Linux."""
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 import sys
 from pathlib import Path
 
@@ -12,8 +10,6 @@ from sbldm.benchmarks import energy
 from sbldm.benchmarks.energy import EnergyMeter, Source, cpu_source, gpu_source, open_meter
 from sbldm.benchmarks.timing import Run, timed
 from sbldm.benchmarks.timing import energy as energy_of
-
-from tests.support.fake_cuda import run_on_fake_cuda
 
 RANGE = 262_143_328_850  # microjoules: 2^32 of 61 microjoules
 
@@ -101,31 +97,3 @@ def test_a_gpu_is_asked_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch)
     assert gpu_source("cuda").how.startswith("not measurable here: ")
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert 'pip install "sbldm-engine[energy]"' in gpu_source("cuda").how
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
-@pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="cuda-bindings is not here")
-@pytest.mark.skipif(importlib.util.find_spec("pynvml") is None, reason="nvidia-ml-py is not here")
-@pytest.mark.skipif(importlib.util.find_spec("pycuda") is not None, reason="PyCUDA is taken where it is here")
-def test_the_board_of_the_gpu_is_read_through_nvml(kernel_folder: Path) -> None:
-    """The real cuda-bindings and nvidia-ml-py on stand-ins of the driver, whose GPU takes 100 W."""
-    script = """
-import os, time
-from sbldm.benchmarks.energy import gpu_source, open_meter
-from sbldm.benchmarks.machine import find_gpu
-from sbldm.benchmarks.timing import timed
-meter = open_meter("cuda:0")
-run = timed(lambda: time.sleep(0.2), meter)
-print(meter.how["gpu"], round(run.joules["gpu"] / run.seconds), find_gpu("cuda"), sep="|")
-os.environ["FAKE_NVML_OLD"] = "1"
-print(gpu_source("cuda").how)
-"""
-    done = run_on_fake_cuda(kernel_folder, script)
-    assert done.returncode == 0, done.stderr
-    measured, old = done.stdout.splitlines()
-    how, watts, gpu = measured.split("|")
-    assert (how, gpu) == (
-        "NVML: the whole board", "Gpu(name='Fake GPU', memory_gib=1.0, driver='CUDA 13.0')"
-    )  # fmt: skip
-    assert 80 <= int(watts) <= 120
-    assert old == "not measurable here: Not Supported"

@@ -43,7 +43,7 @@ def _light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No second of multiply-adds and no process a backend; an own cache; a quiet machine."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     machine = Machine("a CPU", 1, 1.0, False, None, FmaPeak(100.0, "test"))
-    monkeypatch.setattr(bench_module, "describe_machine", lambda: machine)
+    monkeypatch.setattr(bench_module, "describe_machine", lambda _: machine)
     monkeypatch.setattr(bench_module, "run_measured", lambda _: ProcessRun(1.0, 2**30, 0.0, 0, "", ""))
     monkeypatch.setattr("sbldm.benchmarks.machine.OtherLoad.cores", lambda _: 0.0)
 
@@ -109,6 +109,7 @@ def test_a_gpu_is_held_to_the_cpu(
 
     for module in ("benchmarks.plan", "engine.run.job"):
         monkeypatch.setattr(f"sbldm.{module}.choose_backend", choose)
+    monkeypatch.setattr("sbldm.benchmarks.device_calls.milliseconds", lambda _stream, work: work() or 2.0)
     assert run(tiny_bundle.path, "--device", "cuda:0", "--backends", "onnxruntime", "--json") == 0
     result = held_to("bench", capsys.readouterr().out)
     assert asked[0][1:3] == ("onnxruntime", "cuda:0")
@@ -117,6 +118,10 @@ def test_a_gpu_is_held_to_the_cpu(
     assert "largest departure from onnxruntime" in gate["reason"]
     assert result["plan"]["device"] == "cuda:0"
     assert not any(figure["fma_share"] for figure in result["components"])
+    clocks = {figure["clock"]: figure["timing"]["seconds"] for figure in result["components"]}
+    assert clocks["device"] == 0.002
+    assert {f["component"] for f in result["components"] if f["clock"] == "host"} == {"assemble"}
+    assert result["energy"]["gpu"].startswith("not measurable here: ")
     assert run(tiny_bundle.path, "--device", "cuda", "--select") == 2
     assert "on a GPU no clock chooses" in capsys.readouterr().err
 
