@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -82,6 +84,16 @@ def describe_machine(device: str = "cpu") -> Machine:
     found = (None, None, None) if gpu is None else (gpu.name, gpu.memory_gib, gpu.driver)
     peak = measure_fma_peak(threads)
     return Machine(cpu_name(), threads, round(memory, 1), has_bf16(), found[0], peak, *found[1:])
+
+
+def operating_system() -> str:
+    """The system, its kernel's number and the architecture; no name of the machine, nor of who built the kernel."""
+    try:
+        system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        system = platform.system()
+    kernel = re.match(r"[\d.]*\d", platform.release())
+    return f"{system}, kernel {kernel[0] if kernel else 'unknown'}, {platform.machine()}"
 
 
 def find_gpu(device: str) -> Gpu | None:
