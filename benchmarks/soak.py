@@ -31,6 +31,7 @@ import psutil
 
 from ..engine.errors import SbldmError, UsageError
 from ..engine.run.ledger import Shard
+from ..engine.screen import counted
 from .flatness import Growth, Leg, growth
 from .machine import BUSY_CORES, OtherLoad
 from .process import family
@@ -48,7 +49,7 @@ class Note:
     sample: int
     seconds: float  # since the sample before it
     cpu_seconds: float  # of all processes of the run, meanwhile
-    mib: float  # resident in all of them, now
+    mib: float  # the most that was resident in all of them, meanwhile
     other_cores: float  # that other processes took meanwhile
     failed: bool
 
@@ -103,26 +104,27 @@ class Journal:
 
 
 class Watch:
-    """What a process and its children take, since the last look."""
+    """What a process and its children take between the samples that they finish."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._load, self._at = OtherLoad(), time.perf_counter()
-        self._cpu, self._resident = self._taken()
+        self._load, self._at, self._noted = OtherLoad(), time.perf_counter(), 0.0
+        self._cpu, self._peak = 0.0, 0
+        self.look()
 
-    def look(self, leg: int, records: Sequence[dict[str, Any]]) -> list[Note]:
-        """Notes of samples that have been finished since: each gets an equal share of the time."""
-        now, (cpu, resident) = time.perf_counter(), self._taken()
-        cpu, self._resident = max(cpu, self._cpu), resident or self._resident  # both are 0 of what has ended
-        wall, taken, others = now - self._at, cpu - self._cpu, self._load.cores()
-        other = max(0.0, others - taken / wall)
-        share = 1 / len(records)
-        self._at, self._cpu = now, cpu
+    def look(self) -> None:
+        """Read what they take now."""
+        cpu, resident = self._taken()
+        self._cpu, self._peak = max(self._cpu, cpu), max(self._peak, resident)  # both are 0 of what has ended
+
+    def notes(self, leg: int, records: Sequence[dict[str, Any]]) -> list[Note]:
+        """Of samples that were finished since the last notes: each gets an equal share of the time."""
+        now, load, share = time.perf_counter(), self._load.cores(), 1 / len(records)
+        wall, cpu, mib = now - self._at, self._cpu - self._noted, self._peak / 2**20
+        self._at, self._noted, self._peak = now, self._cpu, 0
         self._load.start()
-        return [
-            Note(leg, r["sample"], wall * share, taken * share, self._resident / 2**20, other, r["fault"] is not None)
-            for r in records
-        ]
+        other = max(0.0, load - cpu / wall)
+        return [Note(leg, r["sample"], wall * share, cpu * share, mib, other, r["fault"] is not None) for r in records]
 
     def _taken(self) -> tuple[float, int]:
         """Processor seconds and resident bytes of the whole family."""
@@ -171,8 +173,9 @@ def run_leg(journal: Journal, given: argparse.Namespace) -> int:
         watch, tail = Watch(process.pid), Tail(out / Shard().ledger_name)
 
         def note_what_is_new() -> None:
+            watch.look()
             if records := list(tail.new()):
-                for note, record in zip(watch.look(leg, records), records, strict=True):
+                for note, record in zip(watch.notes(leg, records), records, strict=True):
                     journal.add(note)
                     if not given.keep:
                         _remove(out, record)
@@ -188,7 +191,7 @@ def run_leg(journal: Journal, given: argparse.Namespace) -> int:
             _stop(process)
         note_what_is_new()
         errors.seek(0)
-        print(errors.read(), end="", file=sys.stderr)
+        print("" if code in (0, 130) else errors.read(), end="", file=sys.stderr)
     return code
 
 
@@ -241,7 +244,11 @@ def judge(notes: Sequence[Note], warm_up: int) -> dict[str, Any]:
 def table(figures: dict[str, Any]) -> str:
     """The figures for people."""
     lines = ["| | mean | growth over the longest leg, 95 % interval | |", "| --- | --- | --- | --- |"]
-    names = {"mib": "resident, MiB", "seconds": "seconds a volume, quiet", "cpu_seconds": "processor seconds a volume"}
+    names = {
+        "mib": "most resident during a volume, MiB",
+        "seconds": "seconds a volume, quiet",
+        "cpu_seconds": "processor seconds a volume",
+    }
     for name, title in names.items():
         one = figures["growth"][name]
         cells = (
@@ -251,7 +258,7 @@ def table(figures: dict[str, Any]) -> str:
         )
         lines.append("| " + " | ".join([title, *cells, figures["verdicts"][name]]) + " |")
     lines.append(
-        f"\n{figures['samples']} samples in {figures['legs']} legs, {figures['failed']} failed, "
+        f"\n{counted(figures['samples'], 'sample')} in {counted(figures['legs'], 'leg')}, {figures['failed']} failed, "
         f"{figures['quiet_share']:.0%} quiet; time is judged by {names[figures['time_is_judged_by']]}: "
         + ("FLAT" if figures["flat"] else "NOT FLAT, or not shown")
     )
