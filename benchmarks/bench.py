@@ -113,7 +113,8 @@ def measure(bundle: Bundle, backends: dict[str, Backend], result: BenchResult, s
     """
     say("machine: multiply-add peak")
     plan = result.plan
-    result.machine, meter = describe_machine(plan.device), open_meter(plan.device)
+    device = next((backend.device for backend in backends.values() if backend.device != "cpu"), "cpu")
+    result.machine, meter = describe_machine(device), open_meter(device)
     result.energy = meter.how
     reference = _reference(bundle, backends)
     calls = calls_of(bundle, reference, plan.batches[0])

@@ -48,7 +48,7 @@ class Gpu:
     """An NVIDIA GPU."""
 
     name: str
-    memory_gib: float
+    memory_gib: float | None  # None: nvidia-smi does not say
     driver: str
 
 
@@ -120,7 +120,7 @@ def _listed_gpu(which: list[str]) -> Gpu | None:
     if found.returncode or not lines or lines[0].count(",") != 2:
         return None
     name, mebibytes, driver = (cell.strip() for cell in lines[0].split(","))
-    return Gpu(name, round(float(mebibytes) / 1024, 1), driver) if mebibytes.isdecimal() else None
+    return Gpu(name, round(int(mebibytes) / 1024, 1) if mebibytes.isdecimal() else None, driver)
 
 
 def measure_fma_peak(threads: int) -> FmaPeak:

@@ -30,6 +30,7 @@ from typing import Any
 import psutil
 
 from ..engine.errors import SbldmError, UsageError
+from ..engine.portable import end_signals
 from ..engine.run.ledger import Shard
 from ..engine.screen import counted
 from .flatness import Growth, Leg, growth
@@ -273,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", default="phantom")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--warm-up", type=int, default=20, help="samples at the beginning of a leg that do not count")
+    parser.add_argument("--warm-up", type=int, default=200, help="samples at the beginning of a leg that do not count")
     parser.add_argument("--keep", action="store_true", help="keep the volumes, 1.5 MB each")
     given = parser.parse_args(arguments)
     if given.count < 1 or given.warm_up < 0 or given.workers < 1:
@@ -294,5 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the run ends, too
+    for number in end_signals():  # so that the run ends, too; what `nohup` ignores stays ignored
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     sys.exit(main())

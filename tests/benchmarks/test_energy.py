@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sbldm.benchmarks import energy
+from sbldm.benchmarks import energy, machine
 from sbldm.benchmarks.energy import EnergyMeter, Source, cpu_source, gpu_source, open_meter
 from sbldm.benchmarks.timing import Run, timed
 from sbldm.benchmarks.timing import energy as energy_of
@@ -97,3 +97,23 @@ def test_a_gpu_is_asked_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch)
     assert gpu_source("cuda").how.startswith("not measurable here: ")
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert 'pip install "sbldm-engine[energy]"' in gpu_source("cuda").how
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("NVIDIA H200, 143771, 580.65.06\n", machine.Gpu("NVIDIA H200", 140.4, "580.65.06")),
+        ("NVIDIA H200, [N/A], 580.65.06\nanother, 1, 2\n", machine.Gpu("NVIDIA H200", None, "580.65.06")),
+        ("No devices were found\n", None),
+        ("", None),
+    ],
+    ids=["one", "two", "none", "nothing"],
+)
+def test_what_nvidia_smi_says_of_a_gpu(
+    said: str, expected: machine.Gpu | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\nprintf '%s' '{said}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert machine.find_gpu("cpu") == expected
