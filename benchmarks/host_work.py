@@ -9,7 +9,6 @@ anatomies and tables.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections import defaultdict
@@ -21,13 +20,14 @@ from unittest.mock import patch
 import numpy as np
 
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
-from ..engine.bundle.load import Bundle, load_bundle
+from ..engine.bundle.load import Bundle
 from ..engine.output.measure import measure_tumour
 from ..engine.sampling import mask_first
 from ..engine.sampling.batch import Batch
 from ..engine.sampling.host import HostLoop
 from ..engine.sampling.model import model_of
 from ..engine.sampling.types import SamplingOptions
+from .arguments import mask_first_arguments
 from .gpu_proof import proof_requests
 
 PARTS: dict[str, tuple[Any, str]] = {
@@ -78,14 +78,8 @@ def table(seconds: dict[str, list[float]]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", default="glioma")
-    parser.add_argument("--count", type=int, default=3)
-    given = parser.parse_args(arguments)
-    bundle = load_bundle(given.bundle)
-    if bundle.manifest.mask_first is None:
-        parser.error(f"--bundle {given.bundle}: is of the form slices; give one of the form mask-first")
-    print(table(host_seconds(bundle, given.count)))
+    bundle, _, count = mask_first_arguments(__doc__, 3, arguments)
+    print(table(host_seconds(bundle, count)))
     return 0
 
 

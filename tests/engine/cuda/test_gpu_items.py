@@ -260,7 +260,7 @@ def test_the_share_of_the_matrix_rate_is_of_counted_operations(
     device = HostDevice(kernel_folder)
     runs: list[str] = []
 
-    def milliseconds(_device: Any, _stream: Any, work: Callable[[], None]) -> float:
+    def milliseconds(_stream: Any, work: Callable[[], None]) -> float:
         device.log.clear()
         work()
         runs.extend(device.log)
