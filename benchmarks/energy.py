@@ -38,6 +38,7 @@ class Source:
 
     how: str
     counters: tuple[Counter, ...] = ()
+    faults: tuple[type[Exception], ...] = ()  # that reading them raises once they are gone
 
 
 class EnergyMeter:
@@ -48,15 +49,20 @@ class EnergyMeter:
         self.how = {part: source.how for part, source in sources.items()}
 
     def read(self) -> dict[str, list[float]]:
-        """The readings now."""
-        return {part: [c.joules() for c in source.counters] for part, source in self._sources.items()}
+        """The readings now; a part whose counters are gone is left out."""
+        found: dict[str, list[float]] = {}
+        for part, source in self._sources.items():
+            with suppress(*source.faults):
+                found[part] = [counter.joules() for counter in source.counters]
+        return found
 
     def since(self, before: Mapping[str, list[float]], seconds: float) -> dict[str, float]:
         """Joules since earlier readings; a part whose counters may have begun anew twice by now is left out."""
         now, found = self.read(), {}
-        for part, source in self._sources.items():
-            if all(c.range is None or MOST_WATTS * seconds <= c.range for c in source.counters):
-                pairs = zip(source.counters, before[part], now[part], strict=True)
+        for part in before.keys() & now.keys():
+            counters = self._sources[part].counters
+            if all(c.range is None or MOST_WATTS * seconds <= c.range for c in counters):
+                pairs = zip(counters, before[part], now[part], strict=True)
                 found[part] = sum(counter.difference(*readings) for counter, *readings in pairs)
         return found
 
@@ -83,7 +89,7 @@ def cpu_source(folder: Path = POWERCAP) -> Source:
             )
         except (OSError, ValueError) as error:
             return Source(f"{ABSENT}{folder}/{zone.name}: {error}")
-    return Source(f"RAPL: {', '.join(wanted.values())}", tuple(counters))
+    return Source(f"RAPL: {', '.join(wanted.values())}", tuple(counters), (OSError, ValueError))
 
 
 def _rapl(zone: Path) -> Counter:
@@ -122,4 +128,4 @@ def gpu_source(device: str) -> Source:
         joules()
     except (GpuUnavailableError, pynvml.NVMLError) as error:
         return Source(f"{ABSENT}{error}")
-    return Source("NVML: the whole board", (Counter(joules),))
+    return Source("NVML: the whole board", (Counter(joules),), (pynvml.NVMLError,))

@@ -29,7 +29,7 @@ from ..engine.processor import available_threads
 from ..engine.sampling.host import HostLoop
 from ..engine.sampling.mask_first import MaskFirstModel
 from ..engine.sampling.types import RunComponent, SampleRequest, SamplingOptions, Volume
-from .arguments import mask_first_arguments
+from .arguments import mask_first_bundle, mask_first_parser
 from .gpu_proof import proof_requests
 from .quality import dice
 
@@ -127,9 +127,11 @@ def _name(sampling: SamplingDefaults) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the tables."""
-    bundle, form, count = mask_first_arguments(__doc__, 12, arguments)
+    parser = mask_first_parser(__doc__, 12)
+    given = parser.parse_args(arguments)
+    bundle, form = mask_first_bundle(parser, given.bundle)
     run = OnnxRuntimeBackend(bundle, "cpu", available_threads()).run
-    tables(bundle, form, count, run, lambda line: print(line, flush=True))
+    tables(bundle, form, given.count, run, lambda line: print(line, flush=True))
     return 0
 
 

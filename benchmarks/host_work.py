@@ -27,7 +27,7 @@ from ..engine.sampling.batch import Batch
 from ..engine.sampling.host import HostLoop
 from ..engine.sampling.model import model_of
 from ..engine.sampling.types import SamplingOptions
-from .arguments import mask_first_arguments
+from .arguments import mask_first_bundle, mask_first_parser
 from .gpu_proof import proof_requests
 
 PARTS: dict[str, tuple[Any, str]] = {
@@ -78,8 +78,10 @@ def table(seconds: dict[str, list[float]]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table."""
-    bundle, _, count = mask_first_arguments(__doc__, 3, arguments)
-    print(table(host_seconds(bundle, count)))
+    parser = mask_first_parser(__doc__, 3)
+    given = parser.parse_args(arguments)
+    bundle, _ = mask_first_bundle(parser, given.bundle)
+    print(table(host_seconds(bundle, given.count)))
     return 0
 
 

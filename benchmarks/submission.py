@@ -24,10 +24,12 @@ def submission(result: BenchResult, bundle: Bundle, name: str) -> dict[str, Any]
     data, defaults = result.to_json(), bundle.manifest.defaults
     timings = [figure.timing for figure in (*result.components, *result.points)]
     busy = sum(t.busy_runs for t in timings) + sum(p.other_cores > BUSY_CORES for p in result.processes)
+    assert result.machine is not None  # which a complete result has
     told = {
         "submission": FORMAT,
         "command": command_of(result.plan, name),
         "operating_system": operating_system(),
+        "threads": result.plan.threads or result.machine.threads,
         "samples": {"taken": sum(t.runs for t in timings) + len(result.processes), "busy": busy},
         "default": {"sampler": defaults.sampler, "steps": defaults.steps},
     }

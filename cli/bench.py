@@ -89,9 +89,11 @@ def bench(
         raise
     if select and result.complete:
         _select(loaded, opened, result)
-    _write(result, code, as_json, out, plot_file)
-    if submit is not None:
-        _submit(loaded, bundle, result, submit)
+    try:
+        _write(result, code, as_json, out, plot_file)
+    finally:
+        if submit is not None:
+            _submit(loaded, bundle, result, submit)
     return code
 
 

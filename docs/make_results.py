@@ -64,7 +64,7 @@ def _at_defaults(name: str, data: Figures) -> Iterator[Sequence[str]]:
         point = figure["point"]
         if (point["sampler"], point["steps"]) == (default["sampler"], default["steps"]):
             yield (
-                f"{machine['cpu']}, {_cores(machine)}", machine["gpu"] or "", data["bundle"]["id"],
+                f"{machine['cpu']}, {_cores(data)}", machine["gpu"] or "", data["bundle"]["id"],
                 f"{point['backend']} {figure['precision']}", str(point["batch"]), _seconds(figure["timing"], 1, 2),
                 f"{figure['volumes_a_second']:.3f}", _energy(figure, "joules"), memory.get(point["backend"], ""),
                 f"[{data['date']}](#{_anchor(name)})",
@@ -75,7 +75,7 @@ def _section(name: str, data: Figures) -> Iterator[str]:
     machine, bundle = data["machine"], data["bundle"]
     yield f"## {_title(name)}\n"
     yield f"```\n{data['command']}\n```\n"
-    facts = [f"{data['date']}; {machine['cpu']}, {_cores(machine)} used, {machine['memory_gib']} GiB"]
+    facts = [f"{data['date']}; {machine['cpu']}, {_cores(data)} used, {machine['memory_gib']} GiB"]
     facts.append(data["operating_system"])
     if machine["gpu"]:
         facts.append(f"GPU: {machine['gpu']}, {machine['gpu_memory_gib']} GiB, driver {machine['gpu_driver']}")
@@ -117,8 +117,8 @@ def _energy(figure: Figures, unit: str) -> str:
     return ", ".join(f"{part} {energy[unit]:.0f}" for part, energy in figure["energy"].items())
 
 
-def _cores(machine: Figures) -> str:
-    return f"{machine['threads']} core{'' if machine['threads'] == 1 else 's'}"
+def _cores(data: Figures) -> str:
+    return f"{data['threads']} core{'' if data['threads'] == 1 else 's'}"
 
 
 def _title(name: str) -> str:

@@ -80,6 +80,14 @@ def test_what_cannot_be_read_is_told_and_nothing_is_made_up(
     assert "intel-rapl:0/energy_uj is readable by root alone" in source.how
 
 
+def test_counters_that_go_in_the_midst_end_no_benchmark(powercap: Path) -> None:
+    meter = EnergyMeter({"cpu": cpu_source(powercap)})
+    before = meter.read()
+    (powercap / "intel-rapl:0" / "energy_uj").unlink()
+    assert meter.since(before, 1.0) == {}
+    assert meter.read() == {}
+
+
 def test_energy_is_that_of_the_quiet_runs(powercap: Path) -> None:
     meter = EnergyMeter({"cpu": cpu_source(powercap), "gpu": Source("not measurable here: no GPU")})
     run = timed(lambda: set_counter(powercap, "intel-rapl:0", 8_000_000), meter)

@@ -32,7 +32,7 @@ def result_of(bundle: Bundle) -> BenchResult:
     )  # fmt: skip
     result = start(bundle, plan)
     result.complete = True
-    result.machine = Machine("a CPU", 3, 7.5, False, "a GPU | of mine", FmaPeak(None, "test"), 80.0, "580.1")
+    result.machine = Machine("a CPU", 8, 7.5, False, "a GPU | of mine", FmaPeak(None, "test"), 80.0, "580.1")
     result.energy = {"cpu": "RAPL: package-0", "gpu": "NVML: the whole board"}
     result.gates = [
         Gate("onnxruntime", "fp32", True, "/home/jane/models/parity.json: passed", ()),
@@ -58,6 +58,7 @@ def test_a_submission_says_everything_but_whose_it_is(tiny_bundle: Bundle) -> No
         "--batch 1 --volumes 1 --repeats 2 --reference-steps 9 --threads 3"
     )
     assert told["bundle"]["sha256"] == tiny_bundle.sha256
+    assert (told["threads"], told["machine"]["threads"]) == (3, 8)
     assert told["samples"] == {"taken": 10, "busy": 6}
     assert told["gates"][0]["reason"] == "parity.json: passed"
     assert "jane" not in text
