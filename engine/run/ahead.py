@@ -19,11 +19,16 @@ MOST_PROCESSES = 32
 
 
 def processes_ahead(loop: BatchLoop, threads: int | None) -> int:
-    """Processes for a loop whose steps are taken on a GPU and that has work for them: one a processor, less our own.
+    """`most_processes` for a loop of the mask-first form whose steps are taken on a GPU; 0 for any other."""
+    return 0 if _staged(loop) is None else most_processes(threads)
 
-    Of the processors that this process may use, `threads` of them at most; 0 where it may start no others.
+
+def most_processes(threads: int | None) -> int:
+    """One for each processor that this process may use, less our own; at most `threads` with our own.
+
+    0 where it may start no others.
     """
-    if _staged(loop) is None or multiprocessing.current_process().daemon:
+    if multiprocessing.current_process().daemon:
         return 0
     allowed = available_threads()
     return min(MOST_PROCESSES, min(allowed, threads or allowed) - 1)

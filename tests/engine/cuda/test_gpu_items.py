@@ -29,6 +29,7 @@ from sbldm.benchmarks.gpu_proof import (
     prove_repeats,
     prove_volumes,
 )
+from sbldm.benchmarks.host_rate import HostRate
 from sbldm.benchmarks.work import count_macs
 from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
 from sbldm.engine.bundle.checks import check_inputs
@@ -299,7 +300,7 @@ def test_no_loop_is_opened_for_a_batch_that_is_not_timed(
     opened: list[int] = []
 
     class Loop:
-        in_flight = 1
+        in_flight, kind = 1, "host"
 
     def loop(_bundle: Bundle, _backend: Any, settings: Any) -> Loop:
         opened.append(settings.batch_size)
@@ -351,3 +352,21 @@ def test_items_cover_every_backend_in_every_precision(tiny_bundle: Bundle) -> No
     items = gpu_items.proofs(tiny_bundle)
     assert {f"proof-{name}-{p}" for name in ("onnxruntime", "tensorrt") for p in ("fp32", "tf32")} <= set(items)
     assert "to-disk-tensorrt" in gpu_items.measurements(tiny_bundle)
+    assert "host" not in gpu_items.measurements(tiny_bundle)
+
+
+def test_the_host_is_measured_alone_where_it_bounds_the_rate(
+    tiny_mask_first_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def rate(_bundle: Bundle, processes: int, batch: int, batches: int) -> HostRate:
+        asked.append((processes, batch, batches))
+        return HostRate(20.0, 0.01, 0.5)
+
+    monkeypatch.setattr(gpu_items, "most_processes", lambda _threads: 15)
+    monkeypatch.setattr(gpu_items, "host_rate", rate)
+    item = gpu_items.measurements(tiny_mask_first_bundle)["host"]
+    figures = item(gpu_items.Options(0, str(tiny_mask_first_bundle.path), 1))
+    assert asked == [(15, 8, 17)]
+    assert figures == {"processes": 15, "batch": 8, "volumes_s": 20.0, "own_s": 0.01, "others_s": 0.5}
