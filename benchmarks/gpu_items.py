@@ -173,8 +173,8 @@ def proof(options: Options, name: str, precision: str) -> dict[str, Any]:
 
 
 def prove(bundle: Bundle, backend: Backend, reference: Reference, options: SamplingOptions) -> dict[str, Any]:
-    """Components, latents and volumes of a backend within the limits of its precision; the same bytes twice, alone, and
-    by plain launches where it has graphs.
+    """Components, latents and volumes of a backend within the limits of its precision; the same bytes twice, alone,
+    with the processes that a run has beside it, and by plain launches where it has graphs.
 
     Raises:
         Failed: what is not so.
@@ -187,6 +187,10 @@ def prove(bundle: Bundle, backend: Backend, reference: Reference, options: Sampl
     def repeats() -> dict[str, Any]:
         runs = [(name, loop.start(reference.requests)()) for name in ("first", "second")]
         runs.append(("each alone", [loop.start([request])()[0] for request in reference.requests]))
+        processes = processes_ahead(loop, None)
+        if processes:
+            with working_ahead(loop, processes) as working:
+                runs.append(("other processes", make_all(working, [reference.requests])))
         loops = device_loops(backend)
         if loops is not None and loop.kind != "launches":
             loops.refuse_graphs("compared with a graph")

@@ -25,7 +25,7 @@ from ..engine.sampling.batch import Batch
 from ..engine.sampling.host import HostLoop
 from ..engine.sampling.model import model_of
 from ..engine.sampling.plan import SamplingPlan
-from ..engine.sampling.types import Arrays, BatchLoop, RunComponent, SampleRequest, SamplingOptions
+from ..engine.sampling.types import Arrays, BatchLoop, RunComponent, SampleRequest, SamplingOptions, Volume
 from .gpu_proof import proof_requests
 
 
@@ -103,18 +103,17 @@ def _seconds() -> tuple[float, float, float]:
     return time.perf_counter(), time.process_time(), sum(times.user + times.system for times in children)
 
 
-def make_all(loop: BatchLoop | AheadLoop, groups: Sequence[Sequence[SampleRequest]]) -> None:
-    """Volumes of groups, as many in flight as may be; ends when all are there."""
-    flying, coming = deque[Callable[[], Sequence[object]]](), list[object]()
+def make_all(loop: BatchLoop | AheadLoop, groups: Sequence[Sequence[SampleRequest]]) -> list[Volume]:
+    """Volumes of groups, as many in flight as may be, in their order."""
+    flying = deque[Callable[[], Sequence[Volume | Future[Volume]]]]()
+    coming = list[Volume | Future[Volume]]()
     for group in groups:
         flying.append(loop.start(group))
         if len(flying) == loop.in_flight:
             coming += flying.popleft()()
     while flying:
         coming += flying.popleft()()
-    for volume in coming:
-        if isinstance(volume, Future):
-            volume.result()
+    return [volume.result() if isinstance(volume, Future) else volume for volume in coming]
 
 
 def _rows(values: NDArray[np.float32], rows: int) -> NDArray[np.float32]:

@@ -39,10 +39,15 @@ def batches_ahead(processes: int, batch_size: int) -> int:
     return -(-SAMPLES_A_PROCESS * processes // batch_size)
 
 
+def batches_finished(processes: int, batch_size: int) -> int:
+    """Batches that are finished at once: so many that each process may have a sample of them."""
+    return -(-processes // batch_size)
+
+
 class AheadLoop:
     """A `HostLoop` of the mask-first form whose volumes are the same bytes, finished in other processes.
 
-    At most `batches_ahead` batches are begun before the one that is sampled, and one is being finished.
+    At most `batches_ahead` batches are begun before the one that is sampled, and `batches_finished` are being finished.
 
     Raises:
         OSError: the system has no memory to share, or starts no processes.
@@ -52,9 +57,10 @@ class AheadLoop:
         """`model` is that of `loop`; `masks` are those of its samples, where they are given."""
         self.kind: LoopKind = loop.kind
         self.reason, self.options = loop.reason, loop.options
-        self.in_flight = 1 + batches_ahead(processes, self.options.batch_size)
+        size = self.options.batch_size
+        self.in_flight = 1 + batches_ahead(processes, size)
         self._loop, self._model, self._masks = loop, model, masks
-        self._blocks = SharedBlocks(_fields(model, self.options.batch_size), self.in_flight + 1)
+        self._blocks = SharedBlocks(_fields(model, size), self.in_flight + batches_finished(processes, size))
         self._free = SimpleQueue[int]()
         for number in range(self._blocks.count):
             self._free.put(number)
@@ -77,11 +83,8 @@ class AheadLoop:
     def start(
         self, requests: Sequence[SampleRequest], on_step: OnStep | None = None
     ) -> Callable[[], list[Future[Volume]]]:
-        """As `HostLoop.start`: the masks' maps are made at once, their masks and brains from now on, the rest when what
-        is returned is called.
-
-        Raises:
-            IncompleteRunError: a process ended; so do what is returned, and the volumes to come.
+        """As `HostLoop.start`: maps of masks are made at once, masks and brains from now on, the rest when what is
+        returned is called. That raises IncompleteRunError where a process ended, and so do the volumes to come.
         """
         if self._masks is not None:
             requests = self._masks.given(requests)
@@ -113,7 +116,7 @@ class AheadLoop:
         return coming
 
     def _block(self) -> _Block:
-        """A block that no batch has any more; finishing a batch waits for nothing that this one is before."""
+        """A block that no batch has, waited for: those that are being finished need nothing that is begun later."""
         number = self._free.get()
         return _Block(number, self._blocks.arrays(number), self._free)
 

@@ -37,10 +37,10 @@ def test_networks_that_are_replayed_give_what_they_gave(tiny_mask_first_bundle: 
     alone = replace(options, batch_size=1)
     (real,) = HostLoop(model, OnnxRuntimeBackend(bundle, "cpu", 1).run, alone).start([first])()
     loop = HostLoop(model, ReplayedNetworks(bundle, options), options)
-    for _ in range(2):
-        replayed, other = loop.start([first, second])()
-        assert replayed.image.tobytes() == real.image.tobytes()
-        assert other.image.tobytes() != real.image.tobytes()
+    loop.start([second])()
+    replayed, other = loop.start([first, second])()
+    assert replayed.image.tobytes() == real.image.tobytes()
+    assert other.image.tobytes() != real.image.tobytes()
 
 
 def test_the_rate_is_told_with_its_processor_time(

@@ -20,7 +20,7 @@ from sbldm.engine.model_runs import RunTerminatedError, terminate_model_runs
 from sbldm.engine.run.open_loop import open_loop
 from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.sampling import ahead
-from sbldm.engine.sampling.ahead import AheadLoop, batches_ahead
+from sbldm.engine.sampling.ahead import AheadLoop, batches_ahead, batches_finished
 from sbldm.engine.sampling.decoding import NOT_FINITE
 from sbldm.engine.sampling.given_masks import GivenMasks
 from sbldm.engine.sampling.host import HostLoop
@@ -104,10 +104,10 @@ def test_volumes_are_the_same_bytes(
 def test_so_they_are_in_other_batches_in_another_order_by_one_process(
     tiny_mask_first_bundle: Bundle, backend: Any, in_process: list[Volume]
 ) -> None:
-    pair, _, redraw = groups(tiny_mask_first_bundle)
+    (_, second), _, redraw = groups(tiny_mask_first_bundle)
     with over(opened(tiny_mask_first_bundle, backend, 3), 1) as loop:
-        made = finished(loop, [redraw, pair])
-    assert content(made) == content([in_process[4], *in_process[:2]])
+        made = finished(loop, [redraw, [second]])
+    assert content(made) == content([in_process[4], in_process[1]])
 
 
 def test_no_batch_is_begun_beyond_the_bound_and_dropped_ones_make_room(
@@ -128,8 +128,10 @@ def test_no_batch_is_begun_beyond_the_bound_and_dropped_ones_make_room(
     loop.start(group)  # though what was collected is kept
 
 
-def test_samples_ahead_are_two_a_process() -> None:
-    assert [batches_ahead(*given) for given in ((1, 1), (1, 8), (15, 8), (15, 1), (4, 8))] == [2, 1, 4, 30, 1]
+def test_samples_ahead_are_two_a_process_and_one_is_finished() -> None:
+    cases = ((1, 1), (1, 8), (15, 8), (15, 1), (4, 8))
+    assert [batches_ahead(*given) for given in cases] == [2, 1, 4, 30, 1]
+    assert [batches_finished(*given) for given in cases] == [1, 1, 2, 15, 1]
 
 
 def test_given_masks_are_those_of_the_samples(
