@@ -39,7 +39,6 @@ class ProcessPool(Generic[C]):
     """
 
     def __init__(self, count: int, context: C) -> None:
-        self.count = count
         self._context = multiprocessing.get_context("spawn")
         self._helpers: list[_Helper] = []
         self._idle: SimpleQueue[_Helper] = SimpleQueue()
