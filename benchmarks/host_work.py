@@ -1,6 +1,10 @@
 """What the host computes of a mask-first volume, part by part, in seconds of one core: what bounds a GPU's rate.
 
 python -m sbldm.benchmarks.host_work [--bundle glioma] [--count 3]
+python -m sbldm.benchmarks.host_work --processes 0 1 2 4 8 15 [--batch 8] [--batches N]
+
+With `--processes` it tells volumes a second instead, if the networks took no time: of the loop of `generate --device
+cuda` with so many processes beside its own, 0 for none. N batches are timed for each, by default processes + 2.
 
 Seconds are processor time of one thread, so that other work on the machine lengthens them little. The networks, which a
 GPU computes, and files are not among them. The least of each part over the volumes is told, too: the first volume loads
@@ -21,6 +25,7 @@ import numpy as np
 
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.bundle.load import Bundle
+from ..engine.cuda.footprint import MOST_STAGED
 from ..engine.output.measure import measure_tumour
 from ..engine.sampling import mask_first
 from ..engine.sampling.batch import Batch
@@ -29,6 +34,7 @@ from ..engine.sampling.model import model_of
 from ..engine.sampling.types import SamplingOptions
 from .arguments import mask_first_bundle, mask_first_parser
 from .gpu_proof import proof_requests
+from .host_rate import host_rate
 
 PARTS: dict[str, tuple[Any, str]] = {
     "mask solved": (mask_first, "solve_mask"),
@@ -79,9 +85,19 @@ def table(seconds: dict[str, list[float]]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table."""
     parser = mask_first_parser(__doc__, 3)
+    parser.add_argument("--processes", type=int, nargs="+", metavar="P", help="tell the rate of so many processes")
+    parser.add_argument("--batch", type=int, default=MOST_STAGED, help="samples of a batch; with --processes")
+    parser.add_argument("--batches", type=int, help="that are timed; with --processes")
     given = parser.parse_args(arguments)
     bundle, _ = mask_first_bundle(parser, given.bundle)
-    print(table(host_seconds(bundle, given.count)))
+    if given.processes is None:
+        print(table(host_seconds(bundle, given.count)))
+        return 0
+    print(f"{'processes':>9} {'volumes/s':>10} {'own ms':>8} {'others ms':>10}")
+    for processes in given.processes:
+        rate = host_rate(bundle, processes, given.batch, given.batches or processes + 2)
+        own, others = 1000 * rate.own_s, 1000 * rate.others_s
+        print(f"{processes:9} {rate.volumes_s:10.2f} {own:8.1f} {others:10.1f}", flush=True)
     return 0
 
 

@@ -63,6 +63,22 @@ def clone_file(target: int, source: int) -> bool:
     return True
 
 
+def nameless_memory(size: int) -> int:
+    """Descriptor of `size` zero bytes for processes to share, in no file system: gone with the last of them.
+
+    OSError where the system has no such memory.
+    """
+    if not hasattr(os, "memfd_create"):
+        raise OSError(errno.ENOSYS, "this system has no memory without a name")
+    descriptor = os.memfd_create("sbldm", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, size)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def end_signals() -> tuple[signal.Signals, ...]:
     """Signals that ask a process to end."""
     return tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
