@@ -118,13 +118,13 @@ class RayCluster:
         start, told = time.monotonic(), False
         while not stop.is_set() and not self._ray.wait(actors, num_returns=1, timeout=_POLL_S)[0]:
             waited = time.monotonic() - start
-            if waited > ROOM_S:
-                raise BackendUnavailableError(f"--ray: the cluster had no room for an actor in {ROOM_S:.0f} s")
             if waited > _TELL_S and not told:
                 told = True
                 logging.getLogger("sbldm").warning(
                     f"--ray: the cluster is full; waiting up to {ROOM_S:.0f} s for room (see `ray status`)"
                 )
+            elif waited > ROOM_S:
+                raise BackendUnavailableError(f"--ray: the cluster had no room for an actor in {ROOM_S:.0f} s")
 
     def _actors(self) -> int:
         resources = self._ray.cluster_resources()
