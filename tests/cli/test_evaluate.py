@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle, load_bundle
-from sbldm.engine.errors import UsageError
+from sbldm.engine.errors import InvalidInputError, UsageError
 from sbldm.engine.scans.options import ReadOptions
 from sbldm.train.data.cohort import prepare_cohort
 from sbldm.train.data.samples import only_scans
@@ -240,6 +240,10 @@ def test_held_out_cases_are_the_last_ones_where_training_cases_lie_elsewhere_too
     assert found.real is not None
     assert found.train is not None
     assert (found.real.cases, found.train.cases) == (("C4", "C5"), ("T0", "T1"))
+    shutil.copytree(folders / "cohort" / "C4", tmp_path / "leaky" / "C4")
+    with pytest.raises(InvalidInputError, match="C4 is C4, or has its images"):
+        load_cohorts(dataclasses.replace(options, train=tmp_path / "leaky"), tiny_bundle)
+    assert load_cohorts(dataclasses.replace(options, train=tmp_path / "leaky", held_out=1), tiny_bundle).train
     with pytest.raises(UsageError, match=r"--held-out 7: .*cohort has 6 cases$"):
         load_cohorts(dataclasses.replace(options, held_out=7), tiny_bundle)
 

@@ -19,7 +19,7 @@ from ...engine.scans.options import ReadOptions
 from ...engine.screen import counted
 from ..data.cohort import Cohort, prepare_cohort
 from ..data.samples import only_scans, tell_of_samples
-from ..data.twins import refuse_twins
+from ..data.twins import contents, refuse_twins
 from . import bootstrap, distribution
 from .adherence import errors, requested_and_measured
 from .agreement import agreement, by_volume, fits, look, trained_judge
@@ -39,7 +39,6 @@ from .fidelity import (
 from .memorisation import memorisation
 from .reconstruction import reconstruction
 from .settings import described_run, deviations, run_of
-from .volumes import content_digest
 
 SCHEMA_VERSION = 2  # of evaluation.json
 NO_BUNDLE = "no --bundle was given, so sampler and steps were compared with nothing"
@@ -161,8 +160,8 @@ def load_cohorts(options: EvaluationOptions, bundle: Bundle | None) -> Cohorts:
     synthetic = None
     if options.synthetic is not None:
         synthetic = _prepare(options.synthetic, options, grid, modalities, True, ReadOptions())
-    if real is not None:
-        refuse_shared_cases(real, synthetic, train)
+    if real is not None and train is not None:
+        refuse_twins(real, train, "--real", "leave them out of it")
     return Cohorts(real, synthetic, train)
 
 
@@ -195,19 +194,15 @@ def _split(cohort: Cohort, options: EvaluationOptions, *, together: bool) -> tup
     return held_out, cohort.subset(cohort.cases[: -options.held_out]) if together else None
 
 
-def refuse_shared_cases(real: Cohort, synthetic: Cohort | None, train: Cohort | None) -> None:
-    """Compare the sides by content, whatever their cases are called; samples that equal a case are only told.
-
-    Raises:
-        InvalidInputError: held-out cases are training cases, so that no figure on them would mean anything.
-    """
-    if train is not None:
-        refuse_twins(real, train, "--real", "leave them out of it")
-    if synthetic is not None:
-        seen = {content_digest(real, case) for case in range(len(real))}
-        same = [synthetic.cases[k] for k in range(len(synthetic)) if content_digest(synthetic, k) in seen]
-        if same:
-            log.warning("%d samples equal a case of --real voxel by voxel, such as %s", len(same), same[0])
+def real_samples(real: Cohort | None, synthetic: Cohort | None) -> list[str]:
+    """Names of the samples with the images of a case of `real`, voxel by voxel: they are no samples; that is told."""
+    if real is None or synthetic is None:
+        return []
+    seen = {contents(entry)[0] for entry in real.entries}
+    same = [entry.name for entry in synthetic.entries if contents(entry)[0] in seen]
+    if same:
+        log.warning("%s with the images of a case of --real, such as %s", counted(len(same), "sample"), same[0])
+    return same
 
 
 def _prepare(
@@ -232,6 +227,7 @@ def _inputs(options: EvaluationOptions, cohorts: Cohorts, bundle: Bundle | None)
     return {
         **{name: None if cohort is None else {"cases": len(cohort)} for name, cohort in sides.items()},
         "synthetic_left_out": {} if made is None else dict(made.left_out),
+        "equal_to_real": real_samples(cohorts.real, made),
         "usable": None if made is None else bootstrap.share(len(made), len(made) + len(made.left_out)),
         "bundle": None if bundle is None else {"id": bundle.manifest.id, "sha256": bundle.sha256},
         "grid": {"shape": any_side.grid.shape, "spacing_mm": any_side.grid.spacing_mm},
