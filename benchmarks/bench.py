@@ -14,21 +14,24 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.bundle.load import Bundle
 from ..engine.errors import InvalidInputError
 from ..engine.processor import available_threads
+from ..engine.run.open_loop import device_loops
 from ..engine.sampling.types import Backend, Volume
 from ..engine.versions import installed
-from .component_calls import Calls, Gate, calls_of, check
+from .component_calls import Arrays, Calls, Gate, calls_of, check
+from .device_calls import device_call, device_inputs
 from .end_to_end import EndToEnd
+from .energy import EnergyMeter, open_meter
 from .machine import Machine, describe_machine
 from .plan import BenchPlan, Point, points_of
 from .process import run_measured
 from .quality import Quality, compare
-from .timing import Run, Timing, interleaved, summarise, timed
+from .timing import Energy, Run, Timing, by_turns, energy, interleaved, summarise, timed
 from .work import count_macs
 
 PACKAGES = ("sbldm-engine", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
@@ -45,6 +48,7 @@ class ComponentFigure:
     gmac: float | None  # of a call
     fma_share: float | None  # of the machine's float32 multiply-add peak
     a_volume: float  # calls, at the bundle's own steps
+    clock: Literal["host", "device"] = "host"  # device: CUDA events, copies to and from the GPU left out
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class PointFigure:
     stage_seconds: dict[str, float]  # a volume, in the last run; stages overlap
     megabytes: float  # a volume on disk
     quality: Quality
+    energy: dict[str, Energy]  # a volume; by cpu and gpu, where it is measurable
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class BenchResult:
     plan: BenchPlan
     complete: bool = False
     machine: Machine | None = None
+    energy: dict[str, str] = field(default_factory=dict)  # by cpu and gpu: how it is measured, or why it is not
     gates: list[Gate] = field(default_factory=list)
     components: list[ComponentFigure] = field(default_factory=list)
     points: list[PointFigure] = field(default_factory=list)
@@ -106,8 +112,10 @@ def measure(bundle: Bundle, backends: dict[str, Backend], result: BenchResult, s
         InvalidInputError: no backend passes the parity gate.
     """
     say("machine: multiply-add peak")
-    result.machine = describe_machine()
     plan = result.plan
+    device = next((backend.device for backend in backends.values() if backend.device != "cpu"), "cpu")
+    result.machine, meter = describe_machine(device), open_meter(device)
+    result.energy = meter.how
     reference = _reference(bundle, backends)
     calls = calls_of(bundle, reference, plan.batches[0])
     say(f"parity gate, against {reference.name}")
@@ -118,7 +126,7 @@ def measure(bundle: Bundle, backends: dict[str, Backend], result: BenchResult, s
     say("components")
     _measure_components(bundle, passed, calls, result)
     with tempfile.TemporaryDirectory(prefix="sbldm-bench-") as folder:
-        _measure_points(bundle, passed, reference, result, Path(folder), say)
+        _measure_points(bundle, passed, reference, result, meter, Path(folder), say)
         for spelled, backend in passed.items():
             say(f"a process of its own: {spelled}")
             result.processes.append(_measure_process(bundle, spelled, backend, plan, Path(folder)))
@@ -136,21 +144,38 @@ def _reference(bundle: Bundle, backends: dict[str, Backend]) -> Backend:
 def _measure_components(bundle: Bundle, backends: dict[str, Backend], calls: Calls, result: BenchResult) -> None:
     assert result.machine is not None
     peak, repeats = result.machine.fma_peak.gflops, result.plan.repeats
-    for component, inputs in calls.inputs.items():
+    on_device = {name for name, backend in backends.items() if device_loops(backend) is not None}
+    for component, recorded in calls.inputs.items():
+        inputs = device_inputs(bundle, component, recorded, result.plan.batches[0]) if on_device else recorded
         macs = count_macs(bundle.component_path(component), inputs)
-        bound = {name: partial(backend.run, component, inputs) for name, backend in backends.items()}
-        for name, timing in interleaved(bound, repeats).items():
+        takes = {name: _take(bundle, backend, component, inputs) for name, backend in backends.items()}
+        for name, timing in by_turns(takes, repeats).items():
             on_cpu = backends[name].device == "cpu"
             share = 2e-9 * macs / timing.seconds / peak if on_cpu and macs is not None and peak else None
             gmac = None if macs is None else macs / 1e9
-            figure = ComponentFigure(name, component, timing, gmac, share, calls.a_volume[component])
+            clock = "device" if name in on_device else "host"
+            figure = ComponentFigure(name, component, timing, gmac, share, calls.a_volume[component], clock)
             result.components.append(figure)
     for work, timing in interleaved(calls.host_work, repeats).items():
         result.components.append(ComponentFigure("numpy", work, timing, None, None, 1 / result.plan.batches[0]))
 
 
+def _take(bundle: Bundle, backend: Backend, component: str, inputs: Arrays) -> Callable[[], Run]:
+    """Times a component's run: on the device's clock where the backend has its networks there."""
+    loops = device_loops(backend)
+    if loops is None:
+        return partial(timed, partial(backend.run, component, inputs))
+    return device_call(bundle, loops, component, inputs)
+
+
 def _measure_points(
-    bundle: Bundle, backends: dict[str, Backend], reference: Backend, result: BenchResult, scratch: Path, say: Progress
+    bundle: Bundle,
+    backends: dict[str, Backend],
+    reference: Backend,
+    result: BenchResult,
+    meter: EnergyMeter,
+    scratch: Path,
+    say: Progress,
 ) -> None:
     plan = result.plan
     say(f"reference: {plan.reference_steps} ddim steps of {plan.volumes} volumes on {reference.name}")
@@ -170,7 +195,7 @@ def _measure_points(
         for repeat in range(plan.repeats):
             for point in points:
                 say(f"timed run {repeat + 1}/{plan.repeats}: {point.name}")
-                taken.setdefault(point, []).append(timed(runs[point].run))
+                taken.setdefault(point, []).append(timed(runs[point].run, meter))
                 runs[point].clear()
     finally:
         for point, timings in taken.items():
@@ -187,7 +212,8 @@ def _point_figure(
 ) -> PointFigure:
     timing = summarise(runs, 1 / volumes)
     stages = {stage: seconds / volumes for stage, seconds in made.stage_seconds.items()}
-    return PointFigure(point, precision, timing, 1 / timing.seconds, stages, made.bytes_a_volume / 1e6, quality)
+    megabytes, joules = made.bytes_a_volume / 1e6, energy(runs, 1 / volumes)
+    return PointFigure(point, precision, timing, 1 / timing.seconds, stages, megabytes, quality, joules)
 
 
 def _measure_process(bundle: Bundle, spelled: str, backend: Backend, plan: BenchPlan, scratch: Path) -> ProcessFigure:

@@ -32,7 +32,7 @@ from ..export.bundle import form_of, system_networks
 from ..export.components import Component, components_of, random_inputs
 from ..export.onnx_graph import export_graph
 from ..export.parity import compare
-from ..export.rewrite.conv3d import with_fast_conv3d
+from ..export.rewrite.winograd import with_fast_convolutions
 from ..export.runners import OnnxRunner, torch_runner
 from ..train.checkpoint import load_system
 from ..train.config import AnySystem
@@ -89,7 +89,7 @@ def measure(components: Mapping[str, Component], config: AnySystem, threads: int
         model = export_graph(component, depth, OPSET)
         calls: dict[str, Callable[[], Arrays]] = {
             EAGER: partial(torch_runner({name: component}, form).run, name, inputs),
-            ONNX_RUNTIME: partial(OnnxRunner({name: with_fast_conv3d(model)}, threads).run, name, inputs),
+            ONNX_RUNTIME: partial(OnnxRunner({name: with_fast_convolutions(model)}, threads).run, name, inputs),
             OPENVINO_FP32: _openvino(model, inputs, threads, {"INFERENCE_PRECISION_HINT": "f32"}),
             OPENVINO: _openvino(model, inputs, threads, {}),
         }

@@ -5,37 +5,47 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..engine.bundle.load import Bundle
+from ..engine.run.ahead import processes_ahead, working_ahead
 from ..engine.run.job import Job, execute, prepare
 from ..engine.run.open_loop import open_loop
 from ..engine.run.request import GenerateRequest
+from ..engine.sampling.ahead import AheadLoop
 from ..engine.sampling.types import Backend, BatchLoop, SampleRequest, Volume
 from ..engine.telemetry import Telemetry
 from .plan import Point
 
 
 class KeepingLoop:
-    """A loop that remembers the volumes it made, by sample number, while `keep` is set."""
+    """A loop that remembers the volumes it made, by sample number, while `keep` is set; `loop` is what makes them."""
 
-    def __init__(self, loop: BatchLoop) -> None:
-        self._loop = loop
-        self.in_flight = loop.in_flight
+    def __init__(self) -> None:
+        self.loop: BatchLoop | AheadLoop | None = None
         self.keep = True
-        self.volumes: dict[int, Volume] = {}
+        self.volumes: dict[int, Volume | Future[Volume]] = {}
+
+    @property
+    def in_flight(self) -> int:
+        """As of the loop."""
+        assert self.loop is not None
+        return self.loop.in_flight
 
     def start(
         self, requests: Sequence[SampleRequest], on_step: Callable[[], None] | None = None
-    ) -> Callable[[], list[Volume]]:
+    ) -> Callable[[], list[Any]]:
         """As the loop's own."""
-        collect = self._loop.start(requests, on_step)
+        assert self.loop is not None
+        collect = self.loop.start(requests, on_step)
 
-        def kept() -> list[Volume]:
+        def kept() -> list[Any]:
             volumes = collect()
             if self.keep:
-                self.volumes |= {volume.number: volume for volume in volumes}
+                self.volumes |= {request.number: volume for request, volume in zip(requests, volumes, strict=True)}
             return volumes
 
         return kept
@@ -51,7 +61,7 @@ class EndToEnd:
             threads=backend.threads,
         )  # fmt: skip
         job = replace(prepare(request), loop=None)  # whose memory on a GPU is needed
-        self._loop = KeepingLoop(open_loop(bundle, backend, job.run.options, point.batch))
+        self._opened, self._loop = open_loop(bundle, backend, job.run.options, point.batch), KeepingLoop()
         self._job: Job = replace(job, loop=self._loop)
         self.stage_seconds: dict[str, float] = {}
         self.bytes_a_volume = 0.0
@@ -61,7 +71,8 @@ class EndToEnd:
         """Make all volumes, to disk."""
         telemetry = Telemetry()
         out = self._job.out
-        summary = execute(self._job, telemetry, threading.Event())
+        with working_ahead(self._opened, processes_ahead(self._opened, self._job.request.threads)) as self._loop.loop:
+            summary = execute(self._job, telemetry, threading.Event())
         if summary.interrupted:
             raise KeyboardInterrupt
         self.stage_seconds = telemetry.take().seconds
@@ -72,9 +83,9 @@ class EndToEnd:
         self.run()
         self.clear()
         self._loop.keep = False
-        volumes = [self._loop.volumes[number] for number in range(len(self.requested))]
+        kept = [self._loop.volumes[number] for number in range(len(self.requested))]
         self._loop.volumes = {}
-        return volumes
+        return [volume if isinstance(volume, Volume) else volume.result() for volume in kept]
 
     def clear(self) -> None:
         """Remove what the last run wrote."""

@@ -10,7 +10,6 @@ steps, modality by modality. What a step costs tells `bench`.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.bundle.fitted import fitted_numbers
-from ..engine.bundle.load import Bundle, load_bundle
+from ..engine.bundle.load import Bundle
 from ..engine.bundle.manifest import INT16_SCALE, FittedSteps, MaskFirst, SamplingDefaults
 from ..engine.errors import InvalidInputError
 from ..engine.output.measure import measure_tumour
@@ -30,6 +29,7 @@ from ..engine.processor import available_threads
 from ..engine.sampling.host import HostLoop
 from ..engine.sampling.mask_first import MaskFirstModel
 from ..engine.sampling.types import RunComponent, SampleRequest, SamplingOptions, Volume
+from .arguments import mask_first_bundle, mask_first_parser
 from .gpu_proof import proof_requests
 from .quality import dice
 
@@ -127,15 +127,11 @@ def _name(sampling: SamplingDefaults) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", default="glioma")
-    parser.add_argument("--count", type=int, default=12)
+    parser = mask_first_parser(__doc__, 12)
     given = parser.parse_args(arguments)
-    bundle = load_bundle(given.bundle)
-    if bundle.manifest.mask_first is None:
-        parser.error(f"--bundle {given.bundle}: is of the form slices; give one of the form mask-first")
+    bundle, form = mask_first_bundle(parser, given.bundle)
     run = OnnxRuntimeBackend(bundle, "cpu", available_threads()).run
-    tables(bundle, bundle.manifest.mask_first, given.count, run, lambda line: print(line, flush=True))
+    tables(bundle, form, given.count, run, lambda line: print(line, flush=True))
     return 0
 
 

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,10 +27,11 @@ from ..engine.cuda.footprint import MOST_STAGED, footprint
 from ..engine.cuda.gpu import CudaDevice
 from ..engine.cuda_sessions import PROVIDER, open_cuda_session
 from ..engine.errors import BackendUnavailableError
+from ..engine.run.ahead import most_processes, processes_ahead, working_ahead
 from ..engine.run.open_loop import device_loops, open_loop
 from ..engine.run.request import GenerateRequest
 from ..engine.sampling.host import HostLoop
-from ..engine.sampling.types import Backend, RunLoop, SamplingOptions
+from ..engine.sampling.types import Backend, SamplingOptions
 from ..kernels import compile as kernel_compile
 from .gpu_proof import (
     SAMPLES,
@@ -54,6 +55,7 @@ from .gpu_timing import (
     torch_call_ms,
     wall_milliseconds,
 )
+from .host_rate import host_rate, make_all
 from .kernel_checks import all_checks
 
 TOLD = "gpu_check result: "
@@ -171,8 +173,8 @@ def proof(options: Options, name: str, precision: str) -> dict[str, Any]:
 
 
 def prove(bundle: Bundle, backend: Backend, reference: Reference, options: SamplingOptions) -> dict[str, Any]:
-    """Components, latents and volumes of a backend within the limits of its precision; the same bytes twice, alone, and
-    by plain launches where it has graphs.
+    """Components, latents and volumes of a backend within the limits of its precision; the same bytes twice, alone,
+    with the processes that a run has beside it, and by plain launches where it has graphs.
 
     Raises:
         Failed: what is not so.
@@ -185,6 +187,10 @@ def prove(bundle: Bundle, backend: Backend, reference: Reference, options: Sampl
     def repeats() -> dict[str, Any]:
         runs = [(name, loop.start(reference.requests)()) for name in ("first", "second")]
         runs.append(("each alone", [loop.start([request])()[0] for request in reference.requests]))
+        processes = processes_ahead(loop, None)
+        if processes:
+            with working_ahead(loop, processes) as working:
+                runs.append(("other processes", make_all(working, [reference.requests])))
         loops = device_loops(backend)
         if loops is not None and loop.kind != "launches":
             loops.refuse_graphs("compared with a graph")
@@ -219,10 +225,20 @@ def loop_time(options: Options, name: str, precision: str) -> dict[str, Any]:
     for size in (size for size in BATCHES if size <= MOST_STAGED or not staged):
         settings = SamplingOptions.default(bundle.manifest.defaults, batch_size=size)
         loop = _loop(bundle, backend, settings)
-        ms = wall_milliseconds(partial(_two_in_flight, loop, bundle)) / loop.in_flight
+        with working_ahead(loop, processes_ahead(loop, None)) as working:
+            requests = proof_requests(bundle, size)
+            ms = wall_milliseconds(partial(make_all, working, [requests] * working.in_flight)) / working.in_flight
         figures |= {f"batch_{size}_ms": round(ms, 3), f"batch_{size}_volumes_s": round(1000 * size / ms, 2)}
         tell({"figures": figures})
     return figures
+
+
+def rate_of_the_host(options: Options) -> dict[str, Any]:
+    """Volumes a second of the mask-first form if its networks took no time, by the processes that `generate` takes."""
+    bundle = _bundle(options)
+    processes = most_processes(None)
+    rate = host_rate(bundle, processes, MOST_STAGED, batches=2 + processes)
+    return {"processes": processes, "batch": MOST_STAGED, **{k: round(v, 3) for k, v in asdict(rate).items()}}
 
 
 def share_of_peak(options: Options, name: str, precision: str) -> dict[str, Any]:
@@ -303,6 +319,8 @@ def proofs(bundle: Bundle) -> dict[str, Item]:
 def measurements(bundle: Bundle) -> dict[str, Item]:
     """What is timed, by item."""
     found: dict[str, Item] = {"bandwidth": bandwidth}
+    if bundle.manifest.mask_first is not None:
+        found["host"] = rate_of_the_host
     for precision in held_precisions(bundle):
         for name in BACKENDS:
             found[f"loop-{name}-{precision}"] = partial(loop_time, name=name, precision=precision)
@@ -362,12 +380,6 @@ def _loop(bundle: Bundle, backend: Backend, settings: SamplingOptions) -> CudaLo
 def _sampling(settings: SamplingOptions) -> dict[str, Any]:
     names = ("steps", "sampler", "eta", "guidance", "seed")
     return {name: getattr(settings, name) for name in names}
-
-
-def _two_in_flight(loop: RunLoop, bundle: Bundle) -> None:
-    requests = proof_requests(bundle, loop.options.batch_size)
-    for collect in [loop.start(requests) for _ in range(loop.in_flight)]:
-        collect()
 
 
 def _placement(options: Options, bundle: Bundle, precision: str) -> dict[str, int]:

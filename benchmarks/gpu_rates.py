@@ -58,7 +58,7 @@ def matrix_tflops(device: CudaDevice, precision: str) -> float:
             checked, "cublasGemmEx", handle, 0, 0, *sides, ctypes.byref(one), a, factor, SIDE, b, factor, SIDE,
             ctypes.byref(zero), c, product, SIDE, compute, _DEFAULT_ALGORITHM,
         )  # fmt: skip
-        return 2 * SIDE**3 / milliseconds(device, stream, multiply) / 1e9
+        return 2 * SIDE**3 / milliseconds(stream, multiply) / 1e9
     finally:
         library.cublasDestroy_v2(handle)
 
@@ -84,5 +84,5 @@ def denoiser_rate(device: CudaDevice, bundle: Bundle, loops: DeviceLoops[Any], s
     outputs = {tensor.name: buffer(tensor.shape, tensor.dtype) for tensor in spec.outputs}
     for name, values in given.items():
         device.upload(inputs[name], values, stream)
-    ms = milliseconds(device, stream, lambda: network.enqueue(inputs, outputs, stream))
+    ms = milliseconds(stream, lambda: network.enqueue(inputs, outputs, stream))
     return ms, 2 * samples * macs / ms / 1e9

@@ -12,6 +12,7 @@ from ..engine.bundle.checks import check_inputs
 from ..engine.bundle.load import Bundle
 from ..engine.cuda.device import Buffer
 from ..engine.cuda.gpu import CudaDevice
+from ..engine.errors import BackendUnavailableError
 from ..kernels.calls import LoopMemory, VolumeShape, assemble_call, ddim_step_call, slot_rows
 from ..kernels.ddim import ddim_coefficients
 from ..kernels.launcher import cuda_driver
@@ -22,18 +23,24 @@ LATENTS, LATENT_SIZE = 1024, 65536  # 1.1 GB moved a step: far beyond any cache
 VOLUMES, VOLUME = 16, VolumeShape(modalities=4, classes=4, shape=(128, 128, 64))
 
 
-def milliseconds(device: CudaDevice, stream: Any, work: Callable[[], None]) -> float:
-    """Median of `REPEATS` runs of what `work` queues on the stream."""
+def milliseconds(stream: Any, work: Callable[[], None]) -> float:
+    """Median of `REPEATS` runs of what `work` queues on the stream, by the device's clock.
+
+    BackendUnavailableError where the driver says that a run failed.
+    """
     driver = cuda_driver()
     times = []
-    for index in range(WARM_UP + REPEATS):
-        start, stop = driver.Event(), driver.Event()
-        start.record(stream)
-        work()
-        stop.record(stream)
-        stop.synchronize()
-        if index >= WARM_UP:
-            times.append(stop.time_since(start))
+    try:
+        for index in range(WARM_UP + REPEATS):
+            start, stop = driver.Event(), driver.Event()
+            start.record(stream)
+            work()
+            stop.record(stream)
+            stop.synchronize()
+            if index >= WARM_UP:
+                times.append(stop.time_since(start))
+    except driver.Error as error:
+        raise BackendUnavailableError(f"the GPU failed while it was timed: {error}") from error
     return float(np.median(times))
 
 
@@ -53,9 +60,7 @@ def bandwidth_of_copy(device: CudaDevice) -> float:
     driver, stream = cuda_driver(), device.stream()
     size = LATENTS * LATENT_SIZE
     source, target = device.allocate((size,), "float32"), device.allocate((size,), "float32")
-    ms = milliseconds(
-        device, stream, lambda: driver.memcpy_dtod_async(target.address, source.address, source.nbytes, stream)
-    )
+    ms = milliseconds(stream, lambda: driver.memcpy_dtod_async(target.address, source.address, source.nbytes, stream))
     return 2 * source.nbytes / ms / 1e6
 
 
@@ -75,7 +80,7 @@ def bandwidth_of_ddim_step(device: CudaDevice) -> float:
     addresses = {name: buffer.address for name, buffer in {**buffers, **small}.items()}
     memory = LoopMemory(LATENTS, LATENT_SIZE, False, previous_x0=0, **addresses)
     call = ddim_step_call(memory, 1, 0.0, None, ddim_coefficients("v_prediction", 0.6, 0.8, 0.8, 0.6))
-    ms = milliseconds(device, stream, lambda: device.launch(call, stream))
+    ms = milliseconds(stream, lambda: device.launch(call, stream))
     return (2 * buffers["state"].nbytes + buffers["prediction"].nbytes + buffers["sample"].nbytes) / ms / 1e6
 
 
@@ -98,7 +103,7 @@ def bandwidth_of_assemble(device: CudaDevice) -> float:
         labels=labels.address,
         failed=failed.address,
     )
-    ms = milliseconds(device, stream, lambda: device.launch(call, stream))
+    ms = milliseconds(stream, lambda: device.launch(call, stream))
     return sum(buffer.nbytes for buffer in (image, logits, images, labels)) / ms / 1e6
 
 

@@ -1,6 +1,10 @@
 """What the host computes of a mask-first volume, part by part, in seconds of one core: what bounds a GPU's rate.
 
 python -m sbldm.benchmarks.host_work [--bundle glioma] [--count 3]
+python -m sbldm.benchmarks.host_work --processes 0 1 2 4 8 15 [--batch 8] [--batches N]
+
+With `--processes` it tells volumes a second instead, if the networks took no time: of the loop of `generate --device
+cuda` with so many processes beside its own, 0 for none. N batches are timed for each, by default processes + 2.
 
 Seconds are processor time of one thread, so that other work on the machine lengthens them little. The networks, which a
 GPU computes, and files are not among them. The least of each part over the volumes is told, too: the first volume loads
@@ -9,7 +13,6 @@ anatomies and tables.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections import defaultdict
@@ -21,14 +24,17 @@ from unittest.mock import patch
 import numpy as np
 
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
-from ..engine.bundle.load import Bundle, load_bundle
+from ..engine.bundle.load import Bundle
+from ..engine.cuda.footprint import MOST_STAGED
 from ..engine.output.measure import measure_tumour
 from ..engine.sampling import mask_first
 from ..engine.sampling.batch import Batch
 from ..engine.sampling.host import HostLoop
 from ..engine.sampling.model import model_of
 from ..engine.sampling.types import SamplingOptions
+from .arguments import mask_first_bundle, mask_first_parser
 from .gpu_proof import proof_requests
+from .host_rate import host_rate
 
 PARTS: dict[str, tuple[Any, str]] = {
     "mask solved": (mask_first, "solve_mask"),
@@ -78,14 +84,20 @@ def table(seconds: dict[str, list[float]]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", default="glioma")
-    parser.add_argument("--count", type=int, default=3)
+    parser = mask_first_parser(__doc__, 3)
+    parser.add_argument("--processes", type=int, nargs="+", metavar="P", help="tell the rate of so many processes")
+    parser.add_argument("--batch", type=int, default=MOST_STAGED, help="samples of a batch; with --processes")
+    parser.add_argument("--batches", type=int, help="that are timed; with --processes")
     given = parser.parse_args(arguments)
-    bundle = load_bundle(given.bundle)
-    if bundle.manifest.mask_first is None:
-        parser.error(f"--bundle {given.bundle}: is of the form slices; give one of the form mask-first")
-    print(table(host_seconds(bundle, given.count)))
+    bundle, _ = mask_first_bundle(parser, given.bundle)
+    if given.processes is None:
+        print(table(host_seconds(bundle, given.count)))
+        return 0
+    print(f"{'processes':>9} {'volumes/s':>10} {'own ms':>8} {'others ms':>10}")
+    for processes in given.processes:
+        rate = host_rate(bundle, processes, given.batch, given.batches or processes + 2)
+        own, others = 1000 * rate.own_s, 1000 * rate.others_s
+        print(f"{processes:9} {rate.volumes_s:10.2f} {own:8.1f} {others:10.1f}", flush=True)
     return 0
 
 

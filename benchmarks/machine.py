@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine.processor import available_threads, cpu_name, has_bf16
+from ..kernels.launcher import GpuUnavailableError, cuda_driver
 
 BUSY_CORES = 0.1  # a measurement during which other processes took more is marked
 FMA_SOURCE = Path(__file__).parent / "fma_peak.c"
@@ -36,6 +39,17 @@ class Machine:
     bf16: bool
     gpu: str | None
     fma_peak: FmaPeak
+    gpu_memory_gib: float | None = None
+    gpu_driver: str | None = None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU."""
+
+    name: str
+    memory_gib: float | None  # None: nvidia-smi does not say
+    driver: str
 
 
 class OtherLoad:
@@ -62,21 +76,51 @@ class OtherLoad:
         return time.perf_counter(), busy, own.user + own.system + own.children_user + own.children_system
 
 
-def describe_machine() -> Machine:
-    """Measure and name this machine; takes a second or two."""
+def describe_machine(device: str = "cpu") -> Machine:
+    """Measure and name this machine, of its GPUs that of `device` (`cpu`: the first); takes a second or two."""
     threads = available_threads()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return Machine(cpu_name(), threads, round(memory, 1), has_bf16(), gpu_name(), measure_fma_peak(threads))
+    gpu = find_gpu(device)
+    found = (None, None, None) if gpu is None else (gpu.name, gpu.memory_gib, gpu.driver)
+    peak = measure_fma_peak(threads)
+    return Machine(cpu_name(), threads, round(memory, 1), has_bf16(), found[0], peak, *found[1:])
 
 
-def gpu_name() -> str | None:
-    """The first NVIDIA GPU's name, None without one."""
+def operating_system() -> str:
+    """The system, its kernel's number and the architecture; no name of the machine, nor of who built the kernel."""
+    try:
+        system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        system = platform.system()
+    kernel = re.match(r"[\d.]*\d", platform.release())
+    return f"{system}, kernel {kernel[0] if kernel else 'unknown'}, {platform.machine()}"
+
+
+def find_gpu(device: str) -> Gpu | None:
+    """The NVIDIA GPU of `cuda` or `cuda:I` as the driver numbers them, of `cpu` the first; None without one."""
+    if device == "cpu":
+        return _listed_gpu([])
+    try:
+        driver = cuda_driver()
+        one = driver.Device(int(device.partition(":")[2] or 0))
+    except GpuUnavailableError:
+        return None
+    version = driver.get_driver_version()
+    told = Gpu(str(one.name()), round(one.total_memory() / 2**30, 1), f"CUDA {version // 1000}.{version % 1000 // 10}")
+    return _listed_gpu([f"--id={one.pci_bus_id()}"]) or told
+
+
+def _listed_gpu(which: list[str]) -> Gpu | None:
+    """The first GPU that nvidia-smi lists; None where there is no such program, or it lists none."""
     if shutil.which("nvidia-smi") is None:
         return None
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    query = ["nvidia-smi", *which, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
     found = subprocess.run(query, capture_output=True, text=True, check=False)
-    names = found.stdout.strip().splitlines()
-    return names[0] if found.returncode == 0 and names else None
+    lines = found.stdout.strip().splitlines()
+    if found.returncode or not lines or lines[0].count(",") != 2:
+        return None
+    name, mebibytes, driver = (cell.strip() for cell in lines[0].split(","))
+    return Gpu(name, round(int(mebibytes) / 1024, 1) if mebibytes.isdecimal() else None, driver)
 
 
 def measure_fma_peak(threads: int) -> FmaPeak:

@@ -34,6 +34,7 @@ class BenchPlan:
     reference_steps: int
     fitted: tuple[int, ...] = ()  # steps of the sampler `fitted`, where it is among the samplers
     seed: int = 0
+    threads: int | None = None  # of the CPU; None: all
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def make_plan(
     volumes: int,
     repeats: int,
     reference_steps: int,
+    threads: int | None = None,
 ) -> BenchPlan:
     """The plan that the options spell.
 
@@ -116,6 +118,7 @@ def make_plan(
         repeats,
         reference_steps,
         numbers if "fitted" in chosen else (),
+        threads=threads,
     )
 
 
@@ -131,19 +134,19 @@ def default_backends(device: str) -> tuple[str, ...]:
     return ("onnxruntime", *(("tensorrt",) if find_spec("tensorrt") or find_spec("tensorrt_rtx") else ()))
 
 
-def open_backends(bundle: Bundle, plan: BenchPlan, threads: int | None) -> dict[str, Backend]:
+def open_backends(bundle: Bundle, plan: BenchPlan) -> dict[str, Backend]:
     """The plan's backends by the name that it spells.
 
     Raises:
         BackendUnavailableError: one is not installed or cannot run here.
         UsageError: there is none of that name or precision, or that many threads.
     """
-    require_fields(threads=threads)
+    require_fields(threads=plan.threads)
     opened: dict[str, Backend] = {}
     for spelled in plan.backends:
         name, _, precision = spelled.partition(":")
         device = "auto" if (name, plan.device) == ("tensorrt", "cpu") else plan.device
-        opened[spelled] = choose_backend(bundle, name, device, precision or "auto", threads, plan.batches[0])
+        opened[spelled] = choose_backend(bundle, name, device, precision or "auto", plan.threads, plan.batches[0])
     return opened
 
 

@@ -25,8 +25,10 @@ def _head(result: BenchResult) -> str:
     if result.machine is not None:
         m = result.machine
         peak = "not measured" if m.fma_peak.gflops is None else f"{m.fma_peak.gflops:.0f} GFLOP/s"
-        lines.append(f"{m.cpu}, {m.threads} threads, {m.memory_gib} GiB, GPU {m.gpu or 'none'}")
+        driver = f", driver {m.gpu_driver}" if m.gpu_driver else ""
+        lines.append(f"{m.cpu}, {m.threads} threads, {m.memory_gib} GiB, GPU {m.gpu or 'none'}{driver}")
         lines.append(f"float32 multiply-add peak: {peak} ({m.fma_peak.how})")
+    lines += [f"joules of {part}: {how}" for part, how in result.energy.items()]
     lines.append(", ".join(f"{name} {version}" for name, version in result.versions.items()))
     return "\n".join(lines)
 
@@ -43,12 +45,13 @@ def _components(figures: Sequence[ComponentFigure]) -> str:
             f.backend,
             _milliseconds(f.timing),
             f"{1000 * f.timing.fastest:.1f}-{1000 * f.timing.slowest:.1f}",
+            f.clock,
             "" if f.gmac is None else f"{f.gmac:.2f}",
             "" if f.fma_share is None else f"{100 * f.fma_share:.0f} %",
         ]
         for f in figures
     ]
-    return _table(["component", "backend", "ms a call", "spread", "GMAC", "of fp32 peak"], rows)
+    return _table(["component", "backend", "ms a call", "spread", "clock", "GMAC", "of fp32 peak"], rows)
 
 
 def _points(figures: Sequence[PointFigure]) -> str:
@@ -61,6 +64,7 @@ def _points(figures: Sequence[PointFigure]) -> str:
             f"{f.timing.fastest:.2f}-{f.timing.slowest:.2f}",
             f"{f.volumes_a_second:.3f}",
             " ".join(f"{stage} {seconds:.2f}" for stage, seconds in f.stage_seconds.items()),
+            " ".join(f"{part} {e.joules:.1f} ({e.watts:.0f} W)" for part, e in f.energy.items()),
             "identical" if f.quality.psnr_db is None else f"{f.quality.psnr_db:.1f}",
             " ".join(f"{name} {value:.3f}" for name, value in f.quality.dice.items()),
             _optional(f.quality.volume_error, "{:.1%}"),
@@ -70,7 +74,16 @@ def _points(figures: Sequence[PointFigure]) -> str:
         ]
         for f in figures
     ]
-    heads = ["backend", "sampler, steps", "batch", "s a volume", "spread", "volumes/s", "stages, s a volume"]
+    heads = [
+        "backend",
+        "sampler, steps",
+        "batch",
+        "s a volume",
+        "spread",
+        "volumes/s",
+        "stages, s a volume",
+        "J a volume",
+    ]
     return _table([*heads, "PSNR dB", "Dice", "volume error", "centre error mm", "no tumour", "off by 20 %"], rows)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
+from .energy import EnergyMeter
 from .machine import BUSY_CORES, OtherLoad
 
 
@@ -16,6 +18,7 @@ class Run:
 
     seconds: float
     other_cores: float  # that other processes took meanwhile
+    joules: Mapping[str, float] = field(default_factory=dict)  # by what took them, where that is measured
 
     @property
     def busy(self) -> bool:
@@ -40,36 +43,66 @@ class Timing:
         return self.busy_runs == self.runs
 
 
-def timed(call: Callable[[], object]) -> Run:
-    """Run once."""
+@dataclass(frozen=True)
+class Energy:
+    """What something took of processor or GPU, other processes and idling included: medians as of `Timing`."""
+
+    joules: float
+    watts: float
+
+
+def timed(call: Callable[[], object], meter: EnergyMeter | None = None) -> Run:
+    """Run once; with a meter its joules, too."""
     load = OtherLoad()
+    before = {} if meter is None else meter.read()
     start = time.perf_counter()
     call()
     seconds = time.perf_counter() - start
-    return Run(seconds, load.cores())
+    joules = {} if meter is None else meter.since(before, seconds)
+    return Run(seconds, load.cores(), joules)
+
+
+def quiet_runs(runs: Sequence[Run]) -> list[Run]:
+    """Those that count: all but the busy ones, all where none was quiet."""
+    return [run for run in runs if not run.busy] or list(runs)
+
+
+def energy(runs: Sequence[Run], share: float = 1.0) -> dict[str, Energy]:
+    """Energy of some runs by what took it, joules multiplied by `share`; empty where it was not measured."""
+    counted = quiet_runs(runs)
+    found = {}
+    for part in sorted({part for run in counted for part in run.joules}):
+        measured = [run for run in counted if part in run.joules]
+        joules = statistics.median(share * run.joules[part] for run in measured)
+        found[part] = Energy(joules, statistics.median(run.joules[part] / run.seconds for run in measured))
+    return found
 
 
 def summarise(runs: Sequence[Run], share: float = 1.0) -> Timing:
     """Timing of some runs (at least one), each multiplied by `share`, such as 1 / volumes of a run."""
-    quiet = [run for run in runs if not run.busy]
-    counted = quiet or list(runs)
+    counted = quiet_runs(runs)
     seconds = [share * run.seconds for run in counted]
     return Timing(
         statistics.median(seconds),
         min(seconds),
         max(seconds),
         len(runs),
-        len(runs) - len(quiet),
+        sum(run.busy for run in runs),
         max(run.other_cores for run in counted),
     )
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
     """Each call once to warm up, then all of them by turns, `repeats` times."""
-    for call in calls.values():
-        call()
-    runs: dict[str, list[Run]] = {name: [] for name in calls}
+    return by_turns({name: partial(timed, call) for name, call in calls.items()}, repeats)
+
+
+def by_turns(takes: Mapping[str, Callable[[], Run]], repeats: int) -> dict[str, Timing]:
+    """As `interleaved`, of what times itself."""
+    for take in takes.values():
+        take()
+    runs: dict[str, list[Run]] = {name: [] for name in takes}
     for _ in range(repeats):
-        for name, call in calls.items():
-            runs[name].append(timed(call))
+        for name, take in takes.items():
+            runs[name].append(take())
     return {name: summarise(taken) for name, taken in runs.items()}

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..engine.bundle.manifest import BundleManifest
+from ..engine.bundle.manifest import BundleManifest, Form
 from ..engine.sampling.schedule import SMALLEST_SIGNAL
 from ..engine.sampling.types import RunComponent
 from ..export.components import Component, components_of
@@ -25,18 +25,34 @@ Mode = Literal["eager", "bf16", "compile"]
 Scheduler = Literal["ddim", "dpmpp-2m"]
 
 
-def torch_peer(components: Mapping[str, Component], mode: Mode) -> TorchComponents:
-    """The modules on the CPU: as they are, with products in bf16, or compiled."""
+def torch_peer(components: Mapping[str, Component], mode: Mode, form: Form = "slices") -> TorchComponents:
+    """The modules of a form on the CPU: as they are, with products in bf16, or compiled."""
     modules: dict[str, Any] = {key: component.module.eval() for key, component in components.items()}
     if mode == "compile":
         modules = {key: torch.compile(module) for key, module in modules.items()}
-    return TorchComponents(modules, autocast=torch.bfloat16 if mode == "bf16" else None)
+    return TorchComponents(modules, autocast=torch.bfloat16 if mode == "bf16" else None, form=form)
+
+
+def compiler_refusals() -> tuple[type[Exception], ...]:
+    """What `torch.compile` raises where it cannot compile here: no compiler, or a graph that it does not take."""
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    return TorchDynamoException, CppCompileError, InvalidCxxCompiler
 
 
 def diffusers_latents(
-    run: RunComponent, manifest: BundleManifest, condition: NDArray[np.float32], kind: Scheduler, steps: int, seed: int
+    run: RunComponent,
+    manifest: BundleManifest,
+    told: Mapping[str, NDArray[np.float32]],
+    kind: Scheduler,
+    steps: int,
+    seed: int,
 ) -> NDArray[np.float32]:
-    """The latent (1, C, ...) of sample 0 that diffusers' own scheduler makes of the same noise and networks."""
+    """The latent (1, C, ...) of sample 0 that diffusers' own scheduler makes of the same noise and networks.
+
+    `told` is what the denoiser is told of the sample at every step.
+    """
     scheduler = make_scheduler(manifest, kind)
     scheduler.set_timesteps(steps)
     shape = manifest.latent.shape
@@ -45,8 +61,8 @@ def diffusers_latents(
         feeds = {
             "sample": state.numpy(),
             "timestep": np.full(1, float(timestep), np.float32),
-            "condition": condition[None],
             "condition_mask": np.ones(1, np.float32),
+            **told,
         }
         prediction = torch.from_numpy(run("denoiser", feeds)["prediction"])
         state = scheduler.step(prediction, timestep, state).prev_sample

@@ -40,7 +40,7 @@ from ..train.run import has_half_weights
 from ..train.stage import StageRun
 from ..train.system import SystemTrainer, planned_stages
 from ..train.trainer import Trainer
-from .machine import OtherLoad, gpu_name
+from .machine import OtherLoad, find_gpu
 
 CASES = 3  # random ones; enough for the statistics of the stages
 NEVER = 1e9  # seconds between checkpoints
@@ -74,7 +74,7 @@ def measure(preset: str, steps: int, precision: str, data: Path | None, *, autoc
     figures: dict[str, object] = {
         "preset": config.preset,
         "cpu": cpu_name(),
-        "gpu": gpu_name() if torch.cuda.is_available() else None,
+        "gpu": gpu.name if (gpu := find_gpu("cpu")) and torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "precision": precision,
         "autocast": autocast,

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from ..engine.portable import keep_freed_memory
 from ..engine.run.directory import disk_faults
 from ..engine.run.job import Job, Summary, execute, prepare
 from ..engine.run.owned import REPORT_NAME
@@ -27,6 +28,7 @@ def run_job(
     Raises:
         SbldmError: what was refused, or what stopped it.
     """
+    keep_freed_memory()
     telemetry = Telemetry(metrics_file=flags.metrics_file)
     job = prepare(request)
     check(job)

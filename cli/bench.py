@@ -40,6 +40,13 @@ def bench(
     select: Annotated[bool, typer.Option("--select", help="Keep the fastest choice for --backend auto.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Also write that object to this file.")] = None,
+    submit: Annotated[
+        Path | None,
+        typer.Option(
+            "--submit",
+            help="New file for docs/results.md: machine, command and figures, no names of people, hosts or paths.",
+        ),
+    ] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Picture of quality against speed.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> int:
@@ -47,6 +54,7 @@ def bench(
     from ..benchmarks.bench import measure, start
     from ..benchmarks.plan import make_plan, open_backends
     from ..benchmarks.plot import require_matplotlib
+    from ..benchmarks.submission import require_new
     from ..engine.bundle.load import load_bundle
     from ..engine.errors import SbldmError, UsageError
 
@@ -55,6 +63,10 @@ def bench(
             raise UsageError(f"{path}: its folder does not exist")
         if path is not None and path.exists() and not path.is_file():
             raise UsageError(f"{path}: is no regular file; name another")
+    if submit is not None:
+        require_new(submit)
+        if submit in (out, plot_file):
+            raise UsageError(f"--submit {submit}: another output has this name; give a new one")
     if select and device != "cpu":
         raise UsageError("--select: on a GPU no clock chooses, --backend auto is onnxruntime; leave --select out")
     if plot_file is not None:
@@ -62,9 +74,9 @@ def bench(
     loaded = load_bundle(bundle, require_signature)
     plan = make_plan(
         loaded, device=device, backends=backends, steps=steps, samplers=samplers, batches=batch,
-        volumes=volumes, repeats=repeats, reference_steps=reference_steps,
+        volumes=volumes, repeats=repeats, reference_steps=reference_steps, threads=threads,
     )  # fmt: skip
-    opened = open_backends(loaded, plan, threads)
+    opened = open_backends(loaded, plan)
     result = start(loaded, plan)
     code = 0
     try:
@@ -77,7 +89,11 @@ def bench(
         raise
     if select and result.complete:
         _select(loaded, opened, result)
-    _write(result, code, as_json, out, plot_file)
+    try:
+        _write(result, code, as_json, out, plot_file)
+    finally:
+        if submit is not None:
+            _submit(loaded, bundle, result, submit)
     return code
 
 
@@ -91,6 +107,21 @@ def _select(bundle: Bundle, backends: dict[str, Backend], result: BenchResult) -
     choice = choose(bundle, backends, result)
     path = store_choice(bundle, next(iter(backends.values())).threads, choice)
     typer.echo(f"--backend auto now takes {choice.backend} {choice.precision} for this bundle ({path})", err=True)
+
+
+def _submit(bundle: Bundle, name: str, result: BenchResult, path: Path) -> None:
+    import json
+
+    from ..benchmarks.submission import submission, write_new
+
+    if not result.complete:
+        typer.echo(f"nothing written to {path}: the benchmark was interrupted", err=True)
+        return
+    data = submission(result, bundle, name)
+    write_new(path, f"{json.dumps(data, indent=1, allow_nan=False)}\n".encode())
+    samples = data["samples"]
+    busy = f"; {samples['busy']} of {samples['taken']} samples were busy, and it says so" if samples["busy"] else ""
+    typer.echo(f"{path}: look through it, then give it to benchmarks/results{busy}", err=True)
 
 
 def _write(result: BenchResult, code: int, as_json: bool, out: Path | None, plot_file: Path | None) -> None:

@@ -121,15 +121,15 @@ def diagnose(bundle: Bundle) -> Diagnosis:
 
 def support_bundle(diagnosis: Diagnosis) -> dict[str, Any]:
     """The diagnosis as plain data to send along: paths, which carry names of users and patients, are cut short."""
-    return _without_paths(asdict(diagnosis))
+    return without_paths(asdict(diagnosis))
 
 
-def _without_paths(data: Any) -> Any:
+def without_paths(data: Any) -> Any:
     """Every text with its absolute paths cut to their last part, and folders of ours, which may hold blanks, hidden."""
     if isinstance(data, dict):
-        return {key: _without_paths(value) for key, value in data.items()}
+        return {key: without_paths(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [_without_paths(value) for value in data]
+        return [without_paths(value) for value in data]
     if not isinstance(data, str):
         return data
     for folder in _own_folders():

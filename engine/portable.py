@@ -5,8 +5,10 @@ Tried on Linux. Elsewhere the second way is taken: psutil for processes and proc
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import platform
 import signal
 import socket
 import sys
@@ -22,6 +24,8 @@ PATH_ONLY: int = getattr(os, "O_PATH", 0)
 """Flag that opens a folder which may be entered, not listed; 0 where there is none: such folders are refused."""
 _NO_FLOCK = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EPERM})
 _CLONE = 0x40049409  # FICLONE of linux/fs.h: the copy shares the blocks until one side changes
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
+_KEPT_BYTES = {_MMAP_THRESHOLD: 1 << 26, _TRIM_THRESHOLD: 1 << 29}
 _CLOCK_STEP_S = 2.0  # by which the start time of one process may seem to move
 
 
@@ -59,6 +63,22 @@ def clone_file(target: int, source: int) -> bool:
     return True
 
 
+def nameless_memory(size: int) -> int:
+    """Descriptor of `size` zero bytes for processes to share, in no file system: gone with the last of them.
+
+    OSError where the system has no such memory.
+    """
+    if not hasattr(os, "memfd_create"):
+        raise OSError(errno.ENOSYS, "this system has no memory without a name")
+    descriptor = os.memfd_create("sbldm", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, size)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def end_signals() -> tuple[signal.Signals, ...]:
     """Signals that ask a process to end."""
     return tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -89,6 +109,21 @@ def free_memory() -> int:
     free = psutil.virtual_memory().available
     limit = process_limits().get("address_space_bytes")
     return free if limit is None else min(free, max(0, limit - psutil.Process().memory_info().vms))
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what arrays of up to 64 MiB leave, up to 512 MiB, for those that come next.
+
+    By default glibc returns it to the system for each network of each sample, which clears every page anew: 7 % of a
+    sample's processor time (docs/benchmarks.md). For processes of this program alone, since it holds for the whole
+    process; a setting of the user's stays. Nothing happens without glibc.
+    """
+    chosen = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys()
+    if chosen or "_threshold=" in os.environ.get("GLIBC_TUNABLES", "") or platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    for setting, size in _KEPT_BYTES.items():
+        mallopt(setting, size)
 
 
 def allowed_cpus() -> int:

@@ -66,9 +66,9 @@ from .onnx_graph import DEFAULT_OPSET, check_opset, export_graph, save
 from .parity import Figure
 from .plausibility import decodable_latents, latent_faults
 from .reconstruction import reconstruction_faults
-from .rewrite.conv3d import save_beside, write_fast_graph
 from .rewrite.group_norm import write_out_group_norm
 from .rewrite.precision import PRECISIONS, Precision, reduce_precision, store_weights_as_fp16
+from .rewrite.winograd import save_beside, write_fast_graph
 from .rounding import round_weights_to_fp16, rounding_figures
 from .runners import torch_runner
 from .samples import sample_faults, shipped_judge

@@ -126,6 +126,10 @@ class Device:
         )
         return major, minor
 
+    def pci_bus_id(self) -> str:
+        """Where it is plugged in, e.g. `0000:41:00.0`, by which other libraries find the same GPU."""
+        return _call("cuDeviceGetPCIBusId", 13, self._device).split(b"\0")[0].decode()
+
     def total_memory(self) -> int:
         """Bytes."""
         return int(_call("cuDeviceTotalMem", self._device))

@@ -20,6 +20,7 @@ from ..processes import require_children
 from ..sampling.types import BatchLoop
 from ..stopping import end_process
 from ..telemetry import Telemetry
+from .ahead import dropped_on_error, processes_ahead, reason_with, working_ahead
 from .audit import audited
 from .description import (
     ConditionsDigest,
@@ -203,7 +204,11 @@ def _in_process(
         job.out, job.run, job.bundle.manifest, telemetry, job.request.source, job.request.exclude_copies
     )
     limit = TimeLimit(job.request.sample_timeout, lambda samples: _end_stuck(job, samples, record))
-    with Pipeline(loop, finisher, record, limit=limit) as pipeline:
+    with (
+        working_ahead(loop, processes_ahead(loop, job.request.threads)) as working,
+        Pipeline(working, finisher, record, limit=limit) as pipeline,
+        dropped_on_error(working),
+    ):
         for group in groups(job, directory.todo):
             if stop.is_set():
                 return
@@ -308,7 +313,9 @@ def _resolve(
     if opened.kind == "launches":
         warn(f"sampling by plain launches: {opened.reason}")
     resolved = Resolved(backend.name, kind, backend.precision, fitting, backend.threads, COMPRESSOR)
-    loop = Loop(opened.kind, opened.reason, None if fitting == wanted else wanted)
+    alone = request.workers == 1 and request.ray is None
+    reason = reason_with(opened, processes_ahead(opened, request.threads) if alone else 0)
+    loop = Loop(opened.kind, reason, None if fitting == wanted else wanted)
     run = describe(
         bundle,
         options,

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from ..model_runs import RunTerminatedError
 from ..processor import available_threads
+from ..sampling.ahead import AheadLoop
 from ..sampling.types import BatchLoop, Volume
 from .ledger import SampleRecord
 from .redraw import Redraws
@@ -26,6 +27,7 @@ from .writer import COPY, Candidate, Finisher
 MAX_WRITERS = 8
 TOOK_TOO_LONG = "took longer than --sample-timeout, twice"
 
+_Volumes = list[Volume] | list[Future[Volume]]  # there, or still made by other processes
 T = TypeVar("T")
 
 
@@ -34,7 +36,7 @@ class Pipeline:
 
     def __init__(
         self,
-        loop: BatchLoop,
+        loop: BatchLoop | AheadLoop,
         finisher: Finisher,
         record: Callable[[SampleRecord], None],
         *,
@@ -48,7 +50,7 @@ class Pipeline:
         self._slots = threading.BoundedSemaphore(2 * workers)
         self._record_lock = threading.Lock()
         self._running: set[Future[None]] = set()
-        self._flying: deque[tuple[list[SampleTask], Callable[[], list[Volume]]]] = deque()
+        self._flying: deque[tuple[list[SampleTask], Callable[[], _Volumes]]] = deque()
         self._refused: deque[SampleTask] = deque()  # draws still to be made
         self._limit = limit
         self._late: set[int] = set()  # samples that took too long once
@@ -133,9 +135,9 @@ class Pipeline:
                 self._refused.append(task)
         return None
 
-    def _finish(self, task: SampleTask, volume: Volume) -> None:
+    def _finish(self, task: SampleTask, volume: Volume | Future[Volume]) -> None:
         try:
-            self._judge(task, volume)
+            self._judge(task, volume.result() if isinstance(volume, Future) else volume)
         finally:
             self._finisher.telemetry.queue_depth(-1)
             self._slots.release()

@@ -26,7 +26,7 @@ from ..errors import (
     SbldmError,
     UsageError,
 )
-from ..portable import end_signals
+from ..portable import end_signals, keep_freed_memory
 from ..processes import end_with_parent, start_process
 from ..telemetry import Figures, Telemetry
 from .description import RunDescription
@@ -248,12 +248,13 @@ def _setups(setup: WorkerSetup, count: int) -> list[WorkerSetup]:
 
 
 def make_pipeline(setup: WorkerSetup, telemetry: Telemetry, record: Callable[[SampleRecord], None]) -> Pipeline:
-    """The pipeline of a worker, which loads bundle and backend itself.
+    """The pipeline of a worker, which loads bundle and backend itself, in a process of its own.
 
     Raises:
         InvalidInputError: the bundle at this place is not the run's.
         SbldmError: see `reopen_loop`.
     """
+    keep_freed_memory()
     bundle = load_bundle(setup.bundle)
     if bundle.sha256 != setup.run.bundle.sha256:
         raise InvalidInputError(f"{setup.bundle}: is not the bundle that the run was started with")

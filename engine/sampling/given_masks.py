@@ -36,6 +36,10 @@ class GivenMasks:
         voxels = zlib.decompress(self.packed[sample % len(self.packed)])
         return np.frombuffer(voxels, np.uint8).reshape(self.shape)
 
+    def given(self, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
+        """The requests with their masks."""
+        return [replace(request, label=self.label(request.number)) for request in requests]
+
     def sha256(self) -> str:
         """Digest of names and voxels."""
         digest = hashlib.sha256(repr(self.conditions.ids).encode())
@@ -67,12 +71,11 @@ class MaskedLoop:
     in_flight = 1
 
     def __init__(self, loop: HostLoop, masks: GivenMasks) -> None:
-        self._loop, self._masks = loop, masks
+        self.loop, self.masks = loop, masks
         self.kind: LoopKind = loop.kind
         self.reason = loop.reason
         self.options: SamplingOptions = loop.options
 
     def start(self, requests: Sequence[SampleRequest], on_step: OnStep | None = None) -> Callable[[], list[Volume]]:
         """As `HostLoop.start`."""
-        given = [replace(request, label=self._masks.label(request.number)) for request in requests]
-        return self._loop.start(given, on_step)
+        return self.loop.start(self.masks.given(requests), on_step)

@@ -5,10 +5,11 @@ The draft is told twice: encoded, to the denoiser, and as it is to the refiner, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,15 @@ GRAIN_DRAW = ANATOMY_DRAW + 1
 """Draw of the fine noise of a finished volume."""
 
 _FLOAT = np.dtype(np.float32).itemsize
+
+
+class DecodedImage(NamedTuple):
+    """What the networks made of a request."""
+
+    request: SampleRequest
+    planes: NDArray[np.float32]  # (z, modality, x, y) in about -1..1
+    brain: NDArray[np.float32]  # (z, x, y) logits
+    finite: bool  # whether mask and latent are
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,12 @@ class MaskFirstModel:
         return sampling_plan(schedule, SamplingOptions.default(self.form.mask_sampling))
 
     @property
+    def draft_shape(self) -> tuple[int, int, int, int]:
+        """Of a draft, and of an image as it is decoded: z, modality, x, y."""
+        x, y, z = self.grid.shape
+        return z, len(self.modalities), x, y
+
+    @property
     def working_bytes(self) -> int:
         """See `VolumeModel`: states, tissues, draft and shares, the image decoded, refined, as numbers, its grain."""
         volumes = self.tissues + (4 + self.refined) * len(self.modalities) + len(HEALTHY) + 1
@@ -98,10 +114,8 @@ class MaskFirstModel:
 
     def tell(self, run: RunComponent, batch: Batch, on_step: OnStep | None) -> Told:
         """The tissues of masks that are drawn here or given, drafts of the brains around them, and of what source."""
-        x, y, z = self.grid.shape
-        labels = np.zeros((batch.size, x, y, z), np.uint8)
-        encoded = np.zeros((batch.size, *self.latent_shape), np.float32)
-        drafts = np.zeros((batch.size, z, len(self.modalities), x, y), np.float32)
+        labels = np.zeros((batch.size, *self.grid.shape), np.uint8)
+        drafts = np.zeros((batch.size, *self.draft_shape), np.float32)
         failed = np.zeros(batch.size, np.bool_)
         for request, label in zip(batch.requests, self.labels(run, batch, on_step), strict=True):
             slot = batch.slot(request)
@@ -109,16 +123,24 @@ class MaskFirstModel:
             if label is not None:
                 labels[slot] = label
         with ThreadPoolExecutor(min(len(batch.requests), available_threads()), "drafts") as pool:
-            drawn = pool.map(lambda one: self._painted(batch, one, labels[batch.slot(one)]), batch.requests)
+            drawn = pool.map(lambda one: self.draft(batch, one, labels[batch.slot(one)]), batch.requests)
             for request, draft in zip(batch.requests, drawn, strict=True):
                 drafts[batch.slot(request)] = draft
-                encoded[batch.slot(request)] = self.encode(run, draft)
-        feeds = {
-            "tissues": _tissues(labels, self.tissues),
-            "draft": encoded,
-            "source": np.full(batch.size, self.form.source, np.float32),
-        }
-        return Told(feeds, labels, failed, drafts)
+        return self.told(run, batch, labels, tissue_planes(labels, self.tissues), drafts, failed)
+
+    def told(
+        self,
+        run: RunComponent,
+        batch: Batch,
+        labels: NDArray[np.uint8],
+        tissues: NDArray[np.float32],
+        drafts: NDArray[np.float32],
+        failed: NDArray[np.bool_],
+    ) -> Told:
+        """What is told of masks (batch size, x, y, z), their `tissue_planes` and drafts (batch size, *draft_shape)."""
+        encoded = batch.filled(self.latent_shape, lambda request: self.encode(run, drafts[batch.slot(request)]))
+        source = np.full(batch.size, self.form.source, np.float32)
+        return Told({"tissues": tissues, "draft": encoded, "source": source}, labels, failed, drafts)
 
     def told_of(self, batch: Batch, label: NDArray[np.uint8]) -> Told:
         """See `VolumeModel`: the mask of every slot."""
@@ -127,20 +149,29 @@ class MaskFirstModel:
     def decode(self, run: RunComponent, batch: Batch, told: Told, latents: Latent) -> list[Volume]:
         """See `VolumeModel`."""
         assert told.labels is not None
+        labels = told.labels
+        return [
+            self.volume(batch, one, labels[batch.slot(one.request)]) for one in self.images(run, batch, told, latents)
+        ]
+
+    def images(self, run: RunComponent, batch: Batch, told: Told, latents: Latent) -> Iterator[DecodedImage]:
+        """What the networks make of clean latents (batch size, ...), a request after the other."""
         assert told.failed is not None
         features = run("aggregator", {"latent": latents})["features"]
-        volumes = []
         for request in batch.requests:
             slot = batch.slot(request)
             finite = not told.failed[slot] and bool(np.isfinite(latents[slot]).all())
             planes, brain = decode_slabs(run, features[slot], len(self.modalities))
             if self.refined and told.drafts is not None:
                 planes = refine_slices(run, planes, told.drafts[slot])
-            label = told.labels[slot]
-            inside = brain_of(brain.transpose(1, 2, 0) > 0, label)
-            image = self._grained(batch, request, unit_image(planes), inside)
-            volumes.append(masked_volume(request, image, brain, label, None if finite else NOT_FINITE, inside))
-        return volumes
+            yield DecodedImage(request, planes, brain, finite)
+
+    def volume(self, batch: Batch, decoded: DecodedImage, label: NDArray[np.uint8]) -> Volume:
+        """The volume of what was decoded around a mask (x, y, z): its brain found, its grain drawn."""
+        request, planes, brain, finite = decoded
+        inside = brain_of(brain.transpose(1, 2, 0) > 0, label)
+        image = self._grained(batch, request, unit_image(planes), inside)
+        return masked_volume(request, image, brain, label, None if finite else NOT_FINITE, inside)
 
     def encode(self, run: RunComponent, image: NDArray[np.float32], label: NDArray[np.uint8] | None = None) -> Latent:
         """See `VolumeModel`: the image alone; its mask is told apart."""
@@ -172,10 +203,7 @@ class MaskFirstModel:
         maps = self.maps(run, Batch(drawn, batch.size, batch.seed), on_step)
 
         def label(request: SampleRequest) -> NDArray[np.uint8] | None:
-            if request.label is not None:
-                return request.label
-            own = maps[batch.slot(request)]
-            return self._solved(batch, request, own) if np.isfinite(own).all() else None
+            return self.mask(batch, request, maps[batch.slot(request)])
 
         if len(drawn) == 1:
             return [label(request) for request in batch.requests]
@@ -191,7 +219,7 @@ class MaskFirstModel:
         normals = batch.normals_where(request, GRAIN_DRAW, grain_wanted(brain, len(image)))
         return with_grain_inside(image, self.form.grain, normals, brain)
 
-    def _painted(self, batch: Batch, request: SampleRequest, label: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def draft(self, batch: Batch, request: SampleRequest, label: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The draft (z, modality, x, y) of a brain that is given, or drawn around the mask."""
         shares = request.shares
         if shares is None:
@@ -199,12 +227,17 @@ class MaskFirstModel:
             shares = drawn_shares(batch.normals(request, ANATOMY_DRAW, field.numbers), label, field)
         return painted(shares, label, self.form.draft_levels)
 
-    def _solved(self, batch: Batch, request: SampleRequest, maps: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def mask(self, batch: Batch, request: SampleRequest, maps: NDArray[np.float32]) -> NDArray[np.uint8] | None:
+        """The mask (x, y, z) that is given, or solved from maps (map, z, x, y); None where they are not finite."""
+        if request.label is not None:
+            return request.label
+        if not np.isfinite(maps).all():
+            return None
         noise = batch.normals(request, SURFACE_DRAW, noise_size(self.grid.shape))
         return solve_mask(maps, request.wanted, self.grid.shape, self.grid.spacing_mm, noise).label
 
 
-def _tissues(labels: NDArray[np.uint8], tissues: int) -> NDArray[np.float32]:
+def tissue_planes(labels: NDArray[np.uint8], tissues: int) -> NDArray[np.float32]:
     """Labels (N, x, y, z) -> (N, tissue, z, x, y): 1 where the label is the tissue's."""
     planes = labels.transpose(0, 3, 1, 2)[:, None]
     return (planes == np.arange(1, tissues + 1, dtype=np.uint8)[None, :, None, None, None]).astype(np.float32)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from sbldm.benchmarks import choice
+from sbldm.benchmarks import choice, plan
 from sbldm.benchmarks.bench import ComponentFigure, start
 from sbldm.benchmarks.machine import FmaPeak, Machine
 from sbldm.benchmarks.plan import make_plan
@@ -23,32 +23,69 @@ def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "describe_machine", lambda: machine)
 
 
+def run(checkpoint: Path, bundle: Bundle, *options: str) -> int:
+    given = ["--checkpoint", str(checkpoint), "--bundle", str(bundle.path), "--published-steps", "0"]
+    return peers.main([*given, "--repeats", "1", *options])
+
+
+@pytest.mark.parametrize("form", ["slices", "mask-first"])
 def test_all_means_give_the_same_volume(
-    tiny_bundle: Bundle, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
+    prefix = "tiny_" if form == "slices" else "tiny_mask_first_"
+    bundle, checkpoint = (request.getfixturevalue(prefix + what) for what in ("bundle", "checkpoint"))
     monkeypatch.setattr("torch.compile", lambda module: module)  # compiling takes minutes and proves nothing here
+    monkeypatch.setattr(peers, "timed", lambda _volume: Run(1.0, 0.0))  # the first volumes are what is compared
     out = tmp_path / "peers.json"
-    options = ["--checkpoint", str(tiny_checkpoint), "--bundle", str(tiny_bundle.path), "--steps", "4"]
-    code = peers.main([*options, "--repeats", "1", "--published-steps", "0", "--json", str(out)])
+    assert run(checkpoint, bundle, "--steps", "2", "--json", str(out)) == 0
     printed = capsys.readouterr()
-    assert code == 0, printed.err
     figures = json.loads(printed.out.splitlines()[-1])
     assert json.loads(out.read_text()) == figures
+    assert (figures["sampler"], figures["steps"], figures["absent"]) == ("ddim", 2, {})
     rows = {row["peer"]: row for row in figures["peers"]}
-    assert len(rows) >= 7
+    assert len(rows) == len(plan.default_backends("cpu")) + (7 if form == "slices" else 6)
     assert rows["onnxruntime fp32"]["psnr_db"] is None
     for name, row in rows.items():
         limit = 25 if "bf16" in name or "DPM" in name else 60
         assert row["psnr_db"] is None or row["psnr_db"] > limit, name
+        assert row["worst_dice"] > (0.5 if "bf16" in name or "DPM" in name else 0.99), name
     assert figures["published"] is None
+
+
+def test_a_peer_that_does_not_run_here_is_told(
+    tiny_bundle: Bundle, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def refuse(**_: object) -> None:
+        raise InvalidCxxCompiler
+
+    few = ("onnxruntime fp32", "torch.compile fp32")
+    every = peers.peers_of
+    monkeypatch.setattr(peers, "peers_of", lambda *given: [peer for peer in every(*given) if peer.name in few])
+    monkeypatch.setattr("torch.compile", lambda _module: refuse)
+    assert run(tiny_checkpoint, tiny_bundle) == 0
+    printed = capsys.readouterr().out
+    figures = json.loads(printed.splitlines()[-1])
+    assert [row["peer"] for row in figures["peers"]] == ["onnxruntime fp32"]
+    assert "C++ compiler" in figures["absent"]["torch.compile fp32"]
+    assert "torch.compile fp32: does not run here: " in printed
+    defaults = tiny_bundle.manifest.defaults
+    assert (figures["sampler"], figures["steps"]) == (defaults.sampler, defaults.steps)
+
+
+def test_a_checkpoint_of_another_form(
+    tiny_bundle: Bundle, tiny_mask_first_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tiny_mask_first_checkpoint, tiny_bundle) == 3
+    assert "is of the form mask-first, the bundle" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_is_not_there(
     tiny_bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--checkpoint", str(tmp_path / "none"), "--bundle", str(tiny_bundle.path), "--published-steps", "0"]
-    assert peers.main(options) == 3
+    assert run(tmp_path / "none", tiny_bundle) == 3
     assert "none" in capsys.readouterr().err
 
 
@@ -75,11 +112,11 @@ def test_the_choice_is_made_a_component_at_a_time(
     embedded = {"denoiser": 0.1, "aggregator": 0.002, "decoder": 0.2, "refiner": 0.4}
     calls = {"denoiser": tiny_bundle.manifest.defaults.steps, "aggregator": 1, "decoder": 1, "refiner": 1}
     names = {"onnxruntime": embedded, "openvino:fp32": openvino}
-    plan = make_plan(
+    asked = make_plan(
         tiny_bundle, backends=",".join(names), steps="5", samplers="ddim", batches="1",
         volumes=1, repeats=1, reference_steps=5,
     )  # fmt: skip
-    result = start(tiny_bundle, plan)
+    result = start(tiny_bundle, asked)
     for component in embedded:  # by turns, as they are measured
         for backend, seconds in names.items():
             timing = summarise([Run(seconds[component], 0.0)])

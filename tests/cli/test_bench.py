@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 import shutil
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def _light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No second of multiply-adds and no process a backend; an own cache; a quiet machine."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     machine = Machine("a CPU", 1, 1.0, False, None, FmaPeak(100.0, "test"))
-    monkeypatch.setattr(bench_module, "describe_machine", lambda: machine)
+    monkeypatch.setattr(bench_module, "describe_machine", lambda _: machine)
     monkeypatch.setattr(bench_module, "run_measured", lambda _: ProcessRun(1.0, 2**30, 0.0, 0, "", ""))
     monkeypatch.setattr("sbldm.benchmarks.machine.OtherLoad.cores", lambda _: 0.0)
 
@@ -57,10 +58,12 @@ def test_figures_tables_picture_and_choice(
 ) -> None:
     pytest.importorskip("openvino")
     pytest.importorskip("matplotlib")
-    out, picture = tmp_path / "bench.json", tmp_path / "bench.png"
+    out, picture, submitted = (tmp_path / name for name in ("bench.json", "bench.png", "submitted.json"))
     code = run(
         tiny_bundle.path,
         "--json",
+        "--submit",
+        str(submitted),
         "--out",
         str(out),
         "--plot",
@@ -94,6 +97,10 @@ def test_figures_tables_picture_and_choice(
     choice = stored_choice(tiny_bundle, 1)
     assert choice is not None
     assert choice.seconds["denoiser"].keys() == {"onnxruntime", "openvino:fp32"}
+    told = held_to("bench-submission", submitted.read_text())
+    assert (told["points"], told["components"]) == (result["points"], result["components"])
+    assert not any(name in submitted.read_text() for name in (platform.node(), str(tmp_path), str(tiny_bundle.path)))
+    assert "look through it" in printed.err
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
@@ -109,6 +116,7 @@ def test_a_gpu_is_held_to_the_cpu(
 
     for module in ("benchmarks.plan", "engine.run.job"):
         monkeypatch.setattr(f"sbldm.{module}.choose_backend", choose)
+    monkeypatch.setattr("sbldm.benchmarks.device_calls.milliseconds", lambda _stream, work: work() or 2.0)
     assert run(tiny_bundle.path, "--device", "cuda:0", "--backends", "onnxruntime", "--json") == 0
     result = held_to("bench", capsys.readouterr().out)
     assert asked[0][1:3] == ("onnxruntime", "cuda:0")
@@ -117,6 +125,10 @@ def test_a_gpu_is_held_to_the_cpu(
     assert "largest departure from onnxruntime" in gate["reason"]
     assert result["plan"]["device"] == "cuda:0"
     assert not any(figure["fma_share"] for figure in result["components"])
+    clocks = {figure["clock"]: figure["timing"]["seconds"] for figure in result["components"]}
+    assert clocks["device"] == 0.002
+    assert {f["component"] for f in result["components"] if f["clock"] == "host"} == {"assemble"}
+    assert result["energy"]["gpu"].startswith("not measurable here: ")
     assert run(tiny_bundle.path, "--device", "cuda", "--select") == 2
     assert "on a GPU no clock chooses" in capsys.readouterr().err
 
@@ -129,11 +141,16 @@ def test_an_interrupted_benchmark_writes_what_it_has(
 
     monkeypatch.setattr(bench_module, "_measure_process", interrupt)
     out = tmp_path / "bench.json"
-    assert run(tiny_bundle.path, "--out", str(out), "--backends", "onnxruntime", "--select") == 130
+    submitted = tmp_path / "submitted.json"
+    options = ["--out", str(out), "--submit", str(submitted), "--backends", "onnxruntime", "--select"]
+    assert run(tiny_bundle.path, *options) == 130
     result = json.loads(out.read_text())
     assert result["complete"] is False
     assert len(result["points"]) == 1
-    assert "INCOMPLETE" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "INCOMPLETE" in printed.out
+    assert not submitted.exists()
+    assert "the benchmark was interrupted" in printed.err
     assert stored_choice(tiny_bundle, 1) is None
 
 
@@ -184,6 +201,9 @@ def test_fitted_steps_are_points_of_their_own(tiny_bundle: Bundle) -> None:
         (["--backends", "onnxruntime,"], 2, "--backends"),
         (["--backends", "torch"], 2, "--backend torch"),
         (["--out", "no/such/folder/x.json"], 2, "folder does not exist"),
+        (["--submit", "no/such/folder/x.json"], 2, "--submit no/such/folder/x.json: its folder does not exist"),
+        (["--submit", "."], 2, "--submit .: is there already, and submissions are not overwritten"),
+        (["--submit", "x.json", "--out", "x.json"], 2, "--submit x.json: another output has this name"),
     ],
 )
 def test_bad_options(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import sbldm
 from sbldm.engine.bundle.load import Bundle
 
@@ -30,6 +33,41 @@ assert main([*made, "--samples", "0"]) == 0
 assert main([*made, "--samples", "0", "--resume"]) == 0
 assert main(["doctor", "--bundle", bundle]) == 0
 """
+
+
+AGAIN = """
+import resource
+import numpy as np
+from sbldm.engine.portable import keep_freed_memory
+keep_freed_memory()
+def touch():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        [np.ones(100_000, np.float32) for _ in range(100)]  # 40 MB, and gone
+        np.frombuffer(bytearray(48 << 20), np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+touch()
+print(touch())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings are glibc's")
+@pytest.mark.parametrize(
+    ("setting", "kept"),
+    [
+        ({}, True),
+        ({"MALLOC_ARENA_MAX": "2"}, True),
+        ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False),
+        ({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=131072"}, False),
+    ],
+)
+def test_freed_memory_comes_back_without_faults_unless_the_user_says_otherwise(
+    setting: dict[str, str], kept: bool
+) -> None:
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-c", AGAIN]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True, env=ours | setting)
+    assert (int(run.stdout) < 1000) == kept
 
 
 def test_a_run_without_them(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from sbldm.export.bundle import ExportOptions, export_bundle
 from sbldm.export.gate import GateInputs, fault_table, run_gate
 from sbldm.export.onnx_graph import save
 from sbldm.export.parity import RMS_LIMIT, check_component
-from sbldm.export.rewrite.conv3d import save_beside
 from sbldm.export.rewrite.group_norm import write_out_group_norm
 from sbldm.export.rewrite.precision import Precision, reduce_precision, store_weights_as_fp16
+from sbldm.export.rewrite.winograd import save_beside
 from sbldm.export.runners import OnnxRunner, emulate_reduced
 
 from tests.conftest import TRACED_OPSET

@@ -1,4 +1,4 @@
-"""A machine whose libcuda is `fake_libcuda.cpp`: what runs there calls the real bindings of the driver."""
+"""A machine whose libcuda and libnvidia-ml are stand-ins of this folder: what runs there calls the real bindings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sbldm.kernels.compile import SOURCES, source_hash
 from tests.support.cpu_launcher import CpuLauncher
 
 SOURCE = Path(__file__).parent / "fake_libcuda.cpp"
+NVML = SOURCE.with_name("fake_libnvml.cpp")
 
 
 def write_fake_cubins(folder: Path, cache: Path) -> None:
@@ -24,11 +25,12 @@ def write_fake_cubins(folder: Path, cache: Path) -> None:
 
 
 def fake_cuda(folder: Path) -> dict[str, str]:
-    """The environment of a process that finds the fake libcuda, compiled into `folder` once, and its cubins."""
+    """The environment of a process that finds the stand-ins, compiled into `folder` once, and their cubins."""
     library = folder / "libcuda" / "libcuda.so.1"
     if not library.is_file():
         library.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-o", library, SOURCE], check=True)
+        for source, made in ((NVML, library.with_name("libnvidia-ml.so.1")), (SOURCE, library)):
+            subprocess.run(["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-o", made, source], check=True)
         write_fake_cubins(folder, folder / "cache" / "sbldm-engine" / "kernels")
     found = os.environ.get("LD_LIBRARY_PATH", "")
     return {

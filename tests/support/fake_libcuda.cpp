@@ -58,6 +58,7 @@ Result cuDriverGetVersion(int* version) { return *version = 13000, SUCCESS; }
 Result cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
 Result cuDeviceGet(int* device, int index) { return *device = index, index == 0 ? SUCCESS : INVALID_VALUE; }
 Result cuDeviceGetName(char* name, int length, int) { return std::strncpy(name, "Fake GPU", length), SUCCESS; }
+Result cuDeviceGetPCIBusId(char* id, int length, int) { return std::strncpy(id, "0000:41:00.0", length), SUCCESS; }
 Result cuDeviceTotalMem(size_t* bytes, int) { return *bytes = total, SUCCESS; }
 Result cuDeviceGetAttribute(int* value, int attribute, int) {
     *value = attribute == 75 ? 9 : 0;  // compute capability 9.0: 75 is the major number's, 76 the minor's

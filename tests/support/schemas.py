@@ -1,4 +1,4 @@
-"""What commands print with `--json`, held to the schemas of docs/schemas."""
+"""What commands print with `--json`, and write for others, held to the schemas of docs/schemas."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 
@@ -23,6 +25,8 @@ def held_to(name: str, text: str) -> Any:
 @cache
 def schema(name: str) -> Draft202012Validator:
     """A schema of docs/schemas, itself a valid one."""
-    content = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
+    contents = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in SCHEMAS.glob("*.schema.json")}
+    content = contents[f"{name}.schema.json"]
     Draft202012Validator.check_schema(content)
-    return Draft202012Validator(content)
+    fellows = [(file, DRAFT202012.create_resource(found)) for file, found in contents.items()]
+    return Draft202012Validator(content, registry=Registry().with_resources(fellows))

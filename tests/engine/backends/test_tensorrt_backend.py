@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sbldm.benchmarks import device_calls
 from sbldm.engine.backends.choose import choose_backend
 from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
 from sbldm.engine.backends.tensorrt import engines as engines_module
@@ -225,6 +226,24 @@ def test_generation_runs_its_loop_on_the_engines(
     for ours, theirs in zip(sampler.start(requests)(), on_cpu.start(requests)(), strict=True):
         np.testing.assert_array_equal(ours.label, theirs.label)
         assert np.abs(ours.image.astype(int) - theirs.image).max() <= 1
+
+
+def test_bench_times_the_engines_that_the_backend_runs(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each built once, its inputs and outputs on the device, between two events of its stream."""
+    backend = open_backend(tiny_bundle, tmp_path, monkeypatch)
+    streams: list[Any] = []
+    monkeypatch.setattr(device_calls, "milliseconds", lambda stream, work: streams.append(stream) or work() or 2.0)
+    for component in ("denoiser", "decoder", "refiner"):
+        recorded = inputs_of(tiny_bundle, component, 9)
+        backend.run(component, recorded)
+        inputs = device_calls.device_inputs(tiny_bundle, component, recorded, batch=2)
+        assert device_calls.device_call(tiny_bundle, backend.loops, component, inputs)().seconds == 0.002
+    engines: Any = backend.engines
+    rows = {"denoiser": 2, "decoder": 8, "refiner": 1}
+    assert engines.opened == [(name, count) for name, count in rows.items() for _ in ("run", "timed")]
+    assert len({id(stream) for stream in streams}) == 3
 
 
 def test_an_engine_that_cannot_be_captured_is_launched(tiny_bundle: Bundle) -> None:

@@ -29,6 +29,7 @@ from sbldm.benchmarks.gpu_proof import (
     prove_repeats,
     prove_volumes,
 )
+from sbldm.benchmarks.host_rate import HostRate
 from sbldm.benchmarks.work import count_macs
 from sbldm.engine.backends.onnxruntime import OnnxRuntimeBackend
 from sbldm.engine.bundle.checks import check_inputs
@@ -137,9 +138,15 @@ def reference_of(bundle: Bundle) -> Reference:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
 @pytest.mark.parametrize("form", ["slices", "mask-first"])
 def test_a_loop_on_the_device_is_proven_and_a_wrong_one_is_not(
-    tiny_bundle: Bundle, tiny_mask_first_bundle: Bundle, kernel_folder: Path, host_backend: Any, form: str
+    tiny_bundle: Bundle,
+    tiny_mask_first_bundle: Bundle,
+    kernel_folder: Path,
+    host_backend: Any,
+    form: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The proof that a GPU gets: components, latents, volumes, the same bytes twice, alone and by plain launches."""
+    """The proof that a GPU gets: components, latents, volumes, the same bytes however they are made."""
+    monkeypatch.setattr("sbldm.engine.run.ahead.available_threads", lambda: 2)
     bundle = tiny_bundle if form == "slices" else tiny_mask_first_bundle
     reference, options = reference_of(bundle), proof_options(bundle, steps=2)
     backend = host_backend(bundle, HostDevice(kernel_folder))
@@ -147,7 +154,9 @@ def test_a_loop_on_the_device_is_proven_and_a_wrong_one_is_not(
     assert figures["loop"] == "graph"
     assert figures["latent_rms"] < 1e-5
     assert figures["denoiser_rms"] < 1e-5
-    assert figures["equal_bytes"] == ["first", "second", "each alone", "plain launches"]
+    beside = ["other processes"] if form == "mask-first" else []
+    assert figures["equal_bytes"] == ["first", "second", "each alone", *beside, "plain launches"]
+    monkeypatch.setattr("sbldm.engine.run.ahead.available_threads", lambda: 1)
 
     class Forgetful(HostDevice):
         """Replays all but the last launch of a graph."""
@@ -260,7 +269,7 @@ def test_the_share_of_the_matrix_rate_is_of_counted_operations(
     device = HostDevice(kernel_folder)
     runs: list[str] = []
 
-    def milliseconds(_device: Any, _stream: Any, work: Callable[[], None]) -> float:
+    def milliseconds(_stream: Any, work: Callable[[], None]) -> float:
         device.log.clear()
         work()
         runs.extend(device.log)
@@ -299,7 +308,7 @@ def test_no_loop_is_opened_for_a_batch_that_is_not_timed(
     opened: list[int] = []
 
     class Loop:
-        in_flight = 1
+        in_flight, kind = 1, "host"
 
     def loop(_bundle: Bundle, _backend: Any, settings: Any) -> Loop:
         opened.append(settings.batch_size)
@@ -351,3 +360,21 @@ def test_items_cover_every_backend_in_every_precision(tiny_bundle: Bundle) -> No
     items = gpu_items.proofs(tiny_bundle)
     assert {f"proof-{name}-{p}" for name in ("onnxruntime", "tensorrt") for p in ("fp32", "tf32")} <= set(items)
     assert "to-disk-tensorrt" in gpu_items.measurements(tiny_bundle)
+    assert "host" not in gpu_items.measurements(tiny_bundle)
+
+
+def test_the_host_is_measured_alone_where_it_bounds_the_rate(
+    tiny_mask_first_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def rate(_bundle: Bundle, processes: int, batch: int, batches: int) -> HostRate:
+        asked.append((processes, batch, batches))
+        return HostRate(20.0, 0.01, 0.5)
+
+    monkeypatch.setattr(gpu_items, "most_processes", lambda _threads: 15)
+    monkeypatch.setattr(gpu_items, "host_rate", rate)
+    item = gpu_items.measurements(tiny_mask_first_bundle)["host"]
+    figures = item(gpu_items.Options(0, str(tiny_mask_first_bundle.path), 1))
+    assert asked == [(15, 8, 17)]
+    assert figures == {"processes": 15, "batch": 8, "volumes_s": 20.0, "own_s": 0.01, "others_s": 0.5}

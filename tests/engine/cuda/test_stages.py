@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,10 @@ from sbldm.engine.run.open_loop import open_loop
 from sbldm.engine.run.preview import read_scan
 from sbldm.engine.run.request import GenerateRequest
 from sbldm.engine.sampling.host import HostLoop
+from sbldm.engine.sampling.mask_first import MaskFirstModel
 from sbldm.engine.sampling.types import RunLoop, SampleRequest
 
+from tests.support import pool_work
 from tests.support.host_device import HostDevice
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
@@ -116,23 +119,36 @@ def test_a_run_on_the_device_is_that_of_the_cpu(
     kernel_folder: Path,
     host_backend: Any,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Volumes as asked for to the voxel; resumed, the very bytes."""
+    """Volumes as asked for to the voxel. A process beside it that dies ends it, and what goes on makes the very bytes,
+    with such processes and without."""
     bundle, table = tiny_mask_first_bundle, tmp_path / "cond.csv"
     table.write_text("volume_ml,x\n21.3,0.45\n30,0.4\n12,0.6\n")
 
     def generate(out: str, *more: str) -> int:
-        fixed = ["generate", "--bundle", str(bundle.path), "--threads", "1", "--quiet", "--conditions", str(table)]
+        fixed = ["generate", "--bundle", str(bundle.path), "--quiet", "--conditions", str(table)]
         return main([*fixed, "--steps", "2", "--batch-size", "2", "--out", str(tmp_path / out), *more])
 
-    assert generate("cpu") == 0
+    assert generate("cpu", "--threads", "1") == 0
     for module in ("job", "open_loop"):
         monkeypatch.setattr(
             f"sbldm.engine.run.{module}.choose_backend",
             lambda *_, **_named: host_backend(bundle, HostDevice(kernel_folder)),
         )
-    assert generate("gpu", "--device", "cuda") == 0
+    monkeypatch.setattr("sbldm.engine.run.ahead.available_threads", lambda: 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("sbldm.engine.sampling.ahead.draw_case", pool_work.die)
+        assert generate("gpu", "--device", "cuda") == 5
+    assert "exit status -9" in capsys.readouterr().err
+    assert not multiprocessing.active_children()
+    assert not list((tmp_path / "gpu").rglob("*.nii.gz"))
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskFirstModel, "draft", None)  # nothing is drawn in this process
+        assert generate("gpu", "--device", "cuda", "--resume") == 0
     run = read_description(tmp_path / "gpu")
+    assert run.loop is not None
+    assert run.loop.reason == "each stage: captured on host; masks, brains and grain in 2 other processes"
     assert (run.resolved.device, run.loop.kind) == ("cuda", "graph")
     layout = run.layout()
     for k in range(3):
@@ -141,5 +157,5 @@ def test_a_run_on_the_device_is_that_of_the_cpu(
         assert np.mean(ours.label != theirs.label) < 0.01
     made = {path.name: path.read_bytes() for path in (tmp_path / "gpu").rglob("*.nii.gz")}
     (tmp_path / "gpu" / "sbldm-000002" / "sbldm-000002_t1.nii.gz").unlink()
-    assert generate("gpu", "--device", "cuda", "--resume") == 0
+    assert generate("gpu", "--device", "cuda", "--resume", "--threads", "1") == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "gpu").rglob("*.nii.gz")} == made

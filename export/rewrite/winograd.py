@@ -1,10 +1,10 @@
-"""3D convolutions rewritten for ONNX Runtime on a CPU, which has no fast kernel for them.
+"""Convolutions rewritten for ONNX Runtime on a CPU: half the multiplications, and 2D ones in the place of 3D ones.
 
-A 3x3x3 convolution becomes, along depth, Winograd's minimal filtering F(4, 3) (Lavin & Gray 2016, "Fast algorithms for
-convolutional neural networks", section 4.1): six slices of the input are mixed linearly, each of the six mixtures goes
-through a 3x3 convolution of its own, and their results are mixed into four slices. That is half the multiplications,
-and what is left are grouped 2D convolutions, which ONNX Runtime runs near the processor's peak. Equal up to float32
-rounding (about 2e-6 of the result); other runtimes keep the plain graph.
+Along its first spatial axis (depth, or height where there is none) a convolution of 3 taps becomes Winograd's minimal
+filtering F(4, 3) (Lavin & Gray 2016, "Fast algorithms for convolutional neural networks", section 4.1): six slices or
+lines of the input are mixed linearly, each of the six mixtures goes through a convolution over the other axes, and
+their results are mixed into four. ONNX Runtime has fast kernels for 2D convolutions alone, and what is left of a 3D one
+is 2D. Equal up to float32 rounding (4e-7 of a layer's result in 2D, 2e-6 in 3D); other runtimes keep the plain graph.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from onnx import external_data_helper, helper, numpy_helper
 from ...engine.errors import InvalidInputError
 from ...engine.onnx_sessions import fast_graph_name
 
-TILE = 4  # output slices of a tile
-TAPS = TILE + 2  # input slices of a tile
+TILE = 4  # outputs of a tile along the axis
+TAPS = TILE + 2  # its inputs
 CHANNEL_BLOCK = 16  # ONNX Runtime's blocked convolutions want multiples
+WIDE = 64  # channels in and out from which mixing costs less than it saves in 2D (docs/benchmarks.md)
+PIECE_BYTES = 1 << 23  # of a 2D layer's mixtures at a time: beyond it they leave the cache, and nothing is won
 RMS_LIMIT = 2e-5  # of the rewritten graph against the plain one, relative
 SHARED_FROM = 1024  # bytes of a weight that is worth referring to
 
@@ -48,22 +50,18 @@ _OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, 
 _BIAS = [0, 1, 0, 0, 0, 0]  # a constant in this mixture reaches every output slice once
 
 
-def with_fast_conv3d(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every 3x3x3 convolution that fits is rewritten; the model itself where none does.
+def with_fast_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every convolution that profits is rewritten; the model itself where none does.
 
-    What fits: stride 1, padding 1, no dilation or groups, a depth that is a multiple of 4, input channels a multiple of
-    16. Inputs and outputs stay, weights stay where they are: the filter transform is part of the graph, which ONNX
-    Runtime folds away when it loads it.
+    Which: kernels of 3 along each axis, stride 1, padding 1, no dilation or groups, a first spatial axis that is a
+    multiple of 4, input channels a multiple of 16; in 2D at least `WIDE` channels in and out. Inputs and outputs stay,
+    weights stay where they are: the filter transform is part of the graph, and folded away when ONNX Runtime loads it.
     """
-    cubic = [node for node in model.graph.node if _is_cubic(node)]
-    if not cubic:
+    candidates = [node for node in model.graph.node if _is_candidate(node)]
+    if not candidates:
         return model
-    shapes = _shapes(model, sorted({name for node in cubic for name in (node.input[0], node.output[0])}))
-    fitting = {
-        node.output[0]
-        for node in cubic
-        if shapes[node.input[0]][2] % TILE == 0 and shapes[node.input[0]][1] % CHANNEL_BLOCK == 0
-    }
+    shapes = _shapes(model, sorted({name for node in candidates for name in (node.input[0], node.output[0])}))
+    fitting = {n.output[0] for n in candidates if _profits(shapes[n.input[0]], shapes[n.output[0]][1])}
     if not fitting:
         return model
     copy = onnx.ModelProto()
@@ -92,7 +90,7 @@ def write_fast_graph(model: onnx.ModelProto, plain: Path) -> Path | None:
     Raises:
         InvalidInputError: it departs from the plain graph by more than `RMS_LIMIT`.
     """
-    rewritten = with_fast_conv3d(model)
+    rewritten = with_fast_convolutions(model)
     if rewritten is model:
         return None
     path = plain.with_name(fast_graph_name(plain.name))
@@ -129,29 +127,55 @@ def save_beside(model: onnx.ModelProto, path: Path, source: Path) -> None:
 
 
 class _Rewrite:
-    """The nodes and constants that take the place of one convolution of an input (N, C, D, H, W)."""
+    """The nodes and constants that take the place of one convolution of an input (N, C, D, H, W) or (N, C, H, W).
+
+    Below, `axis` is D, or H; `rest` is (H, W), or (1, W): the axes of the convolution that is left.
+    """
 
     def __init__(self, node: onnx.NodeProto, input_shape: tuple[int, ...], out_channels: int) -> None:
         self.prefix = node.output[0]
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
-        _, channels, depth, height, width = input_shape
-        tiles, plane = depth // TILE, height * width
-        members = self._constant(np.arange(tiles)[:, None] * TILE + np.arange(TAPS))
-        slices = self._add("Transpose", [node.input[0]], perm=[0, 2, 1, 3, 4])
-        gathered = self._add("Gather", [self._add("Pad", [slices, "winograd.pads"]), members], axis=1)
-        mixed = self._add("MatMul", ["winograd.input", self._reshape(gathered, -1, tiles, TAPS, channels * plane)])
-        grouped = self._reshape(mixed, -1, TAPS * channels, height, width)
-        weights = self._weights(node, channels)
-        convolved = self._add("Conv", [grouped, *weights], kernel_shape=[3, 3], pads=[1, 1, 1, 1], group=TAPS)
-        split = self._reshape(convolved, -1, tiles, TAPS, out_channels * plane)
-        made = self._reshape(self._add("MatMul", ["winograd.output", split]), -1, depth, out_channels, height, width)
-        self._add("Transpose", [made], output=node.output[0], perm=[0, 2, 1, 3, 4])
+        _, self.channels, self.axis, *self.after = input_shape
+        self.out_channels = out_channels
+        flat = len(self.after) == 1
+        self.rest, self.kernel = ([1, *self.after], [1, 3]) if flat else (self.after, [3, 3])
+        tiles = self.axis // TILE
+        self.members = self._constant(np.arange(tiles)[:, None] * TILE + np.arange(TAPS))
+        ends = [0, 1, 0] + [0] * len(self.after)
+        self.pads = self._constant(np.array(ends + ends))
+        weights = self._weights(node)
+        pieces = _pieces(input_shape)
+        if pieces == 1:
+            self._convolve(node.input[0], weights, node.output[0])
+            return
+        parts = [f"{self.prefix}.piece{i}" for i in range(pieces)]
+        self.nodes.append(helper.make_node("Split", [node.input[0]], parts, axis=0, num_outputs=pieces))
+        done = [self._convolve(part, weights) for part in parts]
+        self._add("Concat", done, output=node.output[0], axis=0)
 
-    def _weights(self, node: onnx.NodeProto, channels: int) -> list[str]:
-        """The six filters (6 O, C, 3, 3) and the bias (6 O,); constants once the graph is loaded."""
-        by_depth = self._reshape(self._add("Transpose", [node.input[1]], perm=[2, 0, 1, 3, 4]), 3, -1)
-        weights = [self._reshape(self._add("MatMul", ["winograd.filter", by_depth]), -1, channels, 3, 3)]
+    def _convolve(self, source: str, weights: list[str], output: str | None = None) -> str:
+        """`source` convolved; `output` is the name of the result where it has one already."""
+        across = int(np.prod(self.after))
+        channels, tiles = self.channels, self.axis // TILE
+        exchange = [0, 2, 1, *range(3, 3 + len(self.after))]
+        lines = self._add("Transpose", [source], perm=exchange)
+        gathered = self._add("Gather", [self._add("Pad", [lines, self.pads]), self.members], axis=1)
+        mixed = self._add("MatMul", ["winograd.input", self._reshape(gathered, -1, tiles, TAPS, channels * across)])
+        grouped = self._reshape(mixed, -1, TAPS * channels, *self.rest)
+        border = [size // 2 for size in self.kernel]
+        convolved = self._add("Conv", [grouped, *weights], kernel_shape=self.kernel, pads=border * 2, group=TAPS)
+        split = self._reshape(convolved, -1, tiles, TAPS, self.out_channels * across)
+        mixed_back = self._add("MatMul", ["winograd.output", split])
+        made = self._reshape(mixed_back, -1, self.axis, self.out_channels, *self.after)
+        return self._add("Transpose", [made], output=output, perm=exchange)
+
+    def _weights(self, node: onnx.NodeProto) -> list[str]:
+        """The six filters (6 O, C, kernel of the rest) and the bias (6 O,); constants once the graph is loaded."""
+        rank = len(self.after)
+        by_tap = self._reshape(self._add("Transpose", [node.input[1]], perm=[2, 0, 1, *range(3, 3 + rank)]), 3, -1)
+        filters = self._add("MatMul", ["winograd.filter", by_tap])
+        weights = [self._reshape(filters, -1, self.channels, *self.kernel)]
         if len(node.input) > 2:
             spread = self._add("MatMul", ["winograd.bias", self._reshape(node.input[2], 1, -1)])
             weights.append(self._reshape(spread, -1))
@@ -175,7 +199,6 @@ class _Rewrite:
 
 def _shared_constants() -> dict[str, NDArray[Any]]:
     return {
-        "winograd.pads": np.array([0, 1, 0, 0, 0, 0, 1, 0, 0, 0], np.int64),
         "winograd.input": np.array(_INPUT, np.float32),
         "winograd.filter": np.array(_FILTER, np.float32),
         "winograd.output": np.array(_OUTPUT, np.float32),
@@ -183,16 +206,39 @@ def _shared_constants() -> dict[str, NDArray[Any]]:
     }
 
 
-def _is_cubic(node: onnx.NodeProto) -> bool:
-    """Whether a node is a 3x3x3 convolution of stride 1 that keeps its input's size."""
+def _is_candidate(node: onnx.NodeProto) -> bool:
+    """Whether a node is a convolution of 3 taps along each of two or three axes that keeps its input's size."""
     given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    wanted = {"kernel_shape": [3] * 3, "strides": [1] * 3, "dilations": [1] * 3, "pads": [1] * 6, "group": 1}
-    assumed = {"strides": [1] * 3, "dilations": [1] * 3, "group": 1, "auto_pad": b"NOTSET"}
+    rank = len(given.get("kernel_shape", ()))
+    wanted = {"kernel_shape": [3] * rank, "strides": [1] * rank, "dilations": [1] * rank, "pads": [1] * 2 * rank}
+    assumed = {"strides": [1] * rank, "dilations": [1] * rank, "group": 1, "auto_pad": b"NOTSET"}
     present = assumed | given
     return (
         node.op_type == "Conv"
-        and present["auto_pad"] == b"NOTSET"
-        and all(present.get(k) == v for k, v in wanted.items())
+        and rank in (2, 3)
+        and all(present.get(k) == v for k, v in (wanted | {"group": 1, "auto_pad": b"NOTSET"}).items())
+    )
+
+
+def _profits(shape: tuple[int, ...], out_channels: int) -> bool:
+    """Whether a convolution of an input of this shape is faster rewritten."""
+    _, channels, axis, *after = shape
+    if axis % TILE or channels % CHANNEL_BLOCK:
+        return False
+    return len(after) == 2 or min(channels, out_channels) >= WIDE
+
+
+def _pieces(shape: tuple[int, ...]) -> int:
+    """Into how many equal parts the rows of a 2D layer's input are cut, so that the mixtures of each stay small.
+
+    `shape` is that of a batch of one: more rows than one are the depth of a volume, which every batch is a multiple of.
+    """
+    rows, *sizes = shape
+    if len(sizes) == 4:
+        return 1
+    fitting = PIECE_BYTES // (4 * int(np.prod(sizes)) * TAPS // TILE)
+    return next(
+        pieces for pieces in range(1, rows + 1) if rows % pieces == 0 and (rows // pieces <= fitting or pieces == rows)
     )
 
 
