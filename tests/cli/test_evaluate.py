@@ -176,6 +176,7 @@ def test_card_holds_the_tables_and_the_command(folders: Path, tiny_bundle: Bundl
     [
         (["--real", "cohort"], 2, "nothing to do"),
         (["--real", "cohort", "--synthetic", "run", "--card"], 2, "give --bundle PATH"),
+        (["--real", "cohort", "--synthetic", "run", "--bundle", "phantom", "--card"], 2, "copy the folder"),
         (["--real", "cohort", "--reconstruct"], 2, "needs a bundle"),
         (["--synthetic", "run", "--train", "cohort"], 2, "--train needs real cases: give --real DIR"),
         (["--synthetic", "run", "--held-out", "2"], 2, "--held-out needs real cases"),
