@@ -66,13 +66,18 @@ def evaluate(
         from ..train.evaluation.run import evaluate as measure
         from ..train.evaluation.scorecard import table
     from ..engine.backends.choose import choose_backend
-    from ..engine.bundle.load import load_bundle
+    from ..engine.bundle.load import is_shipped, load_bundle
     from ..engine.files import write_atomic
     from ..engine.scans.options import read_options
 
     if card and bundle is None:
         raise UsageError("--card writes into a bundle: give --bundle PATH")
     loaded = None if bundle is None else load_bundle(bundle, require_signature)
+    if card and loaded is not None and is_shipped(loaded):
+        raise UsageError(
+            f"--card: {loaded.path} is shipped, and would be refused once it was changed; copy the folder, and give "
+            "--bundle the path of the copy"
+        )
     backend = None if loaded is None else choose_backend(loaded, device=device)
     options = EvaluationOptions(
         real, synthetic, train, cache or out / "cache", held_out, pairs, reconstruct, fid_network,

@@ -29,16 +29,18 @@ class LastWords:
         self.directory, self.rank, self.processes = directory, rank, processes
 
     def __enter__(self) -> LastWords:
-        if self.processes > 1:
-            self._path(self.rank).unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be written here is told by who writes
+            for left in self.directory.glob(".rank-*.ended"):
+                if self.processes == 1 or left == self._path(self.rank):
+                    left.unlink(missing_ok=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is None or self.processes == 1 or not self.directory.is_dir():
+        if error is None or self.processes == 1:
             return
-        said = str(error) if isinstance(error, SbldmError) else f"{type(error).__name__}: {error}"
         with suppress(OSError):  # the error itself is what counts
-            self._path(self.rank).write_text(said, encoding="utf-8")
+            self.directory.mkdir(parents=True, exist_ok=True)  # faulty data end a process before it writes anything
+            self._path(self.rank).write_text(_said(error), encoding="utf-8")
 
     def of_others(self) -> list[str]:
         """`process RANK: why` of each other process that left its last words."""
@@ -47,3 +49,9 @@ class LastWords:
 
     def _path(self, rank: int) -> Path:
         return self.directory / f".rank-{rank}.ended"
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return str(error) if isinstance(error, SbldmError) else f"{type(error).__name__}: {error}"

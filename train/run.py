@@ -17,7 +17,9 @@ from rich.console import Console
 from ..engine.conditions.columns import COLUMNS, SHARE_COLUMNS, ConditionColumn
 from ..engine.errors import InvalidInputError, UsageError
 from ..engine.processor import available_threads, has_bf16
+from ..engine.scans.discover import discover_cases
 from ..engine.scans.options import ReadOptions
+from ..engine.screen import counted
 from .build import system_latent_shape
 from .checkpoint import read_json
 from .config import AnySystem, MaskFirstConfig
@@ -124,7 +126,9 @@ def progress(directory: Path, config: AnySystem) -> str:
     for stage, settings in config.stages.items():
         path = directory / stage / "state.json"
         if path.is_file():
-            found.append(f"{stage} {read_json(path)['step']}/{settings.steps}")
+            state = read_json(path)
+            early = " (ended early)" if state.get("stopped") else ""
+            found.append(f"{stage} {state['step']}/{settings.steps}{early}")
     return ", ".join(found) or "nothing yet"
 
 
@@ -167,6 +171,8 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
         raise UsageError(f"--masks: preset {config.preset} has no mask stage")
     if options.masks is not None and not options.masks.is_file():
         raise InvalidInputError(f"--masks {options.masks}: no such file, or no regular one")
+    if options.held_out:  # before hours of preparation
+        _require_some_to_train_on(options, len(discover_cases(options.data, config.modalities, options.read).cases))
     check_phantoms_fit(
         options.data, config.modalities, options.add_phantoms, options.read, one_tissue=config.classes == 2
     )
@@ -181,6 +187,14 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
             cases = _prepared(config, options, fabric)
         with writing_to(options.out):
             _train(config, options, stages, cases, fabric)
+
+
+def _require_some_to_train_on(options: TrainOptions, cases: int) -> None:
+    if cases <= options.held_out:
+        raise InvalidInputError(
+            f"{options.data}: --held-out {options.held_out} leaves none to train on, it has {counted(cases, 'case')}; "
+            f"hold out {cases - 1} at most"
+        )
 
 
 def _check_validation(options: TrainOptions) -> None:
@@ -209,15 +223,12 @@ def _prepared(config: AnySystem, options: TrainOptions, fabric: Fabric) -> Cases
             skip_invalid=options.skip_invalid, options=options.read, share=share,
         ),
     )  # fmt: skip
-    read_as = f"{options.data}: {len(cohort)} cases, read as {cohort.convention}"
+    read_as = f"{options.data}: {counted(len(cohort), 'case')}, read as {cohort.convention}"
     console.print(read_as, highlight=False, markup=False, soft_wrap=True)
     _require_tissues(config, cohort, options.data)
     tell_of_samples(cohort, options.data)
+    _require_some_to_train_on(options, len(cohort))
     kept = len(cohort) - options.held_out
-    if kept < 1:
-        raise InvalidInputError(
-            f"{options.data}: {len(cohort)} cases leave none to train on after --held-out {options.held_out}"
-        )
     training, held_out = cohort.subset(range(kept)), cohort.subset(range(kept, len(cohort)))
     refuse_twins(held_out, training, str(options.data), "remove one of each")
     seed, workers = options.seed, options.workers
@@ -228,11 +239,11 @@ def _prepared(config: AnySystem, options: TrainOptions, fabric: Fabric) -> Cases
             fabric,
             lambda share: add_copies(of, options.cache, settings, seed, workers=workers, progress=told, share=share),
         )
-    counted, before = _counted(console, "phantoms"), training
+    made, before = _counted(console, "phantoms"), training
     training = _shared(
         fabric,
         lambda share: add_phantoms(
-            before, options.cache, options.add_phantoms, seed, workers=workers, progress=counted, share=share
+            before, options.cache, options.add_phantoms, seed, workers=workers, progress=made, share=share
         ),
     )
     return Cases(training, held_out)
@@ -337,7 +348,7 @@ def cohort_warnings(cohort: Cohort, config: AnySystem) -> Iterator[str]:
         InvalidInputError: its masks hold one tissue only where the preset asks for several.
     """
     if len(cohort) < FEW_CASES:
-        yield f"only {len(cohort)} cases to train on: below {FEW_CASES} a model hardly generalises"
+        yield f"only {counted(len(cohort), 'case')} to train on: below {FEW_CASES} a model hardly generalises"
     if config.classes <= 2:
         return
     shares = cohort.conditions[:, [COLUMNS.index(name) for name in SHARE_COLUMNS]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,6 +38,7 @@ from .trainer import Trainer
 log = logging.getLogger(__name__)
 
 HELD_OUT_BATCHES = 4
+HELD_OUT_TIMES = 16  # at least, of a denoiser, so that each part of the schedule has some
 MASK_FIRST_STAGES = ("autoencoder", "mask", "denoiser", "distill", "refiner")
 
 
@@ -166,7 +168,9 @@ class SystemTrainer(Trainer):
         """The loss of `objective` of the held-out cases, where there are some."""
         if self.held_out is None:
             return None
-        return HeldOutLoss(stage, objective(self.held_out), HELD_OUT_BATCHES, self.run.fabric.autocast)
+        timed = HELD_OUT_TIMES if stage in ("denoiser", "distill") else 0
+        batches = max(HELD_OUT_BATCHES, math.ceil(timed / self.config.stages[stage].batch_size))
+        return HeldOutLoss(stage, objective(self.held_out), batches, self.run.fabric.autocast)
 
     def _denoising(self) -> _Denoising:
         """What a denoiser trains on, and how it is shown."""

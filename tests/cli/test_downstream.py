@@ -156,6 +156,14 @@ def test_mistakes_are_told_before_anything_is_trained(
     assert not (tmp_path / "out" / "trainings").exists()
 
 
+def test_synthetic_cases_that_are_real_ones_are_told_in_the_report(run: Run, folders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run("--synthetic", folders / "real", "--out", out, "--seeds", 1, "--arms", "synthetic", "--quiet") == 0
+    told = "--synthetic: 3 cases with the images of a case of --real, such as S0, of S0"
+    assert told in json.loads((out / "downstream.json").read_text())["warnings"]
+    assert f"**{told}**" in (out / "downstream.md").read_text()
+
+
 def test_pictures_of_others_are_not_overwritten(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "curves.png").write_bytes(b"mine")
     assert run("--out", tmp_path, "--quiet") == 2

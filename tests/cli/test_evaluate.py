@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 from sbldm.cli.main import main
 from sbldm.engine.bundle.load import Bundle, load_bundle
+from sbldm.engine.errors import InvalidInputError, UsageError
+from sbldm.engine.scans.options import ReadOptions
 from sbldm.train.data.cohort import prepare_cohort
 from sbldm.train.data.samples import only_scans
 from sbldm.train.evaluation.phantom_segmenter import PhantomSegmenter
+from sbldm.train.evaluation.run import EvaluationOptions, load_cohorts
 
 from tests.support.scans import as_sample
 from tests.support.schemas import held_to
@@ -100,6 +104,7 @@ def test_samples_alone_tell_what_needs_no_real_case(folders: Path, capsys: pytes
     assert figures["agreement"]["fitted"] == shipped.trained_on
     assert sum(group["dice"]["n"] for group in figures["consistency"]) == 2
     assert figures["not_measured"]["memorisation"] == "no --real DIR was given"
+    assert "--bundle" in figures["not_measured"]["whether the samples are a bundle's defaults"]
     text, progress = capsys.readouterr()
     assert progress.count("agreement of image and mask") == 1
     assert "Image and mask, by a segmenter trained on phantoms" in text
@@ -171,6 +176,7 @@ def test_card_holds_the_tables_and_the_command(folders: Path, tiny_bundle: Bundl
     [
         (["--real", "cohort"], 2, "nothing to do"),
         (["--real", "cohort", "--synthetic", "run", "--card"], 2, "give --bundle PATH"),
+        (["--real", "cohort", "--synthetic", "run", "--bundle", "phantom", "--card"], 2, "copy the folder"),
         (["--real", "cohort", "--reconstruct"], 2, "needs a bundle"),
         (["--synthetic", "run", "--train", "cohort"], 2, "--train needs real cases: give --real DIR"),
         (["--synthetic", "run", "--held-out", "2"], 2, "--held-out needs real cases"),
@@ -210,13 +216,37 @@ def test_samples_are_no_real_cases(
     assert main([*arguments, "--real", str(real)]) == 3
     assert "1 case cannot be used\n  R1: was made by sbldm-engine" in capsys.readouterr().err
     assert main([*arguments, "--real", str(folders / "cohort"), "--train", str(real), "--fid-network", "none"]) == 3
-    assert "1 case made by sbldm-engine, such as R1" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "1 case made by sbldm-engine, such as R1" in told
+    assert "none: no such file" in told
+    assert "fidelity of" not in told  # refused before minutes of measuring
     scans = only_scans(prepare_cohort(real, Path(cache), tiny_bundle.manifest.grid), real, skip_invalid=True)
     assert (scans.cases, list(scans.left_out)) == (("R0", "R2"), ["R1"])
     for name in ("R0", "R2"):
         as_sample(real / name)
     assert main([*arguments, "--real", str(real), "--skip-invalid"]) == 3
     assert "all of its cases were made by sbldm-engine" in capsys.readouterr().err
+
+
+def test_held_out_cases_are_the_last_ones_where_training_cases_lie_elsewhere_too(
+    folders: Path, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    for number in range(2):
+        write_case(tmp_path / "train", f"T{number}", 90 + number)
+    options = EvaluationOptions(
+        folders / "cohort", None, tmp_path / "train", tmp_path / "cache", 2, 1, True, None, 0, False, 1, False,
+        ReadOptions(),
+    )  # fmt: skip
+    found = load_cohorts(options, tiny_bundle)
+    assert found.real is not None
+    assert found.train is not None
+    assert (found.real.cases, found.train.cases) == (("C4", "C5"), ("T0", "T1"))
+    shutil.copytree(folders / "cohort" / "C4", tmp_path / "leaky" / "C4")
+    with pytest.raises(InvalidInputError, match="C4 is C4, or has its images"):
+        load_cohorts(dataclasses.replace(options, train=tmp_path / "leaky"), tiny_bundle)
+    assert load_cohorts(dataclasses.replace(options, train=tmp_path / "leaky", held_out=1), tiny_bundle).train
+    with pytest.raises(UsageError, match=r"--held-out 7: .*cohort has 6 cases$"):
+        load_cohorts(dataclasses.replace(options, held_out=7), tiny_bundle)
 
 
 def test_samples_of_other_settings_are_refused_unless_said_so(

@@ -170,6 +170,26 @@ def test_what_a_process_ended_of_is_told_by_the_others(tmp_path: Path) -> None:
         raise RuntimeError("[gloo] Connection closed by peer")
 
 
+def test_last_words_are_left_where_a_process_ends_before_the_directory_is_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(InvalidInputError), LastWords(out, 0, 2):
+        raise InvalidInputError("scan 7 is torn")
+    with pytest.raises(IncompleteRunError, match="process 0: scan 7 is torn"), machine_faults(LastWords(out, 1, 2)):
+        raise RuntimeError("[gloo] Connection closed by peer")
+
+
+def test_an_interrupt_is_told_in_words_and_one_process_clears_what_several_left(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), LastWords(tmp_path, 0, 2):
+        raise KeyboardInterrupt
+    assert LastWords(tmp_path, 1, 2).of_others() == ["process 0: interrupted"]
+    with LastWords(tmp_path, 1, 2):
+        pass
+    assert LastWords(tmp_path, 1, 2).of_others()  # another process's are not taken away
+    with LastWords(tmp_path, 0, 1):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("variables", "count"),
     [

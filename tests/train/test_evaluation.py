@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from sbldm.engine.errors import InvalidInputError
 from sbldm.engine.output.measure import measure_tumour
 from sbldm.engine.output.preview import Scan, cropped, panels
 from sbldm.train.data.cohort import CachedCase, Cohort
+from sbldm.train.data.twins import refuse_twins
 from sbldm.train.evaluation.adherence import errors, requested_and_measured
 from sbldm.train.evaluation.autoencoder import Autoencoder, SliceAutoencoder
 from sbldm.train.evaluation.diversity import ms_ssim_diversity
@@ -34,7 +36,7 @@ from sbldm.train.evaluation.fidelity import (
 from sbldm.train.evaluation.plots import three_views
 from sbldm.train.evaluation.reconstruction import dice, high_frequency_energy, psnr, reconstruction, ssim
 from sbldm.train.evaluation.report import plain
-from sbldm.train.evaluation.run import refuse_shared_cases
+from sbldm.train.evaluation.run import real_samples
 from sbldm.train.evaluation.scorecard import table
 from sbldm.train.evaluation.volumes import brain_of, largest_piece_share, neighbour_difference
 from scipy.stats import wasserstein_distance
@@ -179,11 +181,20 @@ def test_figures_do_not_depend_on_names_or_order(training: Cohort) -> None:
 
 
 def test_held_out_cases_that_were_trained_on_are_refused(real: Cohort, training: Cohort) -> None:
-    refuse_shared_cases(real, None, training)
+    refuse_twins(real, training, "--real", "leave them out of it")
     renamed = replace(training.entries[3], name="renamed")
     leaky = Cohort(real.grid, real.modalities, (*real.entries, renamed))
     with pytest.raises(InvalidInputError, match=r"--real: 1 .* in training:\n  renamed is T3, or has its"):
-        refuse_shared_cases(leaky, None, training)
+        refuse_twins(leaky, training, "--real", "leave them out of it")
+
+
+def test_samples_that_are_real_cases_are_told(real: Cohort, training: Cohort) -> None:
+    renamed = replace(real.entries[1], name="renamed")
+    samples = Cohort(real.grid, real.modalities, (*training.entries, renamed))
+    assert real_samples(real, samples) == ["renamed"]
+    assert real_samples(real, training) == real_samples(None, samples) == real_samples(real, None) == []
+    told = {"inputs": {"real": {"cases": 2}, "synthetic": {"cases": 3}, "train": None, "equal_to_real": ["renamed"]}}
+    assert re.search(r"\| samples with the images of a real case, such as renamed +\| 1 +\|", table(told))
 
 
 def test_copies_of_one_case_have_no_diversity(real: Cohort) -> None:

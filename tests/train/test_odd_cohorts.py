@@ -43,7 +43,7 @@ def test_masks_of_one_tissue_cannot_teach_several() -> None:
 
 def test_few_cases_are_told() -> None:
     (told,) = cohort_warnings(cohort_of([(0.2, 0.5, 0.3)]), CONFIG)
-    assert told.startswith(f"only 1 cases to train on: below {FEW_CASES}")
+    assert told.startswith(f"only 1 case to train on: below {FEW_CASES}")
 
 
 @pytest.mark.parametrize("slices_with_tumour", [DEPTH, 0, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import re
@@ -13,6 +14,7 @@ import torch
 from sbldm.cli.main import main
 from sbldm.train.diffusion import by_time
 from sbldm.train.lineage import read_record
+from sbldm.train.run import progress
 
 from tests.support.scans import as_sample
 from tests.support.tiny_cohort import short_config, write_preset, write_small_cohort
@@ -46,12 +48,36 @@ def test_a_held_out_case_that_is_in_training_under_another_name_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_samples_in_a_cohort_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = write_small_cohort(tmp_path / "data", 2)
+def test_samples_in_a_cohort_are_told_and_faulty_cases_are_none_to_train_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_small_cohort(tmp_path / "data", 3)
     as_sample(data / "S1")
+    (data / "S2" / "S2_t1.nii.gz").unlink()
     asked = ["train", "--data", str(data), "--out", str(tmp_path / "out"), "--workers", "1", "--held-out", "2"]
+    preset = write_preset(short_config(steps=2), tmp_path / "short.yaml")
+    assert main([*asked, "--preset", str(preset), "--skip-invalid"]) == 3
+    told = capsys.readouterr().err
+    assert "1 case made by sbldm-engine, such as S1" in told
+    assert "--held-out 2 leaves none to train on, it has 2 cases" in told
+
+
+@pytest.mark.parametrize("held_out", [2, 9])
+def test_held_out_cases_leave_some_to_train_on_which_is_found_before_any_is_prepared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], held_out: int
+) -> None:
+    data = write_small_cohort(tmp_path / "data", 2)
+    asked = ["train", "--data", str(data), "--out", str(tmp_path / "out"), "--held-out", str(held_out)]
     assert main([*asked, "--preset", str(write_preset(short_config(steps=2), tmp_path / "short.yaml"))]) == 3
-    assert "1 case made by sbldm-engine, such as S1" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{data}: --held-out {held_out} leaves none to train on, it has 2 cases; hold out 1 at most" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stage_that_ended_early_is_told(tmp_path: Path) -> None:
+    (tmp_path / "denoiser").mkdir()
+    (tmp_path / "denoiser" / "state.json").write_text(json.dumps({"step": 12, "stopped": True}))
+    assert progress(tmp_path, short_config(steps=30)) == "denoiser 12/30 (ended early)"
 
 
 @pytest.mark.slow
@@ -59,7 +85,9 @@ def test_every_stage_of_the_slice_form_is_looked_at_with_cases_that_it_never_saw
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, out = write_small_cohort(tmp_path / "data", 3), tmp_path / "out"
-    preset = write_preset(short_config(steps=2), tmp_path / "short.yaml")
+    config = short_config(steps=2)
+    single = {stage: dataclasses.replace(config.stages[stage], batch_size=1) for stage in ("denoiser", "distill")}
+    preset = write_preset(dataclasses.replace(config, stages=config.stages | single), tmp_path / "short.yaml")
     asked = ["train", "--data", str(data), "--out", str(out), "--preset", str(preset), "--workers", "1"]
     assert main([*asked, "--held-out", "1", "--keep", "best", "--patience", "9"]) == 0
     lines = capsys.readouterr().err.splitlines()

@@ -11,6 +11,7 @@ import numpy as np
 
 from .arms import REAL, SYNTHETIC
 from .intervals import LEVEL, RESAMPLES, Interval, PairedBootstrap, Scores
+from .leaks import told_of_copies
 from .run import FEW_SEEDS, FEW_TESTS, Comparison, Result
 from .scores import METRICS, REGIONS
 
@@ -97,11 +98,13 @@ def run_of(folder: Path | None) -> dict[str, Any] | None:
 
 def warnings_of(comparison: Comparison) -> list[str]:
     """What keeps the figures from being evidence."""
-    found = []
+    sides, found = comparison.sides, []
+    if sides.synthetic is not None and (copies := told_of_copies(sides.real, sides.synthetic)) is not None:
+        found.append(copies)
     if comparison.options.quick:
         found.append("--quick: short trainings on some of the cases; a look, no evidence")
     if comparison.options.seeds < FEW_SEEDS:
         found.append(f"fewer than {FEW_SEEDS} seeds: intervals leave out most of what trainings differ by")
-    if len(comparison.sides.test) < FEW_TESTS:
+    if len(sides.test) < FEW_TESTS:
         found.append(f"fewer than {FEW_TESTS} test cases: intervals are rough")
     return found

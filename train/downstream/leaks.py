@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 from ...engine.errors import InvalidInputError
+from ...engine.screen import counted
 from ..data.cohort import MAX_FAULTS_SHOWN, Cohort
 from ..data.twins import contents
-
-log = logging.getLogger(__name__)
 
 
 def refuse_leaks(test: Cohort, training: Mapping[str, Cohort]) -> None:
@@ -34,14 +32,14 @@ def refuse_leaks(test: Cohort, training: Mapping[str, Cohort]) -> None:
     raise InvalidInputError(f"test cases are in training:\n{listed}\nleave them out of one side")
 
 
-def tell_of_copies(real: Cohort, synthetic: Cohort) -> None:
-    """Warn of synthetic cases with the images of a real one: they are no synthetic data."""
+def told_of_copies(real: Cohort, synthetic: Cohort) -> str | None:
+    """What synthetic cases have the images of a real one: they are no synthetic data. None where there are none."""
     seen = {image: name for name, (image, _) in _digests(real)}
     same = [(name, seen[image]) for name, (image, _) in _digests(synthetic) if image in seen]
-    if same:
-        log.warning(
-            "%d cases of --synthetic have the images of a case of --real, such as %s those of %s", len(same), *same[0]
-        )
+    if not same:
+        return None
+    name, other = same[0]
+    return f"--synthetic: {counted(len(same), 'case')} with the images of a case of --real, such as {name}, of {other}"
 
 
 def _digests(cohort: Cohort) -> list[tuple[str, tuple[str, str]]]:

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ...engine.files import write_atomic
+from ...engine.screen import counted
 from .arms import SYNTHETIC
 from .scores import REGIONS
 
@@ -29,8 +30,9 @@ def table(figures: Mapping[str, Any]) -> str:
     synthetic = inputs["synthetic"]
     said = [
         f"Trained on {inputs['real']['cases']} real and {synthetic['cases'] if synthetic else 0} synthetic cases, "
-        f"tested on {inputs['test']['cases']} others; {settings['trainer']}, {settings['steps']} steps each, "
-        f"{settings['seeds']} seeds. In brackets: {figures['intervals']}."
+        f"tested on {inputs['test']['cases']} others; {settings['trainer']}, "
+        f"{counted(settings['steps'], 'step')} each, {counted(settings['seeds'], 'seed')}. "
+        f"In brackets: {figures['intervals']}."
     ]
     said += [f"**{warning}**" for warning in figures["warnings"]]
     sections = [

@@ -24,7 +24,7 @@ from ..data.cohort import Cohort, prepare_cohort
 from ..data.samples import only_scans
 from ..evaluation.segmenter import Volume
 from .arms import ARMS, BOTH, CARVED, SYNTHETIC, Training, TrainingCases, planned, training_cases
-from .leaks import refuse_leaks, tell_of_copies
+from .leaks import refuse_leaks, told_of_copies
 from .scores import scores
 from .trainers import TRAINERS, Trainer
 from .work import Work
@@ -164,8 +164,8 @@ def _prepared(options: DownstreamOptions) -> Sides:
         synthetic = side("--synthetic", options.synthetic, ReadOptions(), True)
     training = {"--real": real} if synthetic is None else {"--real": real, "--synthetic": synthetic}
     refuse_leaks(test, training)
-    if synthetic is not None:
-        tell_of_copies(real, synthetic)
+    if synthetic is not None and (told := told_of_copies(real, synthetic)) is not None:
+        log.warning(told)
     return Sides(real, synthetic, test)
 
 

@@ -26,6 +26,7 @@ class FeatureNetwork:
     def __init__(self, path: Path) -> None:
         import onnxruntime
 
+        self.name = path.name
         if not path.is_file():
             raise InvalidInputError(f"{path}: no such file; --fid-network takes an ONNX file")
         try:

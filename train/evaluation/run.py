@@ -19,7 +19,7 @@ from ...engine.scans.options import ReadOptions
 from ...engine.screen import counted
 from ..data.cohort import Cohort, prepare_cohort
 from ..data.samples import only_scans, tell_of_samples
-from ..data.twins import refuse_twins
+from ..data.twins import contents, refuse_twins
 from . import bootstrap, distribution
 from .adherence import errors, requested_and_measured
 from .agreement import agreement, by_volume, fits, look, trained_judge
@@ -39,9 +39,9 @@ from .fidelity import (
 from .memorisation import memorisation
 from .reconstruction import reconstruction
 from .settings import described_run, deviations, run_of
-from .volumes import content_digest
 
 SCHEMA_VERSION = 2  # of evaluation.json
+NO_BUNDLE = "no --bundle was given, so sampler and steps were compared with nothing"
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ def evaluate(options: EvaluationOptions, bundle: Bundle | None, backend: Backend
     run = None if options.synthetic is None else run_of(options.synthetic)
     other = _accepted(options, run, bundle)
     cohorts = load_cohorts(options, bundle)
+    network = None if options.fid_network is None else FeatureNetwork(options.fid_network)
     figures: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "inputs": _inputs(options, cohorts, bundle) | {"deviations": other},
@@ -112,10 +113,12 @@ def evaluate(options: EvaluationOptions, bundle: Bundle | None, backend: Backend
                 "real": describe_cohort(real, options.workers),
                 "synthetic": describe_cohort(synthetic, options.workers),
             }
-            figures |= _fidelity(real, synthetic, descriptions, options)
+            figures |= _fidelity(real, synthetic, descriptions, options.pairs, network)
             _by_segmenter(figures, real, synthetic, options.segmenter_steps)
             _memorisation(figures, real, synthetic, cohorts.train, options.workers)
         pairs = _adherence(figures, options.synthetic)
+        if bundle is None:
+            figures["not_measured"]["whether the samples are a bundle's defaults"] = NO_BUNDLE
     if real is not None and options.reconstruct and autoencoder is not None:
         log.info("reconstruction of %d cases", len(real))
         figures["reconstruction"] = reconstruction(real, autoencoder)
@@ -157,8 +160,8 @@ def load_cohorts(options: EvaluationOptions, bundle: Bundle | None) -> Cohorts:
     synthetic = None
     if options.synthetic is not None:
         synthetic = _prepare(options.synthetic, options, grid, modalities, True, ReadOptions())
-    if real is not None:
-        refuse_shared_cases(real, synthetic, train)
+    if real is not None and train is not None:
+        refuse_twins(real, train, "--real", "leave them out of it")
     return Cohorts(real, synthetic, train)
 
 
@@ -169,43 +172,37 @@ def _real_sides(
     if options.real is None:
         return None, None
     real = _prepare(options.real, options, grid, modalities, options.skip_invalid, options.read)
-    train = None
-    if options.train is not None and options.train.resolve() != options.real.resolve():
+    train, together = None, options.train is not None and options.train.resolve() == options.real.resolve()
+    if together or options.held_out:
+        real, train = _split(real, options, together=together)
+    if options.train is not None and not together:
         train = _prepare(options.train, options, grid, modalities, options.skip_invalid, options.read)
-    elif options.train is not None or options.held_out:
-        real, train = _split(real, options)
     if train is not None and options.train is not None:
         tell_of_samples(train, options.train)
     return only_scans(real, options.real, skip_invalid=options.skip_invalid), train
 
 
-def _split(cohort: Cohort, options: EvaluationOptions) -> tuple[Cohort, Cohort | None]:
-    """The last cases of a folder, and the others where it is also `--train`."""
+def _split(cohort: Cohort, options: EvaluationOptions, *, together: bool) -> tuple[Cohort, Cohort | None]:
+    """The last cases of a folder, and the others where it is also `--train` (`together`)."""
     if not options.held_out:
         raise UsageError("--real and --train are the same folder: say with --held-out N which cases were held out")
-    needed = options.held_out + (options.train is not None)
+    needed = options.held_out + together
     if needed > len(cohort):
-        left = "" if options.train is None else ", some must be left to train"
+        left = ", some must be left to train" if together else ""
         raise UsageError(f"--held-out {options.held_out}: {options.real} has {counted(len(cohort), 'case')}{left}")
     held_out = cohort.subset(cohort.cases[-options.held_out :])
-    if options.train is None:
-        return held_out, None
-    return held_out, cohort.subset(cohort.cases[: -options.held_out])
+    return held_out, cohort.subset(cohort.cases[: -options.held_out]) if together else None
 
 
-def refuse_shared_cases(real: Cohort, synthetic: Cohort | None, train: Cohort | None) -> None:
-    """Compare the sides by content, whatever their cases are called; samples that equal a case are only told.
-
-    Raises:
-        InvalidInputError: held-out cases are training cases, so that no figure on them would mean anything.
-    """
-    if train is not None:
-        refuse_twins(real, train, "--real", "leave them out of it")
-    if synthetic is not None:
-        seen = {content_digest(real, case) for case in range(len(real))}
-        same = [synthetic.cases[k] for k in range(len(synthetic)) if content_digest(synthetic, k) in seen]
-        if same:
-            log.warning("%d samples equal a case of --real voxel by voxel, such as %s", len(same), same[0])
+def real_samples(real: Cohort | None, synthetic: Cohort | None) -> list[str]:
+    """Names of the samples with the images of a case of `real`, voxel by voxel: they are no samples; that is told."""
+    if real is None or synthetic is None:
+        return []
+    seen = {contents(entry)[0] for entry in real.entries}
+    same = [entry.name for entry in synthetic.entries if contents(entry)[0] in seen]
+    if same:
+        log.warning("%s with the images of a case of --real, such as %s", counted(len(same), "sample"), same[0])
+    return same
 
 
 def _prepare(
@@ -230,6 +227,7 @@ def _inputs(options: EvaluationOptions, cohorts: Cohorts, bundle: Bundle | None)
     return {
         **{name: None if cohort is None else {"cases": len(cohort)} for name, cohort in sides.items()},
         "synthetic_left_out": {} if made is None else dict(made.left_out),
+        "equal_to_real": real_samples(cohorts.real, made),
         "usable": None if made is None else bootstrap.share(len(made), len(made) + len(made.left_out)),
         "bundle": None if bundle is None else {"id": bundle.manifest.id, "sha256": bundle.sha256},
         "grid": {"shape": any_side.grid.shape, "spacing_mm": any_side.grid.spacing_mm},
@@ -239,18 +237,19 @@ def _inputs(options: EvaluationOptions, cohorts: Cohorts, bundle: Bundle | None)
 
 
 def _fidelity(
-    real: Cohort, synthetic: Cohort, descriptions: dict[str, Description], options: EvaluationOptions
+    real: Cohort,
+    synthetic: Cohort,
+    descriptions: dict[str, Description],
+    pairs: int,
+    network: FeatureNetwork | None,
 ) -> dict[str, Any]:
     log.info("fidelity of %d samples against %d real cases", len(synthetic), len(real))
     sides = descriptions["real"], descriptions["synthetic"]
-    diversity = {
-        name: ms_ssim_diversity(cohort, options.pairs) for name, cohort in (("real", real), ("synthetic", synthetic))
-    }
-    network = None if options.fid_network is None else FeatureNetwork(options.fid_network)
+    diversity = {name: ms_ssim_diversity(cohort, pairs) for name, cohort in (("real", real), ("synthetic", synthetic))}
     compared = {}
     if network is not None:
         found = distribution.compare(case_features(real, network), case_features(synthetic, network))
-        compared |= {} if found is None else {options.fid_network.name if options.fid_network else "": found}
+        compared |= {} if found is None else {network.name: found}
     return {
         "distribution": compared,
         "ms_ssim": diversity,

@@ -42,6 +42,9 @@ def table(figures: Figures) -> str:
 def _compared(figures: Figures) -> list[Table]:
     inputs = figures["inputs"]
     rows: list[Row] = [(side, str(inputs[side]["cases"])) for side in ("real", "synthetic", "train") if inputs[side]]
+    equal: Sequence[str] = inputs.get("equal_to_real") or ()
+    if equal:
+        rows.append((f"samples with the images of a real case, such as {equal[0]}", str(len(equal))))
     return [Table(("side", "cases"), rows)]
 
 
