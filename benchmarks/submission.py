@@ -33,7 +33,7 @@ def submission(result: BenchResult, bundle: Bundle, name: str) -> dict[str, Any]
         "samples": {"taken": sum(t.runs for t in timings) + len(result.processes), "busy": busy},
         "default": {"sampler": defaults.sampler, "steps": defaults.steps},
     }
-    return without_paths(told | {key: data[key] for key in KEPT})
+    return without_paths(told | {key: data[key] for key in KEPT}, str(bundle.path.absolute()), str(bundle.path))
 
 
 def command_of(plan: BenchPlan, name: str) -> str:

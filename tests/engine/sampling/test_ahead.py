@@ -165,14 +165,13 @@ def test_volumes_that_failed_keep_no_block(tiny_mask_first_bundle: Bundle, backe
     (given, _) = groups(tiny_mask_first_bundle)[1]
     with over(opened(tiny_mask_first_bundle, backend, 1), 1) as loop:
         begun = [loop.start([given]) for _ in range(loop._blocks.count)]
-        for collect in begun:
-            wait(collect.args[2])  # type: ignore[attr-defined]
+        wait([drawn for collect in begun for drawn in collect.args[2]])  # type: ignore[attr-defined]
         process = psutil.Process(loop._pool._helpers[0].process.pid)
         process.suspend()
         coming = [volume for collect in begun for volume in collect()]
         process.kill()
         assert all(isinstance(volume.exception(), IncompleteRunError) for volume in coming)
-        del begun, collect
+        del begun
         following = threading.Thread(target=loop.start, args=([given],), daemon=True)
         following.start()
         following.join(10)
