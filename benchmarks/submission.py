@@ -33,7 +33,12 @@ def submission(result: BenchResult, bundle: Bundle, name: str) -> dict[str, Any]
         "samples": {"taken": sum(t.runs for t in timings) + len(result.processes), "busy": busy},
         "default": {"sampler": defaults.sampler, "steps": defaults.steps},
     }
-    return without_paths(told | {key: data[key] for key in KEPT})
+    return without_paths(told | {key: data[key] for key in KEPT}, *_folders(bundle.path))
+
+
+def _folders(path: Path) -> list[str]:
+    """How reasons may call the bundle's folder; a relative name of one part is no path, and could be any word."""
+    return [str(path.absolute()), *([str(path)] if len(path.parts) > 1 else [])]
 
 
 def command_of(plan: BenchPlan, name: str) -> str:

@@ -124,15 +124,15 @@ def support_bundle(diagnosis: Diagnosis) -> dict[str, Any]:
     return without_paths(asdict(diagnosis))
 
 
-def without_paths(data: Any) -> Any:
-    """Every text with its absolute paths cut to their last part, and folders of ours, which may hold blanks, hidden."""
+def without_paths(data: Any, *folders: str) -> Any:
+    """Every text with its absolute paths cut to their last part; `folders` and ours, which may hold blanks, hidden."""
     if isinstance(data, dict):
-        return {key: without_paths(value) for key, value in data.items()}
+        return {key: without_paths(value, *folders) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [without_paths(value) for value in data]
+        return [without_paths(value, *folders) for value in data]
     if not isinstance(data, str):
         return data
-    for folder in _own_folders():
+    for folder in (*folders, *_own_folders()):
         data = data.replace(folder, "PATH")
     return _PATH.sub(r"\1", data)
 

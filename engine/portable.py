@@ -25,7 +25,8 @@ PATH_ONLY: int = getattr(os, "O_PATH", 0)
 _NO_FLOCK = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EPERM})
 _CLONE = 0x40049409  # FICLONE of linux/fs.h: the copy shares the blocks until one side changes
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
-_KEPT_BYTES = {_MMAP_THRESHOLD: 1 << 26, _TRIM_THRESHOLD: 1 << 29}
+_LARGEST_KEPT = (1 << 26, 1 << 25)  # bytes of an array; glibc before 2.35 takes no more than the second
+_KEPT_BYTES = 1 << 29
 _CLOCK_STEP_S = 2.0  # by which the start time of one process may seem to move
 
 
@@ -112,7 +113,7 @@ def free_memory() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what arrays of up to 64 MiB leave, up to 512 MiB, for those that come next.
+    """Let the C library keep what arrays of up to 64 MiB (or 32) leave, up to 512 MiB, for those that come next.
 
     By default glibc returns it to the system for each network of each sample, which clears every page anew: 7 % of a
     sample's processor time (docs/benchmarks.md). For processes of this program alone, since it holds for the whole
@@ -122,8 +123,8 @@ def keep_freed_memory() -> None:
     if chosen or "_threshold=" in os.environ.get("GLIBC_TUNABLES", "") or platform.libc_ver()[0] != "glibc":
         return
     mallopt = ctypes.CDLL(None).mallopt
-    for setting, size in _KEPT_BYTES.items():
-        mallopt(setting, size)
+    if any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_KEPT):  # else every array would be given back at once
+        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def allowed_cpus() -> int:

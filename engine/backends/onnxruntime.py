@@ -88,4 +88,4 @@ class OnnxRuntimeBackend:
         """The component's graph: the one made for the CPU, where the bundle holds one."""
         plain = self.bundle.component_path(component)
         fast = fast_graph_name(self.bundle.manifest.components[component].file)
-        return plain.with_name(fast) if fast in self.bundle.manifest.files else plain
+        return self.bundle.path / fast if fast in self.bundle.manifest.files else plain

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import InvalidInputError, UsageError
 from ..files import sha256_file
 from ..folder import Folder
+from ..onnx_sessions import fast_graph_name
 from . import store
 from .manifest import MANIFEST_NAME, SIGNATURE_NAME, BundleManifest, FileRecord
 from .onnx_scan import check_onnx_file
@@ -157,7 +158,8 @@ def load_bundle(
     except OSError as error:
         raise InvalidInputError(f"{manifest_path}: cannot be read ({error.strerror}); is this a bundle?") from error
     for component in bundle.manifest.components.values():
-        beside = (reduced_graph_name(component.file, precision) for precision in REDUCED_PRECISIONS)
+        reduced = (reduced_graph_name(component.file, precision) for precision in REDUCED_PRECISIONS)
+        beside = (fast_graph_name(component.file), *reduced)
         for name in (component.file, *filter(bundle.manifest.files.__contains__, beside)):
             check_onnx_file(path / name)
     _log.debug(f"bundle {bundle.manifest.id}: {len(bundle.manifest.files)} files are as its manifest says")

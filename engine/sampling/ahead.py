@@ -124,7 +124,11 @@ class AheadLoop:
         return self._pool.call(draw_case, block.number, alone)
 
     def _finished(self, block: _Block, alone: Batch, finite: bool) -> Volume:
-        fault = self._pool.call(finish_case, block.number, alone, finite)
+        try:
+            fault = self._pool.call(finish_case, block.number, alone, finite)
+        except BaseException:
+            del block  # which the error's frames would keep until someone looks at it, while a batch waits for a block
+            raise
         (request,) = alone.requests
         voxels, label = (block.arrays[name][alone.slot(request)].copy() for name in ("voxels", "labels"))
         return Volume(request.number, request.attempt, voxels, label, fault)

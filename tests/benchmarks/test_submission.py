@@ -65,6 +65,15 @@ def test_a_submission_says_everything_but_whose_it_is(tiny_bundle: Bundle) -> No
     assert str(tiny_bundle.path) not in text
 
 
+def test_folders_of_the_model_with_blanks_in_their_names_are_left_out(tiny_bundle: Bundle) -> None:
+    bundle = dataclasses.replace(tiny_bundle, path=Path("/mnt/Klinik Nord/Jane Doe/model"))
+    result = result_of(tiny_bundle)
+    result.gates = [Gate("openvino", "bf16", False, f"{bundle.path / 'decoder.onnx'}: cannot be loaded", ())]
+    text = json.dumps(submission(result, bundle, str(bundle.path)))
+    assert "Nord" not in text
+    assert "Jane" not in text
+
+
 def test_a_model_that_came_with_the_program_is_named(tiny_bundle: Bundle) -> None:
     plan = dataclasses.replace(result_of(tiny_bundle).plan, threads=None)
     assert command_of(plan, "phantom").startswith("sbldm-engine bench --bundle phantom --device")

@@ -8,9 +8,11 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sbldm
+from sbldm.engine import portable
 from sbldm.engine.bundle.load import Bundle
 
 PACKAGE = Path(sbldm.__file__).parent
@@ -90,3 +92,24 @@ def test_one_module_alone_makes_them() -> None:
                 if ELSEWHERE_MISSING.union({"sched"}) & set(names):
                     found.add(path.relative_to(PACKAGE).as_posix())
     assert found == {"engine/portable.py"}
+
+
+@pytest.mark.parametrize(("most", "expected"), [(1 << 25, {-3: 1 << 25, -1: 1 << 29}), (0, {})])
+def test_an_older_c_library_keeps_what_it_may(
+    most: int, expected: dict[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses large thresholds, and one without the other turns off its own that grows."""
+    kept: dict[int, int] = {}
+
+    def mallopt(setting: int, size: int) -> int:
+        taken = setting == -1 or size <= most
+        if taken:
+            kept[setting] = size
+        return int(taken)
+
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(portable.platform, "libc_ver", lambda: ("glibc", "2.31"))
+    monkeypatch.setattr(portable.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    portable.keep_freed_memory()
+    assert kept == expected

@@ -65,6 +65,9 @@ FAULTS: dict[str, Plant] = {
     "blank images": images(np.zeros_like),
     "mirrored images": images(lambda image: image[:, ::-1]),
     "a voxel off": images(lambda image: np.roll(image, 1, axis=1)),
+    "a modality 3 % of the range too bright": images(
+        lambda image: image + 30 * (image > 0) * np.array([0, 1, 0, 0], np.int16)[:, None, None, None]
+    ),
     "empty labels": labels(np.zeros_like),
     "swapped tissues": labels(lambda label: np.array([0, 2, 1, 3], np.uint8)[label]),
     "a voxel off in the mask": labels(lambda label: np.roll(label, 1, axis=0)),

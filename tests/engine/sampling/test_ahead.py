@@ -6,16 +6,18 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from sbldm.benchmarks.gpu_proof import proof_requests
 from sbldm.engine.bundle.load import Bundle
 from sbldm.engine.conditions.columns import blank
+from sbldm.engine.errors import IncompleteRunError
 from sbldm.engine.model_runs import RunTerminatedError, terminate_model_runs
 from sbldm.engine.run.open_loop import open_loop
 from sbldm.engine.run.request import GenerateRequest
@@ -156,3 +158,21 @@ def test_waiting_for_a_brain_ends_when_model_runs_are_ended() -> None:
     assert time.monotonic() - start < 30
     never.set_result(True)
     assert ahead._waited(never)
+
+
+def test_volumes_that_failed_keep_no_block(tiny_mask_first_bundle: Bundle, backend: Any) -> None:
+    """Though who asked for them has not looked yet: the next batch must not wait for what never comes."""
+    (given, _) = groups(tiny_mask_first_bundle)[1]
+    with over(opened(tiny_mask_first_bundle, backend, 1), 1) as loop:
+        begun = [loop.start([given]) for _ in range(loop._blocks.count)]
+        wait([drawn for collect in begun for drawn in collect.args[2]])  # type: ignore[attr-defined]
+        process = psutil.Process(loop._pool._helpers[0].process.pid)
+        process.suspend()
+        coming = [volume for collect in begun for volume in collect()]
+        process.kill()
+        assert all(isinstance(volume.exception(), IncompleteRunError) for volume in coming)
+        del begun
+        following = threading.Thread(target=loop.start, args=([given],), daemon=True)
+        following.start()
+        following.join(10)
+        assert not following.is_alive()
