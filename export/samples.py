@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,13 @@ class Judge:
     dice: float  # of the whole tumour
 
 
+class Fault(NamedTuple):
+    """Why a sample is no brain with the tumour that was asked for, and what was measured, where a figure tells it."""
+
+    reason: str
+    figure: str = ""
+
+
 def shipped_judge(checkpoint: Path, manifest: BundleManifest) -> Judge | None:
     """The segmenter that ships, held to prepared training cases; None where it does not know their kind.
 
@@ -79,13 +86,12 @@ def sample_faults(run: RunComponent, manifest: BundleManifest, judge: Judge | No
     """
     drawn = [(sample_volume(run, manifest, SEED + k), wanted_tumour(manifest, SEED + k)) for k in range(SAMPLES)]
     found = [sample_fault(volume, manifest, wanted) for volume, wanted in drawn]
-    reasons = Counter(fault for fault in found if fault is not None)
     good = [volume for (volume, _), fault in zip(drawn, found, strict=True) if fault is None]
     if len(good) < LEAST_SHARE * SAMPLES:
-        told = ", ".join(f"{fault} ({count})" for fault, count in reasons.most_common())
         return [
             f"{len(good)} of {SAMPLES} samples are brains with the tumour that was asked for, at least "
-            f"{LEAST_SHARE:.0%} must be: {told}; it is not trained enough, or its data or settings are wrong"
+            f"{LEAST_SHARE:.0%} must be: {_told([fault for fault in found if fault is not None])}; "
+            "it is not trained enough, or its data or settings are wrong"
         ]
     if judge is None:
         return []
@@ -98,52 +104,71 @@ def sample_faults(run: RunComponent, manifest: BundleManifest, judge: Judge | No
     ]
 
 
+def _told(faults: Sequence[Fault]) -> str:
+    """Each reason once, the commonest first, with the figure of each sample, or how many there are without figures."""
+    figures = defaultdict[str, list[str]](list)
+    for reason, figure in faults:
+        figures[reason].append(figure)
+    common = sorted(figures.items(), key=lambda entry: -len(entry[1]))
+    return ", ".join(f"{reason} ({', '.join(f) if all(f) else len(f)})" for reason, f in common)
+
+
 def wanted_tumour(manifest: BundleManifest, seed: int) -> dict[str, float]:
     """Condition column -> what the gate's sample of this seed is asked for, in its own unit."""
     names = [column.name for column in manifest.condition_columns]
     return dict(zip(names, sample_request(manifest, seed).wanted.tolist(), strict=True))
 
 
-def sample_fault(volume: Volume, manifest: BundleManifest, wanted: Mapping[str, float]) -> str | None:
+def sample_fault(volume: Volume, manifest: BundleManifest, wanted: Mapping[str, float]) -> Fault | None:
     """Why a sample is no brain with the wanted tumour; None for one that is."""
     if volume.fault is not None:
-        return volume.fault
+        return Fault(volume.fault)
     brain = np.any(volume.image > 0, axis=0)
     if brain.mean() < LEAST_BRAIN:
-        return f"less than {LEAST_BRAIN:.0%} of the grid is brain"
+        return Fault(f"less than {LEAST_BRAIN:.0%} of the grid is brain", f"{brain.mean():.1%}")
     if brain.mean() > LARGEST_BRAIN:
-        return f"more than {LARGEST_BRAIN:.0%} of the grid is brain"
-    if min(neighbour_likeness(image, brain) for image in volume.image) < LEAST_LIKENESS:
-        return "the image is noise"
+        return Fault(f"more than {LARGEST_BRAIN:.0%} of the grid is brain", f"{brain.mean():.0%}")
+    likeness = min(neighbour_likeness(image, brain) for image in volume.image)
+    if likeness < LEAST_LIKENESS:
+        return Fault(
+            f"the image is noise: neighbouring voxels correlate by less than {LEAST_LIKENESS:g}", f"{likeness:.2f}"
+        )
     tumour = measure_tumour(volume.label, manifest.grid.spacing_mm, brain)
     if tumour.volume_ml == 0:
-        return "no tumour"
-    if np.count_nonzero(volume.label) > LARGEST_TUMOUR * np.count_nonzero(brain):
-        return f"more than {LARGEST_TUMOUR:.0%} of the brain is tumour"
+        return Fault("no tumour")
+    share = np.count_nonzero(volume.label) / np.count_nonzero(brain)
+    if share > LARGEST_TUMOUR:
+        return Fault(f"more than {LARGEST_TUMOUR:.0%} of the brain is tumour", f"{share:.0%}")
     if tumour.inside_brain < LEAST_INSIDE:
-        return "the tumour lies outside of the brain"
-    if "t1" in manifest.modalities and not has_tissues(volume, manifest):
-        return "grey and white matter cannot be told apart"
+        return Fault(f"less than {LEAST_INSIDE:.0%} of the tumour lies in the brain", f"{tumour.inside_brain:.0%}")
+    if "t1" in manifest.modalities and (contrast := tissue_contrast(volume, manifest)) < LEAST_CONTRAST:
+        return Fault(
+            f"grey and white matter cannot be told apart: they differ by less than {LEAST_CONTRAST:g} of the brain's "
+            "mean on T1",
+            f"{contrast:.3f}",
+        )
     return missed(tumour, wanted)
 
 
-def missed(tumour: TumourMeasurement, wanted: Mapping[str, float]) -> str | None:
+def missed(tumour: TumourMeasurement, wanted: Mapping[str, float]) -> Fault | None:
     """How far a tumour is from what was asked for, where that is too far."""
     if "volume_ml" in wanted and not 1 / VOLUME_FACTOR <= tumour.volume_ml / wanted["volume_ml"] <= VOLUME_FACTOR:
-        return f"the tumour's volume is more than {VOLUME_FACTOR:g} times off what was asked for"
-    off = [getattr(tumour, axis) - wanted[axis] for axis in ("x", "y", "z") if axis in wanted]
-    if np.linalg.norm(off) > FURTHEST:
-        return f"the tumour lies more than {FURTHEST:g} of the field from where it was asked for"
+        return Fault(
+            f"the tumour's volume is more than {VOLUME_FACTOR:g} times off what was asked for",
+            f"{tumour.volume_ml:.1f} ml for {wanted['volume_ml']:.1f}",
+        )
+    off = float(np.linalg.norm([getattr(tumour, axis) - wanted[axis] for axis in ("x", "y", "z") if axis in wanted]))
+    if off > FURTHEST:
+        return Fault(f"the tumour lies more than {FURTHEST:g} of the field from where it was asked for", f"{off:.2f}")
     return None
 
 
-def has_tissues(volume: Volume, manifest: BundleManifest) -> bool:
-    """Whether white matter is brighter than grey matter beside it on T1, by `LEAST_CONTRAST` of the brain's mean."""
+def tissue_contrast(volume: Volume, manifest: BundleManifest) -> float:
+    """White less grey matter beside it on T1, over the brain's mean."""
     slices = np.moveaxis(levels(volume.image), 3, 0)
     label = np.moveaxis(volume.label, 2, 0)
     reference = manifest.modalities.index("t1")
-    found = structure.tissue_contrast(slices, label, manifest.grid.spacing_mm, reference)[reference].sum()
-    return bool(found >= LEAST_CONTRAST)
+    return float(structure.tissue_contrast(slices, label, manifest.grid.spacing_mm, reference)[reference].sum())
 
 
 def levels(image: NDArray[np.integer]) -> NDArray[np.uint8]:

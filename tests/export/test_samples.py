@@ -17,6 +17,10 @@ from sbldm.export import samples
 from sbldm.export.samples import Judge, levels, neighbour_likeness, sample_fault, sample_faults, shipped_judge
 
 SHAPE, SPACING = (32, 32, 16), (6.0, 6.0, 9.6)
+NOISE = "the image is noise: neighbouring voxels correlate by less than 0.3"
+FLAT = "grey and white matter cannot be told apart: they differ by less than 0.05 of the brain's mean on T1"
+VOLUME = "the tumour's volume is more than 2 times off what was asked for"
+FAR = "the tumour lies more than 0.15 of the field from where it was asked for"
 WANTED = {"volume_ml": 44.0, "x": 0.625, "y": 0.5, "z": 0.5}
 
 
@@ -66,18 +70,18 @@ def without_background(volume: Volume) -> Volume:
     ("change", "fault"),
     [
         (lambda volume: volume, None),
-        (without_background, "more than 75% of the grid is brain"),
-        (flat, "grey and white matter cannot be told apart"),
-        (noisy, "the image is noise"),
-        (lambda volume: replace(volume, label=np.zeros_like(volume.label)), "no tumour"),
-        (lambda volume: replace(volume, label=np.full_like(volume.label, 2)), "more than 50% of the brain is tumour"),
-        (elsewhere, "the tumour lies outside of the brain"),
-        (speck, "less than 2% of the grid is brain"),
-        (lambda volume: replace(volume, fault="modality 0 is blank"), "modality 0 is blank"),
+        (without_background, ("more than 75% of the grid is brain", "100%")),
+        (flat, (FLAT, "0.021")),
+        (noisy, (NOISE, "-0.01")),
+        (lambda volume: replace(volume, label=np.zeros_like(volume.label)), ("no tumour", "")),
+        (lambda v: replace(v, label=np.full_like(v.label, 2)), ("more than 50% of the brain is tumour", "414%")),
+        (elsewhere, ("less than 50% of the tumour lies in the brain", "0%")),
+        (speck, ("less than 2% of the grid is brain", "0.2%")),
+        (lambda volume: replace(volume, fault="modality 0 is blank"), ("modality 0 is blank", "")),
     ],
 )
 def test_a_sample_that_is_no_brain_with_a_tumour_is_told(
-    manifest: BundleManifest, change: Callable[[Volume], Volume], fault: str | None
+    manifest: BundleManifest, change: Callable[[Volume], Volume], fault: tuple[str, str] | None
 ) -> None:
     assert sample_fault(change(sound()), manifest, WANTED) == fault
 
@@ -86,15 +90,15 @@ def test_a_sample_that_is_no_brain_with_a_tumour_is_told(
     ("wanted", "fault"),
     [
         ({"volume_ml": 90.0}, None),
-        ({"volume_ml": 110.0}, "the tumour's volume is more than 2 times off what was asked for"),
-        ({"volume_ml": 20.0}, "the tumour's volume is more than 2 times off what was asked for"),
+        ({"volume_ml": 110.0}, (VOLUME, "52.5 ml for 110.0")),
+        ({"volume_ml": 20.0}, (VOLUME, "52.5 ml for 20.0")),
         ({"x": 0.49}, None),
-        ({"z": 0.34}, "the tumour lies more than 0.15 of the field from where it was asked for"),
-        ({"x": 0.52, "y": 0.38}, "the tumour lies more than 0.15 of the field from where it was asked for"),
+        ({"z": 0.34}, (FAR, "0.16")),
+        ({"x": 0.52, "y": 0.38}, (FAR, "0.16")),
     ],
 )
 def test_a_tumour_that_misses_its_request_is_told(
-    manifest: BundleManifest, wanted: Mapping[str, float], fault: str | None
+    manifest: BundleManifest, wanted: Mapping[str, float], fault: tuple[str, str] | None
 ) -> None:
     assert sample_fault(sound(), manifest, {**WANTED, **wanted}) == fault
 
@@ -108,7 +112,7 @@ def test_one_noisy_modality_is_enough(manifest: BundleManifest) -> None:
     volume = sound()
     image = volume.image.copy()
     image[2] = noisy(volume).image[2]
-    assert sample_fault(replace(volume, image=image), manifest, WANTED) == "the image is noise"
+    assert sample_fault(replace(volume, image=image), manifest, WANTED) == (NOISE, "-0.01")
 
 
 def test_likeness_of_a_constant_image_is_none() -> None:
@@ -146,6 +150,15 @@ def test_half_of_the_samples_must_be_good(manifest: BundleManifest, drawn: Drawn
             f"{4 - bad} of 4 samples are brains with the tumour that was asked for, at least 50%"
         )
         assert f"no tumour ({bad})" in faults[0]
+
+
+def test_the_gate_shows_the_figure_of_each_sample(
+    manifest: BundleManifest, drawn: Drawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wishes = iter([20.0, 10.0, 110.0, 44.0])
+    monkeypatch.setattr(samples, "wanted_tumour", lambda manifest, seed: {**WANTED, "volume_ml": next(wishes)})
+    (fault,) = sample_faults(lambda *_: {}, manifest)
+    assert "asked for (52.5 ml for 20.0, 52.5 ml for 10.0, 52.5 ml for 110.0)" in fault
 
 
 class Finding:
