@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.load import Bundle
+from ..bundle.load import Bundle, component_precision
 from ..errors import BackendUnavailableError, InvalidInputError, UsageError
 from ..model_runs import RunTerminatedError, ended_by
 from ..processor import has_bf16
@@ -77,7 +77,7 @@ class OpenVinoBackend:
     def _compile(self, component: str, batch: int) -> Any:
         path = self.bundle.component_path(component)
         properties = {
-            "INFERENCE_PRECISION_HINT": PRECISIONS[self.precision],
+            "INFERENCE_PRECISION_HINT": PRECISIONS[component_precision(component, self.precision)],
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": self.threads,

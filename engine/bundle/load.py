@@ -89,7 +89,7 @@ class Bundle:
 
 
 def component_precision(component: str, precision: str) -> str:
-    """What a component computes in on a GPU, in a run of this precision."""
+    """What a component computes in, in a run of this precision."""
     return "fp32" if component in FP32_COMPONENTS else precision
 
 

@@ -6,6 +6,7 @@ batches that were decoded. Arrays lie in memory that all of them share, in a blo
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,7 +62,7 @@ class AheadLoop:
         self.in_flight = 1 + batches_ahead(processes, size)
         self._loop, self._model, self._masks = loop, model, masks
         self._blocks = SharedBlocks(_fields(model, size), self.in_flight + batches_finished(processes, size))
-        self._free = SimpleQueue[int]()
+        self._free = SimpleQueue[int | None]()
         for number in range(self._blocks.count):
             self._free.put(number)
         self._pool: ProcessPool[Shared] = ProcessPool(processes, (model, self._blocks))
@@ -117,7 +118,7 @@ class AheadLoop:
 
     def _block(self) -> _Block:
         """A block that no batch has, waited for: those that are being finished need nothing that is begun later."""
-        number = self._free.get()
+        number = _received(self._free, "finishing the batches before took too long")
         return _Block(number, self._blocks.arrays(number), self._free)
 
     def _drawn(self, block: _Block, alone: Batch) -> bool:
@@ -183,10 +184,22 @@ def _alone(batch: Batch, request: SampleRequest) -> Batch:
 
 
 def _waited(future: Future[T]) -> T:
-    """Its result; RunTerminatedError where `terminate_model_runs` is called before it is there."""
-    there: SimpleQueue[bool] = SimpleQueue()
-    future.add_done_callback(lambda _: there.put(True))
-    with ended_by(lambda: there.put(False)):
-        if not there.get():
-            raise RunTerminatedError("a sample's mask or brain took too long")
-    return future.result()
+    """Its result; RunTerminatedError as of `_received`."""
+    there: SimpleQueue[Future[T] | None] = SimpleQueue()
+    future.add_done_callback(there.put)
+    return _received(there, "a sample's mask or brain took too long").result()
+
+
+def _received(queue: SimpleQueue[T | None], late: str) -> T:
+    """What comes next, never None; RunTerminatedError, saying `late`, where `terminate_model_runs` comes before."""
+    ended = threading.Event()
+
+    def end() -> None:
+        ended.set()
+        queue.put(None)
+
+    with ended_by(end):
+        while (received := queue.get()) is None:  # one may be left of a wait that was over when it was ended
+            if ended.is_set():
+                raise RunTerminatedError(late)
+    return received

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..bundle.manifest import Grid
 from ..copies import MIN_HONEST, CopyReference, Features, describe
 from ..errors import InvalidInputError
+from ..screen import counted
 from .case import load_case, modalities_to_read
 from .cases import CaseFiles
 from .discover import discover_cases
@@ -43,6 +44,6 @@ def read_references(
         raise InvalidInputError("\n".join(told))
     if len(found) < MIN_HONEST:
         raise InvalidInputError(
-            f"{folder}: holds {len(found)} cases; {MIN_HONEST} or more tell how like patients are to each other"
+            f"{folder}: holds {counted(len(found), 'case')}; {MIN_HONEST} or more tell how like patients are to each other"
         )
     return CopyReference.of(found.values(), grid.spacing_mm)

@@ -9,6 +9,7 @@ is 2D. Equal up to float32 rounding (4e-7 of a layer's result in 2D, 2e-6 in 3D)
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ TILE = 4  # outputs of a tile along the axis
 TAPS = TILE + 2  # its inputs
 CHANNEL_BLOCK = 16  # ONNX Runtime's blocked convolutions want multiples
 WIDE = 64  # channels in and out from which mixing costs less than it saves in 2D (docs/benchmarks.md)
+LARGE = (
+    10**9
+)  # multiply-adds of a 2D layer, of a batch of one: below it several threads lose by more nodes what one saves
 PIECE_BYTES = 1 << 23  # of a 2D layer's mixtures at a time: beyond it they leave the cache, and nothing is won
 RMS_LIMIT = 2e-5  # of the rewritten graph against the plain one, relative
 SHARED_FROM = 1024  # bytes of a weight that is worth referring to
@@ -54,8 +58,8 @@ def with_fast_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which every convolution that profits is rewritten; the model itself where none does.
 
     Which: kernels of 3 along each axis, stride 1, padding 1, no dilation or groups, a first spatial axis that is a
-    multiple of 4, input channels a multiple of 16; in 2D at least `WIDE` channels in and out. Inputs and outputs stay,
-    weights stay where they are: the filter transform is part of the graph, and folded away when ONNX Runtime loads it.
+    multiple of 4, input channels a multiple of 16; in 2D at least `WIDE` channels in and out and `LARGE`. Inputs and outputs
+    stay, weights stay where they are: the filter transform is part of the graph, and folded away when it is loaded.
     """
     candidates = [node for node in model.graph.node if _is_candidate(node)]
     if not candidates:
@@ -156,7 +160,7 @@ class _Rewrite:
 
     def _convolve(self, source: str, weights: list[str], output: str | None = None) -> str:
         """`source` convolved; `output` is the name of the result where it has one already."""
-        across = int(np.prod(self.after))
+        across = prod(self.after)
         channels, tiles = self.channels, self.axis // TILE
         exchange = [0, 2, 1, *range(3, 3 + len(self.after))]
         lines = self._add("Transpose", [source], perm=exchange)
@@ -176,7 +180,7 @@ class _Rewrite:
         by_tap = self._reshape(self._add("Transpose", [node.input[1]], perm=[2, 0, 1, *range(3, 3 + rank)]), 3, -1)
         filters = self._add("MatMul", ["winograd.filter", by_tap])
         weights = [self._reshape(filters, -1, self.channels, *self.kernel)]
-        if len(node.input) > 2:
+        if len(node.input) > 2 and node.input[2]:
             spread = self._add("MatMul", ["winograd.bias", self._reshape(node.input[2], 1, -1)])
             weights.append(self._reshape(spread, -1))
         return weights
@@ -225,7 +229,7 @@ def _profits(shape: tuple[int, ...], out_channels: int) -> bool:
     _, channels, axis, *after = shape
     if axis % TILE or channels % CHANNEL_BLOCK:
         return False
-    return len(after) == 2 or min(channels, out_channels) >= WIDE
+    return len(after) == 2 or (min(channels, out_channels) >= WIDE and 9 * prod(shape) * out_channels >= LARGE)
 
 
 def _pieces(shape: tuple[int, ...]) -> int:
@@ -236,7 +240,7 @@ def _pieces(shape: tuple[int, ...]) -> int:
     rows, *sizes = shape
     if len(sizes) == 4:
         return 1
-    fitting = PIECE_BYTES // (4 * int(np.prod(sizes)) * TAPS // TILE)
+    fitting = PIECE_BYTES // (4 * prod(sizes) * TAPS // TILE)
     return next(
         pieces for pieces in range(1, rows + 1) if rows % pieces == 0 and (rows // pieces <= fitting or pieces == rows)
     )

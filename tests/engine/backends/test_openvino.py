@@ -55,6 +55,15 @@ def test_every_component_gives_what_onnx_runtime_gives(tiny_bundle: Bundle, prec
                 assert error < limit, f"{component}.{name}: {error}"
 
 
+@pytest.mark.skipif(not has_bf16(), reason="no bf16 here")
+def test_masks_are_drawn_in_fp32_in_bf16_too(tiny_mask_first_bundle: Bundle) -> None:
+    half, single = (OpenVinoBackend(tiny_mask_first_bundle, precision, 1) for precision in ("bf16", "fp32"))
+    for component, same in (("mask_denoiser", True), ("denoiser", False)):
+        feeds = inputs(tiny_mask_first_bundle, component, 1)
+        made, wanted = (backend.run(component, feeds)["prediction"] for backend in (half, single))
+        assert np.array_equal(made, wanted) == same
+
+
 def test_outputs_are_not_overwritten_by_the_next_run(tiny_bundle: Bundle) -> None:
     backend = OpenVinoBackend(tiny_bundle, "fp32", 1)
     first = backend.run("aggregator", inputs(tiny_bundle, "aggregator", 1, 1))["slices"]

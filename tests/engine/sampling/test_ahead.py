@@ -160,6 +160,20 @@ def test_waiting_for_a_brain_ends_when_model_runs_are_ended() -> None:
     assert ahead._waited(never)
 
 
+def test_waiting_for_a_block_ends_when_model_runs_are_ended(
+    tiny_mask_first_bundle: Bundle, two_processes: AheadLoop
+) -> None:
+    loop, (given, _) = two_processes, groups(tiny_mask_first_bundle)[1]
+    group = [replace(given, shares=np.zeros((3, *loop._model.grid.shape), np.float32))]
+    kept = [loop.start(group) for _ in range(loop._blocks.count)]
+    threading.Timer(0.05, terminate_model_runs).start()
+    with pytest.raises(RunTerminatedError):
+        loop.start(group)
+    kept.clear()
+    loop._free.put(None)  # left of a wait that was over when it was ended
+    assert loop.start(group)
+
+
 def test_volumes_that_failed_keep_no_block(tiny_mask_first_bundle: Bundle, backend: Any) -> None:
     """Though who asked for them has not looked yet: the next batch must not wait for what never comes."""
     (given, _) = groups(tiny_mask_first_bundle)[1]

@@ -93,6 +93,7 @@ def test_a_layer_is_rewritten_and_gives_the_same(channels: int, depth: int, bias
 def test_a_flat_layer_is_rewritten_in_pieces_and_gives_the_same(
     height: int, rows: int, piece_bytes: int, pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sbldm.export.rewrite.winograd.LARGE", 9 * rows * 64 * height * 5 * 64)  # just large enough
     room = piece_bytes * height // 12 if pieces == 2 else piece_bytes
     monkeypatch.setattr("sbldm.export.rewrite.winograd.PIECE_BYTES", room)
     plain = flat_layer(64, height, rows)
@@ -116,7 +117,14 @@ def test_a_flat_layer_is_rewritten_in_pieces_and_gives_the_same(
         layer(16, 8, pads=[0] * 6),
     ],
 )
-def test_other_layers_stay(model: onnx.ModelProto) -> None:
+def test_other_layers_stay(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sbldm.export.rewrite.winograd.LARGE", 0)
+    assert with_fast_convolutions(model) is model
+
+
+def test_a_flat_layer_of_little_work_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sbldm.export.rewrite.winograd.LARGE", 9 * 64 * 8 * 5 * 64 + 1)
+    model = flat_layer(64, 8, 1)
     assert with_fast_convolutions(model) is model
 
 
