@@ -44,6 +44,7 @@ def read_references(
         raise InvalidInputError("\n".join(told))
     if len(found) < MIN_HONEST:
         raise InvalidInputError(
-            f"{folder}: holds {counted(len(found), 'case')}; {MIN_HONEST} or more tell how like patients are to each other"
+            f"{folder}: holds {counted(len(found), 'case')}; {MIN_HONEST} or more tell how like patients are to each "
+            "other"
         )
     return CopyReference.of(found.values(), grid.spacing_mm)

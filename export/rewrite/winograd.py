@@ -58,8 +58,8 @@ def with_fast_convolutions(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which every convolution that profits is rewritten; the model itself where none does.
 
     Which: kernels of 3 along each axis, stride 1, padding 1, no dilation or groups, a first spatial axis that is a
-    multiple of 4, input channels a multiple of 16; in 2D at least `WIDE` channels in and out and `LARGE`. Inputs and outputs
-    stay, weights stay where they are: the filter transform is part of the graph, and folded away when it is loaded.
+    multiple of 4, input channels a multiple of 16; in 2D at least `WIDE` channels in and out and `LARGE`. Inputs and
+    outputs stay, weights stay where they are: the filter transform is part of the graph, and folded when it is loaded.
     """
     candidates = [node for node in model.graph.node if _is_candidate(node)]
     if not candidates:
