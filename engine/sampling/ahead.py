@@ -138,7 +138,7 @@ class AheadLoop:
 class _Block:
     """A block of one batch: free again once nobody has it, whatever became of the batch."""
 
-    def __init__(self, number: int, arrays: dict[str, NDArray[Any]], free: SimpleQueue[int]) -> None:
+    def __init__(self, number: int, arrays: dict[str, NDArray[Any]], free: SimpleQueue[int | None]) -> None:
         self.number, self.arrays = number, arrays
         weakref.finalize(self, free.put, number)
 
