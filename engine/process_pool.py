@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from .errors import IncompleteRunError
 from .portable import end_signals
-from .processes import end_with_parent, start_process
+from .processes import end_processes, end_with_parent, start_process
 
 _LIBRARY_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _END_S = 1.0  # that a process has to end when it is told to
@@ -68,12 +68,7 @@ class ProcessPool(Generic[C]):
 
     def close(self) -> None:
         """End the processes, whatever they compute; calls that wait for them raise."""
-        for helper in self._helpers:
-            helper.process.terminate()
-        for helper in self._helpers:
-            helper.process.join(_END_S)
-            helper.process.kill()  # one that is stopped hears nothing else
-            helper.process.join()
+        end_processes([helper.process for helper in self._helpers], _END_S)
 
     def _answer(self, helper: _Helper, message: object) -> tuple[Any, Exception | None]:
         if self._lost is None:

@@ -27,7 +27,7 @@ from ..errors import (
     UsageError,
 )
 from ..portable import end_signals, keep_freed_memory
-from ..processes import end_with_parent, start_process
+from ..processes import end_processes, end_with_parent, start_process
 from ..telemetry import Figures, Telemetry
 from .description import RunDescription
 from .directory import disk_faults
@@ -227,12 +227,8 @@ class WorkerPool:
         self._workers[worker.number] = self._start(worker.number)
 
     def _end(self) -> None:
+        end_processes([worker.process for worker in self._workers], _END_S)
         for worker in self._workers:
-            worker.process.terminate()
-        for worker in self._workers:
-            worker.process.join(_END_S)
-            worker.process.kill()  # one that is stopped hears nothing else
-            worker.process.join()
             worker.connection.close()
 
 
