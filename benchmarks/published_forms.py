@@ -45,6 +45,7 @@ from ..train.config import (
 from ..train.evaluation.report import interval, show
 from ..train.footprint import network_costs
 from ..train.latents import condition_names
+from ..train.precision import AUTO, training_precision
 from ..train.system import planned_stages
 from .training_speed import step_seconds
 
@@ -104,7 +105,7 @@ def budget(config: AnySystem, minutes: float) -> AnySystem:
         if not (isinstance(config, SystemConfig) and stage == "aggregator" and config.aggregator.kind == "stack")
     ]
     with tempfile.TemporaryDirectory(prefix="sbldm-forms-") as folder:
-        seconds = step_seconds(config, Path(folder), TIMED_STEPS, "bf16-mixed", clock=CLOCK)
+        seconds = step_seconds(config, Path(folder), TIMED_STEPS, training_precision(AUTO), clock=CLOCK)
     total = sum(SHARES[stage] for stage in trained)
     steps = {stage: max(2, round(60 * minutes * SHARES[stage] / total / seconds[stage])) for stage in trained}
     stages = {}

@@ -1,6 +1,6 @@
 """Slices, crops or volumes a second of each training stage, on random data of a preset's real grid.
 
-python -m sbldm.benchmarks.training_speed [--preset phantom] [--steps 5] [--precision bf16-mixed] [--autocast]
+python -m sbldm.benchmarks.training_speed [--preset phantom] [--steps 5] [--precision auto] [--autocast]
                                           [--data DIR]
 
 Each stage runs as `sbldm-engine train` runs it, but for a few steps and without previews; a figure is the median over
@@ -36,6 +36,7 @@ from ..train.data.cohort import CachedCase, Cohort, prepare_cohort
 from ..train.latents import MIRRORS
 from ..train.mask_first import MaskFirstData, MaskFirstTrainer
 from ..train.objectives.refiner import REFINER_SLICES
+from ..train.precision import AUTO, training_precision
 from ..train.run import has_half_weights
 from ..train.stage import StageRun
 from ..train.system import SystemTrainer, planned_stages
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="phantom")
     parser.add_argument("--steps", type=int, default=5, help="timed steps a stage, 1 or more")
-    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--precision", default=AUTO)
     parser.add_argument("--autocast", action="store_true", help="float32 weights where training takes 16-bit ones")
     parser.add_argument("--data", type=Path, default=None, help="cohort whose preparation is timed")
     given = parser.parse_args(arguments)
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(preset: str, steps: int, precision: str, data: Path | None, *, autocast: bool = False) -> dict[str, object]:
     """The machine, the rate of every stage and, with `data`, the seconds that preparing a case takes."""
-    config, load = load_preset(preset), OtherLoad()
+    config, load, precision = load_preset(preset), OtherLoad(), training_precision(precision)
     figures: dict[str, object] = {
         "preset": config.preset,
         "cpu": cpu_name(),

@@ -30,8 +30,8 @@ def train(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     devices: Annotated[int, typer.Option(min=1, help="How many devices of each machine (data parallel).")] = 1,
     precision: Annotated[
-        str, typer.Option(help="Of the arithmetic.", **choices("bf16-mixed", "32-true", "16-mixed"))
-    ] = "bf16-mixed",
+        str, typer.Option(help="Of the arithmetic.", **choices("auto", "bf16-mixed", "32-true", "16-mixed"))
+    ] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Processes that prepare the cohort.")] = 2,
     skip_invalid: Annotated[bool, typer.Option(help="Leave faulty cases out instead of refusing the cohort.")] = False,
     masks: Annotated[

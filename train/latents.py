@@ -21,6 +21,7 @@ from .data.classes import class_labels, one_hot
 from .data.cohort import Cohort
 from .networks.aggregator import Aggregator, MosaicAggregator
 from .networks.slice_vae import Encoder
+from .precision import reduced_products
 from .shared_store import filled
 
 MIRRORS = 2  # each case as it is and mirrored left-right
@@ -106,7 +107,7 @@ def encoded_case(encoder: Encoder, cohort: Cohort, config: SystemConfig, case: i
     made = []
     for mirror in range(MIRRORS):
         image, label = load_volume(cohort, case, bool(mirror), config)
-        with torch.autocast(device.type, torch.bfloat16):
+        with reduced_products(device):
             mean, _ = encoder(image.to(device), one_hot(label, config.classes).to(device), position)
         made.append(mean.float().cpu().numpy())
     return np.stack(made)

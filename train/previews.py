@@ -24,6 +24,7 @@ from .logbook import Picture
 from .networks.aggregator import Aggregator, latent_shape
 from .networks.refiner import Refiner
 from .networks.slice_vae import Decoder, SliceVae
+from .precision import reduced_type
 from .torch_components import TorchComponents
 
 CASE = 0  # of the training cohort
@@ -76,7 +77,7 @@ class Previews:
         return self._picture(_assembled(coarse), _assembled(decoded))
 
     def _networks(self, **modules: Any) -> TorchComponents:
-        return TorchComponents(modules, self.device, torch.bfloat16)
+        return TorchComponents(modules, self.device, reduced_type(self.device))
 
     def _picture(self, *made: Volume) -> Picture:
         """The case, then each volume, as rows of three views."""

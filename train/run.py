@@ -34,6 +34,7 @@ from .guards import cohort_digest
 from .latents import condition_names
 from .lock import RANKS, disk_errors, is_beside_others, require_own, writing_to
 from .mask_first import MaskFirstData, MaskFirstTrainer
+from .precision import MIXED, training_precision
 from .ranks import LastWords, machines
 from .stage import StageRun, rate_of_batches
 from .system import SystemTrainer, planned_stages
@@ -41,7 +42,6 @@ from .trainer import Trainer
 from .warm_start import check_start
 
 KEPT = ("last", "best")  # weights of a stage
-PRECISIONS = ("bf16-mixed", "32-true", "16-mixed")
 FEW_CASES = 20
 
 log = logging.getLogger(__name__)
@@ -163,8 +163,7 @@ def run_training(config: AnySystem, options: TrainOptions) -> None:
     stages = planned_stages(config, options.stage)
     for name in options.restart:
         planned_stages(config, name)
-    if options.precision not in PRECISIONS:
-        raise UsageError(f"--precision {options.precision}: allowed {', '.join(PRECISIONS)}")
+    options = dataclasses.replace(options, precision=training_precision(options.precision))
     require_own(options.out)
     _check_validation(options)
     if options.masks is not None and not isinstance(config, MaskFirstConfig):
@@ -315,7 +314,7 @@ class StagePace:
 def has_half_weights(config: AnySystem, fabric: Fabric, precision: str) -> bool:
     """Whether weights are bfloat16 with float32 masters: mask first, one process on a CPU that computes in bfloat16."""
     alone_on_cpu = fabric.device.type == "cpu" and fabric.world_size == 1
-    return isinstance(config, MaskFirstConfig) and alone_on_cpu and precision == "bf16-mixed" and has_bf16()
+    return isinstance(config, MaskFirstConfig) and alone_on_cpu and precision == MIXED and has_bf16()
 
 
 def launched(options: TrainOptions) -> Fabric:

@@ -22,6 +22,7 @@ from .drafts import DRAFTS_VERSION, DraftLevels, Drafts, load_levels, save_level
 from .grain import GRAIN_VERSION, measured_grain, save_grain
 from .latents import MIRRORS
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
+from .precision import reduced_products
 from .prefetch import DrawnAhead
 from .shared_store import filled
 from .slab_volumes import encoded
@@ -96,7 +97,7 @@ def encoded_case(
 
 
 def _both_ways(autoencoder: SlabAutoencoder, stored: NDArray[np.uint8], slices: int) -> NDArray[np.float32]:
-    with torch.autocast(next(autoencoder.parameters()).device.type, torch.bfloat16):
+    with reduced_products(next(autoencoder.parameters()).device):
         both = [encoded(autoencoder, image, slices).cpu().numpy() for image in (stored, stored[:, :, ::-1])]
     return np.stack(both)
 

@@ -14,6 +14,7 @@ from .config import MaskFirstConfig
 from .drafts import DraftLevels
 from .mask_set import MapScale
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
+from .precision import reduced_type
 from .torch_components import TorchComponents
 
 _NO_SCALE = MapScale((), ())  # where no mask is drawn
@@ -52,7 +53,7 @@ def sampling_networks(
     device: torch.device,
     refiner: nn.Module | None = None,
 ) -> RunComponent:
-    """Computes what images around given masks are made by, products in bfloat16."""
+    """Computes what images around given masks are made by, products in bfloat16 where the device has it."""
     modules = {
         "encoder": autoencoder.encoder,
         "aggregator_encode": aggregator.encode,
@@ -61,4 +62,4 @@ def sampling_networks(
         "decoder": autoencoder.decoder,
     }
     refined = {} if refiner is None else {"refiner": refiner}
-    return TorchComponents(modules | refined, device, torch.bfloat16, "mask-first").run
+    return TorchComponents(modules | refined, device, reduced_type(device), "mask-first").run

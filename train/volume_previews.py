@@ -23,6 +23,7 @@ from .drafts import DraftLevels, case_image, case_label, case_shares
 from .logbook import Picture
 from .mask_set import MapScale
 from .networks.slab_autoencoder import NormalisedAggregator, SlabAutoencoder
+from .precision import reduced_type
 from .previews import CASE, tiled
 from .slab_volumes import reconstructed
 from .torch_components import TorchComponents
@@ -43,13 +44,15 @@ class VolumePreviews:
     def reconstruction(self, autoencoder: SlabAutoencoder) -> Picture:
         """The case encoded and decoded."""
         slices = self.config.autoencoder.slices
-        return self._picture(reconstructed(autoencoder, self.stored, self.label, slices, torch.bfloat16), self.label)
+        return self._picture(
+            reconstructed(autoencoder, self.stored, self.label, slices, reduced_type(self.device)), self.label
+        )
 
     def mask(self, denoiser: nn.Module, columns: Sequence[ConditionColumn], scale: MapScale) -> Picture:
         """A mask under the case's characteristics, over the case's own image."""
         row = normalise(self.condition[None], columns)[0].astype(np.float32)
         batch = Batch([SampleRequest(0, 0, row, self.condition)], 1, self.seed)
-        run = TorchComponents({"mask_denoiser": denoiser}, self.device, torch.bfloat16, "mask-first").run
+        run = TorchComponents({"mask_denoiser": denoiser}, self.device, reduced_type(self.device), "mask-first").run
         (made,) = volume_model(self.config, self.schedule, scale=scale).labels(run, batch, None)
         return self._picture(self.image, np.zeros_like(self.label) if made is None else made)
 

@@ -153,7 +153,7 @@ def test_processes_that_do_not_fit_the_options_are_refused(
 @pytest.mark.parametrize("precision", ["fp16", "bf16-true", "64-true", "half"])
 def test_precisions_that_are_not_trained_in_are_refused(precision: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--data", "none", "--out", "out", "--precision", precision]) == 2
-    assert f"--precision {precision}: allowed bf16-mixed, 32-true, 16-mixed" in capsys.readouterr().err
+    assert f"--precision {precision}: allowed auto, bf16-mixed, 32-true, 16-mixed" in capsys.readouterr().err
 
 
 def test_what_a_process_ended_of_is_told_by_the_others(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..evaluation.segmenter import CLASSES, Volume, normalised
+from ..precision import reduced_products
 from .work import Predict, Work
 
 
@@ -51,7 +52,7 @@ def train_unet(work: Work) -> Predict:
     optimiser = torch.optim.AdamW(model.parameters(), SETTINGS.learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, SETTINGS.learning_rate, work.steps, pct_start=0.1)
     for step, (images, labels) in enumerate(_batches(work), start=1):
-        with torch.autocast(torch.device(work.device).type, torch.bfloat16):
+        with reduced_products(work.device):
             logits = model(images.to(work.device))
         loss = loss_of(logits.float(), labels.to(work.device))
         optimiser.zero_grad(set_to_none=True)
@@ -67,7 +68,7 @@ def train_unet(work: Work) -> Predict:
 def _segment(model: nn.Module, patch: tuple[int, int, int], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     device = next(model.parameters()).device
     values = torch.from_numpy(normalised(image))[None].to(device)
-    with torch.autocast(device.type, torch.bfloat16):
+    with reduced_products(device):
         logits = cast(Tensor, sliding_window_inference(values, patch, 2, model, overlap=0.25, mode="gaussian"))
     label = logits[0].float().argmax(0).cpu().numpy().astype(np.uint8)
     return np.where(image.any(axis=0), label, np.uint8(0))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...engine.errors import InvalidInputError
+from ..precision import reduced_products
 
 CLASSES = 4  # background, NCR, ED, ET
 NEIGHBOURS = 1  # slices seen on either side of the one that is segmented
@@ -60,7 +61,7 @@ def train_segmenter(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.steps, pct_start=0.1)
     model.train()
     for step, (images, labels) in enumerate(_batches(volumes, settings, chances), start=1):
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with reduced_products(device):
             logits = model(images.to(device, memory_format=torch.channels_last))
         loss = _loss(logits.float(), labels.to(device))
         optimiser.zero_grad(set_to_none=True)
@@ -79,7 +80,7 @@ def segment(model: nn.Module, image: NDArray[np.uint8], batch_size: int = 8) -> 
 
     def find(slabs: NDArray[np.float32]) -> NDArray[np.uint8]:
         part = torch.from_numpy(slabs).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
+        with reduced_products(device):
             return model(part).float().argmax(1).cpu().numpy().astype(np.uint8)
 
     return segmented(find, image, batch_size)

@@ -21,6 +21,7 @@ from ..data.cohort import Cohort
 from ..latents import LatentStore, draw_latents, load_volume
 from ..networks.refiner import Refiner
 from ..networks.slice_vae import Decoder
+from ..precision import reduced_products
 from ..prefetch import DrawnAhead, to_device
 from .slice_autoencoder import gradient_loss
 
@@ -131,7 +132,7 @@ class RefinerObjective:
         span, strength = slices.shape[1], self.jitter * float(generator.random())
         jitter = strength * to_device(self.scale, device) * torch.randn_like(slices)
         position = torch.arange(start, start + span, device=device).repeat(size)
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        with torch.no_grad(), reduced_products(device):
             coarse, _ = self.decoder((slices + jitter).flatten(0, 1), position)
         coarse = coarse.float().clamp(-1.0, 1.0).reshape(image.shape)
         hot = one_hot(label.flatten(0, 1), self.config.classes).reshape(
