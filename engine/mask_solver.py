@@ -22,6 +22,7 @@ MAPS = ("wt", "tc", "ncr")  # signed distances of whole tumour, core and necrosi
 ROUNDS = 6  # of moving, stretching and roughening
 FIRST_ROUGHNESS_MM = 1.0  # deviation of the noise that is tried first where the surface is too small
 LARGEST_ROUGHNESS_MM = 8.0
+INNER_ROUGHNESS = 0.25  # of the noise on core and necrosis, whose surfaces are smoother than the oedema's
 STRETCH = (0.6, 1.6)  # of the maps along an axis
 MARGIN = 8  # voxels around the wanted box within which the tumour may lie
 SMALLEST_PIECE = 0.02  # share of the tumour; a smaller piece is dropped and its voxels are taken elsewhere
@@ -198,13 +199,13 @@ def _cubic(at: Triple, size: int) -> Fields:
 
 
 def _roughness(noise: NDArray[np.float32], shape: tuple[int, int, int], region: Region) -> Fields:
-    """Fields (3, x, y, z) of unit deviation in a region: one for the whole tumour, another for what lies inside."""
+    """Fields (3, x, y, z) in a region: of unit deviation for the whole tumour, another, weaker one inside."""
     x, y, z = shape
     coarse = noise.reshape(2, z // 2, x // 2, y // 2)
     coarse = ndimage.gaussian_filter(coarse, (0.0, 0.6, 0.8, 0.8), mode="nearest")
     coarse = coarse / coarse.std(axis=(1, 2, 3), keepdims=True)
     fields = _looked_up(coarse, shape, region, _Pose(np.zeros(3), np.zeros(3), np.ones(3)))
-    return fields[[0, 1, 1]]
+    return fields[[0, 1, 1]] * np.array([1, INNER_ROUGHNESS, INNER_ROUGHNESS], np.float32)[:, None, None, None]
 
 
 def _nearer(pose: _Pose, measured: TumourMeasurement, sides: Triple) -> _Pose:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sbldm.engine.conditions.columns import COLUMNS
 from sbldm.engine.mask_solver import _STRIDE, _level, cut, noise_size, solve_mask, wanted_voxels
+from sbldm.engine.output.measure import measure_tumour
 from scipy import ndimage
 
 SHAPE, SPACING = (64, 64, 32), (3.0, 3.0, 4.8)
@@ -76,6 +77,21 @@ def test_a_larger_surface_is_made_by_roughness() -> None:
     found = solve_mask(maps, rough, SHAPE, SPACING, noise())
     assert found.roughness_mm > base.roughness_mm
     assert found.measured.surface_cm2 == pytest.approx(rough[COLUMNS.index("surface_cm2")], rel=0.06)
+
+
+def test_the_core_of_a_rough_tumour_is_smooth_and_its_rim_in_one_piece() -> None:
+    shape, spacing = (128, 128, 64), (1.5, 1.5, 2.4)
+    maps = np.stack([ball((0.5, 0.5, 0.5), radius) for radius in (28.0, 22.0, 19.0)])
+    wanted = row(90.0, (0.5, 0.5, 0.5), (0.35, 0.5, 0.15))
+    wanted[[COLUMNS.index(name) for name in "whd"]] *= 1.15
+    wanted[COLUMNS.index("surface_cm2")] *= 1.6
+    normals = np.random.default_rng(0).standard_normal(noise_size(shape)).astype(np.float32)
+    smooth, rough = (solve_mask(maps, wanted, shape, spacing, drawn) for drawn in (None, normals))
+    assert rough.measured.surface_cm2 > 1.4 * smooth.measured.surface_cm2
+    cores = [measure_tumour(np.isin(one.label, (1, 3)).astype(np.uint8), spacing) for one in (rough, smooth)]
+    assert cores[0].surface_cm2 < 1.1 * cores[1].surface_cm2
+    _, pieces = ndimage.label(rough.label == 3)  # pyright: ignore[reportGeneralTypeIssues]
+    assert pieces == 1
 
 
 def test_the_label_is_a_function_of_its_arguments() -> None:
