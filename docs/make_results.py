@@ -76,6 +76,8 @@ def _section(name: str, data: Figures) -> Iterator[str]:
     yield f"## {_title(name)}\n"
     yield f"```\n{data['command']}\n```\n"
     facts = [f"{data['date']}; {machine['cpu']}, {_cores(data)} used, {machine['memory_gib']} GiB"]
+    if (peak := machine["fma_peak"]["gflops"]) is not None:
+        facts[0] += f", float32 peak {peak:.0f} GFLOP/s"
     facts.append(data["operating_system"])
     if machine["gpu"]:
         facts.append(f"GPU: {machine['gpu']}, {machine['gpu_memory_gib']} GiB, driver {machine['gpu_driver']}")

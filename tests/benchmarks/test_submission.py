@@ -96,7 +96,9 @@ def test_a_submission_overwrites_nothing(tmp_path: Path) -> None:
 
 def test_the_page_has_a_row_a_backend_and_marks_what_was_busy(tiny_bundle: Bundle, tmp_path: Path) -> None:
     made = submission(result_of(tiny_bundle), tiny_bundle, "phantom")
-    older = {**made, "date": "2025-01-01", "machine": {**made["machine"], "cpu": "an older CPU", "gpu": None}}
+    peak = {"gflops": 99.8, "how": "a loop"}
+    older_machine = {**made["machine"], "cpu": "an older CPU", "gpu": None, "fma_peak": peak}
+    older = {**made, "date": "2025-01-01", "machine": older_machine}
     for name, data in (("a-mine.json", made), ("b-older.json", older), ("another.json", {"peers": []})):
         (tmp_path / name).write_text(json.dumps(data))
     (tmp_path / "list.json").write_text("[]")
@@ -113,5 +115,9 @@ def test_the_page_has_a_row_a_backend_and_marks_what_was_busy(tiny_bundle: Bundl
     assert lines[first + 8] == ""
     assert lines.index("## b-older") < lines.index("## a-mine")
     assert "- **busy**: 6 of 10 samples" in lines
+    assert [line.partition(" GiB")[2] for line in lines if line.startswith("- 202")] == [
+        ", float32 peak 100 GFLOP/s",
+        "",
+    ]
     assert "| denoiser | tensorrt | 3000.0* | 3000.0-3000.0 | device | 2 | 1.50 |" in lines
     assert "No submission is here yet." in page(tmp_path / "none")
