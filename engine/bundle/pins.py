@@ -8,7 +8,7 @@ from ..errors import InvalidInputError
 
 PINNED = {
     "glioma": "48b6a8f5ae6d2d4516fff90ce572df7ac68370ddd2bdd2ffd2cfb00c648ceb1f",
-    "phantom": "c91aa183ea15a4e6c5eec6c61a1a825ae818c7ee1b064c71b4da0ef3df0b0efa",
+    "phantom": "43add7743dacaba5a6c40afa292554f36b8f3186fae18eab7a0873ff18fab9f0",
 }
 """Name of a shipped bundle -> sha256 of its bundle.json, which fixes every other file."""
 
