@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..engine.bundle.manifest import DEFAULT_GRID
 from ..engine.output.measure import measure_tumour
 from ..train.data.cohort import prepare_cohort
+from .phantom_masks import load_masks
 
 PARTS = {"WT": (1, 2, 3), "TC": (1, 3), "NCR": (1,), "ET": (3,)}
 HEADER = "| masks | cases | sphericity WT, TC, NCR, ET | rim: largest piece | thickness, mm |"
@@ -50,8 +51,7 @@ def row(name: str, labels: Iterator[Label], spacing_mm: tuple[float, float, floa
 def labels_of(masks: Path, cache: Path) -> Iterator[Label]:
     """Labels (x, y, z) with 1 NCR, 2 ED, 3 ET of a cohort or a .npz."""
     if masks.suffix == ".npz":
-        with np.load(masks, allow_pickle=False) as held:
-            yield from np.where(held["label"] == 4, np.uint8(3), held["label"])
+        yield from load_masks(masks)
         return
     cohort = prepare_cohort(masks, cache, DEFAULT_GRID)
     for case in cohort.cases:

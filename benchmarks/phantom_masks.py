@@ -25,8 +25,8 @@ from ..engine.output.measure import measure_tumour
 from ..engine.scans.measure import measure_cohort
 
 
-def measure_masks(path: Path) -> NDArray[np.float64]:
-    """(masks, 12): `COLUMNS` of every mask of the file.
+def load_masks(path: Path) -> NDArray[np.uint8]:
+    """Labels (masks, x, y, z) of the file: 1 NCR, 2 ED, 3 ET.
 
     Raises:
         InvalidInputError: the file holds no such masks.
@@ -35,8 +35,12 @@ def measure_masks(path: Path) -> NDArray[np.float64]:
         if "label" not in held or held["label"].shape[1:] != DEFAULT_GRID.shape:
             raise InvalidInputError(f"{path}: holds no array `label` of shape (masks, {DEFAULT_GRID.shape})")
         labels = held["label"]
-    ours = np.where(labels == 4, np.uint8(3), labels)
-    return np.array([measure_tumour(label, DEFAULT_GRID.spacing_mm).vector(COLUMNS) for label in ours])
+    return np.where(labels == 4, np.uint8(3), labels)
+
+
+def measure_masks(path: Path) -> NDArray[np.float64]:
+    """(masks, 12): `COLUMNS` of every mask of a file as `load_masks` takes it."""
+    return np.array([measure_tumour(label, DEFAULT_GRID.spacing_mm).vector(COLUMNS) for label in load_masks(path)])
 
 
 def two_samples(first: NDArray[np.float64], second: NDArray[np.float64]) -> dict[str, tuple[float, ...]]:
