@@ -14,6 +14,7 @@ import argparse
 import importlib
 import multiprocessing
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,7 @@ LIBRARIES = (
     "scipy.ndimage", "skimage.measure", "starlette.testclient", "torch",
 )  # fmt: skip
 LONGEST_S = 300.0  # for the tests of a mutant; after that they hang
+TOLD_S = 200  # after which a test says where it is
 PASSED, FAILED = 0, 1  # pytest's exit codes
 BROKEN = 100  # a test could not start or end: that says nothing of the mutant
 ORIGINAL = "original"  # beside the trees
@@ -104,6 +106,20 @@ def read_mutants(path: Path = LIST) -> list[Mutant]:
     return mutants
 
 
+def load_libraries() -> None:
+    """Import them, none with a thread of its own: a fork takes the locks that a thread holds, and not the thread.
+
+    ONNX Runtime has one that reports to the outside, unless that is switched off first. The file that does so is run,
+    not imported, since each tree has its own package.
+    """
+    runpy.run_path(str(ROOT / "engine" / "no_telemetry.py"))["switch_off"]()
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
+    if threads > 1:
+        raise RuntimeError(f"{threads - 1} threads run beside the one that forks; name the library that started them")
+
+
 def put_in(mutant: Mutant, tree: Path) -> None:
     """Make the change in a tree."""
     file = tree / mutant.file
@@ -133,6 +149,7 @@ def run_tests(trial: Trial, tiny: Path) -> None:
     os.dup2(descriptor, 2)
     watched, first = Watched(), ["-x"] if trial.mutant else []
     options = ["-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", f"--basetemp={trial.tree / 'tmp'}", *first]
+    options += ["-o", f"faulthandler_timeout={TOLD_S}"]
     code = int(pytest.main([*options, *trial.tests], plugins=[watched]))
     sys.stdout.flush()
     os._exit(BROKEN if watched.broken else code)
@@ -202,7 +219,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no mutant {', '.join(sorted(unknown))}; there are {', '.join(m.name for m in mutants)}")
     chosen = [mutant for mutant in mutants if not given.names or mutant.name in given.names]
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in SOURCE:
@@ -217,8 +234,7 @@ def main() -> int:
             found = {**os.environ, "PYTHONPATH": str(folder / ORIGINAL / ".links")}
             script = MAKE_TINY.format(tiny=tiny)
             subprocess.run([sys.executable, "-c", script], cwd=folder / ORIGINAL, env=found, check=True)
-        for library in LIBRARIES:
-            importlib.import_module(library)
+        load_libraries()
         faults = try_all(chosen, trees, tiny)
     print("\n\n".join(faults) or f"{len(chosen)} mutants, each of them killed")
     return 1 if faults else 0
