@@ -27,8 +27,9 @@ import torch
 from ..engine.backends.choose import choose_backend
 from ..engine.bundle.load import Bundle, load_bundle
 from ..engine.bundle.manifest import INT16_SCALE
-from ..engine.errors import InvalidInputError, SbldmError
+from ..engine.errors import BackendUnavailableError, InvalidInputError, SbldmError
 from ..engine.onnx_sessions import import_onnxruntime
+from ..engine.processor import has_bf16
 from ..engine.sampling.host import HostLoop
 from ..engine.sampling.model import model_of
 from ..engine.sampling.slices import SliceModel
@@ -119,7 +120,7 @@ def peers_of(bundle: Bundle, checkpoint: Path, options: SamplingOptions) -> list
         *(Peer(f"{backend.name} {backend.precision}", means.loop(backend.run)) for backend in engines),
         Peer("plain ONNX Runtime fp32", means.loop(plain_onnxruntime(bundle))),
         *torch_peers,
-        Peer("PyTorch bf16 autocast", means.loop(bf16)),
+        Peer("PyTorch bf16 autocast", where_multiplied(means.loop(bf16)), (BackendUnavailableError,)),
         Peer("torch.compile fp32", means.loop(compiled), compiler_refusals()),
         Peer("diffusers DDIM, eager fp32", means.scheduled(eager, "ddim")),
         Peer("diffusers DPM-Solver++(2M), eager fp32", means.scheduled(eager, "dpmpp-2m")),
@@ -135,6 +136,15 @@ def _components(bundle: Bundle, checkpoint: Path) -> dict[str, Component]:
             "give the training directory that it was exported from"
         )
     return components_of(config, system_networks(checkpoint, config))
+
+
+def where_multiplied(volume: Callable[[], Volume]) -> Callable[[], Volume]:
+    """`volume`, with bfloat16; refused by BackendUnavailableError where a processor would take minutes to emulate it."""
+
+    def refused() -> Volume:
+        raise BackendUnavailableError("this processor has no bfloat16 arithmetic and would emulate it for minutes")
+
+    return volume if has_bf16() else refused
 
 
 def plain_onnxruntime(bundle: Bundle) -> RunComponent:

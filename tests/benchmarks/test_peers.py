@@ -36,6 +36,7 @@ def test_all_means_give_the_same_volume(
     prefix = "tiny_" if form == "slices" else "tiny_mask_first_"
     bundle, checkpoint = (request.getfixturevalue(prefix + what) for what in ("bundle", "checkpoint"))
     monkeypatch.setattr("torch.compile", lambda module: module)  # compiling takes minutes and proves nothing here
+    monkeypatch.setattr(peers, "has_bf16", lambda: True)
     monkeypatch.setattr(peers, "timed", lambda _volume: Run(1.0, 0.0))  # the first volumes are what is compared
     out = tmp_path / "peers.json"
     assert run(checkpoint, bundle, "--steps", "2", "--json", str(out)) == 0
@@ -61,14 +62,16 @@ def test_a_peer_that_does_not_run_here_is_told(
     def refuse(**_: object) -> None:
         raise InvalidCxxCompiler
 
-    few = ("onnxruntime fp32", "torch.compile fp32")
+    few = ("onnxruntime fp32", "PyTorch bf16 autocast", "torch.compile fp32")
     every = peers.peers_of
     monkeypatch.setattr(peers, "peers_of", lambda *given: [peer for peer in every(*given) if peer.name in few])
     monkeypatch.setattr("torch.compile", lambda _module: refuse)
+    monkeypatch.setattr(peers, "has_bf16", lambda: False)
     assert run(tiny_checkpoint, tiny_bundle) == 0
     printed = capsys.readouterr().out
     figures = json.loads(printed.splitlines()[-1])
     assert [row["peer"] for row in figures["peers"]] == ["onnxruntime fp32"]
+    assert "no bfloat16 arithmetic" in figures["absent"]["PyTorch bf16 autocast"]
     assert "C++ compiler" in figures["absent"]["torch.compile fp32"]
     assert "torch.compile fp32: does not run here: " in printed
     defaults = tiny_bundle.manifest.defaults
