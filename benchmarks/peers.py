@@ -139,7 +139,7 @@ def _components(bundle: Bundle, checkpoint: Path) -> dict[str, Component]:
 
 
 def where_multiplied(volume: Callable[[], Volume]) -> Callable[[], Volume]:
-    """`volume`, with bfloat16; refused by BackendUnavailableError where a processor would take minutes to emulate it."""
+    """`volume`, made in bfloat16; BackendUnavailableError where the processor would emulate it for minutes."""
 
     def refused() -> Volume:
         raise BackendUnavailableError("this processor has no bfloat16 arithmetic and would emulate it for minutes")
