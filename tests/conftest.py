@@ -33,6 +33,15 @@ def _no_pulled_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _unequal_megabytes_are_not_compared_line_by_line() -> Iterator[None]:
+    """As pytest does where these are set, to show how they differ: a test that fails would go on for hours."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CI", "BUILD_NUMBER"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is made once a session, all its worker processes together; SBLDM_TINY names a folder that is kept."""

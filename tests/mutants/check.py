@@ -201,7 +201,7 @@ def judge(trial: Trial, code: int | None) -> str | None:
     said = {PASSED: "passes" if trial.mutant is None else "SURVIVES", FAILED: "is killed" if trial.mutant else "FAILS"}
     verdict = said.get(-1 if code is None else code, f"BREAKS its tests (exit code {code})")
     print(f"{time.monotonic() - trial.started_s:6.1f} s  {trial.name} {verdict}", flush=True)
-    return None if code == wanted else f"{trial.name} {verdict}:\n{trial.output.read_text(errors='replace')[-1500:]}"
+    return None if code == wanted else f"{trial.name} {verdict}:\n{trial.output.read_text(errors='replace')[-6000:]}"
 
 
 def main() -> int:
