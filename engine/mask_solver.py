@@ -19,11 +19,13 @@ from .conditions.columns import COLUMNS
 from .output.measure import TumourMeasurement, measure_tumour
 
 MAPS = ("wt", "tc", "ncr")  # signed distances of whole tumour, core and necrosis
-ROUNDS = 6  # of moving, stretching and roughening
+ROUNDS = 8  # of moving, stretching and roughening, at most
+NEAR = 0.01  # a miss after which no other round is tried
+SURFACE_WEIGHT = 0.2  # of a relative error of the surface, beside errors of place and box in shares of the field
 FIRST_ROUGHNESS_MM = 1.0  # deviation of the noise that is tried first where the surface is too small
 LARGEST_ROUGHNESS_MM = 8.0
 INNER_ROUGHNESS = 0.25  # of the noise on core and necrosis, whose surfaces are smoother than the oedema's
-STRETCH = (0.6, 1.6)  # of the maps along an axis
+STRETCH = (0.4, 2.5)  # of the maps along an axis
 MARGIN = 8  # voxels around the wanted box within which the tumour may lie
 SMALLEST_PIECE = 0.02  # share of the tumour; a smaller piece is dropped and its voxels are taken elsewhere
 TISSUE_ORDER = 0.05  # how much the next outer map decides where an inner one is flat
@@ -70,7 +72,7 @@ def solve_mask(
     """The label of one tumour.
 
     Volume and shares are met to the voxel. Centre, box and surface are met as nearly as `ROUNDS` rounds bring them (the
-    best round counts); a surface smaller than that of the smooth maps is not met.
+    best round counts, the first that is `NEAR` the last); a surface smaller than that of the smooth maps is not met.
 
     Args:
         maps: (3, z, x, y) signed distances in mm, order `MAPS`, at a resolution of the same field of view.
@@ -97,6 +99,8 @@ def solve_mask(
         miss = _miss(measured, row)
         if best is None or miss < least:
             best, least = SolvedMask(label, measured, amplitude), miss
+        if miss <= NEAR:
+            break
         pose = _nearer(pose, measured, sides)
         tried.append((amplitude, measured.surface_cm2))
         amplitude = _next_roughness(tried[1:], row["surface_cm2"])
@@ -229,6 +233,6 @@ def _next_roughness(tried: Sequence[tuple[float, float]], wanted: float) -> floa
 
 
 def _miss(measured: TumourMeasurement, row: Mapping[str, float]) -> float:
-    """How far place, box (in shares of the field) and surface (relative) are from the wanted, for choosing a round."""
-    places = sum(abs(getattr(measured, name) - row[name]) for name in "xyzwhd")
-    return float(places + 0.3 * abs(measured.surface_cm2 / row["surface_cm2"] - 1.0))
+    """How far a round is from what is wanted: root of the squared errors of place, box and weighted surface."""
+    errors = [getattr(measured, name) - row[name] for name in "xyzwhd"]
+    return float(np.linalg.norm([*errors, SURFACE_WEIGHT * (measured.surface_cm2 / row["surface_cm2"] - 1.0)]))

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sbldm.engine import mask_solver
 from sbldm.engine.conditions.columns import COLUMNS
-from sbldm.engine.mask_solver import _STRIDE, _level, cut, noise_size, solve_mask, wanted_voxels
+from sbldm.engine.mask_solver import _STRIDE, ROUNDS, _level, cut, noise_size, solve_mask, wanted_voxels
 from sbldm.engine.output.measure import measure_tumour
 from scipy import ndimage
 
@@ -65,6 +66,25 @@ def test_place_and_box_are_met_although_the_maps_lie_elsewhere() -> None:
         assert getattr(found, name) == pytest.approx(wanted[COLUMNS.index(name)], abs=0.01)
     for name, side in (("w", SHAPE[0]), ("h", SHAPE[1]), ("d", SHAPE[2])):
         assert getattr(found, name) == pytest.approx(wanted[COLUMNS.index(name)], abs=2.01 / side)
+
+
+def test_a_long_flat_box_is_met_though_the_maps_show_a_ball() -> None:
+    wanted = row(40.0, (0.5, 0.5, 0.5), (0.2, 0.5, 0.3))
+    wanted[[COLUMNS.index(name) for name in "whd"]] *= (2.0, 1.0, 0.6)
+    wanted[COLUMNS.index("surface_cm2")] *= 1.3
+    maps = np.stack([ball((0.5, 0.5, 0.5), radius) for radius in (22.0, 16.0, 8.0)])
+    found = solve_mask(maps, wanted, SHAPE, SPACING, noise()).measured
+    for name, side in zip("whd", SHAPE, strict=True):
+        assert getattr(found, name) == pytest.approx(wanted[COLUMNS.index(name)], abs=2.01 / side)
+
+
+def test_no_other_round_is_tried_once_all_is_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = np.stack([ball((0.5, 0.5, 0.5), radius) for radius in (26.0, 18.0, 9.0)])
+    wanted = solve_mask(maps, row(70.0, (0.5, 0.5, 0.5), (0.2, 0.5, 0.3)), SHAPE, SPACING, None).measured
+    rounds = list[int]()
+    monkeypatch.setattr(mask_solver, "cut", lambda *given: (rounds.append(1), cut(*given))[1])
+    solve_mask(maps, wanted.vector(COLUMNS), SHAPE, SPACING, None)
+    assert len(rounds) < ROUNDS
 
 
 def test_a_larger_surface_is_made_by_roughness() -> None:
