@@ -30,6 +30,7 @@ READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: a
 _STAYS = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR})
 _TEMPORARY = re.compile(r"(.+?)(?:\.\d+)?\.tmp")
 _CHUNK = 1 << 20
+_KNOWN_FOLDERS = 256  # of which a `Folder` remembers that they are lasting; those of a run are written once
 
 
 class Folder:
@@ -298,6 +299,8 @@ class Folder:
                 inner = _enter(held, part, self._folder_mode if make else None)
                 if make and (above := tuple(folders[:depth])) not in self._lasting:
                     sync_folder(held)
+                    if len(self._lasting) >= _KNOWN_FOLDERS:
+                        self._lasting = set()  # not emptied: other threads may be looking into it
                     self._lasting.add(above)
                 if held != self._descriptor:
                     os.close(held)

@@ -5,11 +5,11 @@ The draft is told twice: encoded, to the denoiser, and as it is to the refiner, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ GRAIN_DRAW = ANATOMY_DRAW + 1
 """Draw of the fine noise of a finished volume."""
 
 _FLOAT = np.dtype(np.float32).itemsize
+
+T = TypeVar("T")
 
 
 class DecodedImage(NamedTuple):
@@ -122,10 +124,9 @@ class MaskFirstModel:
             failed[slot] = label is None
             if label is not None:
                 labels[slot] = label
-        with ThreadPoolExecutor(min(len(batch.requests), available_threads()), "drafts") as pool:
-            drawn = pool.map(lambda one: self.draft(batch, one, labels[batch.slot(one)]), batch.requests)
-            for request, draft in zip(batch.requests, drawn, strict=True):
-                drafts[batch.slot(request)] = draft
+        drawn = _each(lambda one: self.draft(batch, one, labels[batch.slot(one)]), batch.requests)
+        for request, draft in zip(batch.requests, drawn, strict=True):
+            drafts[batch.slot(request)] = draft
         return self.told(run, batch, labels, tissue_planes(labels, self.tissues), drafts, failed)
 
     def told(
@@ -205,10 +206,7 @@ class MaskFirstModel:
         def label(request: SampleRequest) -> NDArray[np.uint8] | None:
             return self.mask(batch, request, maps[batch.slot(request)])
 
-        if len(drawn) == 1:
-            return [label(request) for request in batch.requests]
-        with ThreadPoolExecutor(min(len(drawn), available_threads()), "solver") as pool:
-            return list(pool.map(label, batch.requests))
+        return _each(label, batch.requests)
 
     def _grained(
         self, batch: Batch, request: SampleRequest, image: NDArray[np.float32], brain: NDArray[np.bool_]
@@ -235,6 +233,16 @@ class MaskFirstModel:
             return None
         noise = batch.normals(request, SURFACE_DRAW, noise_size(self.grid.shape))
         return solve_mask(maps, request.wanted, self.grid.shape, self.grid.spacing_mm, noise).label
+
+
+def _each(make: Callable[[SampleRequest], T], requests: Sequence[SampleRequest]) -> list[T]:
+    """What is made of each request, on all processors; one by the calling thread, since what a thread that ends has
+    freed goes to any other, and a process grows by what the next one takes anew.
+    """
+    if len(requests) == 1:
+        return [make(request) for request in requests]
+    with ThreadPoolExecutor(min(len(requests), available_threads()), "host") as pool:
+        return list(pool.map(make, requests))
 
 
 def tissue_planes(labels: NDArray[np.uint8], tissues: int) -> NDArray[np.float32]:

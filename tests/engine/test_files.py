@@ -73,6 +73,20 @@ def test_names_that_could_leave_are_refused_by_everything(tmp_path: Path, name: 
     assert not list(inside.iterdir())
 
 
+def test_folders_are_made_lasting_before_their_files_and_few_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run makes one for each sample: what is kept of it must not grow."""
+    synced: list[int] = []
+    monkeypatch.setattr("sbldm.engine.folder.sync_folder", synced.append)
+    with Folder(tmp_path) as folder:
+        for number in range(1000):
+            for name in ("image", "mask"):
+                folder.write(f"{number}/{name}", b"", sync=False)
+        assert len(synced) == 1000
+        assert len(folder._lasting) < 300
+
+
 def test_links_are_not_followed_in_any_part(tmp_path: Path) -> None:
     outside, inside = tmp_path / "outside", tmp_path / "inside"
     outside.mkdir()
