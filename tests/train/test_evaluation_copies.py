@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sbldm.engine.bundle.manifest import MODALITIES, Grid
 from sbldm.engine.conditions.columns import COLUMNS
 from sbldm.engine.copies import MIN_HONEST
@@ -14,6 +15,7 @@ from sbldm.train.data.cohort import CachedCase, Cohort
 from sbldm.train.evaluation.agreement import agreement, fits, look, trained_judge
 from sbldm.train.evaluation.memorisation import memorisation
 from sbldm.train.evaluation.plants import KINDS, Planter
+from sbldm.train.evaluation.segmenter import SegmenterSettings, UNet, segment
 
 from tests.support.brains import SHAPE, SPACING_MM, brain
 
@@ -96,10 +98,41 @@ def test_swapped_masks_do_not_agree(held_out: Cohort, tmp_path: Path) -> None:
     samples = cohort_of(tmp_path, [brain(300 + seed) for seed in range(6)], "S")
     seen = look(judge, held_out), look(judge, samples)
     found = agreement(judge, *seen)
-    assert found["wt"]["real"]["n"] == 16 - len(judge.fitted)
+    assert found["wt"]["real"]["n"] == 16
+    assert found["fitted"] == 10
     assert found["wt"]["synthetic"]["value"] > found["wt"]["swapped"]["value"] + 0.1
     assert seen[1].features.shape == (6, 2 * (16 + 32 + 64 + 128))
     assert np.isfinite(seen[1].features).all()
+
+
+def test_every_case_is_judged_by_a_segmenter_that_was_not_trained_on_it(
+    held_out: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[list[bytes]] = []
+
+    def train(volumes: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]], settings: SegmenterSettings) -> UNet:
+        trained.append([image.tobytes() for image, _ in volumes])
+        seeds.append(settings.seed)
+        return UNet(12, 4, (16, 32, 64, 128)).eval()
+
+    def found_by(model: UNet, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        judged.append((judge.models.index(model), image.tobytes()))
+        return segment(model, image)
+
+    seeds: list[int] = []
+    judged: list[tuple[int, bytes]] = []
+    monkeypatch.setattr("sbldm.train.evaluation.agreement.train_segmenter", train)
+    judge = trained_judge(held_out, 1)
+    monkeypatch.setattr("sbldm.train.evaluation.agreement.segment", found_by)
+    look(judge, held_out)
+    by_the_others = [(model, image) for model, image in judged if model]
+    assert len(by_the_others) == 10
+    assert {model for model, _ in by_the_others} == {1, 2}
+    assert not any(image in trained[model] for model, image in by_the_others)
+    first = {image for _, image in judged} - {image for _, image in by_the_others}
+    assert len(first) == 6
+    assert not first & set(trained[0])
+    assert seeds == [0, 1, 2]
 
 
 def test_cohorts_that_no_segmenter_can_be_trained_on_are_named(held_out: Cohort) -> None:

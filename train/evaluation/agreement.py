@@ -1,6 +1,6 @@
-"""Whether image and mask of a sample belong together: an independent segmenter, trained on real cases, finds the mask.
+"""Whether image and mask of a sample belong together: independent segmenters, trained on real cases, find the mask.
 
-The same network gives the features by which sets of cases are compared.
+One of them gives the features by which sets of cases are compared.
 """
 
 from __future__ import annotations
@@ -21,45 +21,54 @@ from . import bootstrap
 from .segmenter import REGIONS, SegmenterSettings, UNet, Volume, dice, segment, train_segmenter
 from .volumes import in_content_order
 
-FITTED_SHARE = 2 / 3  # of the real cases
+FOLDS = 3  # of the real cases; a segmenter judges one and is trained on the others
 LEAST_CASES = 3
 VOLUME_GROUPS = 3  # of samples, by the tumour's volume
 
 
 @dataclass(frozen=True)
 class Looked:
-    """What the segmenter says of a cohort's cases, in their order."""
+    """What the segmenters say of a cohort's cases, in their order."""
 
-    features: NDArray[np.float64]  # (cases, features)
+    features: NDArray[np.float64]  # (cases, features) of the first one
     dice: NDArray[np.float64]  # (cases, region) with the case's own mask
     swapped: NDArray[np.float64]  # with another case's
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A segmenter and the real cases that it was trained on."""
+    """Segmenters, one for each of `folds` of any cohort; none was trained on the real cases of its own fold."""
 
-    model: UNet
-    fitted: tuple[int, ...]
-    name: str  # of its features
+    models: tuple[UNet, ...]
+    trained_on: tuple[int, ...]  # cases of each
+    name: str  # of the features
+
+
+def folds(cohort: Cohort) -> list[list[int]]:
+    """Cases that the same segmenter judges; which ones depends on their content, not on their names."""
+    order = in_content_order(cohort)
+    return [sorted(order[fold::FOLDS]) for fold in range(FOLDS)]
 
 
 def trained_judge(real: Cohort, steps: int) -> Judge:
-    """Train on two thirds of the cases; which ones depends on their content, not on their names.
+    """Train a segmenter a fold, each with a seed of its own: a single one depends on chance, and on the number of
+    threads by which sums are rounded, as much as on the samples (docs/evaluation.md).
 
     Raises:
         InvalidInputError: see `train_segmenter`.
     """
-    order = in_content_order(real)
-    fitted = sorted(order[: max(2, round(FITTED_SHARE * len(order)))])
-    settings = SegmenterSettings(steps=steps)
-    model = train_segmenter([volume_of(real, case) for case in fitted], settings)
-    assert isinstance(model, UNet)
+    models, trained_on = [], []
+    for seed, unseen in enumerate(folds(real)):
+        volumes = [volume_of(real, case) for case in range(len(real)) if case not in unseen]
+        model = train_segmenter(volumes, SegmenterSettings(steps=steps, seed=seed))
+        assert isinstance(model, UNet)
+        models.append(model)
+        trained_on.append(len(volumes))
     name = (
-        f"segmenter of this program, {steps} steps on {len(fitted)} cases of --real, seed {settings.seed}: mean and "
-        "deviation of each channel of its encoder inside the brain"
+        f"segmenter of this program, {steps} steps on {trained_on[0]} cases of --real, seed 0: mean and deviation of "
+        "each channel of its encoder inside the brain"
     )
-    return Judge(model, tuple(fitted), name)
+    return Judge(tuple(models), tuple(trained_on), name)
 
 
 def fits(cohort: Cohort) -> str | None:
@@ -73,9 +82,15 @@ def fits(cohort: Cohort) -> str | None:
 
 
 def look(judge: Judge, cohort: Cohort) -> Looked:
-    """Segment every case and keep what the encoder says of it."""
-    found = [_look_at(judge.model, volume_of(cohort, case)[0]) for case in range(len(cohort))]
-    return Looked(np.stack([features for _, features in found]), *agreements(cohort, [label for label, _ in found]))
+    """Segment every case by the segmenter of its fold, and keep what the first one's encoder says of it."""
+    features, labels = [], []
+    of_case = {case: model for model, cases in zip(judge.models, folds(cohort), strict=True) for case in cases}
+    for case in range(len(cohort)):
+        image, _ = volume_of(cohort, case)
+        label, said = _look_at(judge.models[0], image)
+        features.append(said)
+        labels.append(label if of_case[case] is judge.models[0] else segment(of_case[case], image))
+    return Looked(np.stack(features), *agreements(cohort, labels))
 
 
 def agreements(cohort: Cohort, found: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -93,12 +108,11 @@ def agreements(cohort: Cohort, found: Sequence[NDArray[np.uint8]]) -> tuple[NDAr
 
 
 def agreement(judge: Judge, real: Looked, synthetic: Looked) -> dict[str, Any]:
-    """Dice of each region: of real cases that the segmenter has not seen, of samples, of samples with swapped masks."""
-    unseen = np.setdiff1d(np.arange(len(real.dice)), judge.fitted)
+    """Dice of each region: of real cases that their segmenter has not seen, of samples, of samples of swapped masks."""
     return {
-        "segmenter": judge.name,
-        "fitted": len(judge.fitted),
-        **compared(real.dice[unseen], synthetic.dice, synthetic.swapped),
+        "segmenter": f"{FOLDS} of this program, each trained on the cases of --real that another judges",
+        "fitted": min(judge.trained_on),
+        **compared(real.dice, synthetic.dice, synthetic.swapped),
     }
 
 
