@@ -68,7 +68,7 @@ def test_evaluate_writes_figures_table_and_plots(
     assert figures["adherence_errors"]["volume_ml"]["bias"]["value"] == pytest.approx((0.1 / 2 - 0.1 / 2.2) / 2)
     assert figures["memorisation"]["reason"].startswith("3 held-out cases")
     assert figures["command"].startswith("sbldm-engine evaluate --real")
-    assert figures["agreement"]["wt"]["real"]["n"] == 1
+    assert figures["agreement"]["wt"]["real"]["n"] == 3
     assert set(figures["agreement"]["segmenter"].split()) >= {"2", "steps", "cases"}
     assert figures["not_measured"]["distribution"] == "needs 8 real cases and 4 samples"
     assert [text.index(f"## {name}") for name in SECTIONS] == sorted(text.index(f"## {name}") for name in SECTIONS)

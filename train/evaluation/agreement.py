@@ -40,8 +40,16 @@ class Judge:
     """Segmenters, one for each of `folds` of any cohort; none was trained on the real cases of its own fold."""
 
     models: tuple[UNet, ...]
-    trained_on: tuple[int, ...]  # cases of each
-    name: str  # of the features
+    trained_on: int  # cases, or one more
+    steps: int
+
+    @property
+    def name(self) -> str:
+        """Of the features."""
+        return (
+            f"segmenter of this program, {self.steps} steps on {self.trained_on} cases of --real, seed 0: mean and "
+            "deviation of each channel of its encoder inside the brain"
+        )
 
 
 def folds(cohort: Cohort) -> list[list[int]]:
@@ -57,18 +65,13 @@ def trained_judge(real: Cohort, steps: int) -> Judge:
     Raises:
         InvalidInputError: see `train_segmenter`.
     """
-    models, trained_on = [], []
-    for seed, unseen in enumerate(folds(real)):
+    models, parts = [], folds(real)
+    for seed, unseen in enumerate(parts):
         volumes = [volume_of(real, case) for case in range(len(real)) if case not in unseen]
         model = train_segmenter(volumes, SegmenterSettings(steps=steps, seed=seed))
         assert isinstance(model, UNet)
         models.append(model)
-        trained_on.append(len(volumes))
-    name = (
-        f"segmenter of this program, {steps} steps on {trained_on[0]} cases of --real, seed 0: mean and deviation of "
-        "each channel of its encoder inside the brain"
-    )
-    return Judge(tuple(models), tuple(trained_on), name)
+    return Judge(tuple(models), len(real) - len(parts[0]), steps)
 
 
 def fits(cohort: Cohort) -> str | None:
@@ -110,8 +113,11 @@ def agreements(cohort: Cohort, found: Sequence[NDArray[np.uint8]]) -> tuple[NDAr
 def agreement(judge: Judge, real: Looked, synthetic: Looked) -> dict[str, Any]:
     """Dice of each region: of real cases that their segmenter has not seen, of samples, of samples of swapped masks."""
     return {
-        "segmenter": f"{FOLDS} of this program, each trained on the cases of --real that another judges",
-        "fitted": min(judge.trained_on),
+        "segmenter": (
+            f"{FOLDS} of this program, {judge.steps} steps each, every one trained on the cases of --real that the "
+            "others judge"
+        ),
+        "fitted": judge.trained_on,
         **compared(real.dice, synthetic.dice, synthetic.swapped),
     }
 
