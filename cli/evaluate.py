@@ -41,7 +41,7 @@ def evaluate(
         Path | None, typer.Option(help="ONNX feature network (N, 3, h, w) -> (N, F) for FID, MMD and coverage.")
     ] = None,
     segmenter_steps: Annotated[
-        int, typer.Option(min=0, help="Training of the segmenter that judges images against masks; 0 leaves it out.")
+        int, typer.Option(min=0, help="Training of each segmenter that judges images against masks; 0 leaves them out.")
     ] = 200,
     any_settings: Annotated[
         bool, typer.Option("--any-settings", help="Also samples that were not made with the bundle's defaults.")

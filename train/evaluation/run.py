@@ -22,7 +22,7 @@ from ..data.samples import only_scans, tell_of_samples
 from ..data.twins import contents, refuse_twins
 from . import bootstrap, distribution
 from .adherence import errors, requested_and_measured
-from .agreement import agreement, by_volume, fits, look, trained_judge
+from .agreement import FOLDS, agreement, by_volume, fits, look, trained_judge
 from .alone import samples_alone
 from .autoencoder import Autoencoder, autoencoder_of
 from .diversity import ms_ssim_diversity
@@ -268,7 +268,7 @@ def _by_segmenter(figures: dict[str, Any], real: Cohort, synthetic: Cohort, step
     if why is not None:
         figures["not_measured"]["agreement of image and mask"] = why
         return
-    log.info("agreement of image and mask: a segmenter is trained for %d steps", steps)
+    log.info("agreement of image and mask: %d segmenters are trained, %d steps each", FOLDS, steps)
     judge = trained_judge(real, steps)
     seen = look(judge, real), look(judge, synthetic)
     figures["agreement"] = agreement(judge, *seen)
