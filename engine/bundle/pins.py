@@ -8,7 +8,7 @@ from ..errors import InvalidInputError
 
 PINNED = {
     "glioma": "b1af33497c264341fd02b3d39eeed11c883b21cf7c1840b1a2e4696816a659cf",
-    "phantom": "43add7743dacaba5a6c40afa292554f36b8f3186fae18eab7a0873ff18fab9f0",
+    "phantom": "9c94e7dfa3603a0f9121a0b3c1a02ddd33f8ded765861404fca049ec42fd32ff",
 }
 """Name of a shipped bundle -> sha256 of its bundle.json, which fixes every other file."""
 
