@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def test_all_means_give_the_same_volume(
     monkeypatch.setattr("torch.compile", lambda module: module)  # compiling takes minutes and proves nothing here
     monkeypatch.setattr(peers, "has_bf16", lambda: True)
     monkeypatch.setattr(peers, "timed", lambda _volume: Run(1.0, 0.0))  # the first volumes are what is compared
+    monkeypatch.setattr("sbldm.engine.mask_solver.NEAR", inf)  # maps of random weights lead rounds astray by rounding
     out = tmp_path / "peers.json"
     assert run(checkpoint, bundle, "--steps", "2", "--json", str(out)) == 0
     printed = capsys.readouterr()
