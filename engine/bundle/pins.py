@@ -7,8 +7,8 @@ from pathlib import Path
 from ..errors import InvalidInputError
 
 PINNED = {
-    "glioma": "b1af33497c264341fd02b3d39eeed11c883b21cf7c1840b1a2e4696816a659cf",
-    "phantom": "9c94e7dfa3603a0f9121a0b3c1a02ddd33f8ded765861404fca049ec42fd32ff",
+    "glioma": "6ada183831c011e6cb32f26f650b2b9f34f9f0e2a8fe8f98f8235dfdfdb90cdf",
+    "phantom": "62f927c43378a4a573888905be03ebc652c11ff9ac60efd5d759a8a07fa582db",
 }
 """Name of a shipped bundle -> sha256 of its bundle.json, which fixes every other file."""
 
