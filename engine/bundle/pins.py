@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import InvalidInputError
 
 PINNED = {
-    "glioma": "6ada183831c011e6cb32f26f650b2b9f34f9f0e2a8fe8f98f8235dfdfdb90cdf",
+    "glioma": "68e842041b45822f49626e6a1733a99726142f6bf6b7d62cbb40586dfb5e76b4",
     "phantom": "62f927c43378a4a573888905be03ebc652c11ff9ac60efd5d759a8a07fa582db",
 }
 """Name of a shipped bundle -> sha256 of its bundle.json, which fixes every other file."""
